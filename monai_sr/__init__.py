@@ -1,0 +1,84 @@
+"""Super-resolution of thick-slice CT and MR volumes. Research only, not for diagnosis."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public names and where they live; imported on first use, because torch takes seconds to load.
+_HOME = {
+    "CharbonnierLoss": "losses",
+    "ConsistentInferer": "inference",
+    "GradientClipping": "handlers",
+    "Grid": "grid",
+    "ImageError": "errors",
+    "ImageWarning": "errors",
+    "InterpolateSlices": "transforms",
+    "InterpolateSlicesd": "transforms",
+    "Model": "bundles",
+    "PyramidLoss": "losses",
+    "PyramidNet": "networks",
+    "RandSimulateThickSlicesd": "transforms",
+    "ResidualNet": "networks",
+    "SRCNN": "networks",
+    "SimulateThickSlices": "transforms",
+    "SimulateThickSlicesd": "transforms",
+    "SliceModel": "slices",
+    "SuperResolutionError": "errors",
+    "SuperResolutionInferer": "inference",
+    "SuperResolvedGridd": "transforms",
+    "evaluate": "evaluation",
+    "interpolate_slices": "transforms",
+    "interpolation_matrix": "slices",
+    "load_bundle": "bundles",
+    "profile_matrix": "slices",
+    "read_image": "images",
+    "simulate_thick_slices": "transforms",
+    "super_resolve": "inference",
+    "write_image": "images",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+if TYPE_CHECKING:
+    from .bundles import Model as Model
+    from .bundles import load_bundle as load_bundle
+    from .errors import ImageError as ImageError
+    from .errors import ImageWarning as ImageWarning
+    from .errors import SuperResolutionError as SuperResolutionError
+    from .evaluation import evaluate as evaluate
+    from .grid import Grid as Grid
+    from .handlers import GradientClipping as GradientClipping
+    from .images import read_image as read_image
+    from .images import write_image as write_image
+    from .inference import ConsistentInferer as ConsistentInferer
+    from .inference import SuperResolutionInferer as SuperResolutionInferer
+    from .inference import super_resolve as super_resolve
+    from .losses import CharbonnierLoss as CharbonnierLoss
+    from .losses import PyramidLoss as PyramidLoss
+    from .networks import SRCNN as SRCNN
+    from .networks import PyramidNet as PyramidNet
+    from .networks import ResidualNet as ResidualNet
+    from .slices import SliceModel as SliceModel
+    from .slices import interpolation_matrix as interpolation_matrix
+    from .slices import profile_matrix as profile_matrix
+    from .transforms import InterpolateSlices as InterpolateSlices
+    from .transforms import InterpolateSlicesd as InterpolateSlicesd
+    from .transforms import RandSimulateThickSlicesd as RandSimulateThickSlicesd
+    from .transforms import SimulateThickSlices as SimulateThickSlices
+    from .transforms import SimulateThickSlicesd as SimulateThickSlicesd
+    from .transforms import SuperResolvedGridd as SuperResolvedGridd
+    from .transforms import interpolate_slices as interpolate_slices
+    from .transforms import simulate_thick_slices as simulate_thick_slices
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

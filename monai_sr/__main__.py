@@ -1,0 +1,8 @@
+"""``python -m monai_sr`` is ``monai-sr``."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
