@@ -1,0 +1,73 @@
+"""Intensities outside the network keep the file's units; inside they lie near 0..1, never clipped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import ImageError
+
+Modality = Literal["CT", "MR"]
+
+CT_WINDOW = (-1000.0, 1000.0)
+"""HU that become 0 and 1: air and dense bone. Everything beyond keeps its place on the line."""
+
+MR_PERCENTILES = (0.5, 99.5)
+"""Percentiles of an MR volume that become 0 and 1."""
+
+CT_BELOW = -200.0
+"""A volume that reaches below this holds air in HU: no MR scanner stores that."""
+
+
+@dataclass(frozen=True)
+class IntensityRange:
+    """The line from file units to network units: ``low`` becomes 0 and ``high`` 1."""
+
+    low: float
+    high: float
+
+    def normalize(self, voxels: Tensor) -> Tensor:
+        """File units to network units, nothing clipped."""
+        return (voxels - self.low) / (self.high - self.low)
+
+    def restore(self, voxels: Tensor) -> Tensor:
+        """Network units back to file units."""
+        return voxels * (self.high - self.low) + self.low
+
+
+def guess_modality(voxels: Tensor) -> Modality:
+    """CT where the values reach far below zero, as air does in HU; MR otherwise."""
+    return "CT" if float(voxels.min()) < CT_BELOW else "MR"
+
+
+def intensity_range(
+    voxels: Tensor,
+    modality: Modality | None = None,
+    *,
+    ct_window: tuple[float, float] = CT_WINDOW,
+    mr_percentiles: tuple[float, float] = MR_PERCENTILES,
+) -> IntensityRange:
+    """The range a volume is normalized by: a fixed window for CT, robust percentiles for MR.
+
+    Args:
+        voxels: the whole volume in file units, any shape, finite.
+        modality: None to guess, see :func:`guess_modality`.
+
+    Raises:
+        ImageError: all voxels are equal, so there is nothing to see.
+    """
+    lowest, highest = float(voxels.min()), float(voxels.max())
+    if lowest == highest:
+        raise ImageError(
+            "E-IMG-CONST", f"every voxel is {lowest:g}", fix="check the file: an image with contrast is needed"
+        )
+    if (modality or guess_modality(voxels)) == "CT":
+        return IntensityRange(*ct_window)
+    values = torch.as_tensor(voxels).detach().cpu().numpy()
+    low, high = (float(v) for v in np.percentile(values, mr_percentiles))
+    # a nearly empty volume (a mask, say) may have both percentiles in the background
+    return IntensityRange(low, high) if high > low else IntensityRange(lowest, highest)

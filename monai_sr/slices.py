@@ -1,0 +1,200 @@
+"""One thick slice is a weighted mean of thin ones: the three matrices along the through-plane axis.
+
+``A`` (acquisition) turns thin slices into thick ones, ``U`` (interpolation) thick into thin, and
+``B = U (A U)⁻¹`` (consistent spline) thick into the cubic spline whose slice averages are exactly
+those thick slices. Whatever thin slices ``x`` are proposed, ``x + B (y - A x)`` agrees with the
+acquired slices ``y`` and keeps what the scanner could not see of ``x``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.interpolate import make_interp_spline
+from scipy.special import ndtr
+from torch import Tensor
+
+Profile = Literal["gaussian", "box"]
+
+FWHM = 2 * np.sqrt(2 * np.log(2))
+"""Full width at half maximum of a Gaussian of standard deviation 1."""
+
+RIDGE = 1e-5
+"""Added to the normal equations of B, so that strongly overlapping slices do not amplify noise
+without bound. A B differs from the identity by about this much."""
+
+# A cubic spline forgets what lies beyond by a factor 0.27 per sample: 24 samples reach 1e-14.
+_MIRRORED_SAMPLES = 24
+
+
+def profile_matrix(
+    thin: np.ndarray | Tensor,
+    thick: np.ndarray | Tensor,
+    *,
+    slice_thickness: float,
+    profile: Profile = "gaussian",
+) -> Tensor:
+    """Weights that turn thin slices into thick ones: ``lr = weights @ hr``.
+
+    Row j integrates the slice profile centered on thick slice j over each thin
+    slice (a difference of its cumulative function), so any factor, gap, overlap
+    or uneven position is exact. What a profile collects beyond the first and
+    last thin slice is taken to look like that slice.
+
+    Args:
+        thin: (n,) increasing centers of the thin slices along the through-plane axis, mm.
+        thick: (m,) increasing centers of the thick slices on the same line, mm.
+        slice_thickness: FWHM of the profile, mm. Below the spacing there are gaps,
+            above it slices overlap.
+        profile: "gaussian", or "box" of that width.
+
+    Returns:
+        (m, n) float64, every row sums to 1.
+
+    Raises:
+        ValueError: the thickness is not positive, positions do not increase, a
+            thick slice lies outside the thin ones, or the profile is unknown.
+
+    Source: Greenspan 2009, "Super-resolution in medical imaging", section 2.
+    """
+    thin, thick = _positions(thin, "thin"), _positions(thick, "thick")
+    if not slice_thickness > 0:
+        raise ValueError(f"slice_thickness is {slice_thickness} mm, must be above 0")
+    borders = (thin[1:] + thin[:-1]) / 2
+    half_step = (thin[1:] - thin[:-1]).max(initial=slice_thickness) / 2
+    if thick[0] < thin[0] - half_step * (1 + 1e-6) or thick[-1] > thin[-1] + half_step * (1 + 1e-6):
+        raise ValueError(
+            f"thick slices at {thick[0]:.4g}..{thick[-1]:.4g} mm lie outside the thin ones "
+            f"at {thin[0]:.4g}..{thin[-1]:.4g} mm"
+        )
+    distance = borders[None, :] - thick[:, None]
+    if profile == "gaussian":
+        below = ndtr(distance * FWHM / slice_thickness)
+    elif profile == "box":
+        below = np.clip(distance / slice_thickness + 0.5, 0, 1)
+    else:
+        raise ValueError(f"profile is {profile!r}, must be 'gaussian' or 'box'")
+    ends = np.zeros((len(thick), 1)), np.ones((len(thick), 1))
+    return torch.from_numpy(np.diff(np.hstack([ends[0], below, ends[1]]), axis=1))
+
+
+def interpolation_matrix(source: np.ndarray | Tensor, target: np.ndarray | Tensor, *, order: int = 3) -> Tensor:
+    """Weights that interpolate slices: ``thin = weights @ thick``.
+
+    Beyond the first and last source position the slices are mirrored there (cubic)
+    or held (linear), so nothing is extrapolated.
+
+    Args:
+        source: (m,) increasing slice positions, mm; spacing may be uneven.
+        target: (n,) wanted positions, mm.
+        order: 1 for linear, 3 for the cubic spline.
+
+    Returns:
+        (n, m) float64, every row sums to 1.
+
+    Raises:
+        ValueError: another order, or positions that do not increase.
+
+    Source: Unser 1999, "Splines: a perfect fit for signal and image processing";
+    equal to ``scipy.ndimage`` with ``mode="mirror"`` on even spacing (tested).
+    """
+    source, target = _positions(source, "source"), _positions(target, "target")
+    m = len(source)
+    if order not in (1, 3):
+        raise ValueError(f"order is {order}, must be 1 or 3")
+    if m == 1:
+        return torch.ones(len(target), 1, dtype=torch.float64)
+    if order == 1:
+        weights = np.stack([np.interp(target, source, row) for row in np.eye(m)], axis=1)
+        return torch.from_numpy(weights)
+    pad = _MIRRORED_SAMPLES
+    positions = np.pad(source, pad, mode="reflect", reflect_type="odd")
+    samples = np.pad(np.eye(m), ((pad, pad), (0, 0)), mode="reflect")
+    weights = make_interp_spline(positions, samples, k=3)(target)
+    return torch.from_numpy(weights / weights.sum(axis=1, keepdims=True))
+
+
+def consistent_spline_matrix(acquisition: Tensor, interpolation: Tensor, *, ridge: float = RIDGE) -> Tensor:
+    """``B = U (A U)⁻¹``: acquired slices to the spline whose slice averages are those slices.
+
+    Args:
+        acquisition: (m, n) the matrix A of :func:`profile_matrix`.
+        interpolation: (n, m) the matrix U of :func:`interpolation_matrix`.
+        ridge: see :data:`RIDGE`.
+
+    Returns:
+        (n, m) float64, rows sum to 1, ``A B`` is the identity to about the ridge.
+    """
+    averages = acquisition @ interpolation
+    identity = torch.eye(averages.shape[1], dtype=torch.float64)
+    inverse = torch.linalg.solve(averages.T @ averages + ridge * identity, averages.T)
+    spline = interpolation @ inverse
+    return spline / spline.sum(dim=1, keepdim=True)
+
+
+def apply_along(matrix: Tensor, voxels: Tensor, axis: int = -1) -> Tensor:
+    """Multiply ``matrix`` (p, q) into ``voxels`` along ``axis`` of length q, giving length p.
+
+    The matrix follows the voxels' dtype and device.
+    """
+    matrix = matrix.to(voxels)
+    return torch.movedim(torch.movedim(voxels, axis, -1) @ matrix.mT, -1, axis)
+
+
+def enforce_consistency(sr: Tensor, lr: Tensor, acquisition: Tensor, spline: Tensor) -> Tensor:
+    """``x + B (y - A x)``: the proposal ``sr`` corrected so that re-acquiring it gives ``lr``.
+
+    Args:
+        sr: (..., n) thin slices, through-plane axis last.
+        lr: (..., m) the acquired slices.
+        acquisition: (m, n) or batched (B, m, n), the matrix A.
+        spline: (n, m) or batched (B, n, m), the matrix B.
+    """
+    acquisition, spline = acquisition.to(sr), spline.to(sr)
+    if acquisition.ndim == 3:  # one pair of matrices per item of the batch (B, C, X, Y, Z)
+        acquisition, spline = acquisition[:, None, None], spline[:, None, None]
+    return sr + (lr - sr @ acquisition.mT) @ spline.mT
+
+
+@dataclass(frozen=True)
+class SliceModel:
+    """How one set of thick slices sees one set of thin ones: A, U and B together.
+
+    Attributes:
+        acquisition: A, (m, n) thin to thick.
+        interpolation: U, (n, m) cubic spline, thick to thin.
+        spline: B, (n, m) consistent spline, thick to thin.
+    """
+
+    acquisition: Tensor
+    interpolation: Tensor
+    spline: Tensor
+
+    @classmethod
+    def between(
+        cls,
+        thick: np.ndarray | Tensor,
+        thin: np.ndarray | Tensor,
+        *,
+        slice_thickness: float,
+        profile: Profile = "gaussian",
+    ) -> SliceModel:
+        """Build the matrices for slice positions in mm; see :func:`profile_matrix`."""
+        acquisition = profile_matrix(thin, thick, slice_thickness=slice_thickness, profile=profile)
+        interpolation = interpolation_matrix(thick, thin)
+        return cls(acquisition, interpolation, consistent_spline_matrix(acquisition, interpolation))
+
+    def enforce(self, sr: Tensor, lr: Tensor) -> Tensor:
+        """See :func:`enforce_consistency`; slices along the last axis."""
+        return enforce_consistency(sr, lr, self.acquisition, self.spline)
+
+
+def _positions(values: np.ndarray | Tensor, name: str) -> np.ndarray:
+    """Check a line of slice positions."""
+    positions = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    if positions.ndim != 1 or not np.isfinite(positions).all() or (np.diff(positions) <= 0).any():
+        raise ValueError(f"{name} positions must be finite and increase, got {positions}")
+    return positions

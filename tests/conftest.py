@@ -1,0 +1,36 @@
+"""What every test may count on: one seed, and the shared data if it is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+# Tensors are small here: threads would cost more than they give, on a busy machine ten times more.
+torch.set_num_threads(1)
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if SHARED_DATA.is_dir():
+        return
+    absent = pytest.mark.skip(reason=f"real volumes are absent: {SHARED_DATA} does not exist")
+    for item in items:
+        if "data" in item.keywords:
+            item.add_marker(absent)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test starts from the same random numbers, whichever ran before."""
+    np.random.seed(0)  # noqa: NPY002 - the global state is what is seeded
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real volumes; ask for it in tests marked ``data``."""
+    return SHARED_DATA
