@@ -1,0 +1,135 @@
+"""Gradient clipping for MONAI's SupervisedTrainer, and where an interrupted training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+
+Mode = Literal["norm", "value", "adjustable"]
+
+
+class GradientClipping:
+    """Keep one bad batch from throwing the weights away; put first among the trainer's handlers.
+
+    After every backward pass that the optimizer will step on, gradients are unscaled (under
+    automatic mixed precision) and clipped:
+
+    - ``"norm"``: scaled so that their norm over all parameters is at most ``threshold``;
+    - ``"value"``: each entry to ±``threshold``;
+    - ``"adjustable"``: each entry to ±``threshold``/learning rate, with each parameter group's rate
+      at that moment, so that a step moves no weight by more than ``threshold`` (with momentum μ by
+      more than ``threshold``/(1 − μ)) however high the rate. Only for SGD: an optimizer that
+      normalizes gradients, such as Adam, does not care about their size.
+
+    It writes ``gradient_norm`` (before clipping) and ``gradient_clipped`` (share of entries that
+    clipping changed) to ``engine.state``, where StatsHandler and TensorBoardStatsHandler find them
+    by ``state_attributes=["gradient_norm", "gradient_clipped"]``. Gradients that are not finite are
+    left for the scaler to skip; without one they raise.
+
+    Args:
+        threshold: θ, above 0.
+        mode: see above.
+
+    Source: "adjustable": Kim, Lee, Lee 2016 (VDSR), section 3.2; "norm": Pascanu 2013.
+    """
+
+    def __init__(self, threshold: float, mode: Mode = "norm") -> None:
+        if not threshold > 0:
+            raise ValueError(f"threshold is {threshold}, must be above 0")
+        if mode not in ("norm", "value", "adjustable"):
+            raise ValueError(f"mode is {mode!r}, must be 'norm', 'value' or 'adjustable'")
+        self.threshold, self.mode = threshold, mode
+
+    def attach(self, engine: Engine) -> None:
+        """Called by MONAI.
+
+        Raises:
+            TypeError: the engine is not a SupervisedTrainer.
+        """
+        if not isinstance(engine, SupervisedTrainer):
+            raise TypeError(f"GradientClipping clips in a SupervisedTrainer, not in a {type(engine).__name__}")
+        engine.state.gradient_norm = engine.state.gradient_clipped = 0.0
+        # SupervisedTrainer attaches its handlers before it is given its optimizer.
+        engine.add_event_handler(Events.STARTED, self.check_optimizer)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def check_optimizer(self, engine: SupervisedTrainer) -> None:
+        """Called when training starts.
+
+        Raises:
+            ValueError: "adjustable" with an optimizer other than SGD.
+        """
+        if self.mode == "adjustable" and not isinstance(engine.optimizer, SGD):
+            raise ValueError(
+                f"adjustable clipping bounds the step of SGD; {type(engine.optimizer).__name__} rescales "
+                "gradients by their own size, so it would do nothing: use mode 'norm', or SGD"
+            )
+
+    def __call__(self, engine: SupervisedTrainer) -> None:
+        """Called after every backward pass; clips if the optimizer steps on it."""
+        if not _steps_now(engine):
+            return
+        optimizer: Optimizer = engine.optimizer
+        if engine.amp and engine.scaler is not None:
+            # The scaler still multiplies the gradients here; clipping before unscaling would clip
+            # the scale and not the gradient. It remembers, and does not unscale again in its step.
+            engine.scaler.unscale_(optimizer)
+        gradients = list(_gradients(optimizer.param_groups))
+        if not gradients:
+            return
+        norm = torch.nn.utils.get_total_norm(gradients)
+        engine.state.gradient_norm = float(norm)
+        if not torch.isfinite(norm):
+            if engine.amp and engine.scaler is not None and engine.scaler.is_enabled():
+                return
+            raise FloatingPointError(
+                f"the gradient norm is {float(norm)} at iteration {engine.state.iteration}: "
+                "lower the learning rate or the clipping threshold"
+            )
+        entries = sum(g.numel() for g in gradients)
+        engine.state.gradient_clipped = self._clip(optimizer, gradients, norm) / entries
+
+    def _clip(self, optimizer: Optimizer, gradients: list[Tensor], norm: Tensor) -> float:
+        """Clip in place; the number of entries changed."""
+        if self.mode == "norm":
+            torch.nn.utils.clip_grads_with_norm_(_parameters(optimizer), self.threshold, norm)
+            return sum(g.numel() for g in gradients) if norm > self.threshold else 0
+        changed = 0.0
+        for group in optimizer.param_groups:
+            bound = self.threshold / (group["lr"] if self.mode == "adjustable" else 1.0)
+            for gradient in _gradients([group]):
+                changed += float((gradient.abs() > bound).sum())
+                gradient.clamp_(-bound, bound)
+        return changed
+
+
+def latest_checkpoint(folder: str | Path) -> str:
+    """The newest ``checkpoint_*.pt`` that CheckpointSaver left in ``folder``; empty if there is none."""
+    found = sorted(Path(folder).glob("checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
+    return str(found[-1]) if found else ""
+
+
+def _steps_now(engine: SupervisedTrainer) -> bool:
+    """Whether the optimizer steps after this backward pass, by SupervisedTrainer's own rule."""
+    accumulated = getattr(engine, "accumulation_steps", 1)
+    if accumulated == 1:
+        return True
+    length = engine.state.epoch_length
+    done = engine.state.iteration if length is None else (engine.state.iteration - 1) % length + 1
+    return done % accumulated == 0 or done == length
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def _gradients(groups: Iterable[dict]) -> Iterable[Tensor]:
+    return (p.grad for group in groups for p in group["params"] if p.grad is not None)
