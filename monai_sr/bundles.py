@@ -1,0 +1,181 @@
+"""Find a bundle by name or path and load it as a Model, by the bundle's own inference.json."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from torch import Tensor, nn
+
+from .errors import BundleError, UsageError
+from .inference import Progress, SuperResolutionInferer, super_resolve
+
+NAMES = {"residual": "residual_super_resolution", "pyramid": "pyramid_super_resolution"}
+"""The bundles that ship, by the short names the command line knows."""
+
+SPLINE = "none"
+"""Instead of a bundle: the consistent spline alone, super-resolution without a network."""
+
+
+class Model:
+    """A bundle ready to run: ``model(image) -> image``.
+
+    Attributes:
+        name: the bundle's folder name, or "none".
+        version: from its metadata.
+        network: in eval mode on its device; None for the consistent spline.
+    """
+
+    def __init__(self, name: str, version: str, network: nn.Module | None, options: dict[str, Any]) -> None:
+        self.name, self.version, self.network = name, version, network
+        self._options = options
+
+    def __call__(
+        self,
+        image: Tensor,
+        *,
+        spacing: float | None = None,
+        factor: float | None = None,
+        slice_thickness: float | None = None,
+        axis: int | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> MetaTensor:
+        """Super-resolve one volume; arguments as of :func:`monai_sr.inference.super_resolve`."""
+        given = {"spacing": spacing, "factor": factor, "slice_thickness": slice_thickness, "axis": axis, **options}
+        chosen = {key: value for key, value in given.items() if value is not None}
+        return super_resolve(image, self.network, **(self._options | chosen), progress=progress)
+
+
+def bundle_path(name_or_path: str | Path) -> Path:
+    """The folder of a bundle: one of :data:`NAMES`, or any path that holds ``configs/inference.json``.
+
+    Raises:
+        BundleError: there is no such bundle.
+    """
+    name = NAMES.get(str(name_or_path), str(name_or_path))
+    for folder in (*(home / name for home in _homes()), Path(name_or_path)):
+        if (folder / "configs" / "inference.json").is_file():
+            return folder.resolve()
+    raise BundleError(
+        "E-W-BUNDLE",
+        f"there is no bundle {str(name_or_path)!r}",
+        fix=f"give {', '.join(NAMES)}, {SPLINE}, or the path of a bundle folder",
+    )
+
+
+def bundle_root(name: str) -> str:
+    """Where the configs of bundle ``name`` find their files when nobody says: the bundle's own folder.
+
+    The current directory if it is a bundle of that name, else the one that ships.
+    """
+    here = Path.cwd()
+    return str(here if here.name == name and (here / "configs").is_dir() else bundle_path(name))
+
+
+def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "auto") -> Model:
+    """Load a bundle by its ``inference.json``, so that it runs as ``python -m monai.bundle run`` runs it.
+
+    A bundle's configuration may run any code, as MONAI defines it: load only bundles you trust.
+
+    Args:
+        name_or_path: "residual", "pyramid", "none" for the consistent spline, or a bundle folder.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
+
+    Raises:
+        BundleError: no such bundle, or its weights are missing, damaged or of another shape.
+        UsageError: the device is not there.
+    """
+    where = pick_device(device)
+    if str(name_or_path) == SPLINE:
+        return Model(SPLINE, "", None, {})
+    folder = bundle_path(name_or_path)
+    parser = ConfigParser()
+    try:
+        parser.read_config(str(folder / "configs" / "inference.json"))
+        parser.read_meta(str(folder / "configs" / "metadata.json"))
+        parser["bundle_root"], parser["device"] = str(folder), where
+        network = parser.get_parsed_content("network_def")
+        inferer = parser.get_parsed_content("inferer")
+        weights = Path(parser.get_parsed_content("checkpoint"))
+    except Exception as error:
+        # a configuration can fail in as many ways as Python can
+        raise BundleError(
+            "E-W-CONFIG", f"its configuration cannot be read ({error})", fix="restore the bundle", path=folder
+        ) from error
+    if not isinstance(inferer, SuperResolutionInferer):
+        raise BundleError(
+            "E-W-CONFIG", "it is no super-resolution bundle", fix="give a bundle made by monai-sr", path=folder
+        )
+    load_weights(network, weights)
+    network = network.to(where, memory_format=torch.channels_last_3d).eval()
+    return Model(folder.name, str(parser["_meta_"].get("version", "")), network, inferer.options)
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Fill ``network`` from a plain state dict, strictly.
+
+    Raises:
+        BundleError: the file is missing (E-W-MISSING), damaged (E-W-HASH) or of another network (E-W-SHAPE).
+    """
+    if not path.is_file():
+        raise BundleError(
+            "E-W-MISSING", "the weights are missing", fix="restore models/model.pt of the bundle", path=path
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+        raise BundleError(
+            "E-W-HASH", "the weights are damaged or no plain state dict", fix="restore the file", path=path
+        ) from error
+    try:
+        network.load_state_dict(state.get("network", state) if isinstance(state, dict) else state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise BundleError(
+            "E-W-SHAPE",
+            f"the weights do not fit {type(network).__name__} as inference.json describes it",
+            fix="give weights and configs of the same version",
+            path=path,
+        ) from error
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """ "auto" is a GPU if there is one; anything else must be there.
+
+    Raises:
+        UsageError: no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            "E-DEV", f"device {str(device)!r} cannot be used here (torch {torch.__version__})", fix="give auto or cpu"
+        ) from error
+    return chosen
+
+
+def shipped_bundles() -> dict[str, dict[str, Any]]:
+    """The metadata of the bundles that ship, by their short names; needs no torch."""
+    found = {}
+    for short in NAMES:
+        try:
+            path = bundle_path(short) / "configs" / "metadata.json"
+            found[short] = json.loads(path.read_text())
+        except (BundleError, OSError, ValueError) as error:
+            logging.getLogger(__name__).warning("%s: %s", short, error)
+    return found
+
+
+def _homes() -> list[Path]:
+    """Where bundles lie: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return [package / "_bundles", package.parent / "bundles"]

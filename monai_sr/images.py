@@ -1,0 +1,362 @@
+"""Volumes from files and back: NIfTI and SimpleITK's formats here, DICOM by :mod:`monai_sr.dicom`.
+
+A file is read to its end and checked before a voxel of it is used; a result is written under a
+temporary name and renamed, so a file that exists is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from monai.data import ImageReader, ImageWriter, MetaTensor
+
+from . import dicom
+from .errors import ImageError, ImageWarning, InputMissingError, OutputError, SuperResolutionError, UsageError
+from .grid import Grid
+from .nifti import check_dtype, gunzip, is_nifti, nifti_image, read_nifti, stream_nifti, warn
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+ITK_SUFFIXES = (".nrrd", ".mha")
+"""What SimpleITK writes for us, each in a single file."""
+
+READ_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, ".nhdr", ".mhd", ".hdr", ".img", ".mnc", ".gipl")
+
+SHEAR = 1e-3
+"""Axes farther from a right angle than this (cosine) are no rounding."""
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""SimpleITK and DICOM count towards left and posterior, NIfTI and we towards right and anterior."""
+
+
+def read_image(path: str | Path) -> MetaTensor:
+    """Read one volume: NIfTI, NRRD, MetaImage and others of SimpleITK's formats, or a DICOM series.
+
+    Args:
+        path: a file, or a folder that holds one DICOM series.
+
+    Returns:
+        (1, X, Y, Z) float32 in the file's units with its RAS+ affine. The metadata tell the
+        ``stored_dtype`` and, where the file knows them, ``slice_thickness`` in mm and ``modality``.
+
+    Raises:
+        InputMissingError: nothing is there.
+        ImageError: it cannot be read, is damaged, or is not a three-dimensional scalar volume.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=path)
+    try:
+        if path.is_dir():
+            return _checked(*dicom.read_series(path), path=path)
+        if not path.is_file():
+            raise ImageError("E-IO-TYPE", "not a regular file", fix="give an image file or a DICOM folder")
+        return _checked(*_read_file(path), path=path)
+    except SuperResolutionError as error:
+        raise error.at(path) from error.__cause__
+    except PermissionError as error:
+        raise ImageError("E-IO-PERM", "the file may not be read", fix="change its permissions", path=path) from error
+
+
+def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> Path:
+    """Write a volume as NIfTI (``.nii``, ``.nii.gz``), NRRD or MetaImage (``.nrrd``, ``.mha``).
+
+    Integer results are rounded and held at the ends of the type's range, never wrapped. The file
+    appears whole or not at all, and its bytes depend only on the voxels, the grid and the type.
+
+    Args:
+        image: (1, X, Y, Z) MetaTensor.
+        path: where; its folder must exist.
+        dtype: voxel type on disk. Default: the ``stored_dtype`` the image was read with, else float32.
+
+    Raises:
+        UsageError: no format of that name is written.
+        OutputError: the folder is missing or full, or may not be written to.
+    """
+    path = Path(path)
+    suffix = check_writable(path)
+    grid = Grid((image.shape[1], image.shape[2], image.shape[3]), np.asarray(image.affine))  # type: ignore[attr-defined]
+    wanted = np.dtype(dtype or getattr(image, "meta", {}).get("stored_dtype", "float32"))
+    voxels = as_stored(image[0].detach().cpu().numpy(), wanted)
+    if suffix in NIFTI_SUFFIXES:
+        nifti = nifti_image(voxels, grid)
+        write_atomically(path, lambda file: stream_nifti(nifti, file, compressed=suffix == ".nii.gz"))
+    else:
+        _write_itk(voxels, grid, path)
+    return path
+
+
+def check_writable(path: Path) -> str:
+    """The suffix of an output path, once it is sure that a file could be written there.
+
+    Raises:
+        UsageError: no format of that name is written.
+        OutputError: the folder is missing or may not be written to.
+    """
+    suffix = image_suffix(path)
+    if suffix not in (*NIFTI_SUFFIXES, *ITK_SUFFIXES):
+        raise UsageError(
+            "E-OUT-FORMAT",
+            f"no image format has the suffix {path.suffix or '(none)'!r}",
+            fix=f"name the output {path.name.split('.')[0] or 'output'}.nii.gz, or with one of "
+            f"{', '.join((*NIFTI_SUFFIXES, *ITK_SUFFIXES))}",
+            path=path,
+        )
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError("E-OUT-FOLDER", f"the folder {folder} does not exist", fix="create it", path=path)
+    if path.is_dir():
+        raise OutputError("E-OUT-FOLDER", "a folder of that name exists", fix="name a file", path=path)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _write_error(path, error) from error
+    return suffix
+
+
+def image_suffix(path: Path) -> str:
+    """``.nii.gz`` counted as one suffix, lower case."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def as_stored(voxels: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Voxels in the type of the file: rounded and saturated for integers."""
+    if not np.issubdtype(dtype, np.integer):
+        return voxels.astype(dtype, copy=False)
+    limits = np.iinfo(dtype)
+    # float32 cannot hold the ends of 32-bit types exactly; clip in float64 there
+    wide = voxels.astype(np.float64) if dtype.itemsize > 2 else voxels
+    return np.clip(np.rint(wide), limits.min, limits.max).astype(dtype)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, and rename it."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _write_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class VolumeReader(ImageReader):
+    """:func:`read_image` for MONAI's LoadImage, so that bundles check files as the command line does.
+
+    MONAI's own NIfTI reader takes gzip files with flipped bits silently, and its DICOM readers mix
+    series and overlook missing slices (measured with MONAI 1.6.1).
+    """
+
+    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
+        """Every path may be tried."""
+        return True
+
+    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> MetaTensor:
+        """Read the first of the paths."""
+        return read_image(data[0] if isinstance(data, list | tuple) else str(data))
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
+        """(X, Y, Z) float32 and its metadata."""
+        meta = dict(img.meta) | {"original_channel_dim": "no_channel"}
+        meta["spatial_shape"] = np.array(img.shape[1:])
+        return img[0].numpy(), meta
+
+
+class VolumeWriter(ImageWriter):
+    """:func:`write_image` for MONAI's SaveImage: same voxel type, same bytes, never resampled."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(image=None, meta={})
+
+    def set_data_array(self, data_array: Any, **kwargs: Any) -> None:
+        """Args: ``data_array`` (1, X, Y, Z)."""
+        self.image = torch.as_tensor(data_array)
+
+    def set_metadata(self, meta_dict: Mapping | None, **options: Any) -> None:
+        """Takes the affine and the stored type; ``options`` about resampling do not apply."""
+        self.meta = dict(meta_dict or {})
+
+    def write(self, filename: Any, verbose: bool = True, **kwargs: Any) -> None:
+        """Write, atomically."""
+        super().write(filename, verbose)
+        affine = torch.as_tensor(self.meta.pop("affine"))
+        write_image(MetaTensor(self.image, affine=affine, meta=self.meta), filename)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Voxels, affine and metadata of a file, told by its content and not by its name."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if start[:2] == b"\x1f\x8b":
+        content = gunzip(path)
+        _warn_name(path, "is gzip-compressed", compressed=True)
+        return read_nifti(content)
+    if is_nifti(start):
+        if image_suffix(path) == ".nii.gz":
+            _warn_name(path, "is not compressed", compressed=False)
+        if start[344:348] in (b"ni1\0",):  # header and voxels in two files
+            return _read_itk(path)
+        return read_nifti(path.read_bytes())
+    if dicom.is_dicom(path):
+        raise ImageError(
+            "E-DCM-FILE", "a single DICOM file", fix="give the folder that holds the whole series and nothing else"
+        )
+    kind = _kind_of(start)
+    if kind or image_suffix(path) not in READ_SUFFIXES:
+        raise ImageError(
+            "E-IO-TYPE",
+            f"not an image: it holds {kind or 'something that is no known image format'}",
+            fix="give a NIfTI, NRRD or MetaImage file, or the folder of a DICOM series",
+        )
+    return _read_itk(path)
+
+
+def _kind_of(start: bytes) -> str:
+    """What a file that is no image is, in a word; empty if unknown."""
+    if not start:
+        return "nothing (0 bytes)"
+    if start.lstrip()[:1] == b"<":
+        return "a web page (HTML)" if b"<html" in start.lower() or b"<!doctype" in start.lower() else "XML text"
+    if start[:4] == b"NRRD" or start[:10].lower() == b"objecttype" or start[:2] == b"BZ":
+        return ""
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start) and b"=" not in start:
+        return "text"
+    return ""
+
+
+def _warn_name(path: Path, fact: str, *, compressed: bool) -> None:
+    if compressed != (path.suffix.lower() == ".gz"):
+        suggestion = path.name + ".gz" if compressed else path.name[: -len(".gz")]
+        warnings.warn(
+            ImageWarning(f"W-IO-NAME: {path} - the file {fact}, unlike its name; better named {suggestion}"),
+            stacklevel=4,
+        )
+
+
+def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """What SimpleITK reads and we do not."""
+    import SimpleITK as sitk
+
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ImageError("E-IO-READ", f"cannot be read ({reason})", fix="check or convert the file") from error
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise ImageError("E-IMG-DTYPE", "voxels are colors or vectors", fix="give a scalar (gray) image")
+    voxels = sitk.GetArrayFromImage(image).T
+    check_dtype(voxels.dtype)
+    if image.GetDimension() != 3:
+        return voxels, np.eye(4), {}  # refused for its dimensions
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    stored = voxels.dtype.name if voxels.dtype.itemsize <= 4 else "float32"
+    return voxels.astype(np.float32), LPS_TO_RAS @ affine, {"stored_dtype": stored}
+
+
+def _checked(voxels: np.ndarray, affine: np.ndarray, meta: dict[str, Any], *, path: Path) -> MetaTensor:
+    """One three-dimensional volume of finite voxels on a sound grid, or an error."""
+    while voxels.ndim > 3 and voxels.shape[-1] == 1:
+        voxels = voxels[..., 0]
+    if voxels.ndim > 3:
+        raise ImageError(
+            "E-IMG-4D",
+            f"{' x '.join(map(str, voxels.shape))} voxels: several volumes in one file",
+            fix="split them and process each volume by itself",
+        )
+    if voxels.ndim < 3 or min(voxels.shape) == 1:
+        raise ImageError(
+            "E-IMG-2D", f"{' x '.join(map(str, voxels.shape))} voxels: a single slice", fix="give a stack of slices"
+        )
+    finite = np.isfinite(voxels)
+    if not finite.any():
+        raise ImageError("E-IMG-NAN", "no voxel is finite", fix="check how the file was made")
+    if not finite.all():
+        lowest = voxels[finite].min()
+        warn(f"W-IMG-NAN: {path} - {(~finite).sum()} voxels are NaN or infinite; they are taken as {lowest:g}")
+        voxels = np.where(finite, voxels, lowest)
+    if voxels.min() == voxels.max():
+        raise ImageError("E-IMG-CONST", f"every voxel is {voxels.flat[0]:g}", fix="give an image with contrast")
+    grid = Grid((voxels.shape[0], voxels.shape[1], voxels.shape[2]), _unsheared(affine))
+    if min(grid.spacing) < 0.05 or max(grid.spacing) > 50:
+        raise ImageError(
+            "E-HDR-UNITS",
+            f"spacing {' x '.join(f'{s:.4g}' for s in grid.spacing)} mm is none of a CT or MR volume (0.05..50 mm)",
+            fix="restore spacing and units in the header",
+        )
+    meta = {
+        "filename_or_obj": str(path),
+        "original_affine": torch.from_numpy(grid.affine.copy()),
+        "space": "RAS",
+    } | meta
+    meta["spatial_shape"] = np.array(grid.shape)
+    return MetaTensor(torch.from_numpy(np.ascontiguousarray(voxels))[None], torch.from_numpy(grid.affine), meta)
+
+
+def _unsheared(affine: np.ndarray) -> np.ndarray:
+    """The affine with axes at right angles, if it is nearly so already (polar decomposition)."""
+    affine = np.array(affine, dtype=np.float64)
+    if not np.isfinite(affine).all():
+        raise ImageError("E-HDR-AFFINE", "the affine holds NaN or infinite values", fix="repair the header")
+    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    if (spacing <= 0).any():
+        raise ImageError(
+            "E-HDR-SPACING", f"spacing {tuple(map(float, spacing))} mm, each must be above 0", fix="repair the header"
+        )
+    directions = affine[:3, :3] / spacing
+    shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    if shear > SHEAR:
+        raise ImageError(
+            "E-HDR-SHEAR",
+            f"the axes are not at right angles (cosine {shear:.3g}, at most {SHEAR} allowed)",
+            fix="resample the volume to an orthogonal grid first",
+        )
+    if shear > 1e-6:
+        left, _, right = np.linalg.svd(directions)
+        affine[:3, :3] = (left @ right) * spacing
+    return affine
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _write_itk(voxels: np.ndarray, grid: Grid, path: Path) -> None:
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
+    affine = LPS_TO_RAS @ grid.affine
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetDirection((affine[:3, :3] / np.array(grid.spacing)).ravel().tolist())
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".monai-sr-") as folder:
+        whole = Path(folder, path.name)
+        try:
+            sitk.WriteImage(image, str(whole), useCompression=True)
+            os.replace(whole, path)
+        except (RuntimeError, OSError) as error:
+            raise _write_error(path, error) from error
+
+
+def _write_error(path: Path, error: Exception) -> OutputError:
+    number = getattr(error, "errno", None)
+    if number == 28:
+        return OutputError("E-OUT-SPACE", "the disk is full", fix="free some space and run again", path=path)
+    reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
+    return OutputError("E-OUT-PERM", f"cannot be written ({reason})", fix="choose a folder you may write to", path=path)

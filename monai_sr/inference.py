@@ -1,0 +1,194 @@
+"""One volume from thick slices to thin ones, and the inferers that MONAI's engines call."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from monai.data import MetaTensor, decollate_batch
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from .errors import ImageError, ImageWarning, UsageError
+from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, intensity_range
+from .networks import PyramidNet, ResidualNet
+from .slices import Profile, SliceModel, apply_along, enforce_consistency, interpolation_matrix
+from .tiles import apply_in_tiles
+from .transforms import grid_of, on_grid, standard_slices, target_grid
+
+TILE_VOXELS = 4_000_000
+"""Output voxels computed at once: about 1.5 GB for 32 features."""
+
+FEWEST_SLICES = 3
+"""Below this there is no through-plane structure to go by."""
+
+Progress = Callable[[float], None]
+
+
+@torch.no_grad()
+def super_resolve(
+    image: Tensor,
+    network: nn.Module | None,
+    *,
+    spacing: float | None = None,
+    factor: float | None = None,
+    slice_thickness: float | None = None,
+    axis: int | None = None,
+    profile: Profile = "gaussian",
+    modality: Modality | None = None,
+    ct_window: tuple[float, float] = CT_WINDOW,
+    mr_percentiles: tuple[float, float] = MR_PERCENTILES,
+    tile_voxels: int = TILE_VOXELS,
+    progress: Progress | None = None,
+) -> MetaTensor:
+    """Thin slices that agree with the acquired thick ones.
+
+    Orient (through-plane axis last), normalize, let the network propose, enforce consistency,
+    restore intensities and orientation. The image stays on its device; only tiles go to the
+    network's.
+
+    Args:
+        image: (1, X, Y, Z) volume with affine, in the file's units.
+        network: ResidualNet, PyramidNet or SRCNN in eval mode; None for the consistent spline alone.
+        spacing: wanted slice spacing, mm. Default: the finer in-plane spacing.
+        factor: output slices per acquired slice instead; need not be an integer.
+        slice_thickness: FWHM of the slice profile, mm. Default: what the image's metadata tell,
+            else the slice spacing.
+        axis: the through-plane axis, default the one of the largest spacing.
+        profile: "gaussian" or "box".
+        modality: "CT" or "MR". Default: what the metadata tell, else guessed from the values.
+        ct_window, mr_percentiles: see :func:`monai_sr.intensities.intensity_range`.
+        tile_voxels: output voxels computed at once; the result does not depend on it.
+        progress: told the share of the work that is done, 0..1.
+
+    Returns:
+        (1, X', Y', Z') float32 on :func:`monai_sr.transforms.target_grid`, with the image's other
+        metadata. The image itself, with a warning, where no finer spacing is wanted.
+
+    Raises:
+        ImageError: fewer than three slices, or an image without contrast.
+        UsageError: contradicting options, or an unclear through-plane axis.
+    """
+    grid = grid_of(image)
+    wanted, axis = target_grid(grid, spacing=spacing, factor=factor, axis=axis)
+    voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
+    if wanted is grid:
+        warnings.warn(
+            ImageWarning(
+                f"W-SR-NOGAIN: slices are {grid.spacing[axis]:.4g} mm apart already; the image is passed through"
+            ),
+            stacklevel=2,
+        )
+        return on_grid(voxels.float(), grid, image)
+    if grid.shape[axis] < FEWEST_SLICES:
+        raise ImageError(
+            "E-IMG-FEW",
+            f"{grid.shape[axis]} slices, at least {FEWEST_SLICES} are needed",
+            fix="give the whole series",
+        )
+    meta = image.meta if isinstance(image, MetaTensor) else {}
+    thickness = slice_thickness or meta.get("slice_thickness") or grid.spacing[axis]
+    if not 0 < thickness < math.inf:
+        raise UsageError("E-USE", f"a slice thickness of {thickness} mm was given", fix="give one above 0 mm")
+    order, flips = grid.canonical_order(axis)
+    lr = voxels[0].float().permute(order).flip(flips).contiguous()
+    intensities = intensity_range(
+        lr, modality or meta.get("modality"), ct_window=ct_window, mr_percentiles=mr_percentiles
+    )
+    lr = intensities.normalize(lr)
+    thick, thin = grid.positions(axis), wanted.positions(axis)
+    model = SliceModel.between(thick, thin, slice_thickness=float(thickness), profile=profile)
+    sr = _propose(network, lr, model, thick, thin, tile_voxels=tile_voxels, progress=progress)
+    sr = intensities.restore(model.enforce(sr, lr))
+    sr = sr.flip(flips).permute(*np.argsort(order).tolist())
+    return on_grid(sr.contiguous()[None], wanted, image)
+
+
+def _propose(
+    network: nn.Module | None,
+    lr: Tensor,
+    model: SliceModel,
+    thick: np.ndarray,
+    thin: np.ndarray,
+    *,
+    tile_voxels: int,
+    progress: Progress | None,
+) -> Tensor:
+    """What the network makes of the acquired slices (X, Y, m), on the thin grid (X, Y, n)."""
+    if network is None:
+        return apply_along(model.spline, lr)
+    device = next(network.parameters()).device
+    if not isinstance(network, PyramidNet):
+        in_plane, through = cast(ResidualNet, network).reach
+        return apply_in_tiles(
+            lambda part: network(part.to(device)).to(part.device),
+            apply_along(model.spline, lr),
+            halo=(in_plane, in_plane, through),
+            align=getattr(network, "fold", 1),
+            tile_voxels=tile_voxels,
+            progress=progress,
+        )
+    step = (thick[-1] - thick[0]) / (len(thick) - 1)
+    levels = max(1, math.ceil(math.log2(step / (thin[1] - thin[0])) - 1e-6))
+    in_plane, through = network.reach_of(levels)
+    finest = apply_in_tiles(
+        lambda part: network(part.to(device), levels).to(part.device),
+        apply_along(standard_slices(model, thick, thin), lr),
+        halo=(in_plane, in_plane, through),
+        scale=2**levels,
+        tile_voxels=tile_voxels,
+        progress=progress,
+    )
+    count = finest.shape[-1]
+    positions = (thick[0] + thick[-1]) / 2 + (np.arange(count) - (count - 1) / 2) * step / 2**levels
+    if count == len(thin) and np.allclose(positions, thin, atol=1e-6 * step):
+        return finest
+    return apply_along(interpolation_matrix(positions, thin), finest)
+
+
+class SuperResolutionInferer(Inferer):
+    """:func:`super_resolve` for MONAI's evaluator: a batch of thick volumes to thin ones.
+
+    Takes the options of :func:`super_resolve`. Follow it by ``SuperResolvedGridd`` with the same
+    spacing, factor and axis, because an evaluator keeps the input's affine.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def __call__(self, inputs: Tensor, network: nn.Module | None, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, 1, X, Y, Z) MetaTensor in the file's units to (B, 1, X', Y', Z')."""
+        bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+        images = decollate_batch(inputs) if isinstance(inputs, MetaTensor) else list(inputs)
+        return torch.stack([super_resolve(i, bare, **(self.options | kwargs)).as_tensor() for i in images])
+
+
+class ConsistentInferer(Inferer):
+    """The training path of both networks on crops: the network, then consistency with the crop.
+
+    Args of the call:
+        inputs: what the network sees, from ``RandSimulateThickSlicesd``.
+        network: ResidualNet, SRCNN or PyramidNet, bare or in DistributedDataParallel.
+        acquired, acquisition, spline: y, A and B of the crops, batched.
+
+    Returns:
+        The consistent volume; from a PyramidNet in training the list of its levels, the last one
+        consistent.
+    """
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        acquired, acquisition, spline = (kwargs[k] for k in ("acquired", "acquisition", "spline"))
+        bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+        inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
+        if not isinstance(bare, PyramidNet):
+            return enforce_consistency(network(inputs), acquired, acquisition, spline)
+        factor = spline.shape[-2] / spline.shape[-1]
+        outputs = network(inputs, round(math.log2(factor)))
+        levels = outputs if isinstance(outputs, list) else [outputs]
+        levels[-1] = enforce_consistency(levels[-1], acquired, acquisition, spline)
+        return levels if isinstance(outputs, list) else levels[-1]
