@@ -91,7 +91,9 @@ def super_resolve(
             fix="give the whole series",
         )
     meta = image.meta if isinstance(image, MetaTensor) else {}
-    thickness = slice_thickness or meta.get("slice_thickness") or grid.spacing[axis]
+    thickness = slice_thickness
+    if thickness is None:
+        thickness = meta.get("slice_thickness") or grid.spacing[axis]
     if not 0 < thickness < math.inf:
         raise UsageError("E-USE", f"a slice thickness of {thickness} mm was given", fix="give one above 0 mm")
     order, flips = grid.canonical_order(axis)

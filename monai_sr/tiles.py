@@ -40,7 +40,7 @@ def plan_tiles(shape: tuple[int, ...], halo: tuple[int, ...], *, voxels: int, al
     halo = tuple(math.ceil(h / a) * a for h, a in zip(halo, align, strict=True))
     most = max(voxels, math.prod(min(n, 4 * h + a) for n, h, a in zip(shape, halo, align, strict=True)))
     best: tuple[int, tuple[int, ...]] | None = None
-    for steps in _cuts(shape, align):
+    for steps in _cuts(shape, halo, align):
         sizes = [min(s + 2 * h, n) for s, h, n in zip(steps, halo, shape, strict=True)]
         work = math.prod(math.ceil(n / s) * p for n, s, p in zip(shape, steps, sizes, strict=True))
         if math.prod(sizes) <= most and (best is None or work < best[0]):
@@ -82,11 +82,15 @@ def apply_in_tiles(
     return result
 
 
-def _cuts(shape: tuple[int, ...], align: tuple[int, ...], most: int = 40) -> Iterator[tuple[int, ...]]:
-    """Aligned tile sizes worth trying: each axis cut into 1, 2, … equal parts."""
+def _cuts(
+    shape: tuple[int, ...], halo: tuple[int, ...], align: tuple[int, ...], most: int = 40
+) -> Iterator[tuple[int, ...]]:
+    """Aligned tile sizes worth trying: each axis cut into 1, 2, … equal parts, or as small as may be."""
     choices = []
-    for n, a in zip(shape, align, strict=True):
-        choices.append(sorted({math.ceil(math.ceil(n / parts) / a) * a for parts in range(1, min(most, n) + 1)}))
+    for n, h, a in zip(shape, halo, align, strict=True):
+        equal = {math.ceil(math.ceil(n / parts) / a) * a for parts in range(1, min(most, n) + 1)}
+        # forty parts of a long axis can still be too large; this one never is
+        choices.append(sorted(equal | {2 * h + a}))
     return (
         (x, y, z) for x in choices[0] for y in choices[1] for z in choices[2]
     )  # a few thousand: milliseconds beside any network

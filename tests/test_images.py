@@ -128,7 +128,7 @@ def code_of(path) -> str:
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputMissingError, match="E-IO-MISSING.*nowhere"):
+    with pytest.raises(InputMissingError, match=r"E-IO-MISSING.*nowhere"):
         read_image(tmp_path / "nowhere.nii.gz")
 
 
@@ -193,7 +193,7 @@ def test_i06_a_short_uncompressed_file_is_refused(nifti):
 def test_i07_absurd_dimensions_are_refused_before_any_memory_is_taken(nifti, dim):
     path = nifti("a.nii")
     content = bytearray(path.read_bytes())
-    content[40:56] = np.array(dim, dtype="<i2").tobytes()
+    content[40:48] = np.array(dim, dtype="<i2").tobytes()
     path.write_bytes(content)
     assert code_of(path) == "E-HDR-DIM"
 

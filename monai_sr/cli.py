@@ -1,0 +1,392 @@
+"""The command line: ``monai-sr run | simulate | evaluate | demo | info``.
+
+Only this module prints. torch and MONAI are imported when a command needs them, so that help and
+usage errors come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+from .errors import ImageWarning, OutputError, SuperResolutionError, UsageError
+
+NOTICE = "Research only, not for diagnosis."
+
+INTERNAL_ERROR = 10
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code.
+
+    0 all good, 2 usage, 3 no usable input, 4 some volumes failed, 5 all failed, 6 output not
+    writable or disk full, 7 bundle or weights missing or damaged, 10 internal error, 130 interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    _quiet_libraries()
+    try:
+        return options.command(options) or 0
+    except SuperResolutionError as error:
+        print(f"monai-sr: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("monai-sr: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `monai-sr … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        print(
+            f"monai-sr: E-BUG: {type(error).__name__}: {first}. Fix: run again with --debug and report it.",
+            file=sys.stderr,
+        )
+        code = INTERNAL_ERROR
+    if options.debug:
+        traceback.print_exc()
+    return code
+
+
+def run(options: argparse.Namespace) -> int:
+    """``monai-sr run INPUT OUTPUT``"""
+    source, target = Path(options.input), Path(options.output)
+    _check_target(source, target)
+    from .bundles import load_bundle
+    from .images import read_image, write_image
+
+    model = load_bundle(options.bundle, device=options.device)
+    image = read_image(source)
+    before = _slices_text(image)
+    sr = model(
+        image,
+        spacing=options.spacing,
+        factor=options.factor,
+        slice_thickness=options.slice_thickness,
+        axis=options.axis,
+        modality=options.modality,
+        progress=_progress(source.name),
+    )
+    write_image(sr, target)
+    print(f"{target}: {before} -> {_slices_text(sr)}")
+    return 0
+
+
+def simulate(options: argparse.Namespace) -> int:
+    """``monai-sr simulate INPUT OUTPUT``"""
+    source, target = Path(options.input), Path(options.output)
+    _check_target(source, target)
+    from .images import read_image, write_image
+    from .transforms import grid_of, simulate_thick_slices
+
+    hr = read_image(source)
+    grid = grid_of(hr)
+    axis = grid.through_plane_axis if options.axis is None else options.axis
+    spacing = options.spacing if options.factor is None else options.factor * grid.spacing[axis]
+    lr = simulate_thick_slices(hr, spacing, slice_thickness=options.slice_thickness, profile=options.profile, axis=axis)
+    write_image(lr, target)
+    print(f"{target}: {_slices_text(hr)} -> {_slices_text(lr)}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """``monai-sr evaluate VOLUMES``"""
+    if options.output:
+        _make_folder(Path(options.output))
+    from .bundles import load_bundle
+    from .evaluation import FIGURES_EXPLAINED, Score, evaluate, table, write_scores
+    from .volumes import find_volumes
+
+    models: dict[str, Any] = {name: load_bundle(name, device=options.device) for name in options.bundle}
+    volumes = [path for source in options.volumes for path in find_volumes(source)]
+    scores: list[Score] = []
+    failed = 0
+    bar = _bar(len(volumes), "volumes")
+    for path in volumes:
+        try:
+            scores += evaluate(
+                [path],
+                models,
+                factors=options.factor,
+                axis=options.axis,
+                crop=options.crop,
+                thickness_ratio=options.thickness_ratio,
+                profile=options.profile,
+            )
+        except SuperResolutionError as error:
+            failed += 1
+            print(f"monai-sr: {error}", file=sys.stderr)
+        bar.update(1)
+    bar.close()
+    if scores:
+        print(table(scores))
+        print(FIGURES_EXPLAINED)
+    if options.output and scores:
+        settings = {
+            "volumes": [str(v) for v in options.volumes],
+            "factors": options.factor,
+            "axis": options.axis,
+            "crop": options.crop,
+            "profile": options.profile,
+            "thickness_ratio": options.thickness_ratio,
+            "bundles": {name: model.version for name, model in models.items()},
+            "monai_sr": __version__,
+        }
+        for written in write_scores(scores, options.output, **settings):
+            print(written)
+    return 0 if not failed else 4 if scores else 5
+
+
+def demo(options: argparse.Namespace) -> int:
+    """``monai-sr demo``"""
+    output = Path(options.output)
+    _make_folder(output)
+    from .demo import run_demo
+
+    scores = run_demo(output, device=options.device)
+    print(f"\n{'method':22}{'PSNR dB':>9}{'gain dB':>9}{'SSIM':>9}")
+    for score in scores:
+        name = "consistent spline" if score.method == "consistent" else score.method
+        print(f"{name:22}{score.psnr_db:9.2f}{score.gain_db:+9.2f}{score.ssim:9.4f}")
+    print("PSNR and SSIM against the truth inside the head; gain over the consistent spline.\n")
+    print(f"volumes and comparison.png are in {output.resolve()}")
+    print(NOTICE)
+    return 0
+
+
+def info(options: argparse.Namespace) -> int:
+    """``monai-sr info``"""
+    from importlib.metadata import PackageNotFoundError, version
+
+    print(f"monai-sr {__version__} - {NOTICE}")
+    for package in ("torch", "monai", "nibabel", "pydicom", "highdicom", "SimpleITK", "numpy"):
+        try:
+            print(f"  {package:12} {version(package)}")
+        except PackageNotFoundError:
+            print(f"  {package:12} not installed")
+    import torch
+
+    from .bundles import SPLINE, bundle_path, shipped_bundles
+
+    print("devices")
+    print(f"  cpu          {torch.get_num_threads()} threads")
+    for index in range(torch.cuda.device_count()):
+        print(f"  cuda:{index}       {torch.cuda.get_device_name(index)}")
+    print("bundles")
+    for name, metadata in shipped_bundles().items():
+        print(f"  {name:12} {metadata['version']:8} {bundle_path(name)}")
+    print(f"  {SPLINE:12} {'':8} the consistent spline alone, no network")
+    return 0
+
+
+# ------------------------------------------------------------- arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but an unknown option is answered with the nearest known one."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = [word for word in message.split() if word.startswith("--")]
+        known = [text for action in self._all_actions() for text in action.option_strings]
+        for word in unknown if "unrecognized" in message else ():
+            near = difflib.get_close_matches(word.split("=")[0], known, n=1)
+            if near:
+                message += f"; did you mean {near[0]}?"
+        self.exit(2, f"{self.prog}: E-USE: {message}. Fix: see {self.prog} --help.\n")
+
+    def _all_actions(self) -> list[argparse.Action]:
+        actions = list(self._actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                actions += [inner for parser in action.choices.values() for inner in parser._actions]
+        return actions
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="monai-sr",
+        description=f"Thin slices from thick-slice CT and MR volumes, consistent with the acquired ones. {NOTICE}",
+    )
+    parser.add_argument("--version", action="version", version=f"monai-sr {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=f"{text}. {NOTICE}")
+        sub.set_defaults(command=function)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return sub
+
+    sub = command("run", run, "Super-resolve one volume")
+    sub.add_argument("input", metavar="INPUT", help="NIfTI, NRRD or MetaImage file, or the folder of a DICOM series")
+    sub.add_argument("output", metavar="OUTPUT", help="file to write: .nii.gz, .nii, .nrrd or .mha")
+    sub.add_argument(
+        "--bundle", default="residual", help="residual, pyramid, none (spline only) or a bundle folder [%(default)s]"
+    )
+    wanted = sub.add_mutually_exclusive_group()
+    wanted.add_argument("--factor", type=_positive, help="output slices per acquired slice, such as 4 or 2.5")
+    wanted.add_argument(
+        "--spacing", type=_positive, metavar="MM", help="wanted slice spacing [the finer in-plane spacing]"
+    )
+    _add_thickness(sub, "[the DICOM header's, else the slice spacing]")
+    _add_axis(sub)
+    sub.add_argument(
+        "--modality", type=str.upper, choices=("CT", "MR"), help="[the DICOM header's, else by the values]"
+    )
+    _add_device(sub)
+
+    sub = command("simulate", simulate, "Make a thick-slice volume from a thin-slice one")
+    sub.add_argument("input", metavar="INPUT", help="volume of thin slices")
+    sub.add_argument("output", metavar="OUTPUT", help="file to write")
+    wanted = sub.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--factor", type=_positive, help="thin slices per thick one")
+    wanted.add_argument("--spacing", type=_positive, metavar="MM", help="spacing of the thick slices")
+    _add_thickness(sub, "[the slice spacing]")
+    _add_profile(sub)
+    _add_axis(sub)
+
+    sub = command("evaluate", evaluate, "Measure bundles against interpolation on volumes of thin slices")
+    sub.add_argument("volumes", metavar="VOLUME", nargs="+", help="files, DICOM folders, or folders of them")
+    sub.add_argument(
+        "--bundle",
+        action=_Replace,
+        default=["residual", "pyramid"],
+        help="bundle to measure; may be repeated [residual and pyramid]",
+    )
+    sub.add_argument("--factor", type=_positive, nargs="+", default=[2, 3, 4], help="thin slices per thick one [2 3 4]")
+    sub.add_argument(
+        "--crop", type=_voxels, metavar="VOXELS", help="only the middle of each volume, so many voxels a side"
+    )
+    sub.add_argument(
+        "--thickness-ratio", type=_positive, default=1.0, help="slice thickness in slice spacings [%(default)s]"
+    )
+    _add_profile(sub)
+    _add_axis(sub)
+    _add_device(sub)
+    sub.add_argument("--output", metavar="FOLDER", help="write scores.csv and scores.json there")
+
+    sub = command("demo", demo, "Super-resolve the shipped example with both bundles and draw the result")
+    sub.add_argument("--output", metavar="FOLDER", default="demo_output", help="[%(default)s]")
+    _add_device(sub)
+
+    command("info", info, "List versions, devices and bundles")
+    return parser
+
+
+class _Replace(argparse.Action):
+    """A repeatable option whose default goes when it is given once."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        given = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [values] if given is self.default else [*given, values])
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
+def _voxels(text: str) -> int:
+    if not text.isdigit() or int(text) < 8:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 8")
+    return int(text)
+
+
+def _add_thickness(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--slice-thickness", type=_positive, metavar="MM", help=f"width (FWHM) of the slice profile {default}"
+    )
+
+
+def _add_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profile", choices=("gaussian", "box"), default="gaussian", help="slice profile [%(default)s]"
+    )
+
+
+def _add_axis(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--axis", type=int, choices=(0, 1, 2), help="through-plane axis [the one of largest spacing]")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... [%(default)s]")
+
+
+# ------------------------------------------------------------- surroundings
+
+
+def _check_target(source: Path, target: Path) -> None:
+    """Find out before any work whether the result could be written."""
+    if source.exists() and target.exists() and source.samefile(target):
+        raise UsageError("E-OUT-SAME", "input and output are the same file", fix="name another output", path=target)
+    if source.is_dir() and target.resolve().parent == source.resolve():
+        raise UsageError("E-OUT-SAME", "the output lies inside the input folder", fix="write elsewhere", path=target)
+    from .images import check_writable
+
+    check_writable(target)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".monai-sr-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            "E-OUT-PERM",
+            f"cannot be written to ({error.strerror})",
+            fix="choose a folder you may write to",
+            path=folder,
+        ) from error
+
+
+def _slices_text(image: Any) -> str:
+    from .transforms import grid_of
+
+    grid = grid_of(image)
+    return f"{'x'.join(map(str, grid.shape))} at {' x '.join(f'{s:.3g}' for s in grid.spacing)} mm"
+
+
+def _bar(total: float, text: str) -> Any:
+    """A progress bar for work longer than a second, on a terminal only."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=text, delay=1, leave=False, disable=not sys.stderr.isatty())
+
+
+def _progress(text: str) -> Callable[[float], None]:
+    bar = _bar(1.0, text)
+    bar.bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+
+    def report(done: float) -> None:
+        bar.update(done - bar.n)
+        if done >= 1:
+            bar.close()
+
+    return report
+
+
+def _quiet_libraries() -> None:
+    """Our warnings as one line on stderr; other libraries' chatter not at all."""
+    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("always", category=ImageWarning)
+    warnings.showwarning = lambda message, *_, **__: print(f"monai-sr: {message}", file=sys.stderr)
+    logging.getLogger().setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
