@@ -13,7 +13,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,11 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     _quiet_libraries()
+    failure: Exception
     try:
         return options.command(options) or 0
     except SuperResolutionError as error:
         print(f"monai-sr: {error}", file=sys.stderr)
-        code = error.exit_code
+        code, failure = error.exit_code, error
     except KeyboardInterrupt:
         print("monai-sr: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -51,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"monai-sr: E-BUG: {type(error).__name__}: {first}. Fix: run again with --debug and report it.",
             file=sys.stderr,
         )
-        code = INTERNAL_ERROR
+        code, failure = INTERNAL_ERROR, error
     if options.debug:
-        traceback.print_exc()
+        traceback.print_exception(failure)
     return code
 
 
@@ -67,15 +69,16 @@ def run(options: argparse.Namespace) -> int:
     model = load_bundle(options.bundle, device=options.device)
     image = read_image(source)
     before = _slices_text(image)
-    sr = model(
-        image,
-        spacing=options.spacing,
-        factor=options.factor,
-        slice_thickness=options.slice_thickness,
-        axis=options.axis,
-        modality=options.modality,
-        progress=_progress(source.name),
-    )
+    with _naming(source):
+        sr = model(
+            image,
+            spacing=options.spacing,
+            factor=options.factor,
+            slice_thickness=options.slice_thickness,
+            axis=options.axis,
+            modality=options.modality,
+            progress=_progress(source.name),
+        )
     write_image(sr, target)
     print(f"{target}: {before} -> {_slices_text(sr)}")
     return 0
@@ -90,9 +93,12 @@ def simulate(options: argparse.Namespace) -> int:
 
     hr = read_image(source)
     grid = grid_of(hr)
-    axis = grid.through_plane_axis if options.axis is None else options.axis
-    spacing = options.spacing if options.factor is None else options.factor * grid.spacing[axis]
-    lr = simulate_thick_slices(hr, spacing, slice_thickness=options.slice_thickness, profile=options.profile, axis=axis)
+    with _naming(source):
+        axis = grid.through_plane_axis if options.axis is None else options.axis
+        spacing = options.spacing if options.factor is None else options.factor * grid.spacing[axis]
+        lr = simulate_thick_slices(
+            hr, spacing, slice_thickness=options.slice_thickness, profile=options.profile, axis=axis
+        )
     write_image(lr, target)
     print(f"{target}: {_slices_text(hr)} -> {_slices_text(lr)}")
     return 0
@@ -124,7 +130,9 @@ def evaluate(options: argparse.Namespace) -> int:
             )
         except SuperResolutionError as error:
             failed += 1
-            print(f"monai-sr: {error}", file=sys.stderr)
+            print(f"monai-sr: {error.at(path)}", file=sys.stderr)
+            if options.debug:
+                traceback.print_exc()
         bar.update(1)
     bar.close()
     if scores:
@@ -201,7 +209,7 @@ class _Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(word.split("=")[0], known, n=1)
             if near:
                 message += f"; did you mean {near[0]}?"
-        self.exit(2, f"{self.prog}: E-USE: {message}. Fix: see {self.prog} --help.\n")
+        self.exit(2, f"monai-sr: E-USE: {message}. Fix: see {self.prog} --help.\n")
 
     def _all_actions(self) -> list[argparse.Action]:
         actions = list(self._actions)
@@ -326,6 +334,15 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 # ------------------------------------------------------------- surroundings
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors about an image that is at hand say which file it came from."""
+    try:
+        yield
+    except SuperResolutionError as error:
+        raise error.at(path) from error.__cause__
 
 
 def _check_target(source: Path, target: Path) -> None:

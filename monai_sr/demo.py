@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def run_demo(output: Path, *, device: str = "auto", report: Callable[[str], None
     return scores
 
 
-def draw_comparison(images: dict[str, object], path: Path) -> None:
+def draw_comparison(images: dict[str, Any], path: Path) -> None:
     """Coronal and sagittal middle slices side by side, true to the millimetre, in radiological view.
 
     Raises:
@@ -92,31 +93,31 @@ def draw_comparison(images: dict[str, object], path: Path) -> None:
         ) from error
     import nibabel as nib
 
-    figure, axes = pyplot.subplots(2, len(images), figsize=(3.1 * len(images), 6.6), facecolor="black")
-    window: tuple[float, float] | None = None
-    for column, (name, image) in reversed(list(enumerate(images.items()))):
-        nifti = nib.as_closest_canonical(nib.Nifti1Image(image[0].numpy(), np.asarray(image.affine)))  # type: ignore[index, attr-defined]
-        voxels, spacing = np.asarray(nifti.dataobj), nifti.header.get_zooms()
-        window = window or tuple(np.percentile(voxels, (1, 99.8)))  # type: ignore[assignment]
+    columns, window = len(images), None
+    planes: list[list[Any]] = [[None] * columns, [None] * columns]
+    for column, image in reversed(list(enumerate(images.values()))):
+        nifti = nib.as_closest_canonical(nib.Nifti1Image(image[0].numpy(), np.asarray(image.affine)))
+        voxels, (x, y, z) = np.asarray(nifti.dataobj), nifti.header.get_zooms()
+        window = window or np.percentile(voxels, (1, 99.8)).tolist()  # of the truth, which comes last
         coronal = voxels[::-1, voxels.shape[1] // 2, :].T  # the patient's right on the picture's left
         sagittal = voxels[int(voxels.shape[0] * 0.45), ::-1, :].T  # anterior on the left
-        for row, (plane, width) in enumerate(((coronal, spacing[0]), (sagittal, spacing[1]))):
+        planes[0][column], planes[1][column] = (coronal, z / x), (sagittal, z / y)
+    assert window is not None
+    heights = [row[0][0].shape[0] * row[0][1] / row[0][0].shape[1] for row in planes]
+    figure, axes = pyplot.subplots(
+        2, columns, figsize=(3 * columns, 3 * sum(heights) + 0.6), height_ratios=heights, facecolor="black"
+    )
+    for row, label in enumerate(("coronal", "sagittal")):
+        for column, name in enumerate(images):
+            plane, aspect = planes[row][column]
             axis = axes[row, column]
             axis.imshow(
-                plane,
-                cmap="gray",
-                origin="lower",
-                vmin=window[0],  # type: ignore[index]
-                vmax=window[1],  # type: ignore[index]
-                aspect=spacing[2] / width,
-                interpolation="nearest",
+                plane, "gray", origin="lower", vmin=window[0], vmax=window[1], aspect=aspect, interpolation="nearest"
             )
             axis.set_axis_off()
             if row == 0:
                 axis.set_title(name, color="white", fontsize=15)
-            if column == 0:
-                label = "coronal" if row == 0 else "sagittal"
-                axis.text(0.02, 0.03, label, color="white", transform=axis.transAxes, fontsize=12)
+        axes[row, 0].text(0.02, 0.03, label, color="white", transform=axes[row, 0].transAxes, fontsize=12)
     figure.tight_layout(pad=0.4)
-    figure.savefig(path, dpi=80, facecolor="black")
+    figure.savefig(path, dpi=90, facecolor="black")
     pyplot.close(figure)

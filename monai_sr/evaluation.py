@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .images import read_image, write_atomically
 from .intensities import guess_modality
-from .slices import Profile
+from .slices import Profile, apply_along, profile_matrix
 from .transforms import grid_of, interpolate_slices, simulate_thick_slices, truth_for
 
 BASELINES = ("linear", "cubic", "consistent")
@@ -135,7 +135,7 @@ def evaluate(
         hr = volume if isinstance(volume, MetaTensor) else read_image(volume)
         name = Path(str(hr.meta.get("filename_or_obj", "volume"))).name
         if crop:
-            hr = CenterSpatialCrop((crop, crop, crop))(hr)
+            hr = cast(MetaTensor, CenterSpatialCrop((crop, crop, crop))(hr))
         grid = grid_of(hr)
         along = axis if axis is not None else int(np.argmax(grid.spacing)) if not grid.is_isotropic else 2
         for factor in factors:
@@ -176,20 +176,17 @@ def _scores(
     }
     for method, model in models.items():
         results[method] = model(lr, factor=factor, slice_thickness=thickness, axis=axis)
+    # the slices of lr, not those that would fit in the result: one fewer may, at a factor that is no integer
+    thin_positions, thick_positions = (grid_of(image).positions(axis) for image in (truth_image, lr))
+    acquisition = profile_matrix(thin_positions, thick_positions, slice_thickness=thickness, profile=profile)
     measured = {}
     for method, sr in results.items():
         voxels = sr[0].cpu().numpy()
-        again = simulate_thick_slices(
-            MetaTensor(torch.from_numpy(voxels)[None], truth_image.affine),
-            spacing,
-            slice_thickness=thickness,
-            profile=profile,
-            axis=axis,
-        )
+        again = apply_along(acquisition, torch.from_numpy(voxels), axis)
         measured[method] = (
             psnr(voxels[inner], truth[inner], value_range=value_range, mask=mask[inner]),
             ssim(voxels, truth, value_range=value_range, mask=_within(mask, inner)),
-            psnr(again[0].numpy(), lr[0].numpy(), value_range=value_range),
+            psnr(again.numpy(), lr[0].numpy(), value_range=value_range),
         )
     reference = measured["consistent"][0]
     return [

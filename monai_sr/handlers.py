@@ -104,7 +104,8 @@ class GradientClipping:
             return sum(g.numel() for g in gradients) if norm > self.threshold else 0
         changed = 0.0
         for group in optimizer.param_groups:
-            bound = self.threshold / (group["lr"] if self.mode == "adjustable" else 1.0)
+            rate = float(group["lr"]) if self.mode == "adjustable" else 1.0
+            bound = self.threshold / rate if rate else float("inf")
             for gradient in _gradients([group]):
                 changed += float((gradient.abs() > bound).sum())
                 gradient.clamp_(-bound, bound)

@@ -184,13 +184,13 @@ class ConsistentInferer(Inferer):
     """
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        acquired, acquisition, spline = (kwargs[k] for k in ("acquired", "acquisition", "spline"))
         bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
         inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
-        if not isinstance(bare, PyramidNet):
-            return enforce_consistency(network(inputs), acquired, acquisition, spline)
-        factor = spline.shape[-2] / spline.shape[-1]
-        outputs = network(inputs, round(math.log2(factor)))
-        levels = outputs if isinstance(outputs, list) else [outputs]
-        levels[-1] = enforce_consistency(levels[-1], acquired, acquisition, spline)
-        return levels if isinstance(outputs, list) else levels[-1]
+        spline = kwargs["spline"]
+        levels = [round(math.log2(spline.shape[-2] / spline.shape[-1]))] if isinstance(bare, PyramidNet) else []
+        outputs = network(inputs, *levels)
+        # consistency is exact only in full precision, also under automatic mixed precision
+        with torch.autocast(inputs.device.type, enabled=False):
+            last = outputs[-1] if isinstance(outputs, list) else outputs
+            last = enforce_consistency(last.float(), kwargs["acquired"], kwargs["acquisition"], spline)
+        return [*outputs[:-1], last] if isinstance(outputs, list) else last

@@ -14,7 +14,7 @@ one that was acquired) and how far an output voxel sees (``reach``), which is wh
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, Optional
+from typing import TYPE_CHECKING, Final, Optional, cast
 
 import torch
 import torch.nn.functional as F
@@ -191,7 +191,7 @@ def _prepare(network: nn.Module, *, last: nn.Conv3d) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            module.bias.data.zero_()
+            nn.init.zeros_(cast(Tensor, module.bias))
     for module in network.modules():
         if type(module) is LinkedPair:
             module.second.weight.data.mul_(0.1)

@@ -64,7 +64,7 @@ def profile_matrix(
     if not slice_thickness > 0:
         raise ValueError(f"slice_thickness is {slice_thickness} mm, must be above 0")
     borders = (thin[1:] + thin[:-1]) / 2
-    half_step = (thin[1:] - thin[:-1]).max(initial=slice_thickness) / 2
+    half_step = (np.diff(thin).max() if len(thin) > 1 else slice_thickness) / 2
     if thick[0] < thin[0] - half_step * (1 + 1e-6) or thick[-1] > thin[-1] + half_step * (1 + 1e-6):
         raise ValueError(
             f"thick slices at {thick[0]:.4g}..{thick[-1]:.4g} mm lie outside the thin ones "

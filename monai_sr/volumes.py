@@ -25,9 +25,10 @@ def find_volumes(source: str | Path) -> list[Path]:
     found: list[Path] = []
     for folder, folders, names in os.walk(source):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = [Path(folder, n) for n in sorted(names) if not n.startswith(".") and _looks_like_image(Path(n))]
+        visible = sorted(name for name in names if not name.startswith("."))
+        images = [Path(folder, name) for name in visible if _looks_like_image(Path(name))]
         found += images
-        if not images and names and is_dicom(Path(folder, sorted(names)[0])):
+        if not images and visible and is_dicom(Path(folder, visible[0])):
             found.append(Path(folder))
     if not found:
         raise InputMissingError(

@@ -1,0 +1,370 @@
+"""Both bundles as MONAI runs them: every command from any folder, and the same result as the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import phantoms
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from monai_sr.bundles import NAMES, bundle_path, load_bundle, load_weights, pick_device
+from monai_sr.errors import BundleError, UsageError
+from monai_sr.images import read_image, write_image
+from monai_sr.networks import PyramidNet, ResidualNet
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ("train", "evaluate", "inference")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(params=sorted(NAMES))
+def bundle(request) -> Path:
+    """The folder of each bundle that ships."""
+    return bundle_path(request.param)
+
+
+@pytest.fixture
+def parser(bundle):
+    """Parse one of a bundle's configs, with options."""
+
+    def read(name: str, **options) -> ConfigParser:
+        found = ConfigParser()
+        found.read_config(str(bundle / "configs" / f"{name}.json"))
+        for key, value in {"bundle_root": str(bundle), "device": torch.device("cpu"), **options}.items():
+            found[key] = value
+        return found
+
+    return read
+
+
+@pytest.fixture
+def volumes(tmp_path) -> Path:
+    """Two small head-like volumes and a datalist of them."""
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    for index in range(2):
+        grid = phantoms.grid((30, 28, 26), (1.0, 1.0, 1.0))
+        blobs = phantoms.known_value(grid) + 50 * phantoms.sphere(grid, radius=9.0 + index)
+        blobs.meta["stored_dtype"] = "float32"
+        write_image(blobs, folder / f"head{index}.nii.gz")
+    entries = [{"image": f"head{index}.nii.gz"} for index in range(2)]
+    (folder / "datalist.json").write_text(json.dumps({"training": entries, "validation": entries}))
+    return folder
+
+
+@pytest.fixture
+def thick(tmp_path) -> Path:
+    """A small volume of thick slices in a folder of its own."""
+    folder = tmp_path / "thick"
+    folder.mkdir()
+    image = phantoms.known_value(phantoms.grid((20, 18, 6), (1.0, 1.0, 4.0)))
+    image.meta["stored_dtype"] = "float32"
+    write_image(image, folder / "scan.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def schema(shared_data) -> Path:
+    """The model zoo's metadata schema."""
+    return shared_data.parent / "schema" / "meta_schema_20240725.json"
+
+
+def monai(*words: str, cwd: Path, launcher: tuple[str, ...] = (sys.executable,)) -> str:
+    """``python -m monai.bundle …`` in a process of its own; its output, and its success."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*launcher, "-m", "monai.bundle", *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout + done.stderr
+
+
+SMALL = ("--epoch_length", "2", "--val_interval", "1", "--val_size", "24", "--crop", "[16,16,16]")
+
+
+# ------------------------------------------------------------- what a bundle consists of
+
+
+def test_a_bundle_has_the_rooms_of_the_model_zoo(bundle):
+    for name in (
+        *(f"configs/{c}.json" for c in (*CONFIGS, "metadata", "multi_gpu_train")),
+        "configs/logging.conf",
+        "models/model.pt",
+        "models/model.ts",
+        "docs/README.md",
+        "docs/data_license.txt",
+        "LICENSE",
+    ):
+        assert (bundle / name).is_file(), name
+
+
+@pytest.mark.data
+def test_the_metadata_follow_the_schema_of_the_model_zoo(bundle, schema):
+    import jsonschema
+
+    schema = json.loads(schema.read_text())
+    jsonschema.validate(json.loads((bundle / "configs" / "metadata.json").read_text()), schema)
+
+
+def test_the_metadata_tell_the_version_of_the_package_they_need(bundle):
+    from monai_sr import __version__
+
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert metadata["required_packages_version"]["monai_sr"] == __version__
+    assert metadata["version"] in metadata["changelog"]
+
+
+@pytest.mark.parametrize("key", ["network_def", "ct_window", "mr_percentiles", "tile_voxels"])
+def test_the_configs_of_a_bundle_agree(bundle, key):
+    copies = [json.loads((bundle / "configs" / f"{name}.json").read_text())[key] for name in CONFIGS]
+    assert copies[0] == copies[1] == copies[2]
+
+
+def test_training_feeds_the_network_the_slices_it_works_on(bundle, parser):
+    config = parser("train")
+    simulation = config["train"]["transforms"]["transforms"][-1]
+    assert simulation["_target_"].endswith("RandSimulateThickSlicesd")
+    assert simulation["works_on"] == config.get_parsed_content("network_def").works_on
+
+
+def test_the_clipping_handler_comes_first_and_checkpoints_hold_what_resuming_needs(parser):
+    config = parser("train")
+    assert config["train"]["handlers"][0] == "@clipping"
+    for part in ("network", "optimizer", "lr_scheduler", "trainer"):
+        assert part in config["state"]
+
+
+def test_the_scripted_network_is_the_network(bundle, parser):
+    network = parser("inference").get_parsed_content("network_def").eval()
+    load_weights(network, bundle / "models" / "model.pt")
+    scripted = torch.jit.load(str(bundle / "models" / "model.ts")).eval()
+    voxels = torch.rand(1, 1, 9, 10, 7)
+    torch.testing.assert_close(scripted(voxels), network(voxels), atol=1e-5, rtol=1e-5)
+
+
+def test_weights_are_a_plain_state_dict_of_a_few_megabytes(bundle):
+    path = bundle / "models" / "model.pt"
+    state = torch.load(path, weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    assert path.stat().st_size < 8e6
+
+
+# ------------------------------------------------------------- as MONAI runs it, from another folder
+
+
+def test_inference_and_the_command_line_give_the_same_file(bundle, thick, tmp_path):
+    monai(
+        *("run", "--config_file", str(bundle / "configs" / "inference.json")),
+        *("--input", str(thick), "--output_dir", str(tmp_path / "out"), "--factor", "2.5"),
+        cwd=tmp_path,
+    )
+    by_monai = tmp_path / "out" / "scan_sr.nii.gz"
+    by_us = tmp_path / "ours.nii.gz"
+    command = ["run", str(thick / "scan.nii.gz"), str(by_us), "--bundle", str(bundle), "--factor", "2.5"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "monai_sr", *command, "--device", "cpu"], check=True, env=environment)
+    assert by_monai.read_bytes() == by_us.read_bytes()
+    assert nib.load(by_monai).shape == (20, 18, 15)
+    np.testing.assert_allclose(nib.load(by_monai).header.get_zooms(), (1, 1, 1.6), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_stock_workflow_runs_inference(bundle, thick, tmp_path):
+    monai(
+        *("run_workflow", "--config_file", str(bundle / "configs" / "inference.json"), "--workflow_type", "inference"),
+        *("--input", str(thick), "--output_dir", str(tmp_path / "out")),
+        cwd=tmp_path,
+    )
+    assert nib.load(tmp_path / "out" / "scan_sr.nii.gz").shape == (20, 18, 24)
+
+
+def test_training_validates_saves_and_goes_on_where_it_stopped(bundle, volumes, tmp_path):
+    words = ("--config_file", str(bundle / "configs" / "train.json"), "--dataset", str(volumes / "datalist.json"))
+    words = (*words, "--output_dir", str(tmp_path / "runs"), *SMALL)
+    output = monai("run", *words, "--epochs", "1", cwd=tmp_path)
+    assert "psnr_spline" in output
+    assert "gradient_norm" in output
+    first = torch.load(tmp_path / "runs" / "checkpoint_epoch=1.pt", weights_only=True)
+    assert first["trainer"]["iteration"] == 2
+    output = monai("run_workflow", *words, "--workflow_type", "training", "--epochs", "2", cwd=tmp_path)
+    assert "Epoch[2] Complete" in output
+    assert "Epoch[1] Complete. Time taken" not in output.replace("SupervisedEvaluator - INFO - Epoch[1]", "")
+    second = torch.load(tmp_path / "runs" / "checkpoint_epoch=2.pt", weights_only=True)
+    assert second["trainer"]["iteration"] == 4
+    assert list((tmp_path / "runs").glob("events.out.tfevents*"))
+    state = torch.load(tmp_path / "runs" / "model.pt", weights_only=True)
+    shipped = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in shipped.items()}
+
+
+@pytest.mark.slow
+def test_evaluation_writes_the_figures_of_the_network_and_the_baselines(bundle, volumes, tmp_path):
+    monai(
+        *("run", "--config_file", str(bundle / "configs" / "evaluate.json"), "--factor", "2"),
+        *("--dataset", str(volumes / "datalist.json"), "--output_dir", str(tmp_path / "eval")),
+        cwd=tmp_path,
+    )
+    figures = dict(line.split("\t") for line in (tmp_path / "eval" / "metrics.csv").read_text().split("\n") if line)
+    for name in ("psnr", "ssim", "psnr_consistent", "psnr_cubic", "psnr_linear", "ssim_consistent"):
+        assert float(figures[name]) > 0
+    assert float(figures["psnr_consistent"]) > float(figures["psnr_linear"])
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_metadata_pass_monai_s_check(bundle, schema, tmp_path):
+    metadata = bundle / "configs" / "metadata.json"
+    kept = tmp_path / "schema.json"  # kept where it exists, so that no network is needed
+    kept.write_bytes(schema.read_bytes())
+    output = monai("verify_metadata", "--meta_file", str(metadata), "--filepath", str(kept), cwd=tmp_path)
+    assert "verified with no error" in output
+
+
+@pytest.mark.slow
+def test_the_network_passes_monai_s_check(bundle, tmp_path):
+    metadata, config = bundle / "configs" / "metadata.json", bundle / "configs" / "inference.json"
+    output = monai(
+        *("verify_net_in_out", "--net_id", "network_def", "--meta_file", str(metadata)),
+        *("--config_file", str(config), "--device", "cpu", "--any", "8"),
+        cwd=tmp_path,
+    )
+    assert "verified with no error" in output
+
+
+@pytest.mark.slow
+def test_the_checkpoint_exports_to_torchscript(bundle, tmp_path):
+    monai(
+        *("ckpt_export", "--bundle_root", str(bundle), "--config_file", str(bundle / "configs" / "inference.json")),
+        *("--filepath", str(tmp_path / "model.ts")),
+        cwd=tmp_path,
+    )
+    voxels = torch.rand(1, 1, 8, 9, 6)
+    shipped = torch.jit.load(str(bundle / "models" / "model.ts"))
+    torch.testing.assert_close(torch.jit.load(str(tmp_path / "model.ts"))(voxels), shipped(voxels))
+
+
+@pytest.mark.slow
+def test_the_checkpoint_exports_to_onnx_with_any_size(bundle, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    names = "'input_names':['image'],'output_names':['pred'],'dynamic_axes':{'image':{2:'x',3:'y',4:'z'}}"
+    monai(
+        *("onnx_export", "network_def", "--config_file", str(bundle / "configs" / "inference.json")),
+        *("--bundle_root", str(bundle), "--ckpt_file", str(bundle / "models" / "model.pt")),
+        *("--filepath", str(tmp_path / "model.onnx"), "--input_shape", "[1,1,16,16,8]"),
+        *("--converter_kwargs", "{" + names + "}"),
+        cwd=tmp_path,
+    )
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    scripted = torch.jit.load(str(bundle / "models" / "model.ts"))
+    for shape in ((1, 1, 16, 16, 8), (1, 1, 11, 9, 7)):
+        voxels = torch.rand(shape)
+        np.testing.assert_allclose(
+            session.run(None, {"image": voxels.numpy()})[0], scripted(voxels).detach().numpy(), atol=1e-4
+        )
+
+
+@pytest.mark.slow
+def test_two_processes_keep_equal_replicas(bundle, volumes, tmp_path):
+    keep = tmp_path / "keep.json"
+    save = f"$torch.save(@network_def.state_dict(), '{tmp_path}/rank' + str(dist.get_rank()) + '.pt')"
+    keep.write_text(json.dumps({"finalize": [save, "$dist.destroy_process_group()"]}))
+    configs = [str(bundle / "configs" / name) for name in ("train.json", "multi_gpu_train.json")] + [str(keep)]
+    monai(
+        *("run", "--config_file", str(configs), "--dataset", str(volumes / "datalist.json")),
+        *("--output_dir", str(tmp_path / "runs"), *SMALL, "--epochs", "1", "--epoch_length", "4"),
+        cwd=tmp_path,
+        launcher=(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+    )
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    fresh = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    assert first.keys() == fresh.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    assert (tmp_path / "runs" / "checkpoint_epoch=1.pt").is_file()
+
+
+@pytest.mark.slow
+def test_the_vdsr_recipe_trains_with_sgd_and_adjustable_clipping(volumes, tmp_path):
+    configs = bundle_path("residual") / "configs"
+    output = monai(
+        *("run", "--config_file", str([str(configs / "train.json"), str(configs / "train_vdsr.json")])),
+        *("--dataset", str(volumes / "datalist.json"), "--output_dir", str(tmp_path / "runs"), *SMALL),
+        *("--epochs", "1"),
+        cwd=tmp_path,
+    )
+    assert "gradient_clipped" in output
+    optimizer = torch.load(tmp_path / "runs" / "checkpoint_epoch=1.pt", weights_only=True)["optimizer"]
+    assert optimizer["param_groups"][0]["momentum"] == 0.9
+
+
+# ------------------------------------------------------------- loading
+
+
+def test_an_unknown_bundle_is_told_with_the_names_there_are():
+    with pytest.raises(BundleError, match=r"E-W-BUNDLE.*'resdual'.*residual, pyramid, none"):
+        load_bundle("resdual")
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (lambda path: path.unlink(), "E-W-MISSING"),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "E-W-HASH"),
+        (lambda path: path.write_text("<html>404</html>"), "E-W-HASH"),
+        (lambda path: torch.save(ResidualNet(6, 8).state_dict(), path), "E-W-SHAPE"),
+        (lambda path: torch.save([1, 2], path), "E-W-SHAPE"),
+    ],
+)
+def test_weights_that_are_missing_damaged_or_of_another_network_are_told(bundle, tmp_path, damage, code):
+    copy = tmp_path / "bundle"
+    (copy / "models").mkdir(parents=True)
+    (copy / "configs").mkdir()
+    for name in ("inference.json", "metadata.json"):
+        (copy / "configs" / name).write_bytes((bundle / "configs" / name).read_bytes())
+    (copy / "models" / "model.pt").write_bytes((bundle / "models" / "model.pt").read_bytes())
+    damage(copy / "models" / "model.pt")
+    with pytest.raises(BundleError, match=code) as caught:
+        load_bundle(copy, device="cpu")
+    assert "model.pt" in str(caught.value)
+
+
+def test_a_malicious_pickle_does_not_run(tmp_path):
+    canary = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {canary}",)
+
+    torch.save({"weights": Evil()}, tmp_path / "model.pt")
+    with pytest.raises(BundleError, match="E-W-HASH"):
+        load_weights(PyramidNet(4, 2), tmp_path / "model.pt")
+    assert not canary.exists()
+
+
+def test_a_device_that_is_not_there_is_told():
+    with pytest.raises(UsageError, match=r"E-DEV.*nonsense"):
+        pick_device("nonsense")
+
+
+def test_a_bundle_beats_the_spline_on_the_example(bundle):
+    from monai_sr.demo import example_folder
+    from monai_sr.evaluation import data_range, foreground, psnr
+    from monai_sr.transforms import interpolate_slices
+
+    truth = read_image(example_folder() / "truth.nii.gz")
+    lr = read_image(example_folder() / "thick.nii.gz")
+    part = (slice(None), slice(50, 98), slice(60, 108))
+    hr = truth[part].as_tensor()[0].numpy()
+    lr = type(lr)(lr[part].as_tensor(), lr.affine)
+    mask, value_range = foreground(hr), data_range(hr)
+    sr = load_bundle(bundle, device="cpu")(lr, factor=4)[0].numpy()
+    spline = interpolate_slices(lr, 1.0, method="consistent")[0].numpy()
+    gain = psnr(sr, hr, value_range=value_range, mask=mask) - psnr(spline, hr, value_range=value_range, mask=mask)
+    assert gain > 0.2

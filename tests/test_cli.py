@@ -1,0 +1,777 @@
+"""The command line as a user meets it: results, one-line errors, exit codes, and nothing half-written."""
+
+import gzip
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import phantoms
+import pydicom
+import pytest
+import torch
+import tqdm
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+import monai_sr.bundles
+import monai_sr.cli
+from monai_sr.bundles import NAMES
+from monai_sr.cli import main
+from monai_sr.errors import ImageWarning
+from monai_sr.images import read_image, write_image
+from monai_sr.inference import super_resolve
+
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """The command line sets the level of the root logger for its process; here it lives on."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command in this process: its exit code, stdout and stderr."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as end:  # argparse leaves by itself
+            code = end.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def fails(call, tmp_path):
+    """Run a command that must fail as FAULTS says: one line, the right code, nothing left in ``out``."""
+
+    def run(*arguments, exit_code: int, code: str, names: str | Path = "") -> str:
+        before = sorted(tmp_path.rglob("*"))
+        found, _, err = call(*arguments)
+        assert err.count("\n") == 1, err
+        assert err.startswith(f"monai-sr: {code}: "), err
+        assert str(names) in err
+        assert " Fix: " in err
+        assert found == exit_code
+        assert sorted(tmp_path.rglob("*")) == before
+        return err
+
+    return run
+
+
+def user(*arguments, folder: Path) -> subprocess.CompletedProcess:
+    """The same in a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(BUNDLES.parent)}
+    command = [sys.executable, "-m", "monai_sr", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def nifti(tmp_path):
+    """Write a NIfTI file as another program would."""
+
+    def make(name="scan.nii.gz", data=None, spacing=(1.0, 1.2, 4.0), **header) -> Path:
+        data = RNG.integers(0, 500, (8, 7, 6)).astype(np.int16) if data is None else data
+        image = nib.Nifti1Image(data, np.diag([*spacing, 1.0]))
+        for key, value in header.items():
+            image.header[key] = value
+        path = tmp_path / name
+        nib.save(image, path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def thin(tmp_path) -> Path:
+    """A volume of thin slices with a body in it."""
+    grid = phantoms.grid((16, 15, 32), orientation="LPS")
+    middle = phantoms.center(grid)[:, None, None, None]
+
+    def value(points):
+        x, y, z = points - middle
+        body = 1 / (1 + np.exp(4 * (np.sqrt((x / 6) ** 2 + (y / 6) ** 2 + (z / 13) ** 2) - 1)))
+        return 500 * body * (1 + 0.3 * np.sin(z / 1.6 + x / 2))
+
+    return write_image(phantoms.draw(grid, value), tmp_path / "thin.nii.gz")
+
+
+def make_bundle(home: Path, short: str, **smaller) -> Path:
+    """The shipped configuration with fresh random weights; ``smaller`` changes the network."""
+    folder = home / NAMES[short]
+    shutil.copytree(BUNDLES / NAMES[short] / "configs", folder / "configs")
+    path = folder / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["network_def"].update(smaller)
+    path.write_text(json.dumps(config))
+    parser = ConfigParser()
+    parser.read_config(str(path))
+    parser["bundle_root"] = str(folder)
+    network = parser.get_parsed_content("network_def")
+    (folder / "models").mkdir()
+    torch.save(network.state_dict(), folder / "models" / "model.pt")
+    return folder
+
+
+SMALLER = {"residual": {"features": 4, "layers": 4}, "pyramid": {"features": 4, "depth": 2}}
+
+
+@pytest.fixture
+def bundle(tmp_path_factory):
+    """A bundle of random weights by short name, outside the folder that is watched."""
+    return lambda short: make_bundle(tmp_path_factory.mktemp("bundles"), short, **SMALLER[short])
+
+
+@pytest.fixture
+def shipped(tmp_path_factory, monkeypatch) -> Path:
+    """Both bundles, small and random, where the shipped ones would lie."""
+    home = tmp_path_factory.mktemp("home")
+    for short in NAMES:
+        make_bundle(home, short, **SMALLER[short])
+    monkeypatch.setattr(monai_sr.bundles, "_homes", lambda: [home])
+    return home
+
+
+# ------------------------------------------------------------- as a user does
+
+
+def test_run_makes_thin_slices_and_says_so(nifti, tmp_path):
+    source = nifti()
+    done = user("run", source, "thin.nii.gz", "--bundle", "none", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "thin.nii.gz: 8x7x6 at 1 x 1.2 x 4 mm -> 8x7x24 at 1 x 1.2 x 1 mm\n"
+    written = nib.load(tmp_path / "thin.nii.gz")
+    assert written.shape == (8, 7, 24)
+    assert written.header.get_zooms() == pytest.approx((1.0, 1.2, 1.0))
+    assert written.affine[:3, 3] == pytest.approx([0, 0, -1.5])
+    assert written.get_data_dtype() == np.int16
+    expected = super_resolve(read_image(source), None)[0].numpy()
+    assert np.abs(np.asarray(written.dataobj) - expected).max() <= 0.51
+
+
+def test_a_bad_input_is_one_line_and_an_exit_code(nifti, tmp_path):
+    source = nifti()
+    source.write_bytes(source.read_bytes()[:200])
+    done = user("run", source, "thin.nii.gz", "--bundle", "none", folder=tmp_path)
+    assert done.returncode == 5
+    assert done.stderr.startswith(f"monai-sr: E-IO-TRUNC: {source} - ")
+    assert done.stderr.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.nii.gz"]
+
+
+def test_help_needs_no_torch(tmp_path):
+    code = "import sys, monai_sr.cli as c\ntry: c.main(['run', '--help'])\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLES.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize("command", ["run", "simulate", "evaluate", "demo", "info"])
+def test_every_command_explains_itself(call, command):
+    code, out, err = call(command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: monai-sr {command}")
+    assert "not for diagnosis" in " ".join(out.split())
+    assert command in call("--help")[1]
+
+
+def test_the_version_is_told(call):
+    assert call("--version") == (0, f"monai-sr {monai_sr.__version__}\n", "")
+
+
+# ------------------------------------------------------------- run
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "spacing"),
+    [
+        (["--factor", "2"], (8, 7, 12), (1, 1.2, 2)),
+        (["--factor", "2.5"], (8, 7, 15), (1, 1.2, 1.6)),
+        (["--spacing", "3"], (8, 7, 8), (1, 1.2, 3)),
+        (["--axis", "1", "--factor", "3"], (8, 21, 6), (1, 0.4, 4)),
+        (["--axis", "0", "--spacing", "0.5"], (16, 7, 6), (0.5, 1.2, 4)),
+    ],
+)
+def test_factor_spacing_and_axis_decide_the_grid(call, nifti, tmp_path, options, shape, spacing):
+    code, _, err = call("run", nifti(), tmp_path / "out.nii.gz", "--bundle", "none", *options)
+    assert (code, err) == (0, "")
+    written = nib.load(tmp_path / "out.nii.gz")
+    assert written.shape == shape
+    assert written.header.get_zooms() == pytest.approx(spacing)
+
+
+def test_the_slice_thickness_is_used(call, nifti, tmp_path):
+    source = nifti(data=RNG.normal(size=(8, 7, 6)).astype(np.float32))
+    for thickness in (2.4, 4.0):
+        assert call("run", source, tmp_path / "out.nii", "--bundle", "none", "--slice-thickness", thickness)[0] == 0
+        expected = super_resolve(read_image(source), None, slice_thickness=thickness)
+        np.testing.assert_allclose(nib.load(tmp_path / "out.nii").get_fdata(), expected[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("short", NAMES)
+def test_run_with_a_bundle_writes_what_its_network_makes(call, nifti, tmp_path, bundle, short):
+    source, folder = nifti(data=RNG.normal(size=(8, 7, 6)).astype(np.float32)), bundle(short)
+    options = ["--factor", "3", "--device", "cpu"]
+    code, out, err = call("run", source, tmp_path / "out.nii.gz", "--bundle", folder, *options)
+    assert (code, err) == (0, "")
+    assert "8x7x18" in out
+    written = nib.load(tmp_path / "out.nii.gz").get_fdata()
+    model = monai_sr.bundles.load_bundle(folder, device="cpu")
+    np.testing.assert_allclose(written, model(read_image(source), factor=3)[0].numpy(), atol=1e-5)
+    spline = super_resolve(read_image(source), None, factor=3)[0].numpy()
+    assert np.abs(written - spline).max() > 1e-4
+
+
+@pytest.mark.parametrize("short", NAMES)
+def test_bundles_are_known_by_their_short_names(call, nifti, tmp_path, shipped, short):
+    assert call("run", nifti(), tmp_path / "out.nii.gz", "--bundle", short, "--factor", "2")[0] == 0
+    assert nib.load(tmp_path / "out.nii.gz").shape == (8, 7, 12)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
+def test_the_suffix_of_the_output_decides_the_format(call, nifti, tmp_path, suffix):
+    assert call("run", nifti(), tmp_path / f"out{suffix}", "--bundle", "none", "--factor", "2")[0] == 0
+    assert read_image(tmp_path / f"out{suffix}").shape == (1, 8, 7, 12)
+
+
+def test_a_modality_may_be_told(call, nifti, tmp_path, bundle):
+    source, folder = nifti(data=RNG.normal(500, 50, (8, 7, 6)).astype(np.float32)), bundle("pyramid")
+    for name, modality in (("mr", "MR"), ("ct", "ct"), ("guess", None)):
+        option = ["--modality", modality] if modality else []
+        assert call("run", source, tmp_path / f"{name}.nii", "--bundle", folder, *option)[0] == 0
+    ct, mr, guess = (nib.load(tmp_path / f"{name}.nii").get_fdata() for name in ("ct", "mr", "guess"))
+    assert np.array_equal(mr, guess)  # nothing below zero: MR
+    assert not np.array_equal(ct, mr)
+
+
+def dicom_series(folder: Path, *, thickness: float) -> Path:
+    """Six CT slices 3 mm apart."""
+    folder.mkdir()
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
+    for index in range(6):
+        one = pydicom.Dataset()
+        one.file_meta = pydicom.dataset.FileMetaDataset()
+        one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = CTImageStorage
+        one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = generate_uid()
+        one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        one.StudyInstanceUID, one.SeriesInstanceUID, one.FrameOfReferenceUID = study, series, frame
+        one.Modality, one.PatientName, one.PatientID = "CT", "Canary^Name", "Canary-7"
+        one.StudyDate = one.StudyTime = one.AccessionNumber = one.StudyID = ""
+        one.PatientBirthDate = one.PatientSex = one.ReferringPhysicianName = ""
+        one.SeriesNumber, one.InstanceNumber = 1, index + 1
+        one.Rows, one.Columns = 10, 12
+        one.PixelSpacing, one.SliceThickness = [0.75, 0.75], thickness
+        one.ImageOrientationPatient, one.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [-5.0, 4.0, 9.0 + 3 * index]
+        one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+        one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 12, 11, 0
+        one.RescaleSlope, one.RescaleIntercept, one.RescaleType = 1, -1024, "HU"
+        one.PixelData = RNG.integers(0, 2000, (10, 12)).astype(np.uint16).tobytes()
+        one.save_as(folder / f"{index}.dcm", enforce_file_format=True)
+    return folder
+
+
+def test_a_dicom_folder_is_read_with_the_thickness_of_its_header(call, tmp_path):
+    folder = dicom_series(tmp_path / "series", thickness=1.5)
+    code, out, err = call("run", folder, tmp_path / "out.nii.gz", "--bundle", "none")
+    assert (code, err) == (0, "")
+    assert "12x10x6 at 0.75 x 0.75 x 3 mm -> 12x10x24" in out
+    expected = super_resolve(read_image(folder), None, slice_thickness=1.5)
+    written = nib.load(tmp_path / "out.nii.gz")
+    assert np.abs(np.asarray(written.dataobj) - expected[0].numpy()).max() <= 0.51
+    assert b"Canary" not in gzip.decompress((tmp_path / "out.nii.gz").read_bytes())
+
+
+# ------------------------------------------------------------- warnings, progress, debug
+
+
+def test_an_isotropic_volume_is_passed_through_with_a_warning(call, nifti, tmp_path):
+    source = nifti(spacing=(1.0, 1.0, 1.0))
+    code, _, err = call("run", source, tmp_path / "out.nii.gz", "--bundle", "none")
+    assert code == 0
+    assert err.startswith("monai-sr: W-SR-NOGAIN: ") and err.count("\n") == 1
+    written, read = nib.load(tmp_path / "out.nii.gz"), nib.load(source)
+    assert np.array_equal(np.asarray(written.dataobj), np.asarray(read.dataobj))
+    assert np.array_equal(written.affine, read.affine)
+
+
+def test_nan_voxels_are_filled_with_a_warning_that_names_the_file(call, nifti, tmp_path):
+    data = RNG.normal(size=(8, 7, 6)).astype(np.float32)
+    data[3, 3, 3] = np.nan
+    source = nifti(data=data)
+    code, _, err = call("run", source, tmp_path / "out.nii.gz", "--bundle", "none")
+    assert code == 0
+    assert err.startswith("monai-sr: W-IMG-NAN: ") and err.count("\n") == 1
+    assert str(source) in err
+    assert np.isfinite(nib.load(tmp_path / "out.nii.gz").get_fdata()).all()
+
+
+class EagerBar(tqdm.tqdm):
+    """Shows itself at once, so that a test need not work for a second."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **(kwargs | {"delay": 0, "mininterval": 0}))
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_shown_on_a_terminal_only(nifti, tmp_path, bundle, monkeypatch, capsys, terminal):
+    monkeypatch.setattr(tqdm, "tqdm", EagerBar)
+    source, folder = nifti(), bundle("pyramid")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert main(["run", str(source), str(tmp_path / "out.nii.gz"), "--bundle", str(folder)]) == 0
+    err = capsys.readouterr().err
+    assert ("scan.nii.gz" in err and "100%" in err) if terminal else err == ""
+
+
+def test_debug_adds_the_traceback(call, nifti, tmp_path):
+    source = nifti(data=np.full((5, 5, 5), 7, np.int16))
+    code, _, plain = call("run", source, tmp_path / "out.nii.gz", "--bundle", "none")
+    assert code == 5
+    code, _, err = call("run", source, tmp_path / "out.nii.gz", "--bundle", "none", "--debug")
+    assert code == 5
+    assert err.startswith(plain)
+    assert "Traceback (most recent call last)" in err
+    assert "images.py" in err
+
+
+def test_a_fault_of_our_own_asks_for_a_report_and_is_no_image_error(call, nifti, tmp_path, monkeypatch):
+    monkeypatch.setattr(monai_sr.bundles.Model, "__call__", lambda *_, **__: {}["nothing"])
+    code, _, err = call("run", nifti(), tmp_path / "out.nii.gz", "--bundle", "none")
+    assert code == 10
+    assert err.startswith("monai-sr: E-BUG: KeyError") and err.count("\n") == 1
+    code, _, err = call("run", tmp_path / "scan.nii.gz", tmp_path / "out.nii.gz", "--bundle", "none", "--debug")
+    assert code == 10
+    assert "Traceback" in err
+
+
+def test_an_interruption_ends_with_130_and_leaves_nothing(call, nifti, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(monai_sr.bundles.Model, "__call__", interrupted)
+    code, _, err = call("run", nifti(), tmp_path / "out.nii.gz", "--bundle", "none")
+    assert (code, err) == (130, "monai-sr: interrupted\n")
+    assert not (tmp_path / "out.nii.gz").exists()
+
+
+# ------------------------------------------------------------- bad input: exit codes 3 and 5
+
+
+def damaged(nifti, kind: str) -> Path:
+    """One file of each kind of bad input."""
+    shapes = {"2-D": (8, 7), "one slice": (8, 7, 1), "4-D": (8, 7, 6, 3), "two slices": (8, 7, 2)}
+    if kind in shapes:
+        return nifti(data=RNG.integers(0, 500, shapes[kind]).astype(np.int16))
+    if kind == "RGB":
+        return nifti(data=np.zeros((6, 6, 6), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    if kind == "complex":
+        return nifti(data=np.zeros((6, 6, 6), np.complex64))
+    if kind == "constant":
+        return nifti(data=np.full((6, 6, 6), 3, np.int16))
+    if kind == "all NaN":
+        return nifti(data=np.full((6, 6, 6), np.nan, np.float32))
+    path = nifti()
+    if kind in ("NaN affine", "zero spacing", "dimensions"):
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        offset, values = {
+            "NaN affine": (280, np.full(4, np.nan, "<f4")),
+            "zero spacing": (88, np.zeros(1, "<f4")),
+            "dimensions": (40, np.array([3, 30000, 30000, 30000], "<i2")),
+        }[kind]
+        content[offset : offset + values.nbytes] = values.tobytes()
+        path.write_bytes(gzip.compress(bytes(content)))
+        return path
+    content = bytearray(path.read_bytes())
+    if kind == "truncated":
+        content = content[: len(content) // 2]
+    elif kind == "flipped bit":
+        content[-8] ^= 1  # of the checksum
+    elif kind == "empty":
+        content = b""
+    elif kind == "web page":
+        content = b"<!DOCTYPE html><html>404</html>"
+    path.write_bytes(content)
+    return path
+
+
+BAD = {
+    "2-D": "E-IMG-2D",
+    "one slice": "E-IMG-2D",
+    "two slices": "E-IMG-FEW",
+    "4-D": "E-IMG-4D",
+    "RGB": "E-IMG-DTYPE",
+    "complex": "E-IMG-DTYPE",
+    "constant": "E-IMG-CONST",
+    "all NaN": "E-IMG-NAN",
+    "NaN affine": "E-HDR-AFFINE",
+    "zero spacing": "E-HDR-SPACING",
+    "dimensions": "E-HDR-DIM",
+    "truncated": "E-IO-TRUNC",
+    "flipped bit": "E-IO-CRC",
+    "empty": "E-IO-TYPE",
+    "web page": "E-IO-TYPE",
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_image_is_one_line_with_its_name_and_exit_code_5(fails, nifti, tmp_path, kind):
+    path = damaged(nifti, kind)
+    fails("run", path, tmp_path / "out.nii.gz", "--bundle", "none", exit_code=5, code=BAD[kind], names=path)
+
+
+@pytest.mark.parametrize("kind", ["4-D", "constant", "truncated"])
+def test_simulate_and_evaluate_refuse_bad_images_alike(fails, nifti, tmp_path, kind):
+    path = damaged(nifti, kind)
+    fails("simulate", path, tmp_path / "out.nii.gz", "--factor", "2", exit_code=5, code=BAD[kind], names=path)
+    fails("evaluate", path, "--bundle", "none", exit_code=5, code=BAD[kind], names=path)
+
+
+@pytest.mark.parametrize("command", [["run", "--bundle", "none"], ["simulate", "--factor", "2"]])
+def test_a_missing_input_is_exit_code_3(fails, tmp_path, command):
+    missing = tmp_path / "nowhere.nii.gz"
+    target = tmp_path / "out.nii.gz"
+    fails(command[0], missing, target, *command[1:], exit_code=3, code="E-IO-MISSING", names=missing)
+
+
+def test_nothing_to_evaluate_is_exit_code_3(fails, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for missing in (tmp_path / "nowhere", tmp_path / "empty"):
+        fails("evaluate", missing, "--bundle", "none", exit_code=3, code="E-IO-MISSING", names=missing)
+    (tmp_path / "empty" / "notes.txt").touch()
+    fails("run", tmp_path / "empty", tmp_path / "o.nii", "--bundle", "none", exit_code=3, code="E-IO-MISSING")
+
+
+# ------------------------------------------------------------- bad options: exit code 2
+
+
+def test_output_equal_to_input_is_refused_by_any_name(fails, nifti, tmp_path, monkeypatch):
+    source = nifti()
+    before = source.read_bytes()
+    (tmp_path / "link.nii.gz").symlink_to(source)
+    os.link(source, tmp_path / "hard.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    for target in (source, "./scan.nii.gz", tmp_path / "link.nii.gz", tmp_path / "hard.nii.gz"):
+        fails("run", source, target, "--bundle", "none", exit_code=2, code="E-OUT-SAME", names=Path(target))
+        fails("simulate", source, target, "--factor", "2", exit_code=2, code="E-OUT-SAME")
+    assert source.read_bytes() == before
+
+
+def test_output_inside_the_input_folder_is_refused(fails, tmp_path):
+    folder = dicom_series(tmp_path / "series", thickness=3)
+    target = folder / "out.nii.gz"
+    fails("run", folder, target, "--bundle", "none", exit_code=2, code="E-OUT-SAME", names=target)
+
+
+@pytest.mark.parametrize("name", ["out.xyz", "out", "out.dcm", "out.gz"])
+def test_an_unknown_output_format_is_refused_before_any_work(fails, tmp_path, name):
+    # the input is missing too, but the answer to that costs reading
+    fails("run", tmp_path / "a.nii", tmp_path / name, exit_code=2, code="E-OUT-FORMAT", names=tmp_path / name)
+
+
+@pytest.mark.parametrize(("spacing", "options"), [((1.0, 3.0, 3.0), []), ((1.0, 1.0, 1.0), ["--factor", "2"])])
+def test_an_unclear_axis_is_asked_for(fails, nifti, tmp_path, spacing, options):
+    path = nifti(spacing=spacing)
+    target = tmp_path / "out.nii.gz"
+    line = fails("run", path, target, "--bundle", "none", *options, exit_code=2, code="E-HDR-AXIS", names=path)
+    assert "--axis" in line
+    fails("simulate", path, target, "--factor", "2", exit_code=2, code="E-HDR-AXIS", names=path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["run", "a", "b", "--factr", "2"], "did you mean --factor?"),
+        (["run", "a", "b", "--slice-thicknss=2"], "did you mean --slice-thickness?"),
+        (["evaluate", "a", "--devize", "cpu"], "did you mean --device?"),
+        (["run", "a", "b", "--factor", "2", "--spacing", "1"], "not allowed with"),
+        (["run", "a", "b", "--factor", "zero"], "'zero' is no number above 0"),
+        (["run", "a", "b", "--factor", "-1"], "'-1' is no number above 0"),
+        (["run", "a", "b", "--spacing", "nan"], "'nan' is no number above 0"),
+        (["run", "a", "b", "--slice-thickness", "inf"], "'inf' is no number above 0"),
+        (["run", "a", "b", "--axis", "3"], "--axis"),
+        (["run", "a", "b", "--modality", "PET"], "--modality"),
+        (["run", "a"], "OUTPUT"),
+        (["simulate", "a", "b"], "--factor --spacing"),
+        (["simulate", "a", "b", "--factor", "2", "--profile", "triangle"], "triangle"),
+        (["evaluate"], "VOLUME"),
+        (["walk"], "walk"),
+        ([], "COMMAND"),
+    ],
+)
+def test_a_wrong_option_is_named_with_the_nearest_right_one(fails, arguments, word):
+    assert word in fails(*arguments, exit_code=2, code="E-USE")
+
+
+def test_a_device_that_is_not_there_is_named(fails, nifti, tmp_path):
+    for device in ("cuda:99", "toaster"):
+        target = tmp_path / "out.nii.gz"
+        line = fails("run", nifti(), target, "--bundle", "none", "--device", device, exit_code=2, code="E-DEV")
+        assert device in line
+
+
+@pytest.mark.parametrize(("option", "word"), [(["--spacing", "2"], "2 mm apart"), (["--factor", "30"], "do not fit")])
+def test_thick_slices_that_cannot_be_simulated_are_refused(fails, nifti, tmp_path, option, word):
+    path = nifti()
+    assert word in fails("simulate", path, tmp_path / "o.nii", *option, exit_code=2, code="E-USE", names=path)
+
+
+# ------------------------------------------------------------- output: exit code 6
+
+
+def test_an_output_that_cannot_be_written_is_exit_code_6(fails, nifti, tmp_path):
+    source = nifti()
+    (tmp_path / "folder.nii.gz").mkdir()
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "none" / "o.nii.gz", tmp_path / "file" / "o.nii.gz", tmp_path / "folder.nii.gz"):
+        fails("run", source, target, "--bundle", "none", exit_code=6, code="E-OUT-FOLDER", names=target)
+        fails("simulate", source, target, "--factor", "2", exit_code=6, code="E-OUT-FOLDER", names=target)
+    # found before the input is looked at
+    fails("run", tmp_path / "nowhere.nii", tmp_path / "none" / "o.nii", exit_code=6, code="E-OUT-FOLDER")
+
+
+@pytest.mark.parametrize("command", [["evaluate", "nowhere", "--bundle", "none"], ["demo"]])
+def test_an_output_folder_that_cannot_be_made_is_exit_code_6(fails, tmp_path, command):
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "file", tmp_path / "file" / "below"):
+        fails(*command, "--output", target, exit_code=6, code="E-OUT-PERM", names=target)
+
+
+def test_a_full_disk_leaves_nothing(fails, nifti, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    source = nifti()
+    monkeypatch.setattr(os, "fsync", full)
+    target = tmp_path / "out.nii.gz"
+    fails("run", source, target, "--bundle", "none", exit_code=6, code="E-OUT-SPACE", names=target)
+
+
+# ------------------------------------------------------------- bundles: exit code 7
+
+
+def test_an_unknown_bundle_is_exit_code_7(fails, nifti, tmp_path):
+    for name in ("nobody", tmp_path):
+        line = fails("run", nifti(), tmp_path / "o.nii", "--bundle", name, exit_code=7, code="E-W-BUNDLE", names=name)
+        assert "residual, pyramid, none" in line
+    fails("evaluate", nifti(), "--bundle", "nobody", exit_code=7, code="E-W-BUNDLE", names="nobody")
+
+
+class Canary:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("short", NAMES)
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("missing", "E-W-MISSING"),
+        ("empty", "E-W-HASH"),
+        ("truncated", "E-W-HASH"),
+        ("web page", "E-W-HASH"),
+        ("not a dictionary", "E-W-SHAPE"),
+        ("other keys", "E-W-SHAPE"),
+        ("other shape", "E-W-SHAPE"),
+        ("code", "E-W-HASH"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_exit_code_7(fails, nifti, tmp_path, bundle, short, fault, code):
+    folder = bundle(short)
+    weights = folder / "models" / "model.pt"
+    state = torch.load(weights, weights_only=True)
+    if fault == "missing":
+        weights.unlink()
+    elif fault == "empty":
+        weights.write_bytes(b"")
+    elif fault == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif fault == "web page":
+        weights.write_text("<html>404</html>")
+    elif fault == "not a dictionary":
+        torch.save(torch.zeros(3), weights)
+    elif fault == "other keys":
+        torch.save({"wrong." + key: value for key, value in state.items()}, weights)
+    elif fault == "other shape":
+        torch.save({key: torch.zeros(*value.shape, 2) for key, value in state.items()}, weights)
+    else:
+        torch.save(Canary(tmp_path / "canary"), weights)
+    fails("run", nifti(), tmp_path / "out.nii.gz", "--bundle", folder, exit_code=7, code=code, names=weights)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"network_def": {"_target_": "monai_sr.nothing"}}'])
+def test_a_damaged_configuration_is_exit_code_7(fails, nifti, tmp_path, bundle, content):
+    folder = bundle("residual")
+    (folder / "configs" / "inference.json").write_text(content)
+    fails("run", nifti(), tmp_path / "o.nii", "--bundle", folder, exit_code=7, code="E-W-CONFIG", names=folder)
+
+
+# ------------------------------------------------------------- simulate
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_what_is_simulated_and_super_resolved_lies_on_the_first_grid_and_is_near_it(call, thin, tmp_path, factor):
+    thick, again = tmp_path / "thick.nii.gz", tmp_path / "again.nii.gz"
+    code, out, err = call("simulate", thin, thick, "--factor", factor, "--axis", "2")
+    assert (code, err) == (0, "")
+    assert f"16x15x32 at 1 x 1 x 1 mm -> 16x15x{32 // factor} at 1 x 1 x {factor} mm" in out
+    assert call("run", thick, again, "--bundle", "none")[0] == 0
+    truth, result = read_image(thin), read_image(again)
+    assert result.shape == truth.shape
+    np.testing.assert_allclose(result.affine, truth.affine, atol=1e-6)
+    inner = (..., slice(factor, -factor))
+    error = (result - truth)[inner].abs().mean()
+    assert error < 0.3 * (truth[inner] - truth[inner].mean(dim=-1, keepdim=True)).abs().mean()
+    assert call("simulate", again, tmp_path / "thick2.nii.gz", "--factor", factor, "--axis", "2")[0] == 0
+    np.testing.assert_allclose(read_image(tmp_path / "thick2.nii.gz"), read_image(thick), atol=0.1)
+
+
+def test_thickness_and_profile_of_a_simulation_are_used(call, thin, tmp_path):
+    variants = {
+        "plain": [],
+        "thinner": ["--slice-thickness", "2"],
+        "box": ["--profile", "box"],
+        "same": ["--slice-thickness", "4", "--profile", "gaussian"],
+    }
+    made = {}
+    for name, options in variants.items():
+        assert call("simulate", thin, tmp_path / f"{name}.nii", "--spacing", "4", "--axis", "2", *options)[0] == 0
+        made[name] = nib.load(tmp_path / f"{name}.nii").get_fdata()
+    assert made["plain"].shape == (16, 15, 8)
+    assert np.array_equal(made["plain"], made["same"])
+    mean_of_four = nib.load(thin).get_fdata().reshape(16, 15, 8, 4).mean(axis=-1)
+    np.testing.assert_allclose(made["box"], mean_of_four, atol=1e-3)
+    assert np.abs(made["thinner"] - made["plain"]).max() > 1
+    assert np.abs(made["box"] - made["plain"]).max() > 1
+
+
+# ------------------------------------------------------------- evaluate, info, demo
+
+
+def test_evaluate_prints_a_table_and_writes_its_figures(call, thin, tmp_path, shipped):
+    folder = tmp_path / "figures"
+    code, out, err = call("evaluate", thin, "--factor", "2", "2.5", "--axis", "2", "--output", folder)
+    assert (code, err) == (0, "")
+    methods = ["linear", "cubic", "consistent", "residual", "pyramid"]
+    rows = [line.split()[:3] for line in out.splitlines() if line.startswith("MR ")]
+    assert rows == [["MR", factor, method] for factor in ("x2", "x2.5") for method in methods]
+    assert "foreground" in out and "data range" in out
+    document = json.loads((folder / "scores.json").read_text())
+    assert [(s["factor"], s["method"]) for s in document["scores"]] == [(f, m) for f in (2, 2.5) for m in methods]
+    assert document["settings"]["factors"] == [2, 2.5]
+    assert document["settings"]["profile"] == "gaussian"
+    assert set(document["settings"]["bundles"]) == set(NAMES)
+    assert (folder / "scores.csv").read_text().count("\n") == 11
+    gains = {s["method"]: s["gain_db"] for s in document["scores"] if s["factor"] == 2}
+    assert gains["consistent"] == 0
+    assert gains["linear"] < 0
+
+
+def test_evaluate_goes_on_after_a_bad_volume_and_says_so_by_exit_code_4(call, thin, nifti, tmp_path):
+    bad = damaged(nifti, "constant")
+    code, out, err = call("evaluate", tmp_path, "--bundle", "none", "--factor", "2")
+    assert code == 4
+    assert err.startswith(f"monai-sr: E-IMG-CONST: {bad} - ") and err.count("\n") == 1
+    # "none" is the consistent spline under another name
+    gain = [line.split()[5] for line in out.splitlines() if line.split()[:3] == ["MR", "x2", "none"]]
+    assert gain in (["+0.00"], ["-0.00"])
+
+
+def test_evaluate_without_any_sound_volume_writes_nothing_and_is_exit_code_5(call, nifti, tmp_path):
+    damaged(nifti, "constant")
+    code, out, err = call("evaluate", tmp_path, "--bundle", "none", "--output", tmp_path / "figures")
+    assert (code, out) == (5, "")
+    assert err.count("\n") == 1
+    assert list((tmp_path / "figures").iterdir()) == []
+
+
+def test_info_lists_versions_devices_and_bundles(call, shipped):
+    code, out, err = call("info")
+    assert (code, err) == (0, "")
+    assert f"monai-sr {monai_sr.__version__}" in out and "not for diagnosis" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["torch", torch.__version__] in [line[:2] for line in lines]
+    assert any(line[0] == "cpu" for line in lines)
+    for short, name in NAMES.items():
+        metadata = json.loads((shipped / name / "configs" / "metadata.json").read_text())
+        assert [short, metadata["version"], str((shipped / name).resolve())] in lines
+    assert any(line[0] == "none" for line in lines)
+
+
+def gains_of(table: str) -> dict[str, float]:
+    """Gain in dB by the last word of each method's name, from what the demo prints."""
+    rows = (line.split()[-4:] for line in table.splitlines())
+    return {row[0]: float(row[2]) for row in rows if len(row) == 4 and row[2][0] in "+-"}
+
+
+def test_demo_super_resolves_the_example_prints_the_table_and_draws_a_picture(call, shipped, thin, tmp_path):
+    pytest.importorskip("matplotlib")
+    example = shipped / NAMES["residual"] / "docs" / "example"
+    example.mkdir(parents=True)
+    shutil.copy(thin, example / "truth.nii.gz")
+    assert call("simulate", thin, example / "thick.nii.gz", "--factor", "4", "--axis", "2")[0] == 0
+    (example / "example.json").write_text(json.dumps({"slice_thickness": 4.0}))
+    output = tmp_path / "demo"
+    code, out, err = call("demo", "--output", output)
+    assert (code, err) == (0, "")
+    gains = gains_of(out)
+    assert list(gains) == ["linear", "cubic", "spline", "residual", "pyramid"]
+    assert gains["linear"] < gains["cubic"] < gains["spline"] == 0
+    assert "not for diagnosis" in out
+    for name in ("residual", "pyramid", "cubic", "truth"):
+        assert nib.load(output / f"{name}.nii.gz").shape == (16, 15, 32)
+    assert nib.load(output / "thick.nii.gz").shape == (16, 15, 8)
+    assert (output / "comparison.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_demo_without_its_example_or_weights_is_exit_code_7(fails, shipped, tmp_path):
+    (tmp_path / "demo").mkdir()
+    fails("demo", "--output", tmp_path / "demo", exit_code=7, code="E-W-MISSING", names="docs")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_shipped_demo_is_better_than_interpolation_with_both_bundles(tmp_path):
+    for name in NAMES.values():
+        if not (BUNDLES / name / "models" / "model.pt").is_file():
+            pytest.skip(f"{name} has no weights")
+    if not (BUNDLES / NAMES["residual"] / "docs" / "example" / "thick.nii.gz").is_file():
+        pytest.skip("there is no example")
+    done = user("demo", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    gains = gains_of(done.stdout)
+    assert gains["residual"] > 0 and gains["pyramid"] > 0
+    assert (tmp_path / "demo_output" / "comparison.png").is_file()
+
+
+def test_warnings_of_other_libraries_are_not_shown(call, nifti, tmp_path, monkeypatch):
+    import warnings
+
+    def noisy(image: MetaTensor, *_, **__):
+        warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
+        warnings.warn("mind the gap", UserWarning, stacklevel=1)
+        warnings.warn(ImageWarning("W-TEST: ours"), stacklevel=1)
+        return image
+
+    monkeypatch.setattr(monai_sr.bundles, "super_resolve", noisy)
+    code, _, err = call("run", nifti(), tmp_path / "out.nii.gz", "--bundle", "none")
+    assert (code, err) == (0, "monai-sr: W-TEST: ours\n")
