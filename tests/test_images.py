@@ -193,7 +193,7 @@ def test_i06_a_short_uncompressed_file_is_refused(nifti):
 def test_i07_absurd_dimensions_are_refused_before_any_memory_is_taken(nifti, dim):
     path = nifti("a.nii")
     content = bytearray(path.read_bytes())
-    content[40:48] = np.array(dim, dtype="<i2").tobytes()
+    content[40:56] = np.array(dim, dtype="<i2").tobytes()
     path.write_bytes(content)
     assert code_of(path) == "E-HDR-DIM"
 
