@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -211,7 +212,8 @@ def test_evaluation_writes_the_figures_of_the_network_and_the_baselines(bundle, 
         *("--dataset", str(volumes / "datalist.json"), "--output_dir", str(tmp_path / "eval")),
         cwd=tmp_path,
     )
-    figures = dict(line.split("\t") for line in (tmp_path / "eval" / "metrics.csv").read_text().split("\n") if line)
+    lines = (tmp_path / "eval" / "metrics.csv").read_text().splitlines()
+    figures = dict(re.split(r"[,\t]", line) for line in lines if re.search(r"[,\t]", line))
     for name in ("psnr", "ssim", "psnr_consistent", "psnr_cubic", "psnr_linear", "ssim_consistent"):
         assert float(figures[name]) > 0
     assert float(figures["psnr_consistent"]) > float(figures["psnr_linear"])
