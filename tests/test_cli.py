@@ -1,6 +1,7 @@
 """The command line as a user meets it: results, one-line errors, exit codes, and nothing half-written."""
 
 import gzip
+import itertools
 import json
 import logging
 import os
@@ -111,13 +112,14 @@ def thin(tmp_path) -> Path:
     return write_image(phantoms.draw(grid, value), tmp_path / "thin.nii.gz")
 
 
-def make_bundle(home: Path, short: str, **smaller) -> Path:
-    """The shipped configuration with fresh random weights; ``smaller`` changes the network."""
+def make_bundle(home: Path, short: str, *, changes: dict | None = None, **smaller) -> Path:
+    """The shipped configuration with fresh random weights; ``smaller`` changes the network, ``changes`` the rest."""
     folder = home / NAMES[short]
     shutil.copytree(BUNDLES / NAMES[short] / "configs", folder / "configs")
     path = folder / "configs" / "inference.json"
     config = json.loads(path.read_text())
     config["network_def"].update(smaller)
+    config.update(changes or {})
     path.write_text(json.dumps(config))
     parser = ConfigParser()
     parser.read_config(str(path))
@@ -134,7 +136,9 @@ SMALLER = {"residual": {"features": 4, "layers": 4}, "pyramid": {"features": 4, 
 @pytest.fixture
 def bundle(tmp_path_factory):
     """A bundle of random weights by short name, outside the folder that is watched."""
-    return lambda short: make_bundle(tmp_path_factory.mktemp("bundles"), short, **SMALLER[short])
+    return lambda short, **changes: make_bundle(
+        tmp_path_factory.mktemp("bundles"), short, changes=changes, **SMALLER[short]
+    )
 
 
 @pytest.fixture
@@ -257,6 +261,19 @@ def test_a_modality_may_be_told(call, nifti, tmp_path, bundle):
     ct, mr, guess = (nib.load(tmp_path / f"{name}.nii").get_fdata() for name in ("ct", "mr", "guess"))
     assert np.array_equal(mr, guess)  # nothing below zero: MR
     assert not np.array_equal(ct, mr)
+
+
+def test_the_intensity_rule_that_the_bundle_writes_down_is_used(call, nifti, tmp_path, bundle):
+    source, folder = nifti(data=RNG.normal(size=(8, 7, 6)).astype(np.float32)), bundle("pyramid", ct_window=[-9, 5])
+    options = ["--factor", "2", "--modality", "CT", "--device", "cpu"]
+    assert call("run", source, tmp_path / "out.nii", "--bundle", folder, *options)[0] == 0
+    network = monai_sr.bundles.load_bundle(folder, device="cpu").network
+    expected, other = (
+        super_resolve(read_image(source), network, factor=2, modality="CT", ct_window=window)[0].numpy()
+        for window in ((-9, 5), (-1000, 1000))
+    )
+    assert np.abs(expected - other).max() > 1e-3
+    np.testing.assert_allclose(nib.load(tmp_path / "out.nii").get_fdata(), expected, atol=1e-5)
 
 
 def dicom_series(folder: Path, *, thickness: float) -> Path:
@@ -737,8 +754,9 @@ def test_demo_super_resolves_the_example_prints_the_table_and_draws_a_picture(ca
     assert list(gains) == ["linear", "cubic", "spline", "residual", "pyramid"]
     assert gains["linear"] < gains["cubic"] < gains["spline"] == 0
     assert "not for diagnosis" in out
-    for name in ("residual", "pyramid", "cubic", "truth"):
-        assert nib.load(output / f"{name}.nii.gz").shape == (16, 15, 32)
+    volumes = [nib.load(output / f"{name}.nii.gz").get_fdata() for name in ("residual", "pyramid", "cubic", "truth")]
+    assert {volume.shape for volume in volumes} == {(16, 15, 32)}
+    assert all(not np.array_equal(a, b) for a, b in itertools.combinations(volumes, 2))
     assert nib.load(output / "thick.nii.gz").shape == (16, 15, 8)
     assert (output / "comparison.png").read_bytes()[1:4] == b"PNG"
 
