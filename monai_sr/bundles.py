@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import pickle
@@ -30,10 +31,19 @@ class Model:
         name: the bundle's folder name, or "none".
         version: from its metadata.
         network: in eval mode on its device; None for the consistent spline.
+        weights_sha256: of the file of weights; empty without a network.
     """
 
-    def __init__(self, name: str, version: str, network: nn.Module | None, options: dict[str, Any]) -> None:
-        self.name, self.version, self.network = name, version, network
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        network: nn.Module | None,
+        options: dict[str, Any],
+        *,
+        weights_sha256: str = "",
+    ) -> None:
+        self.name, self.version, self.network, self.weights_sha256 = name, version, network, weights_sha256
         self._options = options
 
     def __call__(
@@ -115,7 +125,9 @@ def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "auto"
         )
     load_weights(network, weights)
     network = network.to(where, memory_format=torch.channels_last_3d).eval()
-    return Model(folder.name, str(parser["_meta_"].get("version", "")), network, inferer.options)
+    version = str(parser["_meta_"].get("version", ""))
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return Model(folder.name, version, network, inferer.options, weights_sha256=digest)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -36,15 +36,21 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """SimpleITK and DICOM count towards left and posterior, NIfTI and we towards right and anterior."""
 
 
-def read_image(path: str | Path) -> MetaTensor:
+def read_image(
+    path: str | Path, *, series: str | None = None, fill_gaps: bool = False, merge_by_geometry: bool = False
+) -> MetaTensor:
     """Read one volume: NIfTI, NRRD, MetaImage and others of SimpleITK's formats, or a DICOM series.
 
     Args:
-        path: a file, or a folder that holds one DICOM series.
+        path: an image file; or a folder, zip or multi-frame file of DICOM.
+        series: which DICOM series, by SeriesInstanceUID or SeriesNumber, if there are several.
+        fill_gaps, merge_by_geometry: see :func:`monai_sr.dicom.read_series` and
+            :func:`monai_sr.dicom.find_series`.
 
     Returns:
         (1, X, Y, Z) float32 in the file's units with its RAS+ affine. The metadata tell the
-        ``stored_dtype`` and, where the file knows them, ``slice_thickness`` in mm and ``modality``.
+        ``stored_dtype`` and, where the file knows them, ``slice_thickness`` in mm and ``modality``;
+        of DICOM also what :func:`monai_sr.dicom.read_series` says.
 
     Raises:
         InputMissingError: nothing is there.
@@ -54,8 +60,9 @@ def read_image(path: str | Path) -> MetaTensor:
     if not path.exists():
         raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=path)
     try:
-        if path.is_dir():
-            return _checked(*dicom.read_series(path), path=path)
+        if path.is_dir() or dicom.is_dicom_source(path):
+            found = dicom.find_series(path, merge_by_geometry=merge_by_geometry)
+            return read_dicom(found.only(series), path=path, fill_gaps=fill_gaps)
         if not path.is_file():
             raise ImageError("E-IO-TYPE", "not a regular file", fix="give an image file or a DICOM folder")
         return _checked(*_read_file(path), path=path)
@@ -63,6 +70,19 @@ def read_image(path: str | Path) -> MetaTensor:
         raise error.at(path) from error.__cause__
     except PermissionError as error:
         raise ImageError("E-IO-PERM", "the file may not be read", fix="change its permissions", path=path) from error
+
+
+def read_dicom(
+    series: dicom.Series, *, path: Path, fill_gaps: bool = False, progress: Callable[[float], None] | None = None
+) -> MetaTensor:
+    """The volume of a DICOM series that :func:`monai_sr.dicom.find_series` found under ``path``.
+
+    Returns, raises: as :func:`read_image`.
+    """
+    try:
+        return _checked(*dicom.read_series(series, fill_gaps=fill_gaps, progress=progress), path=path)
+    except SuperResolutionError as error:
+        raise error.at(path) from error.__cause__
 
 
 def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> Path:
@@ -213,10 +233,6 @@ def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         if start[344:348] in (b"ni1\0",):  # header and voxels in two files
             return _read_itk(path)
         return read_nifti(path.read_bytes())
-    if dicom.is_dicom(path):
-        raise ImageError(
-            "E-DCM-FILE", "a single DICOM file", fix="give the folder that holds the whole series and nothing else"
-        )
     kind = _kind_of(start)
     if kind or image_suffix(path) not in READ_SUFFIXES:
         raise ImageError(

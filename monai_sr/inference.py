@@ -14,11 +14,12 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from .errors import ImageError, ImageWarning, UsageError
-from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, intensity_range
+from .grid import SAME_SPACING
+from .intensities import CT_AIR, CT_WINDOW, MR_PERCENTILES, Modality, guess_modality, intensity_range, padding_mask
 from .networks import PyramidNet, ResidualNet
 from .slices import Profile, SliceModel, apply_along, enforce_consistency, interpolation_matrix
 from .tiles import apply_in_tiles
-from .transforms import grid_of, on_grid, standard_slices, target_grid
+from .transforms import grid_of, on_grid, standard_slices, uneven_positions, wanted_grid
 
 TILE_VOXELS = 4_000_000
 """Output voxels computed at once: about 1.5 GB for 32 features."""
@@ -67,16 +68,18 @@ def super_resolve(
 
     Returns:
         (1, X', Y', Z') float32 on :func:`monai_sr.transforms.target_grid`, with the image's other
-        metadata. The image itself, with a warning, where no finer spacing is wanted.
+        metadata. The image itself, with a warning, where no finer spacing is wanted. Voxels outside
+        what a CT scanned keep its padding value and take no part. ``filled_slices`` in the metadata
+        lists slices that lie in a gap, farther from an acquired one than its spacing explains.
 
     Raises:
         ImageError: fewer than three slices, or an image without contrast.
         UsageError: contradicting options, or an unclear through-plane axis.
     """
-    grid = grid_of(image)
-    wanted, axis = target_grid(grid, spacing=spacing, factor=factor, axis=axis)
+    grid, uneven = grid_of(image), uneven_positions(image)
+    wanted, axis = wanted_grid(image, spacing=spacing, factor=factor, axis=axis)
     voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
-    if wanted is grid:
+    if uneven is None and np.array_equal(wanted.affine, grid.affine):
         warnings.warn(
             ImageWarning(
                 f"W-SR-NOGAIN: slices are {grid.spacing[axis]:.4g} mm apart already; the image is passed through"
@@ -98,16 +101,29 @@ def super_resolve(
         raise UsageError("E-USE", f"a slice thickness of {thickness} mm was given", fix="give one above 0 mm")
     order, flips = grid.canonical_order(axis)
     lr = voxels[0].float().permute(order).flip(flips).contiguous()
-    intensities = intensity_range(
-        lr, modality or meta.get("modality"), ct_window=ct_window, mr_percentiles=mr_percentiles
-    )
-    lr = intensities.normalize(lr)
     thick, thin = grid.positions(axis), wanted.positions(axis)
+    if uneven is not None:
+        thick = -uneven[::-1] if 2 in flips else uneven
+    modality = modality or meta.get("modality") or guess_modality(lr)
+    outside = padding_mask(lr, modality, meta.get("padding_value"))
+    padding = 0.0
+    if outside is not None:
+        padding = float(lr[outside][0])
+        lr = torch.where(outside, CT_AIR, lr)
+    intensities = intensity_range(lr, modality, ct_window=ct_window, mr_percentiles=mr_percentiles)
+    lr = intensities.normalize(lr)
     model = SliceModel.between(thick, thin, slice_thickness=float(thickness), profile=profile)
     sr = _propose(network, lr, model, thick, thin, tile_voxels=tile_voxels, progress=progress)
     sr = intensities.restore(model.enforce(sr, lr))
+    distance = np.abs(thin[:, None] - thick)
+    if outside is not None:
+        sr = torch.where(outside[..., distance.argmin(axis=1)], padding, sr)
     sr = sr.flip(flips).permute(*np.argsort(order).tolist())
-    return on_grid(sr.contiguous()[None], wanted, image)
+    result = on_grid(sr.contiguous()[None], wanted, image)
+    far = distance.min(axis=1) > max(np.median(np.diff(thick)), thickness) / 2 * (1 + SAME_SPACING)
+    if far.any():
+        result.meta["filled_slices"] = np.flatnonzero(far[::-1] if 2 in flips else far)
+    return result
 
 
 def _propose(

@@ -23,6 +23,13 @@ CT_BELOW = -200.0
 """A volume that reaches below this holds air in HU: no MR scanner stores that."""
 
 
+CT_AIR = -1000.0
+"""HU where nothing was scanned."""
+
+CT_PADDING_BELOW = -1500.0
+"""No tissue, air or metal artifact is as dark: a CT that reaches below is padded with that value."""
+
+
 @dataclass(frozen=True)
 class IntensityRange:
     """The line from file units to network units: ``low`` becomes 0 and ``high`` 1."""
@@ -42,6 +49,25 @@ class IntensityRange:
 def guess_modality(voxels: Tensor) -> Modality:
     """CT where the values reach far below zero, as air does in HU; MR otherwise."""
     return "CT" if float(voxels.min()) < CT_BELOW else "MR"
+
+
+def padding_mask(voxels: Tensor, modality: Modality, padding_value: float | None = None) -> Tensor | None:
+    """Which voxels of a CT lie outside what was scanned; None if none, and for MR.
+
+    Args:
+        voxels: in HU, any shape.
+        modality: see :func:`guess_modality`.
+        padding_value: what the header says. Default: the least value, if it is none of a CT.
+    """
+    if modality != "CT":
+        return None
+    if padding_value is None:
+        lowest = float(voxels.min())
+        if lowest >= CT_PADDING_BELOW:
+            return None
+        padding_value = lowest
+    mask = voxels == padding_value
+    return mask if bool(mask.any()) else None
 
 
 def intensity_range(

@@ -47,23 +47,45 @@ def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor:
     affine = torch.from_numpy(grid.affine.copy())
     meta.update(original_affine=affine.clone(), spatial_shape=np.array(grid.shape))
     meta.pop("affine", None)
+    meta.pop("slice_positions", None)  # of the acquired slices; a new grid is even
     voxels = voxels.as_tensor() if isinstance(voxels, MetaTensor) else voxels
     return MetaTensor(voxels, affine=affine, meta=meta)
 
 
+def uneven_positions(image: Tensor) -> np.ndarray | None:
+    """Where the slices of an unevenly spaced DICOM series lie along the last axis, mm around the middle.
+
+    None for an even volume. The affine of an uneven one has the mean spacing.
+    """
+    positions = image.meta.get("slice_positions") if isinstance(image, MetaTensor) else None
+    if positions is None:
+        return None
+    positions = np.asarray(positions, dtype=np.float64)
+    if len(positions) != image.shape[-1]:
+        raise ValueError(f"{len(positions)} slice positions for {image.shape[-1]} slices along the last axis")
+    return positions
+
+
 def target_grid(
-    grid: Grid, *, spacing: float | None = None, factor: float | None = None, axis: int | None = None
+    grid: Grid,
+    *,
+    spacing: float | None = None,
+    factor: float | None = None,
+    axis: int | None = None,
+    uneven: np.ndarray | None = None,
 ) -> tuple[Grid, int]:
     """Where a super-resolved volume lies, and along which axis it was re-spaced.
 
     Slices are never made fewer: where no finer spacing is wanted, it is the acquired grid. So it is
-    for an isotropic volume of which nothing particular is asked.
+    for an isotropic volume of which nothing particular is asked. Uneven slices always get an even
+    grid, at most as wide as their typical (median) step.
 
     Args:
         grid: the acquired grid.
         spacing: wanted slice spacing, mm. Default: the finer in-plane spacing.
         factor: output slices per acquired slice instead.
         axis: the through-plane axis, default the one of the largest spacing.
+        uneven: see :func:`uneven_positions`.
 
     Raises:
         UsageError: spacing and factor are both given, one is not positive, or the axis is unclear.
@@ -74,6 +96,12 @@ def target_grid(
         raise UsageError("E-USE", f"axis {axis} was given", fix="give 0, 1 or 2")
     if factor is not None and not (np.isfinite(factor) and factor > 0):
         raise UsageError("E-USE", f"a factor of {factor} was given", fix="give a factor above 1, such as 4")
+    if uneven is not None:
+        if axis not in (None, 2):
+            raise UsageError("E-USE", f"axis {axis} was given, the slices are stacked along axis 2", fix="leave it out")
+        step = float(np.median(np.diff(uneven)))
+        wanted = step / factor if factor is not None else min(grid.spacing[:2]) if spacing is None else spacing
+        return grid.respaced(2, min(wanted, step)), 2
     if axis is None and spacing is None and factor is None and grid.is_isotropic:
         return grid, 2
     axis = grid.through_plane_axis if axis is None else axis
@@ -84,6 +112,19 @@ def target_grid(
     if spacing > 0 and spacing >= grid.spacing[axis] * (1 - SAME_SPACING):
         return grid, axis
     return grid.respaced(axis, spacing), axis
+
+
+def wanted_grid(
+    image: Tensor, *, spacing: float | None = None, factor: float | None = None, axis: int | None = None
+) -> tuple[Grid, int]:
+    """:func:`target_grid` of an image; its metadata may tell the slice axis and uneven positions.
+
+    Raises:
+        UsageError: as :func:`target_grid`.
+    """
+    told = image.meta.get("slice_axis") if isinstance(image, MetaTensor) else None
+    axis = int(told) if axis is None and told is not None else axis
+    return target_grid(grid_of(image), spacing=spacing, factor=factor, axis=axis, uneven=uneven_positions(image))
 
 
 def thick_grid(grid: Grid, axis: int, slice_spacing: float) -> Grid:
@@ -133,9 +174,12 @@ def simulate_thick_slices(
         (C, X', Y', Z') with fewer slices along ``axis`` and the affine of the thick grid.
 
     Raises:
-        UsageError: the slices would be thinner than those of ``hr``, or do not fit in it.
+        UsageError: the slices would be thinner than those of ``hr``, do not fit in it, or those of
+            ``hr`` are unevenly spaced.
     """
     grid = grid_of(hr)
+    if uneven_positions(hr) is not None:
+        raise UsageError("E-USE", "the slices of this volume are unevenly spaced", fix="give one of even thin slices")
     axis = grid.through_plane_axis if axis is None else axis
     if slice_spacing < grid.spacing[axis] * (1 - 1e-6):
         raise UsageError(
@@ -189,9 +233,9 @@ def interpolate_slices(
     Returns:
         The volume on :func:`target_grid`.
     """
-    grid = grid_of(lr)
-    wanted, axis = target_grid(grid, spacing=spacing, axis=axis)
-    thick, thin = grid.positions(axis), wanted.positions(axis)
+    grid, uneven = grid_of(lr), uneven_positions(lr)
+    wanted, axis = wanted_grid(lr, spacing=spacing, axis=axis)
+    thick, thin = grid.positions(axis) if uneven is None else uneven, wanted.positions(axis)
     if method == "consistent":
         matrix = SliceModel.between(
             thick, thin, slice_thickness=slice_thickness or grid.spacing[axis], profile=profile
@@ -248,7 +292,7 @@ class InterpolateSlices(Transform):
         self.slice_thickness, self.profile, self.axis = slice_thickness, profile, axis
 
     def __call__(self, lr: Tensor) -> MetaTensor:
-        wanted, axis = target_grid(grid_of(lr), spacing=self.spacing, factor=self.factor, axis=self.axis)
+        wanted, axis = wanted_grid(lr, spacing=self.spacing, factor=self.factor, axis=self.axis)
         return interpolate_slices(
             lr,
             wanted.spacing[axis],
@@ -449,7 +493,7 @@ class SuperResolvedGridd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         image = result[self.image_key]
-        wanted, _ = target_grid(grid_of(image), **self.wanted)  # type: ignore[arg-type]
+        wanted, _ = wanted_grid(image, **self.wanted)  # type: ignore[arg-type]
         for key in self.key_iterator(result):
             if tuple(result[key].shape[1:]) != wanted.shape:
                 raise ValueError(f"{key} has shape {tuple(result[key].shape[1:])}, its grid {wanted.shape}")

@@ -393,30 +393,8 @@ def test_d12_a_series_is_read_by_position_in_hu_and_lies_where_simpleitk_says(se
     assert float(image.min()) == stack.min() - 1024
 
 
-@pytest.mark.parametrize(
-    ("code", "change"),
-    [
-        ("E-DCM-SERIES", lambda i, s: setattr(s, "SeriesInstanceUID", generate_uid()) if i == 2 else None),
-        ("E-DCM-NOGEOM", lambda i, s: delattr(s, "ImagePositionPatient") if i == 2 else None),
-        ("E-DCM-SPACING", lambda i, s: delattr(s, "PixelSpacing")),
-        ("E-DCM-DUP", lambda i, s: setattr(s, "ImagePositionPatient", [-5.0, 4.0, 9.0]) if i == 1 else None),
-        ("E-DCM-UNEVEN", lambda i, s: setattr(s, "ImagePositionPatient", [-5.0, 4.0, 9 + 3 * i + (i == 3)])),
-        ("E-DCM-GAP", lambda i, s: setattr(s, "ImagePositionPatient", [-5.0, 4.0, 9.0 + 3 * (i + (i > 2))])),
-        ("E-DCM-TILT", lambda i, s: setattr(s, "ImagePositionPatient", [-5.0, 4.0 + i, 9.0 + 3 * i])),
-        ("E-DCM-MIXED", lambda i, s: setattr(s, "ImageOrientationPatient", [0, 1, 0, 0, 0, -1]) if i == 0 else None),
-        ("E-DCM-PIXELS", lambda i, s: setattr(s, "PixelData", s.PixelData[:50]) if i == 4 else None),
-    ],
-)
-def test_a_series_that_is_not_one_clean_stack_is_refused_by_name(series, code, change):
-    folder, _ = series(change=change)
-    assert code_of(folder) == code
-    with pytest.raises(ImageError) as caught:
-        read_image(folder)
-    assert "Canary" not in str(caught.value)
-
-
 def test_an_empty_folder_holds_no_series(tmp_path):
-    with pytest.raises(InputMissingError, match="no DICOM file"):
+    with pytest.raises(InputMissingError, match=r"E-DCM-NONE.*no file at all"):
         read_image(tmp_path)
 
 
@@ -424,23 +402,3 @@ def test_the_gzip_module_raises_what_we_catch():
     # the reader relies on these types; a Python that changes them must fail here
     with pytest.raises((EOFError, zlib.error)):
         gzip.decompress(gzip.compress(b"x" * 1000)[:-12])
-
-
-@pytest.mark.data
-def test_real_series_are_read_or_refused_for_the_right_reason(shared_data):
-    outcomes = {}
-    for folder in sorted((shared_data / "dicom").iterdir()):
-        try:
-            read_image(folder)
-            outcomes[folder.name] = "read"
-        except ImageError as error:
-            outcomes[folder.name] = error.code
-    assert outcomes == {
-        "ct_chest_8mm": "read",
-        "ct_head_phantom_gantry_tilt": "E-DCM-TILT",
-        "mr_brain_fse_pd_oblique_5mm": "E-DCM-UNEVEN",
-        "mr_enhanced_philips_8frames": "E-DCM-MULTIFRAME",
-        "mr_enhanced_siemens_8frames": "E-DCM-MULTIFRAME",
-        "mr_liver_haste_coronal_7mm": "read",
-        "mr_mprage_missing_slice": "E-DCM-GAP",
-    }

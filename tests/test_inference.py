@@ -528,3 +528,103 @@ def test_mixed_precision_does_not_spoil_consistency(network, works_on):
         sr = ConsistentInferer()(batch["image"], network(), **kwargs)
     assert sr.dtype == torch.float32
     torch.testing.assert_close(reacquired(sr, batch), batch["acquired"], rtol=0, atol=2e-3)
+
+
+# ------------------------------------------------------------- uneven slices, gaps, padding
+
+PLACES = np.array([0.0, 2.0, 4.1, 7.0, 9.0, 11.2, 15.0, 17.0, 19.0, 21.0, 23.1, 25.0])
+
+
+def uneven_image(wavelength: float = 16.0, thickness: float = 2.0, *, flipped: bool = False) -> tuple:
+    """A wave along z, seen by a Gaussian profile at uneven places, and the wave itself."""
+    places = PLACES - (PLACES[0] + PLACES[-1]) / 2
+    height = np.exp(-((2 * np.pi / wavelength * thickness / FWHM) ** 2) / 2)
+    seen = 50 + 30 * height * np.sin(2 * np.pi * places / wavelength)
+    step = (PLACES[-1] - PLACES[0]) / (len(PLACES) - 1)
+    grid = phantoms.grid((4, 5, len(PLACES)), (0.8, 0.8, step))
+    affine = np.diag([0.8, 0.8, -step if flipped else step, 1.0])
+    affine[2, 3] = (PLACES[-1] - PLACES[0]) / 2 * (1 if flipped else -1)
+    texture = 1 + 0.1 * torch.rand(grid.shape[:2], generator=torch.Generator().manual_seed(1))[..., None]
+    voxels = torch.from_numpy(seen[::-1].copy() if flipped else seen).float() * texture
+    meta = {"slice_positions": -places[::-1] if flipped else places, "slice_thickness": thickness}
+    image = MetaTensor(voxels[None], affine=torch.from_numpy(affine), meta=meta)
+
+    def truth(sr: MetaTensor) -> torch.Tensor:
+        z = grid_of(sr).affine[2, 3] + grid_of(sr).affine[2, 2] * np.arange(sr.shape[-1])
+        return torch.from_numpy(50 + 30 * np.sin(2 * np.pi * z / wavelength)).float() * texture
+
+    return image, truth
+
+
+def test_uneven_slices_are_used_where_they_lie():
+    image, truth = uneven_image()
+    sr = super_resolve(image, None, modality="MR")
+    assert grid_of(sr).spacing[2] == pytest.approx(0.8)
+    inner = slice(4, -4)
+    error = (sr[0] - truth(sr))[..., inner].abs().max()
+    even = MetaTensor(image.as_tensor(), affine=image.affine, meta={"slice_thickness": 2.0})
+    as_if_even = super_resolve(even, None, modality="MR", spacing=0.8)
+    assert error < 1.5  # of an amplitude of 30
+    assert (as_if_even[0] - truth(as_if_even))[..., inner].abs().max() > 5 * error
+    assert "slice_positions" not in sr.meta
+
+
+@pytest.mark.parametrize("short", NETWORKS)
+def test_uneven_slices_are_found_again_in_the_result(short):
+    image, _ = uneven_image()
+    sr = super_resolve(image, NETWORKS[short](), modality="MR", factor=3)
+    thin = grid_of(sr).positions(2)
+    again = (
+        sr.as_tensor()[0]
+        @ profile_matrix(thin, np.asarray(image.meta["slice_positions"]), slice_thickness=2.0).T.float()
+    )
+    torch.testing.assert_close(again, image.as_tensor()[0], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("short", NETWORKS)
+def test_uneven_slices_stored_upside_down_give_the_same_volume(short):
+    network = NETWORKS[short]()
+    up, down = (super_resolve(uneven_image(flipped=f)[0], network, modality="MR") for f in (False, True))
+    np.testing.assert_allclose(up[0].numpy(), down[0].flip(-1).numpy(), atol=1e-3)
+
+
+def test_a_factor_counts_from_the_typical_step_of_uneven_slices():
+    image, _ = uneven_image()
+    assert grid_of(super_resolve(image, None, factor=4, modality="MR")).spacing[2] == pytest.approx(0.5)
+    assert grid_of(super_resolve(image, None, factor=1, modality="MR")).spacing[2] == pytest.approx(2.0)
+    with pytest.raises(UsageError, match="axis 2"):
+        super_resolve(image, None, axis=1, modality="MR")
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_slices_in_a_gap_are_listed(flipped):
+    image, _ = uneven_image(flipped=flipped)
+    sr = super_resolve(image, None, modality="MR", spacing=0.5)
+    z = grid_of(sr).affine[2, 3] + grid_of(sr).affine[2, 2] * np.arange(sr.shape[-1])
+    far = np.abs(z[:, None] - (PLACES - PLACES[-1] / 2)).min(axis=1) > 1.05
+    np.testing.assert_array_equal(sr.meta["filled_slices"], np.flatnonzero(far))
+    assert "filled_slices" not in super_resolve(noise(), None, factor=4, slice_thickness=1.0).meta
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("short", ["none", *NETWORKS])
+def test_ct_padding_is_kept_and_touches_nothing_else(short, declared):
+    network = NETWORKS[short]() if short != "none" else None
+    inside = noise((10, 9, 6), low=-100, high=300)
+    outside = torch.zeros(inside.shape, dtype=torch.bool)
+    outside[:, :3], outside[..., 8, 2:] = True, True
+    padded, air = (
+        MetaTensor(torch.where(outside, v, inside.as_tensor()), affine=inside.affine) for v in (-2000.0, -1000.0)
+    )
+    if declared:
+        padded.meta["padding_value"] = -2000.0
+    got, expected = (super_resolve(i, network, factor=3, modality="CT") for i in (padded, air))
+    mask = outside.repeat_interleave(3, dim=-1)
+    assert (got[mask] == -2000).all()
+    np.testing.assert_array_equal(got[~mask].numpy(), expected[~mask].numpy())
+
+
+def test_dark_voxels_of_an_mr_volume_are_no_padding():
+    image = noise((6, 5, 8), low=-3000, high=100)
+    sr = super_resolve(image, None, factor=2, modality="MR")
+    assert (sr == image.min()).sum() == 0

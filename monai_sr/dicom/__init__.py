@@ -1,0 +1,25 @@
+"""DICOM in and out: find series, gate and read them, write derived ones."""
+
+from .derive import MadeBy, write_derived_series
+from .header import is_dicom
+from .scan import Found, LeftOut, find_series, is_dicom_source, short_name
+from .series import Frame, Series
+from .sidecar import acquisition
+from .stack import Stack, read_series, stack_of
+
+__all__ = [
+    "Found",
+    "Frame",
+    "LeftOut",
+    "MadeBy",
+    "Series",
+    "Stack",
+    "acquisition",
+    "find_series",
+    "is_dicom",
+    "is_dicom_source",
+    "read_series",
+    "short_name",
+    "stack_of",
+    "write_derived_series",
+]

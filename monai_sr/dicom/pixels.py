@@ -1,0 +1,147 @@
+"""Stored values of a frame: decoded, masked, rescaled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import ImageError
+from .header import PIXEL_DATA, pixel_element
+from .series import Frame
+
+
+def read_frame(frame: Frame) -> np.ndarray:
+    """(rows, columns) integers of one frame, as stored, without overlay bits.
+
+    Raises:
+        ImageError: they cannot be decoded, or the file changed since its header was read.
+    """
+    return _frames(frame.header, frame)[frame.number]
+
+
+def read_values(frames: Sequence[Frame], into: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Write frames of one file into (rows, columns) float32: HU of CT, signal of MR, padding as it is.
+
+    Returns:
+        The least and the greatest value.
+
+    Raises:
+        ImageError: as :func:`read_frame`.
+    """
+    decoded = _frames(frames[0].header, frames[0])
+    for frame, values in zip(frames, into, strict=True):
+        # slice by slice while it is in the processor's cache
+        np.multiply(decoded[frame.number], np.float32(_slope(frame)), out=values, dtype=np.float32)
+        values += np.float32(frame.intercept or 0.0)
+    return min(float(v.min()) for v in into), max(float(v.max()) for v in into)
+
+
+def _slope(frame: Frame) -> float:
+    return 1.0 if frame.slope is None else frame.slope
+
+
+def padding_of(frame: Frame) -> tuple[float, float] | None:
+    """The least and greatest value that mark pixels outside what was scanned, after rescale."""
+    head = frame.header
+    if head.get("PixelPaddingValue") is None:
+        return None
+    ends = [head.PixelPaddingValue, head.get("PixelPaddingRangeLimit", head.PixelPaddingValue)]
+    slope, intercept = np.float32(_slope(frame)), np.float32(frame.intercept or 0.0)
+    values = sorted(float(slope * np.float32(_as_represented(end, head)) + intercept) for end in ends)
+    return values[0], values[1]
+
+
+def _as_represented(value: Any, head: Any) -> int:
+    """A padding value as the pixels hold it: some writers give it unsigned where pixels are signed."""
+    value = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)
+    bits = int(head.get("BitsAllocated") or 16)
+    if int(head.get("PixelRepresentation") or 0) == 1 and value >= 1 << (bits - 1):
+        return value - (1 << bits)
+    if int(head.get("PixelRepresentation") or 0) == 0 and value < 0:
+        return value + (1 << bits)
+    return value
+
+
+def _frames(head: Any, frame: Frame) -> np.ndarray:
+    """(frames, rows, columns) of a whole file; its pixels are not kept in the header."""
+    element = pixel_element(head)
+    try:
+        decoded = _decoded(head)
+    except Exception as error:
+        # decoders raise many types; all mean that these pixels cannot be used
+        raise (_changed(frame) or _undecodable(head, frame, error)) from error
+    finally:
+        head[PIXEL_DATA] = element  # unread again, or every slice would stay in memory
+    changed = _changed(frame)
+    if changed:
+        raise changed
+    decoded = decoded.reshape(-1, int(head.Rows), int(head.Columns))
+    return decoded if head.file_meta.TransferSyntaxUID.is_compressed else _masked(decoded, head)
+
+
+def _changed(frame: Frame) -> ImageError | None:
+    """The error of a file that is not the one whose header was read."""
+    try:
+        if frame.file.stat().st_mtime == frame.header.timestamp:
+            return None
+    except OSError:  # gone
+        pass
+    return ImageError(
+        "E-IO-CHANGED", f"{frame.file.name} changed while it was read", fix="run again when copying is done"
+    )
+
+
+def _decoded(head: Any) -> np.ndarray:
+    try:
+        from pydicom.pixels import pixel_array
+    except ImportError:  # pydicom 2, which MONAI Label asks for
+        return head.pixel_array
+    return pixel_array(head)
+
+
+def _masked(stored: np.ndarray, head: Any) -> np.ndarray:
+    """Only the bits that are pixels, sign-extended; older files keep overlays in the others."""
+    bits, allocated = int(head.get("BitsStored") or 16), int(head.get("BitsAllocated") or 16)
+    if bits >= allocated or not np.issubdtype(stored.dtype, np.integer):
+        return stored
+    low = int(head.get("HighBit", bits - 1)) + 1 - bits
+    signed = int(head.get("PixelRepresentation") or 0) == 1
+    least, greatest = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    if low == 0 and stored.min() >= least and stored.max() <= greatest:
+        return stored
+    padding = None
+    if head.get("PixelPaddingValue") is not None:
+        padding = _as_represented(head.PixelPaddingValue, head)
+    wide = stored.astype(np.int32) >> low
+    pixels = wide & ((1 << bits) - 1)
+    if signed:
+        pixels = (pixels ^ -least) + least
+    if padding is not None:  # often outside what BitsStored can hold
+        pixels = np.where(stored == padding, padding, pixels)
+    return pixels
+
+
+def _undecodable(head: Any, frame: Frame, error: Exception) -> ImageError:
+    import pydicom
+
+    syntax = str(head.file_meta.get("TransferSyntaxUID", ""))
+    name = pydicom.uid.UID(syntax).name
+    try:
+        from pydicom.pixels import get_decoder
+
+        known = get_decoder(pydicom.uid.UID(syntax)).is_available
+    except (ImportError, NotImplementedError):
+        known = False
+    if known:
+        return ImageError(
+            "E-DCM-PIXELS",
+            f"the pixels of {frame.file.name} cannot be decoded ({name}; {type(error).__name__})",
+            fix="copy or export the series again",
+        )
+    return ImageError(
+        "E-DCM-CODEC",
+        f"{frame.file.name} is compressed by {name}, for which no decoder is installed",
+        fix="pip install python-gdcm pylibjpeg pylibjpeg-openjpeg, or export uncompressed",
+    )

@@ -1,0 +1,231 @@
+"""The gate: do the frames of a series make a volume, and which?
+
+Positions come from ImagePositionPatient and ImageOrientationPatient alone. Uneven spacing is no
+fault, since the acquisition matrix takes any positions; a sheared stack (gantry tilt) is made
+upright slice by slice; a gap is filled on request only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from ..errors import ImageError, ImageWarning
+from ..intensities import CT_AIR
+from .pixels import padding_of, read_values
+from .series import Series
+
+SPACING_TOLERANCE = 0.01
+"""Steps between slices may differ by this share, or by as many mm, before they count as uneven."""
+
+MULTIPLE_TOLERANCE = 0.05
+"""Where each step is a whole multiple of the typical one to this share, slices are missing; else they are uneven."""
+
+DRIFT_TOLERANCE = 0.1
+"""Slices may lie so many pixels beside one another before they count as sheared."""
+
+AIR_TOLERANCE = 150.0
+"""How far from -1000 the darkest percent of a CT without rescale may be to count as HU."""
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Where the slices of a series lie.
+
+    Attributes:
+        affine: (4, 4) (column, row, slice) to RAS+ mm, of the upright and even stack.
+        positions: (m,) of the slices along their normal, mm, 0 in the middle between first and
+            last; None where they are even.
+        shifts: (m, 2) pixels that each slice lies to the right and down of the first column and
+            row of ``affine``; None where they lie on one another.
+        step: typical distance between slices, mm.
+        warnings: ``W-code: …``.
+    """
+
+    affine: np.ndarray
+    positions: np.ndarray | None
+    shifts: np.ndarray | None
+    step: float
+    warnings: tuple[str, ...]
+
+
+def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
+    """Find out where the slices of a series lie, without reading a pixel.
+
+    Raises:
+        ImageError: slices are missing, and ``fill_gaps`` does not allow for that.
+    """
+    notes = list(series.warnings)
+    along = series.offsets
+    steps = np.diff(along)
+    step = float(np.median(steps))
+    uneven = np.abs(steps - step) > max(SPACING_TOLERANCE, SPACING_TOLERANCE * step)
+    if uneven.any():
+        notes.append(_unevenness(series, steps, step, uneven, fill_gaps=fill_gaps))
+    first = series.frames[0]
+    row, column = first.orientation[:3], first.orientation[3:]
+    between_rows, between_columns = first.pixel_spacing
+    corners = np.array([frame.position for frame in series.frames])
+    beside = np.stack([corners @ row / between_columns, corners @ column / between_rows], axis=1)
+    beside -= beside[0]
+    origin, shifts = first.position, None
+    if np.abs(beside).max() > DRIFT_TOLERANCE:
+        least = beside.min(axis=0)
+        shifts = beside - least
+        origin = origin + least[0] * between_columns * row + least[1] * between_rows * column
+        across = (beside[-1] - beside[0]) * (between_columns, between_rows)
+        angle = np.degrees(np.arctan2(np.linalg.norm(across), along[-1] - along[0]))
+        notes.append(f"W-DCM-TILT: slices are sheared by {angle:.1f} degrees (gantry tilt); the volume is made upright")
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = row * between_columns, column * between_rows
+    affine[:3, 2], affine[:3, 3] = first.normal * float(along[-1] - along[0]) / len(steps), origin
+    return Stack(
+        _LPS_TO_RAS @ affine,
+        along - (along[0] + along[-1]) / 2 if uneven.any() else None,
+        shifts,
+        step,
+        tuple(notes),
+    )
+
+
+def _unevenness(series: Series, steps: np.ndarray, step: float, uneven: np.ndarray, *, fill_gaps: bool) -> str:
+    """A warning in words, or an error, about steps that differ from the typical one."""
+    at = int(np.argmax(np.abs(steps - step)))
+    names = f"{series.frames[at].file.name} and {series.frames[at + 1].file.name}"
+    where = f"at {series.offsets[at]:.2f} and {series.offsets[at + 1]:.2f} mm along the normal"
+    whole = np.rint(steps / step)
+    thickness = np.array([frame.slice_thickness or np.nan for frame in series.frames])
+    thicker = np.fmax(thickness[1:], thickness[:-1]) > 1.5 * np.nanmedian(thickness)
+    missing = int((whole - 1)[~thicker].sum())
+    if missing < 1 or (np.abs(steps / step - whole) > MULTIPLE_TOLERANCE * np.maximum(whole, 1)).any():
+        return f"W-DCM-UNEVEN: slices are {steps.min():.4g} to {steps.max():.4g} mm apart; each is used where it lies"
+    if fill_gaps:
+        return f"W-DCM-GAP: {missing} slice(s) are missing, as between {names}; they are filled from their neighbors"
+    raise ImageError(
+        "E-DCM-GAP",
+        f"{names} ({where}) are {steps[at]:.4g} mm apart, the others {step:.4g} mm; "
+        f"{missing} slice(s) seem to be missing",
+        fix="restore them, or have them filled from their neighbors by --fill-gaps",
+    )
+
+
+def read_series(
+    series: Series, *, fill_gaps: bool = False, progress: Callable[[float], None] | None = None
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """The volume of a series.
+
+    Args:
+        series: from :func:`monai_sr.dicom.find_series`.
+        fill_gaps: take a series with missing slices too; what lies there is then interpolated.
+        progress: told the share of the slices that is read, 0..1.
+
+    Returns:
+        (columns, rows, slices) float32 in HU or signal, the RAS+ affine, and metadata:
+        ``modality``, ``stored_dtype``, ``series_uid``, ``slice_axis``; ``slice_thickness`` in mm where the header
+        tells; ``slice_positions`` (m,) in mm around the middle, where the slices are uneven (the
+        affine has their mean spacing then); ``padding_value`` where a CT has pixels outside what
+        was scanned.
+
+    Raises:
+        ImageError: a gap, pixels that cannot be decoded, or CT values that are no HU.
+    """
+    stack = stack_of(series, fill_gaps=fill_gaps)
+    for note in stack.warnings:
+        warnings.warn(ImageWarning(note), stacklevel=2)
+    head = series.frames[0].header
+    voxels = np.empty((len(series.frames), int(head.Rows), int(head.Columns)), dtype=np.float32)
+    by_file: dict[Path, list[int]] = {}
+    for index, frame in enumerate(series.frames):
+        by_file.setdefault(frame.file, []).append(index)
+    least, greatest = np.inf, -np.inf
+    for done, indices in enumerate(by_file.values(), start=1):
+        ends = read_values([series.frames[i] for i in indices], [voxels[i] for i in indices])
+        least, greatest = min(least, ends[0]), max(greatest, ends[1])
+        if progress is not None:
+            progress(done / len(by_file))
+    meta: dict[str, Any] = {"modality": series.modality, "series_uid": series.uid, "slice_axis": 2}
+    outside = _padding(voxels, series) if series.modality == "CT" else None
+    if outside is not None:
+        meta["padding_value"] = float(voxels[outside][0])
+    if series.modality == "CT" and any(frame.slope is None or frame.intercept is None for frame in series.frames):
+        _check_hounsfield(voxels, outside)
+    if stack.shifts is not None:
+        voxels = _upright(voxels, stack.shifts, outside, fill=_fill(series, voxels, outside))
+    thickness = series.frames[0].slice_thickness
+    if thickness is not None or stack.positions is not None:
+        meta["slice_thickness"] = thickness if thickness is not None else stack.step
+    if stack.positions is not None:
+        meta["slice_positions"] = stack.positions
+    whole = all(float(f.slope or 1).is_integer() and float(f.intercept or 0).is_integer() for f in series.frames)
+    fits = -(2**15) <= least and greatest < 2**15
+    meta["stored_dtype"] = ("int16" if fits else "int32") if whole else "float32"
+    return voxels.transpose(2, 1, 0), stack.affine, meta
+
+
+def _padding(voxels: np.ndarray, series: Series) -> np.ndarray | None:
+    """Which voxels lie outside what was scanned; they all get the one padding value."""
+    padding = [padding_of(frame) for frame in series.frames]
+    mask = np.zeros(voxels.shape, dtype=bool)
+    for index, ends in enumerate(padding):
+        if ends is not None:
+            mask[index] = (voxels[index] >= ends[0]) & (voxels[index] <= ends[1])
+    if not mask.any():
+        return None
+    voxels[mask] = next(ends for ends in padding if ends is not None)[0]
+    return mask
+
+
+def _check_hounsfield(voxels: np.ndarray, outside: np.ndarray | None) -> None:
+    """A CT without rescale: are its values HU all the same?"""
+    darkest = float(np.percentile(voxels if outside is None else voxels[~outside], 1))
+    if abs(darkest - CT_AIR) > AIR_TOLERANCE:
+        raise ImageError(
+            "E-CT-HU",
+            f"the header has no rescale and the darkest percent lies at {darkest:.0f}, where air is -1000 HU",
+            fix="restore RescaleSlope and RescaleIntercept",
+        )
+    warnings.warn(
+        ImageWarning("W-CT-NORESCALE: the header has no rescale; the values look like HU and are taken so"),
+        stacklevel=3,
+    )
+
+
+def _fill(series: Series, voxels: np.ndarray, outside: np.ndarray | None) -> float:
+    """What to put where no slice reaches."""
+    if outside is not None:
+        return float(voxels[outside][0])
+    return CT_AIR if series.modality == "CT" else float(voxels.min())
+
+
+def _upright(voxels: np.ndarray, shifts: np.ndarray, outside: np.ndarray | None, *, fill: float) -> np.ndarray:
+    """Slices moved in their planes so that they lie on one another, in a frame that holds them all.
+
+    Padding takes no part in the interpolation, so it does not bleed into what was scanned.
+    """
+    grow = np.ceil(shifts.max(axis=0) - 1e-6).astype(int)
+    count, rows, columns = voxels.shape
+    upright = np.full((count, rows + grow[1], columns + grow[0]), fill, dtype=np.float32)
+    y, x = np.indices(upright.shape[1:])
+    for index, (right, down) in enumerate(shifts):
+        slice_, nothing = voxels[index], np.ones(upright.shape[1:], dtype=np.float32)
+        background = fill
+        if outside is not None:
+            background = CT_AIR
+            slice_ = np.where(outside[index], np.float32(CT_AIR), slice_)
+            nothing[:rows, :columns] = outside[index]
+        # a jump to the background at the border would ring into the slice
+        extended = np.pad(slice_, ((0, grow[1]), (0, grow[0])), mode="edge")
+        moved = ndimage.shift(extended, (down, right), order=3, mode="nearest")
+        moved[(y < down - 0.5) | (y > rows - 0.5 + down) | (x < right - 0.5) | (x > columns - 0.5 + right)] = background
+        if outside is not None:
+            moved[ndimage.shift(nothing, (down, right), order=1, mode="constant", cval=1.0) > 0.5] = fill
+        upright[index] = moved
+    return upright

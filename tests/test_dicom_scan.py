@@ -1,0 +1,627 @@
+"""DICOM series as they come: found in trees, zips and multi-frame files, and read to where they lie."""
+
+import shutil
+import tracemalloc
+import zipfile
+
+import dicom_phantoms
+import numpy as np
+import phantoms
+import pytest
+import SimpleITK as sitk
+from dicom_phantoms import (
+    ORIENTATIONS,
+    Stack,
+    anatomy_at,
+    enhanced,
+    even,
+    read,
+    read_one,
+    save,
+    slices,
+    store,
+    stored_of,
+    tells_nothing,
+    uid_of,
+    update,
+    write,
+)
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from monai_sr.dicom import find_series, read_series, short_name
+from monai_sr.errors import ImageError, InputMissingError, UsageError
+from monai_sr.images import read_image
+
+ROUNDING = 0.02
+"""HU. Stored values are rounded to 1/64; a shift by 0.01 mm would show as 0.2 and more where it is steepest."""
+
+
+def error_code(found) -> list[str]:
+    return [error.code for _, error in found.broken]
+
+
+# ------------------------------------------------------------- where voxels lie
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_every_voxel_lies_where_its_value_says(tmp_path, orientation):
+    write(tmp_path, slices(Stack(orientation=orientation)))
+    volume = read(tmp_path)
+    assert volume.voxels.shape == (26, 22, 8)
+    assert volume.voxels.dtype == np.float32 and volume.affine.dtype == np.float64
+    assert np.linalg.norm(volume.affine[:3, :3], axis=0) == pytest.approx([1.25, 1.5, 4.0])
+    assert volume.error().max() < ROUNDING
+    assert volume.warnings == [] and "slice_positions" not in volume.meta
+
+
+@pytest.mark.parametrize("orientation", ["axial ++", "sagittal -+", "oblique"])
+def test_slices_of_uneven_spacing_lie_where_they_were_acquired(tmp_path, orientation):
+    offsets = np.array([-15.0, -11.2, -7.0, -2.5, 2.0, 6.9, 10.0, 13.4])
+    write(tmp_path, slices(Stack(tuple(offsets), orientation)))
+    volume = read(tmp_path)
+    assert volume.warnings == ["W-DCM-UNEVEN"]
+    assert volume.meta["slice_positions"] == pytest.approx(offsets - (offsets[0] + offsets[-1]) / 2)
+    assert np.linalg.norm(volume.affine[:3, 2]) == pytest.approx((offsets[-1] - offsets[0]) / 7)
+    assert volume.error().max() < ROUNDING
+
+
+@pytest.mark.parametrize("jitter", [0.009, 0.03])
+def test_spacing_that_is_even_but_for_rounding_counts_as_even(tmp_path, jitter):
+    spacing = 4.0 if jitter > 0.01 else 0.5
+    offsets = np.array(even(8, spacing)) + jitter * np.array([0, 1, 0, 1, 0, 0, 1, 0]) * 0.9
+    write(tmp_path, slices(Stack(tuple(offsets))))
+    volume = read(tmp_path)
+    assert volume.warnings == [] and "slice_positions" not in volume.meta
+
+
+@pytest.mark.parametrize(("tilt", "orientation"), [(-18.5, "axial ++"), (16.5, "axial ++"), (16.5, "coronal --")])
+def test_a_tilted_stack_is_made_upright(tmp_path, tilt, orientation):
+    stack = Stack(even(10, 3.0), orientation, rows=30, columns=20, tilt=tilt)
+    write(tmp_path, slices(stack, phantoms.known_value_at))
+    volume = read(tmp_path)
+    assert volume.warnings == ["W-DCM-TILT"]
+    directions = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(3), atol=1e-6)
+    covered = covered_by(stack, volume.points)
+    assert covered.sum() > 2000
+    # interpolation between 1.5 mm pixels of waves of at least 60 mm, two pixels from the border
+    assert volume.error(phantoms.known_value_at)[covered].max() < 1.0
+
+
+def covered_by(stack: Stack, points: np.ndarray, *, margin_voxels: float = 2.0) -> np.ndarray:
+    """Which points lie within a slice of a stack, by that many pixels from its border."""
+    right, down = stack.directions
+    normal = np.cross(right, down)
+    lps = points * np.array([-1, -1, 1])[:, None, None, None]
+    along = np.tensordot(normal, lps, axes=1)
+    nearest = np.abs(along[..., None] - stack.positions @ normal).argmin(axis=-1)
+    corner = np.moveaxis(stack.positions[nearest], -1, 0)
+    column = np.tensordot(right, lps - corner, axes=1) / stack.pixel_spacing[1]
+    row = np.tensordot(down, lps - corner, axes=1) / stack.pixel_spacing[0]
+    across = (column > margin_voxels - 0.5) & (column < stack.columns - 0.5 - margin_voxels)
+    return across & (row > margin_voxels - 0.5) & (row < stack.rows - 0.5 - margin_voxels)
+
+
+def test_a_tilted_stack_of_uneven_spacing_is_read_too(tmp_path):
+    stack = Stack((-12, -9, -5.5, -1, 2, 6, 10), rows=30, columns=20, tilt=12)
+    write(tmp_path, slices(stack, phantoms.known_value_at))
+    volume = read(tmp_path)
+    assert sorted(volume.warnings) == ["W-DCM-TILT", "W-DCM-UNEVEN"]
+    assert volume.error(phantoms.known_value_at)[covered_by(stack, volume.points)].max() < 1.0
+
+
+def test_a_clean_series_reads_as_by_itk(tmp_path):
+    write(tmp_path, slices(Stack(orientation="oblique"), rescale=(1, -1024)))
+    volume = read(tmp_path)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path)))
+    image = reader.Execute()
+    assert np.array_equal(volume.voxels, sitk.GetArrayFromImage(image).T)
+    affine = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    np.testing.assert_allclose(volume.affine[:3, :3], np.diag([-1, -1, 1]) @ affine, atol=1e-6)
+    np.testing.assert_allclose(volume.affine[:3, 3], np.array(image.GetOrigin()) * (-1, -1, 1), atol=1e-6)
+
+
+def test_neither_file_names_nor_instance_numbers_decide_the_order(tmp_path):
+    stack = slices(Stack(even(9, 3.0)))
+    for folder, order in (("forward", range(9)), ("backward", range(9)[::-1]), ("random", [4, 0, 8, 2, 6, 1, 7, 3, 5])):
+        (tmp_path / folder).mkdir()
+        for number, index in enumerate(order):
+            stack[index].InstanceNumber = 9 - number
+            save(stack[index], tmp_path / folder / f"{number}")
+    volumes = [read(tmp_path / folder) for folder in ("forward", "backward", "random")]
+    for volume in volumes:
+        assert np.array_equal(volume.voxels, volumes[0].voxels)
+        assert np.array_equal(volume.affine, volumes[0].affine)
+    assert volumes[0].error().max() < ROUNDING
+
+
+# ------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_slope_and_intercept_of_each_slice_are_used(tmp_path, modality):
+    stack = slices(modality=modality)
+    for count, one in enumerate(stack):
+        drawn = stored_of(one) / 32 - 1024
+        slope, intercept = (1 + count / 8) / 32, -1024 - count
+        one.RescaleSlope, one.RescaleIntercept = dicom_phantoms.decimals([slope, intercept])
+        store(one, np.rint((drawn - intercept) / slope))
+    write(tmp_path, stack)
+    volume = read(tmp_path)
+    assert volume.warnings == []
+    assert volume.error().max() < 2 * ROUNDING + 1 / 64  # rounded twice
+
+
+def test_mr_needs_no_rescale(tmp_path):
+    write(tmp_path, slices(value=lambda points: anatomy_at(points) + 1024, rescale=None, modality="MR"))
+    volume = read(tmp_path)
+    assert volume.warnings == []
+    assert volume.error(lambda points: anatomy_at(points) + 1024).max() < 0.51
+
+
+@pytest.mark.parametrize("bits", [12, 13])
+def test_bits_above_those_stored_are_no_image(tmp_path, bits):
+    """An overlay in the high bits, as older files keep it."""
+    stack = slices(rescale=(1, -1024))
+    for one in stack:
+        overlay = np.indices((one.Rows, one.Columns)).sum(axis=0) % 5 == 0
+        store(one, stored_of(one) | (overlay << bits) | (overlay << 15))
+        one.BitsStored, one.HighBit = bits, bits - 1
+    write(tmp_path, stack)
+    assert read(tmp_path).error().max() < 0.51
+
+
+def test_signed_values_of_12_bits_are_extended_by_their_sign(tmp_path):
+    stack = slices(rescale=(1, 0), dtype="int16")
+    for one in stack:
+        store(one, stored_of(one) & 0x0FFF)
+        one.BitsStored, one.HighBit = 12, 11
+    write(tmp_path, stack)
+    volume = read(tmp_path)
+    assert volume.voxels.min() < -900
+    assert volume.error().max() < 0.51
+
+
+@pytest.mark.parametrize(("dtype", "rescale"), [("uint8", (5, -1024)), ("int32", (1 / 32, 0)), ("int16", (1, 0))])
+def test_stored_values_may_have_any_width(tmp_path, dtype, rescale):
+    write(tmp_path, slices(dtype=dtype, rescale=rescale))
+    assert read(tmp_path).error().max() < rescale[0] / 2 + 0.01
+
+
+@pytest.mark.parametrize(
+    ("rescale", "dtype", "stored"),
+    [((1, -1024), "uint16", "int16"), ((1, 0), "int16", "int16"), ((1 / 32, -1024), "uint16", "float32")],
+)
+def test_whole_numbers_are_remembered_as_such(tmp_path, rescale, dtype, stored):
+    write(tmp_path, slices(rescale=rescale, dtype=dtype))
+    assert read(tmp_path).meta["stored_dtype"] == stored
+
+
+def padded(stack: Stack, **attributes) -> list:
+    """A round field of view, with -2000 around it."""
+    made = slices(stack, phantoms.known_value_at, rescale=(1, -24), dtype="int16", **attributes)
+    for one in made:
+        store(one, np.where(stack.circle(), stored_of(one), -2000))
+        one.PixelPaddingValue = -2000
+    return made
+
+
+def test_padding_of_a_ct_is_told_and_kept(tmp_path):
+    stack = Stack(rows=24, columns=28)
+    write(tmp_path, padded(stack))
+    volume = read(tmp_path)
+    outside = np.broadcast_to(~stack.circle().T[..., None], volume.voxels.shape)
+    assert volume.meta["padding_value"] == -2024
+    assert np.array_equal(volume.voxels == -2024, outside)
+    assert volume.error(phantoms.known_value_at)[~outside].max() < 0.51
+    assert volume.warnings == []
+
+
+def test_padding_given_as_a_range_is_padding_all_over(tmp_path):
+    stack = Stack(rows=24, columns=28)
+    made = padded(stack)
+    for one in made:
+        stored = stored_of(one)
+        stored[0] = -1990
+        store(one, stored)
+        one.PixelPaddingRangeLimit = -1980
+    write(tmp_path, made)
+    volume = read(tmp_path)
+    outside = ~stack.circle().T
+    outside[:, 0] = True
+    assert (volume.voxels[outside] == volume.meta["padding_value"]).all()
+    assert volume.voxels[~outside].min() > -400
+
+
+def test_a_padding_value_that_does_not_occur_is_not_told(tmp_path):
+    write(tmp_path, slices(PixelPaddingValue=65535))
+    assert "padding_value" not in read(tmp_path).meta
+
+
+def test_padding_does_not_bleed_into_a_tilted_stack(tmp_path):
+    stack = Stack(even(8, 3.0), rows=28, columns=32, tilt=14)
+    write(tmp_path, padded(stack))
+    volume = read(tmp_path)
+    padding = volume.voxels == volume.meta["padding_value"]
+    assert volume.meta["padding_value"] == -2024
+    assert 0.2 < padding.mean() < 0.8
+    # air may be mixed with tissue at the border of the circle, padding may not
+    assert volume.voxels[~padding].min() > -1300
+    middle = np.zeros(volume.voxels.shape, dtype=bool)
+    middle[10:-10] = True
+    inside = covered_by(stack, volume.points, margin_voxels=6) & middle
+    assert inside.sum() > 200
+    assert volume.error(phantoms.known_value_at)[inside].max() < 1.5  # whole HU, rounded
+
+
+@pytest.mark.parametrize(
+    ("thickness", "expected"), [(3.5, 3.5), (5.0, 5.0), (4.0, 4.0), (None, None), (0, None), ("", None)]
+)
+def test_thickness_is_what_the_header_says_and_spacing_what_positions_say(tmp_path, thickness, expected):
+    write(tmp_path, slices(SliceThickness=thickness, SpacingBetweenSlices=1.0))
+    volume = read(tmp_path)
+    assert volume.meta.get("slice_thickness") == expected
+    assert np.linalg.norm(volume.affine[:3, 2]) == pytest.approx(4.0)
+    assert volume.warnings == []
+
+
+# ------------------------------------------------------------- encodings
+
+
+WIDE = Stack(even(4, 4.0), rows=32, columns=34)
+"""As many pixels as the encoder of JPEG 2000 needs."""
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        ImplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        DeflatedExplicitVRLittleEndian,
+        RLELossless,
+        JPEGLSLossless,
+        JPEG2000Lossless,
+    ],
+    ids=lambda syntax: syntax.name,
+)
+@pytest.mark.parametrize("dtype", ["uint16", "int16"])
+def test_every_transfer_syntax_reads_the_same(tmp_path, syntax, dtype):
+    stack = slices(WIDE, rescale=(1, -1024 if dtype == "uint16" else 0), dtype=dtype)
+    write(tmp_path / "plain", stack)
+    write(tmp_path / "other", stack, syntax=syntax)
+    plain, other = read(tmp_path / "plain"), read(tmp_path / "other")
+    assert np.array_equal(plain.voxels, other.voxels)
+    assert np.array_equal(plain.affine, other.affine)
+    assert other.warnings == []
+
+
+def test_slices_of_many_encodings_make_one_series(tmp_path):
+    stack = slices(WIDE, rescale=(1, -1024))
+    syntaxes = [ExplicitVRBigEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless]
+    for count, (one, syntax) in enumerate(zip(stack, syntaxes, strict=True)):
+        save(one, tmp_path / f"{count}", syntax=syntax)
+    assert read(tmp_path).error().max() < 0.51
+
+
+# ------------------------------------------------------------- multi-frame files
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize("shared", [(), ("PlaneOrientationSequence", "PixelMeasuresSequence")], ids=["own", "shared"])
+def test_an_enhanced_file_reads_as_its_slices_would(tmp_path, modality, shared):
+    stack = slices(Stack(orientation="oblique coronal"), modality=modality)
+    write(tmp_path / "classic", stack)
+    (path,) = write(tmp_path / "enhanced", enhanced(stack, shared=shared))
+    classic = read(tmp_path / "classic")
+    for source in (path, path.parent):
+        volume = read(source)
+        assert np.array_equal(volume.voxels, classic.voxels)
+        np.testing.assert_allclose(volume.affine, classic.affine)
+        assert volume.meta == classic.meta
+        assert volume.warnings == []
+    assert classic.error().max() < ROUNDING
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Stack(orientation="sagittal ++"), Stack(even(6, 4.0), shift=(0, 0, 60.0))],
+    ids=["across", "beside, parallel"],
+)
+def test_two_stacks_in_one_enhanced_file_are_two_series(tmp_path, other):
+    stacks = [slices(), slices(other)]
+    found = find_series(write(tmp_path, enhanced(*stacks, dimension="StackID"))[0])
+    assert sorted(len(series.frames) for series in found.series) == sorted(map(len, stacks))
+    for series in found.series:
+        volume = read_one(series)
+        assert volume.warnings == []
+        assert volume.error().max() < ROUNDING
+    assert len(found.choose(uid_of(1))) == 2
+    assert len({short_name(series) for series in found.series}) == 2
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, RLELossless, JPEG2000Lossless], ids=lambda s: s.name)
+def test_two_times_in_one_enhanced_file_are_two_series(tmp_path, syntax):
+    times = [slices(WIDE, modality="MR"), slices(WIDE, value=lambda p: anatomy_at(p) / 2, modality="MR")]
+    (path,) = write(tmp_path, enhanced(*times, dimension="TemporalPositionIndex"), syntax=syntax)
+    early, late = sorted(map(read_one, find_series(path).series), key=lambda volume: volume.voxels.min())
+    assert early.error().max() < ROUNDING
+    assert late.error(lambda points: anatomy_at(points) / 2).max() < ROUNDING
+
+
+def test_one_frame_of_an_enhanced_file_may_have_its_own_rescale(tmp_path):
+    stack = slices()
+    store(stack[3], stored_of(stack[3]) // 2)
+    stack[3].RescaleSlope = "0.0625"
+    assert read(write(tmp_path, enhanced(stack))[0]).error().max() < 0.1
+
+
+# ------------------------------------------------------------- several series
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Three series in a tree of folders: 2 of axial CT, 3 of coronal CT, 11 of MR."""
+    folder = tmp_path / "study"
+    write(folder / "a" / "deep", slices(Stack(orientation="coronal +-"), series=3))
+    write(folder, slices(Stack(even(9, 3.0)), series=2))
+    write(folder / "b", slices(Stack(even(5, 5.0)), series=11, modality="MR"), suffix="")
+    return folder
+
+
+def test_all_series_of_a_tree_are_found_in_the_order_of_their_numbers(study):
+    found = find_series(study)
+    assert [series.number for series in found.series] == [2, 3, 11]
+    assert [series.uid for series in found.series] == [uid_of(number) for number in (2, 3, 11)]
+    assert [series.modality for series in found.series] == ["CT", "CT", "MR"]
+    assert [len(series.frames) for series in found.series] == [9, 8, 5]
+    assert found.left_out == () and found.broken == ()
+    for series in found.series:
+        assert (np.diff(series.offsets) > 0).all()
+        volume = read_one(series)
+        assert volume.error().max() < ROUNDING
+        assert (volume.meta["series_uid"], volume.meta["modality"]) == (series.uid, series.modality)
+
+
+def test_series_mixed_in_one_folder_are_told_apart(tmp_path):
+    for number in (1, 2, 3):
+        write(tmp_path, slices(Stack(even(6, 4.0)), series=number, value=lambda p, n=number: anatomy_at(p) / n))
+    for number, series in enumerate(find_series(tmp_path).series, start=1):
+        assert read_one(series).error(lambda p, n=number: anatomy_at(p) / n).max() < ROUNDING
+
+
+@pytest.mark.parametrize("wanted", ["3", uid_of(3)])
+def test_a_series_is_chosen_by_its_number_or_uid(study, wanted):
+    (chosen,) = find_series(study).choose(wanted)
+    assert chosen.uid == uid_of(3)
+
+
+def test_an_unknown_series_is_refused_with_what_there_is(study):
+    found = find_series(study)
+    for wanted in ("4", "1.2.3", ""):
+        with pytest.raises(UsageError) as caught:
+            found.choose(wanted)
+        message = str(caught.value)
+        assert caught.value.code == "E-DCM-SERIES"
+        for number in (2, 3, 11):
+            assert uid_of(number) in message and f"{number} (" in message
+        assert tells_nothing(message)
+
+
+def test_a_number_that_two_series_share_chooses_both(tmp_path):
+    write(tmp_path / "a", slices(series=4))
+    write(tmp_path / "b", slices(series=4, SeriesInstanceUID=uid_of("other")))
+    assert {series.uid for series in find_series(tmp_path).choose("4")} == {uid_of(4), uid_of("other")}
+
+
+def test_an_image_is_one_series_and_which_must_be_said_if_there_are_several(study):
+    with pytest.raises(ImageError) as caught:
+        read_image(study)
+    assert caught.value.code == "E-DCM-SERIES"
+    assert str(study) in str(caught.value) and uid_of(11) in str(caught.value)
+    assert read_image(study, series="11").shape == (1, 26, 22, 5)
+    assert read_image(study, series=uid_of(2)).shape == (1, 26, 22, 9)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"EchoNumbers": 1, "EchoTime": 20}, {"EchoNumbers": 2, "EchoTime": 80}),
+        ({"EchoTime": 2.46}, {"EchoTime": 7.4}),
+        ({"TemporalPositionIdentifier": 1}, {"TemporalPositionIdentifier": 2}),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}),
+        ({"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}),
+        ({"InversionTime": 100}, {"InversionTime": 900}),
+    ],
+    ids=lambda attributes: next(iter(attributes)),
+)
+def test_repeats_in_one_series_are_split_by_what_tells_them_apart(tmp_path, first, second):
+    write(tmp_path, slices(modality="MR", **first))
+    write(tmp_path, slices(value=lambda p: anatomy_at(p) / 2, modality="MR", **second))
+    found = find_series(tmp_path)
+    assert {series.uid for series in found.series} == {uid_of(1)}
+    one, two = sorted(map(read_one, found.series), key=lambda volume: volume.voxels.min())
+    assert one.error().max() < ROUNDING
+    assert two.error(lambda points: anatomy_at(points) / 2).max() < ROUNDING
+    assert len({short_name(series) for series in found.series}) == 2
+
+
+def test_repeats_that_differ_in_two_ways_are_split_by_both(tmp_path):
+    for time in (1, 2):
+        for echo in (1, 2, 3):
+            attributes = {"EchoNumbers": echo, "TemporalPositionIdentifier": time}
+            value = lambda p, n=time * 10 + echo: anatomy_at(p) / n  # noqa: E731
+            write(tmp_path, slices(Stack(even(4, 4.0)), value, modality="MR", **attributes))
+    found = find_series(tmp_path)
+    assert len(found.series) == 6
+    for series in found.series:
+        head = series.frames[0].header
+        number = head.TemporalPositionIdentifier * 10 + head.EchoNumbers
+        assert read_one(series).error(lambda p, n=number: anatomy_at(p) / n).max() < ROUNDING
+
+
+def test_what_differs_from_slice_to_slice_splits_nothing(tmp_path):
+    stack = slices(modality="MR")
+    for count, one in enumerate(stack):
+        update(one, TriggerTime=100 + count, AcquisitionNumber=count, EchoTime=2.0 + (count % 2) / 1000)
+    write(tmp_path, stack)
+    assert read(tmp_path).error().max() < ROUNDING
+
+
+# ------------------------------------------------------------- images, zips, progress
+
+
+def test_a_folder_a_zip_and_a_multi_frame_file_read_as_the_same_image(tmp_path):
+    stack = slices(SliceThickness=2.5)
+    paths = write(tmp_path / "folder", stack)
+    (frames,) = write(tmp_path / "frames", enhanced(stack))
+    with zipfile.ZipFile(tmp_path / "series.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in paths:
+            archive.write(path, f"study/series/{path.name}")
+    expected = read(tmp_path / "folder")
+    for source in (tmp_path / "folder", tmp_path / "series.zip", frames):
+        image = read_image(source)
+        assert np.array_equal(image[0].numpy(), expected.voxels)
+        np.testing.assert_allclose(image.affine.numpy(), expected.affine)
+        assert image.meta["slice_thickness"] == 2.5
+        assert image.meta["modality"] == "CT"
+        assert tells_nothing(image.meta)
+
+
+def test_a_series_from_a_zip_is_there_as_long_as_it_is_needed(tmp_path):
+    paths = write(tmp_path / "folder", slices())
+    with zipfile.ZipFile(tmp_path / "series.zip", "w") as archive:
+        for path in paths:
+            archive.write(path, path.name)
+    shutil.rmtree(tmp_path / "folder")
+    (series,) = find_series(tmp_path / "series.zip").series
+    assert read_one(series).error().max() < ROUNDING
+
+
+def test_a_single_classic_file_is_no_volume(tmp_path):
+    path = write(tmp_path, slices())[2]
+    with pytest.raises(ImageError) as caught:
+        read_image(path)
+    assert caught.value.code in ("E-DCM-NONE", "E-IMG-2D")
+    assert "single slice" in str(caught.value) and path.name in str(caught.value)
+
+
+@pytest.mark.parametrize("many_frames", [False, True], ids=["classic", "enhanced"])
+def test_pixels_are_not_kept_in_memory(tmp_path, many_frames):
+    stack = slices(Stack(rows=300, columns=300, pixel_spacing=(0.1, 0.1)))
+    write(tmp_path, enhanced(stack) if many_frames else stack)
+    pixels = 8 * 300 * 300 * 2
+    tracemalloc.start()
+    try:
+        (series,) = find_series(tmp_path).series
+        found = tracemalloc.get_traced_memory()[0]
+        read_series(series)  # what is read is thrown away
+        after = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert found < pixels / 2
+    assert after < pixels / 2
+
+
+def test_progress_grows_to_one(tmp_path):
+    write(tmp_path, slices())
+    shares = []
+    read_series(find_series(tmp_path).series[0], progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1 and len(shares) > 1
+
+
+def test_nothing_there_is_an_error_of_its_own(tmp_path):
+    with pytest.raises(InputMissingError) as caught:
+        find_series(tmp_path / "absent")
+    assert caught.value.exit_code == 3
+
+
+# ------------------------------------------------------------- what is said
+
+
+def test_no_text_of_the_header_is_said_anywhere(study, tmp_path):
+    write(study, slices(series=30, modality="MR", FrameOfReferenceUID=uid_of("localizer"))[:1])
+    write(study, slices(series=31, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    write(study, slices(series=32, ImagePositionPatient=None))
+    found = find_series(study)
+    assert (len(found.series), len(found.broken), len(found.left_out)) == (3, 1, 2)
+    # in a traceback with variables shown, or in a log, objects are told by their repr
+    assert tells_nothing(found.left_out, found.broken, found.choices(), *map(short_name, found.series))
+    assert tells_nothing(found)
+    assert all(name.replace("-", "").isalnum() for name in map(short_name, found.series))
+
+
+def test_names_are_stable_and_different(study):
+    names = [short_name(series) for series in find_series(study).series]
+    assert names == [short_name(series) for series in find_series(study).series]
+    assert len(set(names)) == 3
+
+
+# ------------------------------------------------------------- real series
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "modality", "shape", "spacing", "thickness", "warned"),
+    [
+        ("ct_chest_8mm", "CT", (512, 512, 30), (0.6465, 0.6465, 8), 8, []),
+        ("ct_head_phantom_gantry_tilt", "CT", (512, None, 12), (0.4824, 0.4824, 2.3708), 2.5, ["W-DCM-TILT"]),
+        ("mr_brain_fse_pd_oblique_5mm", "MR", (256, 256, 20), (0.8594, 0.8594, 7), 5, ["W-DCM-UNEVEN"]),
+        ("mr_enhanced_philips_8frames", "MR", (256, 256, 8), (1, 1, 1.2), 1.2, []),
+        ("mr_enhanced_siemens_8frames", "MR", (256, 256, 8), (0.9375, 0.9375, 0.9), 0.9, []),
+        ("mr_liver_haste_coronal_7mm", "MR", (None, None, 30), (1.5625, 1.5625, 8.75), 7, []),
+    ],
+)
+def test_real_series_are_read(shared_data, name, modality, shape, spacing, thickness, warned):
+    volume = read(shared_data / "dicom" / name)
+    assert volume.warnings == warned
+    assert all(count == wanted for count, wanted in zip(volume.voxels.shape, shape, strict=True) if wanted)
+    assert np.linalg.norm(volume.affine[:3, :3], axis=0) == pytest.approx(spacing, abs=0.01)
+    assert volume.meta["modality"] == modality
+    assert volume.meta["slice_thickness"] == thickness
+    assert ("slice_positions" in volume.meta) == ("W-DCM-UNEVEN" in warned)
+    if "slice_positions" in volume.meta:
+        steps = np.diff(volume.meta["slice_positions"])
+        assert (steps.min(), steps.max()) == pytest.approx((6.958, 7.071), abs=0.001)
+    if modality == "CT":
+        assert np.percentile(volume.voxels, 5) == pytest.approx(-1000, abs=60)
+
+
+@pytest.mark.data
+def test_a_tilted_real_series_loses_nothing_in_height(shared_data):
+    """18.5 degrees over 26.1 mm along the normal are 8.7 mm, 18 pixels, down the columns."""
+    volume = read(shared_data / "dicom" / "ct_head_phantom_gantry_tilt")
+    assert volume.voxels.shape[1] in (512, 512 + 18, 512 + 19)
+
+
+@pytest.mark.data
+def test_a_missing_slice_in_a_real_series_is_named_and_filled_on_request(shared_data):
+    (series,) = find_series(shared_data / "dicom" / "mr_mprage_missing_slice").series
+    with pytest.raises(ImageError) as caught:
+        read_series(series)
+    assert caught.value.code == "E-DCM-GAP"
+    assert "36749446.dcm" in str(caught.value) and "36749418.dcm" in str(caught.value)
+    volume = read_one(series, fill_gaps=True)
+    assert volume.warnings == ["W-DCM-GAP"]
+    assert volume.voxels.shape == (192, 192, 48)
+    assert np.diff(volume.meta["slice_positions"]) == pytest.approx([1.0] * 23 + [2.0] + [1.0] * 23, abs=1e-3)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["ct_chest_8mm", "mr_liver_haste_coronal_7mm"])
+def test_real_series_read_as_by_itk(shared_data, name):
+    folder = shared_data / "dicom" / name
+    volume = read(folder)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    image = reader.Execute()
+    assert np.array_equal(volume.voxels, sitk.GetArrayFromImage(image).T)
+    np.testing.assert_allclose(volume.affine[:3, 3], np.array(image.GetOrigin()) * (-1, -1, 1), atol=1e-4)
