@@ -1,4 +1,4 @@
-"""The command line: ``monai-sr run | simulate | evaluate | demo | info``.
+"""The command line: ``monai-sr run | check | simulate | evaluate | demo | info``.
 
 Only this module prints. torch and MONAI are imported when a command needs them, so that help and
 usage errors come at once.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import logging
 import os
 import sys
@@ -62,26 +63,159 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """``monai-sr run INPUT OUTPUT``"""
     source, target = Path(options.input), Path(options.output)
+    from .dicom import is_dicom_source
+
+    if source.is_dir() or is_dicom_source(source):
+        return _run_dicom(source, target, options)
+    if options.format == "dicom":
+        raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="leave --format out", path=source)
     _check_target(source, target)
     from .bundles import load_bundle
-    from .images import read_image, write_image
+    from .images import read_image
 
     model = load_bundle(options.bundle, device=options.device)
     image = read_image(source)
-    before = _slices_text(image)
+    sr = _super_resolved(image, model, options, source)
+    _write(sr, target, image)
+    return 0
+
+
+def _run_dicom(source: Path, target: Path, options: argparse.Namespace) -> int:
+    """Every series of a folder, zip or multi-frame file, or the one that was chosen."""
+    from .bundles import load_bundle
+    from .dicom import MadeBy, acquisition, find_series, short_name, write_derived_series
+    from .images import NIFTI_SUFFIXES, image_suffix, read_dicom
+
+    one_file = image_suffix(target) in (*NIFTI_SUFFIXES, ".nrrd", ".mha")
+    if one_file and options.format == "dicom":
+        raise UsageError("E-OUT-FORMAT", "a DICOM series needs a folder", fix="name a folder", path=target)
+    if one_file:
+        _check_target(source, target)
+    elif target.exists() and not target.is_dir():
+        raise OutputError("E-OUT-FOLDER", "a file of that name exists", fix="name a folder", path=target)
+    elif source.is_dir() and target.resolve().is_relative_to(source.resolve()):
+        raise UsageError("E-OUT-SAME", "the output lies inside the input folder", fix="write elsewhere", path=target)
+    found = find_series(source, merge_by_geometry=bool(options.merge_by_geometry))
+    for left in found.left_out:
+        print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
+    chosen, faults = list(found.series), [fault for _, fault in found.broken]
+    if options.series and not one_file:
+        chosen, faults = list(found.choose(options.series)), []
+    elif one_file or len(chosen) + len(faults) < 2:
+        chosen, faults = [found.only(options.series)], []
+    for fault in faults:
+        print(f"monai-sr: {fault.at(source)}", file=sys.stderr)
+    failed = len(faults)
+    if chosen and not one_file:
+        _make_folder(target)
+    model = load_bundle(options.bundle, device=options.device)
+    for series in chosen:
+        name = short_name(series)
+        try:
+            image = read_dicom(
+                series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}")
+            )
+            sr = _super_resolved(image, model, options, source, name)
+            settings = {k: str(v) for k in _SETTINGS if (v := getattr(options, k)) is not None}
+            made_by = MadeBy(model.name, model.version, model.weights_sha256, settings)
+            if one_file or options.format == "nifti":
+                path = target if one_file else target / f"{name}.nii.gz"
+                _write(sr, path, image)
+                _write_sidecar(path, acquisition(series), sr, made_by)
+            else:
+                path = write_derived_series(sr, series, target / name, made_by=made_by)
+                print(f"{path}: {_slices_text(image)} -> {_slices_text(sr)}")
+        except SuperResolutionError as error:
+            if len(chosen) + len(faults) == 1:
+                raise error.at(source) from error.__cause__
+            print(f"monai-sr: {name}: {error.at(source)}", file=sys.stderr)
+            failed += 1
+            if options.debug:
+                traceback.print_exc()
+    return 0 if not failed else 4 if failed < len(chosen) + len(faults) else 5
+
+
+_SETTINGS = ("factor", "spacing", "slice_thickness", "modality", "fill_gaps", "merge_by_geometry")
+"""Options that decide what a result is."""
+
+
+def _super_resolved(image: Any, model: Any, options: argparse.Namespace, source: Path, name: str = "") -> Any:
     with _naming(source):
-        sr = model(
+        return model(
             image,
             spacing=options.spacing,
             factor=options.factor,
             slice_thickness=options.slice_thickness,
             axis=options.axis,
             modality=options.modality,
-            progress=_progress(source.name),
+            progress=_progress(name or source.name),
         )
+
+
+def _write(sr: Any, target: Path, image: Any) -> None:
+    from .images import write_image
+
     write_image(sr, target)
-    print(f"{target}: {before} -> {_slices_text(sr)}")
-    return 0
+    print(f"{target}: {_slices_text(image)} -> {_slices_text(sr)}")
+
+
+def _write_sidecar(target: Path, acquired: dict[str, Any], sr: Any, made_by: Any) -> None:
+    """BIDS-style JSON beside a NIfTI file that was made from DICOM."""
+    from .images import image_suffix, write_atomically
+    from .transforms import grid_of
+
+    content = acquired | {
+        "SpacingBetweenSlices": round(grid_of(sr).spacing[2], 6),
+        "FilledSlices": [int(i) for i in sr.meta.get("filled_slices", ())],
+        "GeneratedBy": [{"Name": "monai-sr", "Version": __version__, "Description": made_by.bundle}],
+        "monai_sr": {
+            "bundle": made_by.bundle,
+            "bundle_version": made_by.bundle_version,
+            "weights_sha256": made_by.weights_sha256,
+            "options": dict(made_by.options),
+            "intended_use": "research only, not for diagnosis",
+        },
+    }
+
+    def write(file: Any) -> None:
+        file.write(f"{json.dumps(content, indent=2)}\n".encode())
+
+    write_atomically(target.with_name(target.name[: -len(image_suffix(target))] + ".json"), write)
+
+
+def check(options: argparse.Namespace) -> int:
+    """``monai-sr check SOURCE``"""
+    source = Path(options.source)
+    from .dicom import find_series, is_dicom_source, stack_of
+
+    if not (source.is_dir() or is_dicom_source(source)):
+        from .images import read_image
+
+        print(f"{source}: {_slices_text(read_image(source))}")
+        return 0
+    found = find_series(source, merge_by_geometry=bool(options.merge_by_geometry))
+    good, bad = 0, len(found.broken)
+    for series in found.series:
+        frame, number = series.frames[0], "-" if series.number is None else series.number
+        print(f"series {number}: {series.modality}, {len(series.frames)} slices, UID {series.uid}")
+        try:
+            stack = stack_of(series, fill_gaps=bool(options.fill_gaps))
+        except SuperResolutionError as error:
+            bad += 1
+            print(f"  {error}")
+            continue
+        good += 1
+        thickness = "unknown" if frame.slice_thickness is None else f"{frame.slice_thickness:.4g} mm"
+        print(f"  one each {stack.step:.4g} mm, slice thickness {thickness}")
+        for note in stack.warnings:
+            print(f"  {note}")
+    for uid, fault in found.broken:
+        print(f"series of UID {uid or 'unknown'}\n  {fault}")
+    for left in found.left_out:
+        print(f"left out: {left.files} file(s), {left.reason} ({left.code})")
+    if not good and not bad:
+        found.only()
+    return 0 if not bad else 4 if good else 5
 
 
 def simulate(options: argparse.Namespace) -> int:
@@ -176,7 +310,7 @@ def info(options: argparse.Namespace) -> int:
     from importlib.metadata import PackageNotFoundError, version
 
     print(f"monai-sr {__version__} - {NOTICE}")
-    for package in ("torch", "monai", "nibabel", "pydicom", "highdicom", "SimpleITK", "numpy"):
+    for package in ("torch", "monai", "nibabel", "pydicom", "SimpleITK", "numpy"):
         try:
             print(f"  {package:12} {version(package)}")
         except PackageNotFoundError:
@@ -233,9 +367,13 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return sub
 
-    sub = command("run", run, "Super-resolve one volume")
-    sub.add_argument("input", metavar="INPUT", help="NIfTI, NRRD or MetaImage file, or the folder of a DICOM series")
-    sub.add_argument("output", metavar="OUTPUT", help="file to write: .nii.gz, .nii, .nrrd or .mha")
+    sub = command("run", run, "Super-resolve one volume, or every series of a DICOM folder")
+    sub.add_argument(
+        "input", metavar="INPUT", help="NIfTI, NRRD or MetaImage file; or a folder, zip or multi-frame file of DICOM"
+    )
+    sub.add_argument(
+        "output", metavar="OUTPUT", help="file to write (.nii.gz, .nii, .nrrd, .mha), or a folder for DICOM series"
+    )
     sub.add_argument(
         "--bundle", default="residual", help="residual, pyramid, none (spline only) or a bundle folder [%(default)s]"
     )
@@ -250,6 +388,17 @@ def _parser() -> argparse.ArgumentParser:
         "--modality", type=str.upper, choices=("CT", "MR"), help="[the DICOM header's, else by the values]"
     )
     _add_device(sub)
+    sub.add_argument(
+        "--format",
+        choices=("nifti", "dicom"),
+        help="what to write of a DICOM input into a folder [derived DICOM series]",
+    )
+    sub.add_argument("--series", metavar="UID|NUMBER", help="only this DICOM series [all]")
+    _add_gate(sub)
+
+    sub = command("check", check, "Tell what a DICOM folder, zip or image file holds, and what is wrong with it")
+    sub.add_argument("source", metavar="SOURCE", help="folder, zip or file")
+    _add_gate(sub)
 
     sub = command("simulate", simulate, "Make a thick-slice volume from a thin-slice one")
     sub.add_argument("input", metavar="INPUT", help="volume of thin slices")
@@ -329,6 +478,18 @@ def _add_axis(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--axis", type=int, choices=(0, 1, 2), help="through-plane axis [the one of largest spacing]")
 
 
+def _add_gate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fill-gaps", action="store_true", default=None, help="take DICOM series with missing slices too"
+    )
+    parser.add_argument(
+        "--merge-by-geometry",
+        action="store_true",
+        default=None,
+        help="join slices that each have a series of their own",
+    )
+
+
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... [%(default)s]")
 
@@ -349,7 +510,7 @@ def _check_target(source: Path, target: Path) -> None:
     """Find out before any work whether the result could be written."""
     if source.exists() and target.exists() and source.samefile(target):
         raise UsageError("E-OUT-SAME", "input and output are the same file", fix="name another output", path=target)
-    if source.is_dir() and target.resolve().parent == source.resolve():
+    if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise UsageError("E-OUT-SAME", "the output lies inside the input folder", fix="write elsewhere", path=target)
     from .images import check_writable
 

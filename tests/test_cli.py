@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dicom_phantoms
 import nibabel as nib
 import numpy as np
 import phantoms
@@ -25,6 +26,7 @@ import monai_sr.bundles
 import monai_sr.cli
 from monai_sr.bundles import NAMES
 from monai_sr.cli import main
+from monai_sr.dicom import find_series
 from monai_sr.errors import ImageWarning
 from monai_sr.images import read_image, write_image
 from monai_sr.inference import super_resolve
@@ -311,6 +313,84 @@ def test_a_dicom_folder_is_read_with_the_thickness_of_its_header(call, tmp_path)
     written = nib.load(tmp_path / "out.nii.gz")
     assert np.abs(np.asarray(written.dataobj) - expected[0].numpy()).max() <= 0.51
     assert b"Canary" not in gzip.decompress((tmp_path / "out.nii.gz").read_bytes())
+
+
+@pytest.fixture
+def export(tmp_path) -> Path:
+    """Two good series, one with a missing slice, and a report, as a scanner exports them."""
+    folder = tmp_path / "export"
+    dicom_phantoms.write(folder / "a", dicom_phantoms.slices(series=1))
+    dicom_phantoms.write(folder / "b", dicom_phantoms.slices(series=2, modality="MR"))
+    gap = dicom_phantoms.Stack(offsets=tuple(o for i, o in enumerate(dicom_phantoms.even(9, 4.0)) if i != 4))
+    dicom_phantoms.write(folder / "c", dicom_phantoms.slices(gap, series=3))
+    (folder / "a" / "report.txt").write_text("no image")
+    return folder
+
+
+def test_every_series_of_an_export_becomes_a_derived_series(call, export, tmp_path):
+    code, out, err = call("run", export, tmp_path / "out", "--bundle", "none", "--factor", "2")
+    assert code == 4
+    assert out.count("26x22x8 at 1.25 x 1.5 x 4 mm -> 26x22x16 at 1.25 x 1.5 x 2 mm") == 2
+    assert "1 file(s) left out: not DICOM" in err and err.count("E-DCM-GAP") == 1
+    folders = sorted((tmp_path / "out").iterdir())
+    assert [len(list(f.iterdir())) for f in folders] == [16, 16]
+    derived = find_series(tmp_path / "out")
+    assert [left.code for left in derived.left_out] == ["E-DCM-OWN"]  # never taken as an input
+    assert dicom_phantoms.tells_nothing(out, err, *folders)
+    code, _, err = call("run", export, tmp_path / "out", "--bundle", "none", "--factor", "2")
+    assert code == 5 and err.count("E-OUT-EXISTS") == 2
+
+
+def test_series_become_nifti_with_a_sidecar_on_demand(call, export, tmp_path):
+    options = ["--bundle", "none", "--factor", "2", "--format", "nifti", "--fill-gaps"]
+    code, _, err = call("run", export, tmp_path / "out", *options)
+    assert code == 0 and "W-DCM-GAP" in err
+    written = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert len(written) == 6 and all(name.startswith("series-") for name in written)
+    sidecars = [json.loads(p.read_text()) for p in sorted((tmp_path / "out").glob("*.json"))]
+    assert sorted(s["Modality"] for s in sidecars) == ["CT", "CT", "MR"]
+    assert sorted(len(s["FilledSlices"]) for s in sidecars) == [0, 0, 2]
+    assert all(s["SpacingBetweenSlices"] == 2 and s["monai_sr"]["options"]["factor"] == "2.0" for s in sidecars)
+    assert dicom_phantoms.tells_nothing(*(p.read_bytes().decode("latin1") for p in (tmp_path / "out").glob("*.json")))
+
+
+def test_one_series_is_chosen_by_its_number(call, export, tmp_path):
+    target = tmp_path / "one.nii.gz"
+    code, _, err = call("run", export, target, "--bundle", "none")
+    assert code == 5 and "E-DCM-SERIES" in err and "1 (8 slices" in err
+    assert not target.exists()
+    assert call("run", export, target, "--bundle", "none", "--series", "2", "--factor", "2")[0] == 0
+    assert nib.load(target).shape == (26, 22, 16)
+    assert json.loads((tmp_path / "one.json").read_text())["Modality"] == "MR"
+    code, _, err = call("run", export, tmp_path / "two.nii.gz", "--series", "7")
+    assert code == 2 and "E-DCM-SERIES" in err
+
+
+def test_an_archive_and_a_multi_frame_file_are_run_like_a_folder(call, tmp_path):
+    datasets = dicom_phantoms.slices()
+    dicom_phantoms.write(tmp_path / "in", datasets)
+    shutil.make_archive(str(tmp_path / "scan"), "zip", tmp_path / "in")
+    (enhanced,) = dicom_phantoms.write(tmp_path / "multi", dicom_phantoms.enhanced(datasets))
+    results = []
+    for source in (tmp_path / "in", tmp_path / "scan.zip", enhanced):
+        target = tmp_path / f"out{len(results)}.nii"
+        assert call("run", source, target, "--bundle", "none", "--factor", "2")[0] == 0
+        results.append(nib.load(target).get_fdata())
+    assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
+
+
+def test_check_tells_what_an_export_holds(call, export, nifti):
+    code, out, _ = call("check", export)
+    assert code == 4
+    assert "series 1: CT, 8 slices" in out and "series 2: MR, 8 slices" in out
+    assert "E-DCM-GAP" in out and "left out: 1 file(s), not DICOM" in out
+    assert call("check", export / "b")[0] == 0
+    assert "at " in call("check", nifti())[1]
+    assert dicom_phantoms.tells_nothing(out)
+
+
+def test_a_volume_without_headers_cannot_become_dicom(fails, nifti, tmp_path):
+    fails("run", nifti(), tmp_path / "out", "--format", "dicom", exit_code=2, code="E-OUT-FORMAT")
 
 
 # ------------------------------------------------------------- warnings, progress, debug
