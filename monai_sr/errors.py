@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 
@@ -66,3 +67,11 @@ class UsageError(SuperResolutionError, ValueError):
 
 class ImageWarning(UserWarning):
     """The result is made, but something about it should be known; reads ``W-code: …``."""
+
+
+def write_error(path: Path, error: Exception) -> OutputError:
+    """What a failure to write means to the user."""
+    if getattr(error, "errno", None) == errno.ENOSPC:
+        return OutputError("E-OUT-SPACE", "the disk is full", fix="free some space and run again", path=path)
+    reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return OutputError("E-OUT-PERM", f"cannot be written ({reason})", fix="choose a folder you may write to", path=path)

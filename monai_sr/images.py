@@ -19,7 +19,15 @@ import torch
 from monai.data import ImageReader, ImageWriter, MetaTensor
 
 from . import dicom
-from .errors import ImageError, ImageWarning, InputMissingError, OutputError, SuperResolutionError, UsageError
+from .errors import (
+    ImageError,
+    ImageWarning,
+    InputMissingError,
+    OutputError,
+    SuperResolutionError,
+    UsageError,
+    write_error,
+)
 from .grid import Grid
 from .nifti import check_dtype, gunzip, is_nifti, nifti_image, read_nifti, stream_nifti, warn
 
@@ -138,7 +146,7 @@ def check_writable(path: Path) -> str:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     return suffix
 
 
@@ -168,7 +176,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -367,12 +375,4 @@ def _write_itk(voxels: np.ndarray, grid: Grid, path: Path) -> None:
             sitk.WriteImage(image, str(whole), useCompression=True)
             os.replace(whole, path)
         except (RuntimeError, OSError) as error:
-            raise _write_error(path, error) from error
-
-
-def _write_error(path: Path, error: Exception) -> OutputError:
-    number = getattr(error, "errno", None)
-    if number == 28:
-        return OutputError("E-OUT-SPACE", "the disk is full", fix="free some space and run again", path=path)
-    reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
-    return OutputError("E-OUT-PERM", f"cannot be written ({reason})", fix="choose a folder you may write to", path=path)
+            raise write_error(path, error) from error

@@ -12,11 +12,8 @@ import logging
 import os
 import shutil
 import socket
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from errno import ENOSPC
 from importlib.metadata import version
 from math import floor, log10
 from pathlib import Path
@@ -31,7 +28,8 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DSfloat, validate_value
 
-from ..errors import OutputError
+from ..errors import OutputError, write_error
+from .header import pydicom_silent
 from .series import Frame, Series
 
 logger = logging.getLogger(__name__)
@@ -167,7 +165,7 @@ def write_derived_series(sr: MetaTensor, series: Series, folder: Path, *, made_b
     hidden = folder.with_name(f".{folder.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         hidden.mkdir()
-        with _pydicom_silent():
+        with pydicom_silent():
             for number, instance in enumerate(_instances(sr, series, made_by), start=1):
                 with open(hidden / f"{number:04d}.dcm", "wb") as file:
                     dcmwrite(file, instance)
@@ -175,27 +173,10 @@ def write_derived_series(sr: MetaTensor, series: Series, folder: Path, *, made_b
                     os.fsync(file.fileno())
         os.rename(hidden, folder)
     except OSError as error:
-        if error.errno == ENOSPC:
-            raise OutputError("E-OUT-SPACE", "the disk is full", fix="free some space", path=folder) from error
-        reason = error.strerror or type(error).__name__
-        fix = "choose a folder you may write to"
-        raise OutputError("E-OUT-PERM", f"cannot be written ({reason})", fix=fix, path=folder) from error
+        raise write_error(folder, error) from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
     return folder
-
-
-@contextmanager
-def _pydicom_silent() -> Iterator[None]:
-    """No complaints of pydicom's, in warnings or logs: they quote the source's header."""
-    log = logging.getLogger("pydicom")
-    was_disabled, log.disabled = log.disabled, True
-    try:
-        with warnings.catch_warnings(), config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.disabled = was_disabled
 
 
 def _instances(sr: MetaTensor, series: Series, made_by: MadeBy) -> Iterator[FileDataset]:

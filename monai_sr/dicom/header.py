@@ -5,8 +5,11 @@ Nothing of the header's text enters a message: names, dates and descriptions may
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,21 @@ class BrokenFileError(Exception):
     def __init__(self, uid: str, error: SuperResolutionError) -> None:
         super().__init__(str(error))
         self.uid, self.error = uid, error
+
+
+@contextmanager
+def pydicom_silent() -> Iterator[None]:
+    """No complaints of pydicom's, in warnings or logs: they quote the header."""
+    from pydicom import config
+
+    log = logging.getLogger("pydicom")
+    was_disabled, log.disabled = log.disabled, True
+    try:
+        with warnings.catch_warnings(), config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = was_disabled
 
 
 def is_dicom(path: Path) -> bool:

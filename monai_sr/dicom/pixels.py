@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ImageError
-from .header import PIXEL_DATA, pixel_element
+from .header import PIXEL_DATA, pixel_element, pydicom_silent
 from .series import Frame
 
 
@@ -68,7 +68,8 @@ def _frames(head: Any, frame: Frame) -> np.ndarray:
     """(frames, rows, columns) of a whole file; its pixels are not kept in the header."""
     element = pixel_element(head)
     try:
-        decoded = _decoded(head)
+        with pydicom_silent():
+            decoded = _decoded(head)
     except Exception as error:
         # decoders raise many types; all mean that these pixels cannot be used
         raise (_changed(frame) or _undecodable(head, frame, error)) from error

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from pydicom import config
 
 from ..errors import ImageError, InputMissingError, SuperResolutionError, UsageError
 from . import header
@@ -145,7 +144,7 @@ def find_series(source: str | Path, *, merge_by_geometry: bool = False) -> Found
     broken: dict[str, SuperResolutionError] = {}
     frames: dict[str, list[Frame]] = defaultdict(list)
     warnings: dict[str, set[str]] = defaultdict(set)
-    with config.disable_value_validation():  # its complaints would quote the header
+    with header.pydicom_silent():
         for file in files:
             try:
                 dataset, new = header.read_frames(file)
