@@ -96,13 +96,13 @@ def _run_dicom(source: Path, target: Path, options: argparse.Namespace) -> int:
     elif source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise UsageError("E-OUT-SAME", "the output lies inside the input folder", fix="write elsewhere", path=target)
     found = find_series(source, merge_by_geometry=bool(options.merge_by_geometry))
-    for left in found.left_out:
-        print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
     chosen, faults = list(found.series), [fault for _, fault in found.broken]
     if options.series and not one_file:
         chosen, faults = list(found.choose(options.series)), []
     elif one_file or len(chosen) + len(faults) < 2:
         chosen, faults = [found.only(options.series)], []
+    for left in found.left_out:
+        print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
     for fault in faults:
         print(f"monai-sr: {fault.at(source)}", file=sys.stderr)
     failed = len(faults)
