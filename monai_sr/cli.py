@@ -97,10 +97,11 @@ def _run_dicom(source: Path, target: Path, options: argparse.Namespace) -> int:
         raise UsageError("E-OUT-SAME", "the output lies inside the input folder", fix="write elsewhere", path=target)
     found = find_series(source, merge_by_geometry=bool(options.merge_by_geometry))
     chosen, faults = list(found.series), [fault for _, fault in found.broken]
-    if options.series and not one_file:
-        chosen, faults = list(found.choose(options.series)), []
-    elif one_file or len(chosen) + len(faults) < 2:
-        chosen, faults = [found.only(options.series)], []
+    with _naming(source):
+        if options.series and not one_file:
+            chosen, faults = list(found.choose(options.series)), []
+        elif one_file or len(chosen) + len(faults) < 2:
+            chosen, faults = [found.only(options.series)], []
     for left in found.left_out:
         print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
     for fault in faults:
@@ -214,7 +215,8 @@ def check(options: argparse.Namespace) -> int:
     for left in found.left_out:
         print(f"left out: {left.files} file(s), {left.reason} ({left.code})")
     if not good and not bad:
-        found.only()
+        with _naming(source):
+            found.only()
     return 0 if not bad else 4 if good else 5
 
 

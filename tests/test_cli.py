@@ -549,7 +549,8 @@ def test_nothing_to_evaluate_is_exit_code_3(fails, tmp_path):
     for missing in (tmp_path / "nowhere", tmp_path / "empty"):
         fails("evaluate", missing, "--bundle", "none", exit_code=3, code="E-IO-MISSING", names=missing)
     (tmp_path / "empty" / "notes.txt").touch()
-    fails("run", tmp_path / "empty", tmp_path / "o.nii", "--bundle", "none", exit_code=3, code="E-IO-MISSING")
+    empty = tmp_path / "empty"
+    fails("run", empty, tmp_path / "o.nii", "--bundle", "none", exit_code=3, code="E-DCM-NONE", names=empty)
 
 
 # ------------------------------------------------------------- bad options: exit code 2
