@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -189,6 +190,11 @@ class SuperResolutionInferer(Inferer):
 class ConsistentInferer(Inferer):
     """The training path of both networks on crops: the network, then consistency with the crop.
 
+    Args:
+        bfloat16: let the network's convolutions work in bfloat16, at less than half the cost on a
+            processor that has such instructions (avx512_bf16, amx). Weights, the image that is passed
+            along, consistency and loss keep full precision.
+
     Args of the call:
         inputs: what the network sees, from ``RandSimulateThickSlicesd``.
         network: ResidualNet, SRCNN or PyramidNet, bare or in DistributedDataParallel.
@@ -199,12 +205,17 @@ class ConsistentInferer(Inferer):
         consistent.
     """
 
+    def __init__(self, *, bfloat16: bool = False) -> None:
+        super().__init__()
+        self.bfloat16 = bfloat16
+
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
         bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
         inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
         spline = kwargs["spline"]
         levels = [round(math.log2(spline.shape[-2] / spline.shape[-1]))] if isinstance(bare, PyramidNet) else []
-        outputs = network(inputs, *levels)
+        with torch.autocast(inputs.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
+            outputs = network(inputs, *levels)
         # consistency is exact only in full precision, also under automatic mixed precision
         with torch.autocast(inputs.device.type, enabled=False):
             last = outputs[-1] if isinstance(outputs, list) else outputs

@@ -14,6 +14,7 @@ one that was acquired) and how far an output voxel sees (``reach``), which is wh
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final, Optional, cast
 
 import torch
@@ -155,7 +156,11 @@ class PyramidNet(nn.Module):
         """Twice the slices by the consistent spline, as far as its first taps reach."""
         taps = self.doubling.shape[-1] // 2
         padded = F.pad(image, [taps, taps, 0, 0, 0, 0], mode="replicate")
-        pairs = F.conv3d(padded, self.doubling)  # (B, 2, X, Y, m): the two halves of each slice
+        if torch.jit.is_scripting():
+            pairs = F.conv3d(padded, self.doubling)
+        else:  # the image itself must not be rounded, also under automatic mixed precision
+            with _full_precision(image):
+                pairs = F.conv3d(padded, self.doubling)  # (B, 2, X, Y, m): the two halves of each slice
         b, _, height, width, depth = pairs.shape
         return pairs.permute(0, 2, 3, 4, 1).reshape(b, 1, height, width, depth * 2)
 
@@ -196,6 +201,12 @@ def _prepare(network: nn.Module, *, last: nn.Conv3d) -> None:
         if type(module) is LinkedPair:
             module.second.weight.data.mul_(0.1)
     last.weight.data.mul_(0.01)
+
+
+def _full_precision(image: Tensor) -> AbstractContextManager[object]:
+    """Automatic mixed precision off, where it is on; an export does not see this."""
+    kind = image.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _doubling_weights(taps: int = 17) -> Tensor:

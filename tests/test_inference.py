@@ -530,6 +530,19 @@ def test_mixed_precision_does_not_spoil_consistency(network, works_on):
     torch.testing.assert_close(reacquired(sr, batch), batch["acquired"], rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize(("network", "works_on"), [(residual, "thin"), (pyramid, "thick")])
+def test_bfloat16_rounds_what_is_learned_and_not_the_image(network, works_on):
+    batch = crops(works_on, 4, usual=1.0)
+    kwargs = {key: batch[key] for key in ("acquired", "acquisition", "spline")}
+    busy, still = lively(network()), idle(network())
+    exact, rounded = (ConsistentInferer(bfloat16=b)(batch["image"], busy, **kwargs) for b in (False, True))
+    assert rounded.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().max() < 0.1 * exact.abs().max()
+    # bfloat16 has eight bits: an image that went through it would be off by up to 0.002
+    exact, rounded = (ConsistentInferer(bfloat16=b)(batch["image"], still, **kwargs) for b in (False, True))
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=1e-6)
+
+
 # ------------------------------------------------------------- uneven slices, gaps, padding
 
 PLACES = np.array([0.0, 2.0, 4.1, 7.0, 9.0, 11.2, 15.0, 17.0, 19.0, 21.0, 23.1, 25.0])
