@@ -20,6 +20,7 @@ _HOME = {
     "Model": "bundles",
     "PyramidLoss": "losses",
     "PyramidNet": "networks",
+    "RandCoarseCropd": "transforms",
     "RandSimulateThickSlicesd": "transforms",
     "ResidualNet": "networks",
     "SRCNN": "networks",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from .slices import profile_matrix as profile_matrix
     from .transforms import InterpolateSlices as InterpolateSlices
     from .transforms import InterpolateSlicesd as InterpolateSlicesd
+    from .transforms import RandCoarseCropd as RandCoarseCropd
     from .transforms import RandSimulateThickSlicesd as RandSimulateThickSlicesd
     from .transforms import SimulateThickSlices as SimulateThickSlices
     from .transforms import SimulateThickSlicesd as SimulateThickSlicesd

@@ -370,13 +370,15 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
     """A training pair from a volume of thin slices: thick ones are drawn, the thin ones are the truth.
 
     Draws the slice axis among those whose spacing is near the finest, the factor, the ratio of
-    thickness to spacing, the profile and the noise, all from ``self.R``. Of a key ``image`` it makes
+    thickness to spacing, the profile, the noise, and what the network is told of all that, from
+    ``self.R``. It is told a Gaussian profile, as at inference, and now and then a wrong thickness,
+    so that it learns not to trust either blindly. Of a key ``image`` it makes
 
     - ``image``: what the network sees, normalized like the input: the consistent spline on the thin
       grid (``works_on="thin"``), or the acquired slices as a standard profile would have given them
       (``works_on="thick"``), see :func:`standard_slices`;
     - ``label``: the truth, through-plane axis last;
-    - ``acquired``, ``acquisition``, ``spline``: y, A and B, for
+    - ``acquired``, ``acquisition``, ``spline``: y, and A and B as told, for
       :func:`monai_sr.slices.enforce_consistency` around the network.
 
     Args:
@@ -385,7 +387,9 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         works_on: "thin" or "thick", as the network says.
         thickness_ratios: the range that thickness/spacing is drawn from.
         usual: how often thickness equals spacing instead.
-        box: how often the profile is a box instead of a Gaussian.
+        box: how often the profile is in truth a box.
+        mistaken: how often the thickness told is not the true one.
+        mistake: by what share of it at most.
         noise: the largest standard deviation of noise on the thick slices, in units of the input.
         noisy: how often there is noise.
         isotropy: an axis may be the slice axis if its spacing is at most this many times the finest.
@@ -397,9 +401,11 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         *,
         factors: Sequence[float] = (2, 3, 4),
         works_on: Literal["thin", "thick"] = "thin",
-        thickness_ratios: tuple[float, float] = (0.5, 1.5),
+        thickness_ratios: tuple[float, float] = (0.25, 1.5),
         usual: float = 0.5,
-        box: float = 0.25,
+        box: float = 0.15,
+        mistaken: float = 0.15,
+        mistake: float = 0.25,
         noise: float = 0.02,
         noisy: float = 0.25,
         isotropy: float = 1.3,
@@ -412,6 +418,7 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
             raise ValueError(f"a pyramid is trained at powers of two, not at factors {tuple(factors)}")
         self.factors, self.works_on = tuple(factors), works_on
         self.thickness_ratios, self.usual, self.box = thickness_ratios, usual, box
+        self.mistaken, self.mistake = mistaken, mistake
         self.noise, self.noisy, self.isotropy = noise, noisy, isotropy
 
     def randomize(self, spacing: Sequence[float]) -> None:  # type: ignore[override]
@@ -422,6 +429,8 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         ratio = float(self.R.uniform(*self.thickness_ratios))
         self.ratio = 1.0 if self.R.random() < self.usual else ratio
         self.profile: Profile = "box" if self.R.random() < self.box else "gaussian"
+        mistake = float(self.R.uniform(-self.mistake, self.mistake))
+        self.told_ratio = self.ratio * (1 + mistake if self.R.random() < self.mistaken else 1.0)
         sigma = float(self.R.uniform(0, self.noise))
         self.sigma = sigma if self.R.random() < self.noisy else 0.0
 
@@ -440,10 +449,11 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         if self.works_on == "thick" and m * self.factor != n:
             raise ValueError(f"{n} thin slices do not divide by the factor {self.factor:g}")
         thin, thick = np.arange(n) - (n - 1) / 2, (np.arange(m) - (m - 1) / 2) * self.factor
-        model = SliceModel.between(thick, thin, slice_thickness=self.ratio * self.factor, profile=self.profile)
-        lr = apply_along(model.acquisition, hr)
+        true = profile_matrix(thin, thick, slice_thickness=self.ratio * self.factor, profile=self.profile)
+        lr = apply_along(true, hr)
         if self.sigma:
             lr = lr + torch.from_numpy(self.R.normal(0, self.sigma, lr.shape)).to(lr)
+        model = SliceModel.between(thick, thin, slice_thickness=self.told_ratio * self.factor)
         seen = model.spline if self.works_on == "thin" else standard_slices(model, thick, thin)
         return {
             key: apply_along(seen, lr),
@@ -452,6 +462,75 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
             "acquisition": model.acquisition.float(),
             "spline": model.spline.float(),
         }
+
+
+class RandCoarseCropd(Randomizable, MapTransform):
+    """A random crop, now and then of a coarser copy of the volume.
+
+    More voxel sizes than the training data have, and truths that are sharp and quiet for theirs:
+    averaging neighbors takes noise and blur away.
+
+    Args:
+        keys: volumes (C, X, Y, Z) with affine, at least ``size`` along every axis.
+        size: voxels of the crop.
+        coarsest: the largest growth of the voxels, drawn from 1 to this or to what the volume allows.
+        coarse: how often they grow at all.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        size: Sequence[int],
+        *,
+        coarsest: float = 2.0,
+        coarse: float = 0.3,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        if not coarsest >= 1:
+            raise ValueError(f"coarsest is {coarsest}, must be at least 1")
+        self.size, self.coarsest, self.coarse = tuple(size), coarsest, coarse
+
+    def randomize(self, shape: Sequence[int]) -> None:  # type: ignore[override]
+        """Draw the growth of the voxels and where the crop lies in a volume of that shape."""
+        most = min(self.coarsest, *(n / size for n, size in zip(shape, self.size, strict=True)))
+        if most < 1:
+            raise ValueError(f"a crop of {self.size} voxels was asked of a volume of {tuple(shape)}")
+        growth = float(self.R.uniform(1, most))
+        self.growth = growth if self.R.random() < self.coarse else 1.0
+        self.taken = [int(np.ceil(size * self.growth - 1e-9)) for size in self.size]
+        self.first = [int(self.R.randint(0, n - taken + 1)) for n, taken in zip(shape, self.taken, strict=True)]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            self.randomize(result[key].shape[1:])
+            result[key] = self._crop(result[key])
+        return result
+
+    def _crop(self, volume: Tensor) -> MetaTensor:
+        grid = grid_of(volume)
+        voxels = _floating(volume)
+        affine = grid.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ (np.array(self.first) + (self.growth - 1) / 2)
+        affine[:3, :3] *= self.growth
+        for axis, (first, taken, size) in enumerate(zip(self.first, self.taken, self.size, strict=True)):
+            voxels = voxels.narrow(axis + 1, first, taken)
+            if self.growth != 1:
+                voxels = apply_along(_averages(taken, size, self.growth), voxels, axis + 1)
+        shape = (self.size[0], self.size[1], self.size[2])
+        return on_grid(voxels.contiguous(), Grid(shape, affine), volume)
+
+
+def _averages(taken: int, size: int, growth: float) -> Tensor:
+    """(size, taken): means over ``growth`` voxels each, of the cubic spline through the voxels.
+
+    Of the voxels themselves, as blocks, the means would wobble by a tenth of a voxel around their places.
+    """
+    fine = (np.arange(taken * 8) - 3.5) / 8
+    centers = np.arange(size) * growth + (growth - 1) / 2
+    means = profile_matrix(fine, centers, slice_thickness=growth, profile="box")
+    return means @ interpolation_matrix(np.arange(taken), fine)
 
 
 def standard_slices(model: SliceModel, thick: np.ndarray, thin: np.ndarray) -> Tensor:

@@ -17,6 +17,7 @@ from monai_sr.transforms import (
     InterpolateSlices,
     InterpolateSlicesd,
     NormalizeIntensitiesd,
+    RandCoarseCropd,
     RandSimulateThickSlicesd,
     SimulateThickSlices,
     SimulateThickSlicesd,
@@ -339,7 +340,7 @@ def assert_same(one: dict, other: dict) -> None:
 
 @pytest.mark.parametrize("works_on", ["thin", "thick"])
 def test_the_truth_seen_through_the_acquisition_is_what_was_acquired(works_on):
-    transform = RandSimulateThickSlicesd("image", factors=(2, 4), works_on=works_on, noisy=0)
+    transform = RandSimulateThickSlicesd("image", factors=(2, 4), works_on=works_on, noisy=0, box=0, mistaken=0)
     for pair in drawn(transform, textured((8, 16, 24)), times=12):
         acquired = apply_along(pair["acquisition"], pair["label"])
         torch.testing.assert_close(acquired, pair["acquired"], rtol=0, atol=1e-5)
@@ -352,7 +353,7 @@ def test_the_truth_seen_through_the_acquisition_is_what_was_acquired(works_on):
 
 @pytest.mark.parametrize("factors", [(2,), (3,), (2.5,), (4,)])
 def test_the_pair_is_the_slab_of_the_thin_slices(factors):
-    transform = RandSimulateThickSlicesd("image", factors=factors, noisy=0, usual=1, box=0)
+    transform = RandSimulateThickSlicesd("image", factors=factors, noisy=0, usual=1, box=0, mistaken=0)
     (pair,) = drawn(transform, textured((40, 3, 3), (1.0, 9.0, 9.0)))
     m = round(40 / factors[0])
     thick = (np.arange(m) - (m - 1) / 2) * factors[0]
@@ -363,26 +364,37 @@ def test_the_pair_is_the_slab_of_the_thin_slices(factors):
     torch.testing.assert_close(pair["image"], apply_along(model.spline, pair["acquired"]))
 
 
-def test_the_slices_are_as_thick_and_of_the_profile_that_was_drawn():
-    transform = RandSimulateThickSlicesd("image", factors=(2, 4), usual=0, box=0.5)
-    for seed in range(8):
+def test_the_slices_are_as_drawn_and_the_network_is_told_what_was_drawn_for_it():
+    transform = RandSimulateThickSlicesd("image", factors=(2, 4), usual=0, noisy=0, box=0.5, mistaken=0.5)
+    seen = set()
+    for seed in range(16):
         (pair,) = drawn(transform, textured((16, 16, 16)), seed=seed)
+        thin = np.arange(16)
         thick = (np.arange(16 / transform.factor) + 0.5) * transform.factor - 0.5
-        expected = profile_matrix(
-            np.arange(16), thick, slice_thickness=transform.ratio * transform.factor, profile=transform.profile
-        )
         assert transform.ratio != 1
-        torch.testing.assert_close(pair["acquisition"], expected.float())
+        true = profile_matrix(
+            thin, thick, slice_thickness=transform.ratio * transform.factor, profile=transform.profile
+        )
+        torch.testing.assert_close(pair["acquired"], apply_along(true, pair["label"]))
+        # at inference nobody knows the profile, so it is always taken for a Gaussian
+        told = SliceModel.between(thick, thin, slice_thickness=transform.told_ratio * transform.factor)
+        torch.testing.assert_close(pair["acquisition"], told.acquisition.float())
+        torch.testing.assert_close(pair["spline"], told.spline.float())
+        assert abs(transform.told_ratio / transform.ratio - 1) <= 0.25
+        seen.add((transform.profile, transform.told_ratio == transform.ratio))
+    assert len(seen) == 4
 
 
 def test_a_network_on_thick_slices_sees_them_as_a_standard_profile_would_have_shown_them():
-    transform = RandSimulateThickSlicesd("image", factors=(2,), works_on="thick", noisy=0, usual=0, box=1)
+    transform = RandSimulateThickSlicesd(
+        "image", factors=(2,), works_on="thick", noisy=0, usual=0, thickness_ratios=(0.3, 0.7)
+    )
     for pair in drawn(transform, textured((16, 16, 16)), times=4):
         standard = SliceModel.between(np.arange(8) * 2 + 0.5, np.arange(16.0), slice_thickness=2.0)
         expected = apply_along(standard.acquisition, apply_along(pair["spline"], pair["acquired"]))
         torch.testing.assert_close(pair["image"], expected, rtol=0, atol=1e-4)
         assert (pair["image"] - pair["acquired"]).abs().max() > 0.01
-    usual = RandSimulateThickSlicesd("image", factors=(2,), works_on="thick", noisy=0, usual=1, box=0)
+    usual = RandSimulateThickSlicesd("image", factors=(2,), works_on="thick", noisy=0, usual=1, box=0, mistaken=0)
     (pair,) = drawn(usual, textured((16, 16, 16)))
     torch.testing.assert_close(pair["image"], pair["acquired"], rtol=0, atol=1e-3)
 
@@ -447,8 +459,8 @@ def test_everything_offered_is_drawn_and_nothing_else():
     draws = []
     for _ in range(400):
         transform.randomize((1.0, 1.0, 1.0))
-        draws.append((transform.factor, transform.ratio, transform.profile, transform.sigma))
-    factors, ratios, profiles, sigmas = (list(column) for column in zip(*draws, strict=True))
+        draws.append((transform.factor, transform.ratio, transform.told_ratio, transform.profile, transform.sigma))
+    factors, ratios, tolds, profiles, sigmas = (list(column) for column in zip(*draws, strict=True))
     assert set(factors) == {2, 2.5, 3}
     assert set(profiles) == {"gaussian", "box"}
     others = [r for r in ratios if r != 1]
@@ -456,14 +468,18 @@ def test_everything_offered_is_drawn_and_nothing_else():
     assert 1.45 < max(others) <= 1.5
     # shares of 400 draws: three standard deviations of a coin are 0.075
     assert len(others) / 400 == pytest.approx(0.5, abs=0.075)
-    assert profiles.count("box") / 400 == pytest.approx(0.25, abs=0.065)
+    assert profiles.count("box") / 400 == pytest.approx(0.15, abs=0.055)
+    wrong = [told / ratio - 1 for told, ratio in zip(tolds, ratios, strict=True) if told != ratio]
+    assert len(wrong) / 400 == pytest.approx(0.15, abs=0.055)
+    assert -0.25 <= min(wrong) < -0.15
+    assert 0.15 < max(wrong) <= 0.25
     noisy = [s for s in sigmas if s > 0]
     assert len(noisy) / 400 == pytest.approx(0.25, abs=0.065)
     assert max(noisy) <= 0.02
 
 
 def test_noise_is_on_the_thick_slices_as_strong_as_drawn_and_not_on_the_truth():
-    transform = RandSimulateThickSlicesd("image", factors=(2,), noise=0.1, noisy=1)
+    transform = RandSimulateThickSlicesd("image", factors=(2,), noise=0.1, noisy=1, box=0, mistaken=0)
     volume = textured((16, 16, 16))
     for seed in range(5):
         (pair,) = drawn(transform, volume, seed=seed)
@@ -488,6 +504,53 @@ def test_a_pyramid_needs_slices_that_divide():
 
 
 # -- standard slices -------------------------------------------------------------------------------
+
+
+def test_a_coarse_crop_lies_where_its_affine_says():
+    # the value at a world point is a formula, linear so that an average of voxels is the value in their middle
+    grid = phantoms.grid((40, 36, 44), (0.9, 1.1, 0.7))
+    slope = np.array([1.0, -2.0, 3.0])
+    world = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1) @ grid.affine[:3, :3].T
+    values = torch.from_numpy((world + grid.affine[:3, 3]) @ slope).float()[None]
+    volume = MetaTensor(values, affine=torch.from_numpy(grid.affine.copy()))
+    transform = RandCoarseCropd("image", (16, 18, 20), coarse=0.5)
+    transform.set_random_state(3)
+    growths = []
+    for _ in range(12):
+        crop = transform({"image": volume})["image"]
+        assert crop.shape == (1, 16, 18, 20)
+        found = grid_of(crop)
+        assert found.spacing == pytest.approx([s * transform.growth for s in grid.spacing])
+        places = np.stack(np.meshgrid(*map(np.arange, found.shape), indexing="ij"), -1) @ found.affine[:3, :3].T
+        expected = (places + found.affine[:3, 3]) @ slope
+        inner = (slice(2, -2),) * 3  # beyond its ends a spline is mirrored
+        # a fortieth of the 2 that a voxel's step adds; means of voxels as blocks would wobble by 0.2
+        np.testing.assert_allclose(crop[0].numpy()[inner], expected[inner], rtol=0, atol=0.05)
+        growths.append(transform.growth)
+    assert 3 <= growths.count(1.0) <= 9
+    assert max(growths) > 1.4
+
+
+def test_a_coarse_crop_averages_and_an_ordinary_one_takes_voxels_as_they_are():
+    volume = textured((32, 32, 32))
+    plain = RandCoarseCropd("image", (16, 16, 16), coarse=0)
+    plain.set_random_state(0)
+    crop = plain({"image": volume})["image"]
+    x, y, z = plain.first
+    torch.testing.assert_close(crop.as_tensor(), volume.as_tensor()[:, x : x + 16, y : y + 16, z : z + 16])
+    coarse = RandCoarseCropd("image", (16, 16, 16), coarse=1)
+    coarse.randomize = lambda shape: None
+    coarse.growth, coarse.taken, coarse.first = 2.0, [32, 32, 32], [0, 0, 0]
+    sharp = coarse({"image": volume})["image"].as_tensor()
+    blocks = torch.nn.functional.avg_pool3d(volume.as_tensor()[None], 2)[0]
+    # the mean of a spline over two voxels is nearly theirs
+    assert torch.corrcoef(torch.stack([sharp.flatten(), blocks.flatten()]))[0, 1] > 0.97
+    assert float(sharp.mean()) == pytest.approx(float(blocks.mean()), abs=0.002)
+
+
+def test_a_crop_larger_than_the_volume_is_refused():
+    with pytest.raises(ValueError, match="24"):
+        RandCoarseCropd("image", (24, 8, 8))({"image": textured((16, 16, 16))})
 
 
 @pytest.mark.parametrize("factor", [2, 4, 2.7])
