@@ -16,7 +16,7 @@ PACKAGE = Path(monai_sr.__file__).parent
 FLOORS = {
     0: {"errors", "grid", "slices", "networks", "losses", "intensities", "tiles"},
     1: {"transforms", "handlers"},
-    2: {"inference", "images", "nifti", "dicom", "bundles"},
+    2: {"inference", "images", "nifti", "dicom", "bundles", "bids"},
     3: {"batch", "evaluation", "volumes"},
     4: {"cli", "demo", "slicer", "__main__"},
 }

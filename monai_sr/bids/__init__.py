@@ -1,0 +1,15 @@
+"""BIDS in, a BIDS derivative dataset out."""
+
+from .derivative import derivative_sidecar, is_own_derivative, write_dataset_description
+from .raw import BidsImage, Found, LeftOut, find_bids_images, is_bids
+
+__all__ = [
+    "BidsImage",
+    "Found",
+    "LeftOut",
+    "derivative_sidecar",
+    "find_bids_images",
+    "is_bids",
+    "is_own_derivative",
+    "write_dataset_description",
+]

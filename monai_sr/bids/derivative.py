@@ -1,0 +1,173 @@
+"""The BIDS derivative dataset that results make: description, README, and a JSON file beside each image."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..errors import OutputError, write_error
+from ..grid import SAME_SPACING, Grid
+from ..images import write_atomically
+from .raw import DESCRIPTION, RAW, BidsImage, read_description
+
+BIDS_VERSION = "1.11.1"
+PACKAGE = "monai-sr"
+
+KEPT = (
+    *("Modality", "Manufacturer", "ManufacturersModelName", "MagneticFieldStrength", "MRAcquisitionType"),
+    *("PulseSequenceType", "ScanningSequence", "SequenceVariant", "ScanOptions", "SequenceName", "EchoTime"),
+    *("EchoTrainLength", "RepetitionTime", "RepetitionTimeExcitation", "RepetitionTimePreparation", "InversionTime"),
+    *("FlipAngle", "NumberShots", "MTState", "PhaseEncodingDirection", "SliceEncodingDirection", "PixelBandwidth"),
+    *("ContrastBolusIngredient", "BodyPart", "BodyPartExamined", "Units", "TaskName"),
+    *("XRayTubeVoltage", "ConvolutionKernel"),
+)
+"""What still holds of a result. Whatever else may point to a patient, a place or a date."""
+
+# "ct" and not "ct/": the validator (3.0.2) asks for folders without their slash
+IGNORED = ("monai-sr-*", "ct")
+"""What our datasets hold besides BIDS: files about the run, and CT."""
+
+README = """# Thin slices by monai-sr
+
+Volumes of thin slices, computed by monai-sr from the thick slices of the dataset that `DatasetLinks` in
+`dataset_description.json` names. The JSON file beside each volume names its source and tells how far apart
+and how thick the acquired slices were. Voxel size is not resolution. Research only, not for diagnosis.
+"""
+
+DOCKER_MARK = Path("/.dockerenv")
+
+
+def is_own_derivative(root: str | Path) -> bool:
+    """Whether a folder is a derivative dataset that we made.
+
+    Raises:
+        ImageError: its description cannot be read.
+    """
+    return _is_ours(read_description(Path(root)))
+
+
+def derivative_sidecar(
+    source: BidsImage, acquired: Grid, result: Grid, *, slice_thickness: float | None = None
+) -> dict[str, Any]:
+    """The JSON that belongs beside a result, at ``source.target`` with the suffix ``.json``.
+
+    Args:
+        source: the image that the result was made from.
+        acquired: its grid.
+        result: grid of the result.
+        slice_thickness: what the result was computed with, mm. Default: the slice spacing.
+
+    Raises:
+        ImageError: the metadata of the source cannot be read.
+    """
+    content = {name: source.metadata[name] for name in KEPT if source.metadata.get(name) is not None} | {
+        "Description": "Thin slices that agree with the acquired ones. Research only, not for diagnosis.",
+        "Sources": [source.uri],
+        "SpatialReference": source.uri,
+        "SkullStripped": source.metadata.get("SkullStripped") is True,
+    }
+    axis = max(range(3), key=lambda a: acquired.spacing[a] / result.spacing[a])
+    before, after = acquired.spacing[axis], result.spacing[axis]
+    if before <= after * (1 + SAME_SPACING):
+        content["Resolution"] = "as acquired, the slices were thin already"
+        return content | ({"SliceThickness": source.slice_thickness} if source.slice_thickness else {})
+    thickness = before if slice_thickness is None else slice_thickness
+    return content | {
+        "Resolution": f"slices {after:.4g} mm apart, computed from slices {before:.4g} mm apart and {thickness:.4g} mm "
+        "thick; in-plane as acquired. Voxel size is not resolution.",
+        "SliceThickness": round(after, 6),
+        "SpacingBetweenSlices": round(after, 6),
+        "AcquiredSliceThickness": round(thickness, 6),
+        "AcquiredSpacingBetweenSlices": round(before, 6),
+    }
+
+
+def write_dataset_description(
+    out_dir: str | Path, *, raw_root: str | Path, environment: Mapping[str, str] = os.environ
+) -> Path:
+    """Make a folder a BIDS derivative dataset: description, README and ``.bidsignore``.
+
+    May be called again, also by several processes at once: what is right already stays as it is.
+
+    Args:
+        out_dir: the derivative dataset; made if it is absent.
+        raw_root: the raw dataset; named by its path relative to ``out_dir``.
+        environment: tells the container that we run in.
+
+    Returns:
+        Path of the description.
+
+    Raises:
+        OutputError: another dataset is there, or it cannot be written to.
+        ImageError: a description cannot be read.
+    """
+    out_dir, raw_root = Path(out_dir), Path(raw_root)
+    path = out_dir / DESCRIPTION
+    there = read_description(out_dir)
+    content = _described(read_description(raw_root), raw_root.resolve(), out_dir.resolve(), environment)
+    if there and not (_is_ours(there) and there.get("Name") == content["Name"]):
+        raise OutputError(
+            "E-OUT-EXISTS",
+            f"the dataset {there.get('Name', 'without a name')!r} is there, {content['Name']!r} is to be written",
+            fix="name another output folder",
+            path=path,
+        )
+    ignore = out_dir / ".bidsignore"
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        ignored = ignore.read_text(encoding="utf-8").splitlines() if ignore.exists() else []
+    except OSError as error:
+        raise write_error(out_dir, error) from error
+    if not set(IGNORED) <= set(ignored):
+        _write(ignore, "\n".join(dict.fromkeys([*ignored, *IGNORED])))
+    if not any(out_dir.glob("README*")):
+        _write(out_dir / "README.md", README.rstrip())
+    if there != content:
+        _write(path, json.dumps(content, indent=2))
+    return path
+
+
+def _is_ours(description: Mapping[str, Any]) -> bool:
+    makers = description.get("GeneratedBy")
+    ours = isinstance(makers, list) and any(isinstance(m, dict) and m.get("Name") == PACKAGE for m in makers)
+    return description.get("DatasetType") == "derivative" and ours
+
+
+def _described(raw: dict[str, Any], raw_root: Path, out_dir: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    link = quote(Path(os.path.relpath(raw_root, out_dir)).as_posix())
+    maker: dict[str, Any] = {
+        "Name": PACKAGE,
+        "Version": version(PACKAGE),
+        "Description": "super-resolution across the slices of CT and MR; research only, not for diagnosis",
+    }
+    container = _container(environment)
+    return {
+        "Name": f"Thin slices of {raw.get('Name') or raw_root.name}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [maker | ({"Container": container} if container else {})],
+        "DatasetLinks": {RAW: link},
+        **({"SourceDatasets": [{"DOI": raw["DatasetDOI"]}]} if raw.get("DatasetDOI") else {}),
+        # a result is still made of the data of its source
+        **{name: raw[name] for name in ("License", "HowToAcknowledge") if raw.get(name)},
+    }
+
+
+def _container(environment: Mapping[str, str]) -> dict[str, str]:
+    """The container that we run in, as far as its runtime tells; never a path."""
+    for runtime in ("apptainer", "singularity"):
+        if name := environment.get(f"{runtime.upper()}_NAME"):
+            return {"Type": runtime, "Tag": name}
+    return {"Type": "docker"} if DOCKER_MARK.exists() else {}
+
+
+def _write(path: Path, text: str) -> None:
+    def write(file: Any) -> None:
+        file.write(f"{text}\n".encode())
+
+    write_atomically(path, write)
