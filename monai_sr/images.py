@@ -7,7 +7,7 @@ temporary name and renamed, so a file that exists is complete.
 from __future__ import annotations
 
 import os
-import socket
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +30,7 @@ from .errors import (
 )
 from .grid import Grid
 from .nifti import check_dtype, gunzip, is_nifti, nifti_image, read_nifti, stream_nifti, warn
+from .processes import temporary_beside
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".mha")
@@ -168,7 +169,7 @@ def as_stored(voxels: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, and rename it."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         with open(temporary, "wb") as file:
             write(file)
@@ -369,10 +370,15 @@ def _write_itk(voxels: np.ndarray, grid: Grid, path: Path) -> None:
     image.SetSpacing(grid.spacing)
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / np.array(grid.spacing)).ravel().tolist())
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".monai-sr-") as folder:
-        whole = Path(folder, path.name)
-        try:
-            sitk.WriteImage(image, str(whole), useCompression=True)
-            os.replace(whole, path)
-        except (RuntimeError, OSError) as error:
-            raise write_error(path, error) from error
+    folder = temporary_beside(path)  # SimpleITK goes by the suffix, so the name must stay
+    whole = folder / f"whole{image_suffix(path)}"
+    try:
+        folder.mkdir()
+        sitk.WriteImage(image, str(whole), useCompression=True)
+        with open(whole, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(whole, path)
+    except (RuntimeError, OSError) as error:
+        raise write_error(path, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -14,14 +14,14 @@ import monai_sr
 PACKAGE = Path(monai_sr.__file__).parent
 
 FLOORS = {
-    0: {"errors", "grid", "slices", "networks", "losses", "intensities", "tiles"},
+    0: {"errors", "grid", "slices", "networks", "losses", "intensities", "tiles", "processes"},
     1: {"transforms", "handlers"},
     2: {"inference", "images", "nifti", "dicom", "bundles", "bids"},
     3: {"batch", "evaluation", "volumes"},
     4: {"cli", "demo", "slicer", "__main__"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
-GROUND_LIBRARIES = {"numpy", "scipy", "torch", "nibabel"}
+GROUND_LIBRARIES = {"numpy", "scipy", "torch", "nibabel", "psutil"}
 DOORS = 4
 
 

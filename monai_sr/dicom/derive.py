@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -29,6 +28,7 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian,
 from pydicom.valuerep import DSfloat, validate_value
 
 from ..errors import OutputError, write_error
+from ..processes import temporary_beside
 from .header import pydicom_silent
 from .series import Frame, Series
 
@@ -162,7 +162,7 @@ def write_derived_series(sr: MetaTensor, series: Series, folder: Path, *, made_b
     folder = Path(folder)
     if folder.exists():
         raise OutputError("E-OUT-EXISTS", "it exists already", fix="name a new folder, or remove this one", path=folder)
-    hidden = folder.with_name(f".{folder.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    hidden = temporary_beside(folder)
     try:
         hidden.mkdir()
         with pydicom_silent():

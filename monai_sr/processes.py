@@ -1,0 +1,86 @@
+"""Who is writing: marks on temporary files and claims, and whether the process behind a mark still lives.
+
+A process that is killed leaves its temporary files behind. Their names carry host, process id and
+start time, so that whoever comes next can tell them from those of a process that is still at work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import socket
+import time
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+FORGOTTEN = 24 * 3600
+"""Temporary files of another host, which cannot be asked, are removed when they are so many seconds old."""
+
+_CLOCKS_DIFFER = 2
+"""Start times are compared to so many seconds: on some systems they move when the clock is set."""
+
+_TEMPORARY = re.compile(r"\..+\.(?P<mark>[\w-]+-\d+-\d+)\.tmp", re.DOTALL)
+
+
+def own_mark() -> str:
+    """``host-pid-start`` of this process."""
+    return _mark_of(os.getpid())
+
+
+@cache
+def _mark_of(pid: int) -> str:
+    host = re.sub(r"[^\w-]", "_", socket.gethostname())[:60]
+    return f"{host}-{pid}-{int(psutil.Process(pid).create_time())}"
+
+
+def is_alive(mark: str) -> bool | None:
+    """Whether the process of a mark still runs; None if it is one of another host."""
+    host, pid, start = mark.rsplit("-", 2)
+    if host != own_mark().rsplit("-", 2)[0]:
+        return None
+    try:
+        process = psutil.Process(int(pid))
+        same = abs(process.create_time() - int(start)) <= _CLOCKS_DIFFER
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def hidden_beside(path: Path, ending: str) -> Path:
+    """A hidden name in the folder of ``path`` that is its own and no longer than file systems allow."""
+    name = path.name.encode()
+    if len(name) > 120:
+        name = name[:100] + b"-" + hashlib.sha256(name).hexdigest()[:12].encode()
+    return path.with_name(f".{name.decode(errors='ignore')}.{ending}")
+
+
+def temporary_beside(path: Path) -> Path:
+    """Where this process writes what is to become ``path``."""
+    return hidden_beside(path, f"{own_mark()}.tmp")
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove the temporary files and folders of dead processes in ``folder``; how many there were."""
+    removed = 0
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        match = _TEMPORARY.fullmatch(entry.name)
+        if match is None:
+            continue
+        alive = is_alive(match["mark"])
+        try:
+            if alive or (alive is None and time.time() - entry.stat().st_mtime < FORGOTTEN):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+            removed += 1
+        except OSError:  # another run removed it, or it is not ours to remove
+            continue
+    return removed
