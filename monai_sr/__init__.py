@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 # Public names and where they live; imported on first use, because torch takes seconds to load.
 _HOME = {
+    "Case": "batch",
     "CharbonnierLoss": "losses",
     "ConsistentInferer": "inference",
     "GradientClipping": "handlers",
@@ -18,12 +19,14 @@ _HOME = {
     "InterpolateSlices": "transforms",
     "InterpolateSlicesd": "transforms",
     "Model": "bundles",
+    "Outcome": "batch",
     "PyramidLoss": "losses",
     "PyramidNet": "networks",
     "RandCoarseCropd": "transforms",
     "RandSimulateThickSlicesd": "transforms",
     "ResidualNet": "networks",
     "SRCNN": "networks",
+    "Settings": "batch",
     "SimulateThickSlices": "transforms",
     "SimulateThickSlicesd": "transforms",
     "SliceModel": "slices",
@@ -31,11 +34,13 @@ _HOME = {
     "SuperResolutionInferer": "inference",
     "SuperResolvedGridd": "transforms",
     "evaluate": "evaluation",
+    "find_cases": "batch",
     "interpolate_slices": "transforms",
     "interpolation_matrix": "slices",
     "load_bundle": "bundles",
     "profile_matrix": "slices",
     "read_image": "images",
+    "run_cases": "batch",
     "simulate_thick_slices": "transforms",
     "super_resolve": "inference",
     "write_image": "images",
@@ -44,6 +49,11 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
+    from .batch import Case as Case
+    from .batch import Outcome as Outcome
+    from .batch import Settings as Settings
+    from .batch import find_cases as find_cases
+    from .batch import run_cases as run_cases
     from .bundles import Model as Model
     from .bundles import load_bundle as load_bundle
     from .errors import ImageError as ImageError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from .errors import BundleError, UsageError
 from .inference import Progress, SuperResolutionInferer, super_resolve
+from .nifti import warn
 
 NAMES = {"residual": "residual_super_resolution", "pyramid": "pyramid_super_resolution"}
 """The bundles that ship, by the short names the command line knows."""
@@ -45,6 +47,18 @@ class Model:
     ) -> None:
         self.name, self.version, self.network, self.weights_sha256 = name, version, network, weights_sha256
         self._options = options
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; the CPU without one."""
+        return torch.device("cpu") if self.network is None else next(self.network.parameters()).device
+
+    def on(self, device: torch.device) -> Model:
+        """This model on a device; itself if it is there already, else a copy."""
+        if self.network is None or device == self.device:
+            return self
+        network = copy.deepcopy(self.network).to(device)
+        return Model(self.name, self.version, network, self._options, weights_sha256=self.weights_sha256)
 
     def __call__(
         self,
@@ -158,17 +172,21 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """ "auto" is a GPU if there is one; anything else must be there.
+    """ "auto" is a GPU if there is one that works; anything else must work.
 
     Raises:
         UsageError: no such device.
     """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "auto" and not torch.cuda.is_available():
+        return torch.device("cpu")
     try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
+        chosen = torch.device("cuda" if device == "auto" else device)
+        torch.zeros(8, device=chosen).sum().item()  # a driver or card that does not fit shows by computing only
     except (RuntimeError, AssertionError) as error:
+        if device == "auto":
+            first = (str(error).splitlines() or [""])[0]
+            warn(f"W-DEV: the GPU cannot be used (torch {torch.__version__}: {first}); the CPU is")
+            return torch.device("cpu")
         raise UsageError(
             "E-DEV", f"device {str(device)!r} cannot be used here (torch {torch.__version__})", fix="give auto or cpu"
         ) from error

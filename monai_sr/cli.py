@@ -1,4 +1,4 @@
-"""The command line: ``monai-sr run | check | simulate | evaluate | demo | info``.
+"""The command line: ``monai-sr run | bids | check | simulate | evaluate | demo | info``.
 
 Only this module prints. torch and MONAI are imported when a command needs them, so that help and
 usage errors come at once.
@@ -7,44 +7,58 @@ usage errors come at once.
 from __future__ import annotations
 
 import argparse
-import difflib
-import json
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from . import __version__
+from .arguments import MANY, NOTICE, make_parser
 from .errors import ImageWarning, OutputError, SuperResolutionError, UsageError
-
-NOTICE = "Research only, not for diagnosis."
 
 INTERNAL_ERROR = 10
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code.
 
     0 all good, 2 usage, 3 no usable input, 4 some volumes failed, 5 all failed, 6 output not
-    writable or disk full, 7 bundle or weights missing or damaged, 10 internal error, 130 interrupted.
+    writable or disk full, 7 bundle or weights missing or damaged, 8 not enough memory, 10 internal
+    error, 130 interrupted, 143 terminated.
     """
-    options = _parser().parse_args(arguments)
+    commands = {
+        "run": run,
+        "bids": bids,
+        "check": check,
+        "simulate": simulate,
+        "evaluate": evaluate,
+        "demo": demo,
+        "info": info,
+    }
+    options = make_parser(commands).parse_args(arguments)
     _quiet_libraries()
     failure: Exception
     try:
-        return options.command(options) or 0
+        with _termination_heeded():
+            return options.command(options) or 0
     except SuperResolutionError as error:
         print(f"monai-sr: {error}", file=sys.stderr)
         code, failure = error.exit_code, error
     except KeyboardInterrupt:
         print("monai-sr: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except _TerminatedError:
+        print("monai-sr: terminated", file=sys.stderr)
+        return TERMINATED
     except BrokenPipeError:  # `monai-sr … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -63,12 +77,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """``monai-sr run INPUT OUTPUT``"""
     source, target = Path(options.input), Path(options.output)
+    from .batch.cases import LIST_SUFFIXES
     from .dicom import is_dicom_source
+    from .images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix
 
+    one_file = image_suffix(target) in (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+    if source.suffix.lower() in LIST_SUFFIXES:
+        return _run_many(source, target, options)
     if source.is_dir() or is_dicom_source(source):
-        return _run_dicom(source, target, options)
+        return _run_series(source, target, options) if one_file else _run_many(source, target, options)
     if options.format == "dicom":
         raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="leave --format out", path=source)
+    if target.is_dir() and not one_file:
+        return _run_many(source, target, options)
+    _check_alone(options)
     _check_target(source, target)
     from .bundles import load_bundle
     from .images import read_image
@@ -80,77 +102,155 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run_dicom(source: Path, target: Path, options: argparse.Namespace) -> int:
-    """Every series of a folder, zip or multi-frame file, or the one that was chosen."""
-    from .bundles import load_bundle
-    from .dicom import MadeBy, acquisition, find_series, short_name, write_derived_series
-    from .images import NIFTI_SUFFIXES, image_suffix, read_dicom
+def bids(options: argparse.Namespace) -> int:
+    """``monai-sr bids BIDS_DIR OUTPUT_DIR participant``"""
+    options.participant_label = options.participant_label or []
+    return _run_many(Path(options.input), Path(options.output), options)
 
-    one_file = image_suffix(target) in (*NIFTI_SUFFIXES, ".nrrd", ".mha")
-    if one_file and options.format == "dicom":
+
+def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
+    """One DICOM series to one file, with a JSON beside it."""
+    if options.format == "dicom":
         raise UsageError("E-OUT-FORMAT", "a DICOM series needs a folder", fix="name a folder", path=target)
-    if one_file:
-        _check_target(source, target)
-    elif target.exists() and not target.is_dir():
-        raise OutputError("E-OUT-FOLDER", "a file of that name exists", fix="name a folder", path=target)
-    elif source.is_dir() and target.resolve().is_relative_to(source.resolve()):
-        raise UsageError("E-OUT-SAME", "the output lies inside the input folder", fix="write elsewhere", path=target)
+    _check_alone(options)
+    _check_target(source, target)
+    from .batch import Case, describe, write_sidecar
+    from .bundles import load_bundle
+    from .dicom import find_series, short_name
+    from .images import read_dicom
+
     found = find_series(source, merge_by_geometry=bool(options.merge_by_geometry))
-    chosen, faults = list(found.series), [fault for _, fault in found.broken]
     with _naming(source):
-        if options.series and not one_file:
-            chosen, faults = list(found.choose(options.series)), []
-        elif one_file or len(chosen) + len(faults) < 2:
-            chosen, faults = [found.only(options.series)], []
+        series = found.only(options.series)
     for left in found.left_out:
         print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
-    for fault in faults:
-        print(f"monai-sr: {fault.at(source)}", file=sys.stderr)
-    failed = len(faults)
-    if chosen and not one_file:
-        _make_folder(target)
     model = load_bundle(options.bundle, device=options.device)
-    for series in chosen:
-        name = short_name(series)
-        try:
-            image = read_dicom(
-                series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}")
-            )
-            sr = _super_resolved(image, model, options, source, name)
-            settings = {k: str(v) for k in _SETTINGS if (v := getattr(options, k)) is not None}
-            made_by = MadeBy(model.name, model.version, model.weights_sha256, settings)
-            if one_file or options.format == "nifti":
-                path = target if one_file else target / f"{name}.nii.gz"
-                _write(sr, path, image)
-                _write_sidecar(path, acquisition(series), sr, made_by)
-            else:
-                path = write_derived_series(sr, series, target / name, made_by=made_by)
-                print(f"{path}: {_slices_text(image)} -> {_slices_text(sr)}")
-        except SuperResolutionError as error:
-            if len(chosen) + len(faults) == 1:
-                raise error.at(source) from error.__cause__
-            print(f"monai-sr: {name}: {error.at(source)}", file=sys.stderr)
-            failed += 1
-            if options.debug:
-                traceback.print_exc()
-    return 0 if not failed else 4 if failed < len(chosen) + len(faults) else 5
+    name = short_name(series)
+    image = read_dicom(series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}"))
+    sr = _super_resolved(image, model, options, source, name)
+    _write(sr, target, image)
+    made_by = _settings(options).made_by(model)
+    write_sidecar(target, describe(sr, made_by, Case(name, source, target, series=series), axis=2))
+    return 0
 
 
-_SETTINGS = ("factor", "spacing", "slice_thickness", "modality", "fill_gaps", "merge_by_geometry")
-"""Options that decide what a result is."""
+def _run_many(source: Path, target: Path, options: argparse.Namespace) -> int:
+    """Every volume of a source, each with a result or a reason."""
+    _check_together(options)
+    from .batch import RunLog, exit_code, find_cases, part_of, plan_table, run_cases, summary
+
+    if options.scheduler:  # workers have a current folder of their own
+        source, target = source.absolute(), target.absolute()
+    cases = find_cases(
+        source,
+        target,
+        include=options.include,
+        exclude=options.exclude,
+        series=options.series,
+        as_nifti=options.format == "nifti",
+        merge_by_geometry=bool(options.merge_by_geometry),
+        participants=options.participant_label,
+    )
+    if options.format == "dicom" and not all(case.is_derived_dicom or case.fault for case in cases):
+        raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="leave --format out", path=source)
+    part = None
+    if options.num_parts:
+        part = options.part_id, options.num_parts
+        cases = part_of(cases, part=part[0], parts=part[1])
+    settings = _settings(options)
+    if options.dry_run:
+        print(plan_table(cases, settings))
+        return 0
+    _make_folder(target)
+    bar = _bar(len(cases), "volumes")
+
+    def report(outcome: Any) -> None:
+        with bar.external_write_mode():
+            _tell(outcome, debug=options.debug)
+        bar.update(int(bar.n) + 1 - bar.n)
+
+    outcomes = run_cases(
+        cases,
+        settings,
+        jobs=options.jobs,
+        scheduler=options.scheduler,
+        resources={"GPU": 1} if options.gpu_resource else None,
+        fail_fast=options.fail_fast,
+        log=RunLog(target, part=part),
+        report=report,
+        progress=lambda share: bar.update(int(bar.n) + min(share, 0.99) - bar.n),
+    )
+    bar.close()
+    _say(summary(outcomes))
+    return exit_code(outcomes)
+
+
+def _check_alone(options: argparse.Namespace) -> None:
+    """Options for many volumes say nothing about one, so they were meant otherwise."""
+    for name, default in MANY.items():
+        if getattr(options, name) != default:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError("E-USE", f"{flag} is for many volumes, the output is a file", fix="name a folder")
+
+
+def _check_together(options: argparse.Namespace) -> None:
+    """Options that only make sense together, or not at all."""
+    if (options.num_parts is None) != (options.part_id is None):
+        raise UsageError("E-USE", "--num-parts and --part-id belong together", fix="give both")
+    if options.scheduler and options.jobs > 1:
+        raise UsageError("E-USE", "--jobs is for this machine, --scheduler for a cluster", fix="give one of them")
+    if options.gpu_resource and not options.scheduler:
+        raise UsageError("E-USE", "--gpu-resource is for a cluster", fix="give --scheduler, or leave it out")
+
+
+def _tell(outcome: Any, *, debug: bool) -> None:
+    """One outcome to the user: results on stdout, what is wrong on stderr."""
+    for text in outcome.warnings:
+        print(f"monai-sr: {outcome.case}: {text}", file=sys.stderr)
+    if outcome.status == "done":
+        _say(f"{outcome.output}: {outcome.change}")
+    elif outcome.status == "failed":
+        print(f"monai-sr: {outcome.code}: {outcome.case} - {outcome.reason}", file=sys.stderr)
+        if debug and outcome.debug:
+            print(outcome.debug, file=sys.stderr)
+
+
+def _say(text: str) -> None:
+    """Print, and go on without where nobody listens any more (``| head``)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    from .batch import Settings
+
+    return Settings(
+        bundle=options.bundle,
+        device=options.device,
+        options={name: getattr(options, name) for name in _MODEL_OPTIONS},
+        fill_gaps=bool(options.fill_gaps),
+        merge_by_geometry=bool(options.merge_by_geometry),
+        overwrite=options.overwrite,
+    )
+
+
+_MODEL_OPTIONS = ("spacing", "factor", "slice_thickness", "axis", "modality")
 
 
 def _super_resolved(image: Any, model: Any, options: argparse.Namespace, source: Path, name: str = "") -> Any:
+    from .batch import memory_budget, super_resolve_within
+
     with _naming(source):
-        return model(
+        sr, _ = super_resolve_within(
+            model,
             image,
-            spacing=options.spacing,
-            factor=options.factor,
-            slice_thickness=options.slice_thickness,
-            axis=options.axis,
-            modality=options.modality,
+            memory=memory_budget(),
             progress=_progress(name or source.name),
+            **{name: getattr(options, name) for name in _MODEL_OPTIONS},
         )
+    return sr
 
 
 def _write(sr: Any, target: Path, image: Any) -> None:
@@ -158,30 +258,6 @@ def _write(sr: Any, target: Path, image: Any) -> None:
 
     write_image(sr, target)
     print(f"{target}: {_slices_text(image)} -> {_slices_text(sr)}")
-
-
-def _write_sidecar(target: Path, acquired: dict[str, Any], sr: Any, made_by: Any) -> None:
-    """BIDS-style JSON beside a NIfTI file that was made from DICOM."""
-    from .images import image_suffix, write_atomically
-    from .transforms import grid_of
-
-    content = acquired | {
-        "SpacingBetweenSlices": round(grid_of(sr).spacing[2], 6),
-        "FilledSlices": [int(i) for i in sr.meta.get("filled_slices", ())],
-        "GeneratedBy": [{"Name": "monai-sr", "Version": __version__, "Description": made_by.bundle}],
-        "monai_sr": {
-            "bundle": made_by.bundle,
-            "bundle_version": made_by.bundle_version,
-            "weights_sha256": made_by.weights_sha256,
-            "options": dict(made_by.options),
-            "intended_use": "research only, not for diagnosis",
-        },
-    }
-
-    def write(file: Any) -> None:
-        file.write(f"{json.dumps(content, indent=2)}\n".encode())
-
-    write_atomically(target.with_name(target.name[: -len(image_suffix(target))] + ".json"), write)
 
 
 def check(options: argparse.Namespace) -> int:
@@ -332,171 +408,28 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
-# ------------------------------------------------------------- arguments
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, but an unknown option is answered with the nearest known one."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = [word for word in message.split() if word.startswith("--")]
-        known = [text for action in self._all_actions() for text in action.option_strings]
-        for word in unknown if "unrecognized" in message else ():
-            near = difflib.get_close_matches(word.split("=")[0], known, n=1)
-            if near:
-                message += f"; did you mean {near[0]}?"
-        self.exit(2, f"monai-sr: E-USE: {message}. Fix: see {self.prog} --help.\n")
-
-    def _all_actions(self) -> list[argparse.Action]:
-        actions = list(self._actions)
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                actions += [inner for parser in action.choices.values() for inner in parser._actions]
-        return actions
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="monai-sr",
-        description=f"Thin slices from thick-slice CT and MR volumes, consistent with the acquired ones. {NOTICE}",
-    )
-    parser.add_argument("--version", action="version", version=f"monai-sr {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=f"{text}. {NOTICE}")
-        sub.set_defaults(command=function)
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        return sub
-
-    sub = command("run", run, "Super-resolve one volume, or every series of a DICOM folder")
-    sub.add_argument(
-        "input", metavar="INPUT", help="NIfTI, NRRD or MetaImage file; or a folder, zip or multi-frame file of DICOM"
-    )
-    sub.add_argument(
-        "output", metavar="OUTPUT", help="file to write (.nii.gz, .nii, .nrrd, .mha), or a folder for DICOM series"
-    )
-    sub.add_argument(
-        "--bundle", default="residual", help="residual, pyramid, none (spline only) or a bundle folder [%(default)s]"
-    )
-    wanted = sub.add_mutually_exclusive_group()
-    wanted.add_argument("--factor", type=_positive, help="output slices per acquired slice, such as 4 or 2.5")
-    wanted.add_argument(
-        "--spacing", type=_positive, metavar="MM", help="wanted slice spacing [the finer in-plane spacing]"
-    )
-    _add_thickness(sub, "[the DICOM header's, else the slice spacing]")
-    _add_axis(sub)
-    sub.add_argument(
-        "--modality", type=str.upper, choices=("CT", "MR"), help="[the DICOM header's, else by the values]"
-    )
-    _add_device(sub)
-    sub.add_argument(
-        "--format",
-        choices=("nifti", "dicom"),
-        help="what to write of a DICOM input into a folder [derived DICOM series]",
-    )
-    sub.add_argument("--series", metavar="UID|NUMBER", help="only this DICOM series [all]")
-    _add_gate(sub)
-
-    sub = command("check", check, "Tell what a DICOM folder, zip or image file holds, and what is wrong with it")
-    sub.add_argument("source", metavar="SOURCE", help="folder, zip or file")
-    _add_gate(sub)
-
-    sub = command("simulate", simulate, "Make a thick-slice volume from a thin-slice one")
-    sub.add_argument("input", metavar="INPUT", help="volume of thin slices")
-    sub.add_argument("output", metavar="OUTPUT", help="file to write")
-    wanted = sub.add_mutually_exclusive_group(required=True)
-    wanted.add_argument("--factor", type=_positive, help="thin slices per thick one")
-    wanted.add_argument("--spacing", type=_positive, metavar="MM", help="spacing of the thick slices")
-    _add_thickness(sub, "[the slice spacing]")
-    _add_profile(sub)
-    _add_axis(sub)
-
-    sub = command("evaluate", evaluate, "Measure bundles against interpolation on volumes of thin slices")
-    sub.add_argument("volumes", metavar="VOLUME", nargs="+", help="files, DICOM folders, or folders of them")
-    sub.add_argument(
-        "--bundle",
-        action=_Replace,
-        default=["residual", "pyramid"],
-        help="bundle to measure; may be repeated [residual and pyramid]",
-    )
-    sub.add_argument("--factor", type=_positive, nargs="+", default=[2, 3, 4], help="thin slices per thick one [2 3 4]")
-    sub.add_argument(
-        "--crop", type=_voxels, metavar="VOXELS", help="only the middle of each volume, so many voxels a side"
-    )
-    sub.add_argument(
-        "--thickness-ratio", type=_positive, default=1.0, help="slice thickness in slice spacings [%(default)s]"
-    )
-    _add_profile(sub)
-    _add_axis(sub)
-    _add_device(sub)
-    sub.add_argument("--output", metavar="FOLDER", help="write scores.csv and scores.json there")
-
-    sub = command("demo", demo, "Super-resolve the shipped example with both bundles and draw the result")
-    sub.add_argument("--output", metavar="FOLDER", default="demo_output", help="[%(default)s]")
-    _add_device(sub)
-
-    command("info", info, "List versions, devices and bundles")
-    return parser
-
-
-class _Replace(argparse.Action):
-    """A repeatable option whose default goes when it is given once."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        given = getattr(namespace, self.dest)
-        setattr(namespace, self.dest, [values] if given is self.default else [*given, values])
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return value
-
-
-def _voxels(text: str) -> int:
-    if not text.isdigit() or int(text) < 8:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 8")
-    return int(text)
-
-
-def _add_thickness(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument(
-        "--slice-thickness", type=_positive, metavar="MM", help=f"width (FWHM) of the slice profile {default}"
-    )
-
-
-def _add_profile(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--profile", choices=("gaussian", "box"), default="gaussian", help="slice profile [%(default)s]"
-    )
-
-
-def _add_axis(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--axis", type=int, choices=(0, 1, 2), help="through-plane axis [the one of largest spacing]")
-
-
-def _add_gate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--fill-gaps", action="store_true", default=None, help="take DICOM series with missing slices too"
-    )
-    parser.add_argument(
-        "--merge-by-geometry",
-        action="store_true",
-        default=None,
-        help="join slices that each have a series of their own",
-    )
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... [%(default)s]")
-
-
 # ------------------------------------------------------------- surroundings
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM came; like KeyboardInterrupt no Exception, so that nothing but the end catches it."""
+
+
+@contextmanager
+def _termination_heeded() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that nothing half-written stays."""
+
+    def end(*_: Any) -> None:
+        raise _TerminatedError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -535,10 +468,9 @@ def _make_folder(folder: Path) -> None:
 
 
 def _slices_text(image: Any) -> str:
-    from .transforms import grid_of
+    from .batch import slices_text
 
-    grid = grid_of(image)
-    return f"{'x'.join(map(str, grid.shape))} at {' x '.join(f'{s:.3g}' for s in grid.spacing)} mm"
+    return slices_text(image)
 
 
 def _bar(total: float, text: str) -> Any:

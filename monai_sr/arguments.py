@@ -1,0 +1,232 @@
+"""What ``monai-sr`` understands: commands, options, and the nearest one to a misspelled option."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from . import __version__
+
+NOTICE = "Research only, not for diagnosis."
+
+MANY: dict[str, Any] = {
+    "include": [],
+    "exclude": [],
+    "participant_label": None,
+    "dry_run": False,
+    "overwrite": False,
+    "fail_fast": False,
+    "jobs": 1,
+    "scheduler": None,
+    "gpu_resource": False,
+    "num_parts": None,
+    "part_id": None,
+}
+"""Options that concern many volumes only, and their defaults."""
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but an unknown option is answered with the nearest known one."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = [word for word in message.split() if word.startswith("--")]
+        known = [text for action in self._all_actions() for text in action.option_strings]
+        for word in unknown if "unrecognized" in message else ():
+            near = difflib.get_close_matches(word.split("=")[0], known, n=1)
+            if near:
+                message += f"; did you mean {near[0]}?"
+        self.exit(2, f"monai-sr: E-USE: {message}. Fix: see {self.prog} --help.\n")
+
+    def _all_actions(self) -> list[argparse.Action]:
+        actions = list(self._actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                actions += [inner for parser in action.choices.values() for inner in parser._actions]
+        return actions
+
+
+def make_parser(commands: Mapping[str, Command]) -> Parser:
+    """The parser of ``monai-sr COMMAND ...``.
+
+    Args:
+        commands: what each command calls.
+    """
+    parser = Parser(
+        prog="monai-sr",
+        description=f"Thin slices from thick-slice CT and MR volumes, consistent with the acquired ones. {NOTICE}",
+    )
+    parser.add_argument("--version", action="version", version=f"monai-sr {__version__}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(name, help=text, description=f"{text}. {NOTICE}")
+        sub.set_defaults(command=commands[name])
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return sub
+
+    sub = command("run", "Super-resolve one volume or many, and go on where an earlier run stopped")
+    sub.add_argument(
+        "input",
+        metavar="INPUT",
+        help="NIfTI, NRRD or MetaImage file; a list of files (.txt, or .csv with the columns input and output); "
+        "a BIDS dataset; a folder of any depth; a zip or multi-frame file of DICOM",
+    )
+    sub.add_argument("output", metavar="OUTPUT", help="file to write (.nii.gz, .nii, .nrrd, .mha), or a folder")
+    _add_model(sub)
+    sub.add_argument(
+        "--format",
+        choices=("nifti", "dicom"),
+        help="what to write of a DICOM input into a folder [derived DICOM series]",
+    )
+    sub.add_argument("--series", metavar="UID|NUMBER", help="only this DICOM series [all]")
+    _add_gate(sub)
+    _add_many(sub)
+
+    sub = command("bids", "Super-resolve a BIDS dataset into a derivative dataset, called as a BIDS App")
+    sub.add_argument("input", metavar="BIDS_DIR", help="raw BIDS dataset")
+    sub.add_argument("output", metavar="OUTPUT_DIR", help="derivative dataset to write or to go on with")
+    sub.add_argument("level", choices=("participant",), help="level of analysis")
+    _add_model(sub)
+    _add_many(sub)
+    sub.set_defaults(format=None, series=None, fill_gaps=None, merge_by_geometry=None)
+
+    sub = command("check", "Tell what a DICOM folder, zip or image file holds, and what is wrong with it")
+    sub.add_argument("source", metavar="SOURCE", help="folder, zip or file")
+    _add_gate(sub)
+
+    sub = command("simulate", "Make a thick-slice volume from a thin-slice one")
+    sub.add_argument("input", metavar="INPUT", help="volume of thin slices")
+    sub.add_argument("output", metavar="OUTPUT", help="file to write")
+    wanted = sub.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--factor", type=_positive, help="thin slices per thick one")
+    wanted.add_argument("--spacing", type=_positive, metavar="MM", help="spacing of the thick slices")
+    _add_thickness(sub, "[the slice spacing]")
+    _add_profile(sub)
+    _add_axis(sub)
+
+    sub = command("evaluate", "Measure bundles against interpolation on volumes of thin slices")
+    sub.add_argument("volumes", metavar="VOLUME", nargs="+", help="files, DICOM folders, or folders of them")
+    sub.add_argument(
+        "--bundle",
+        action=_Replace,
+        default=["residual", "pyramid"],
+        help="bundle to measure; may be repeated [residual and pyramid]",
+    )
+    sub.add_argument("--factor", type=_positive, nargs="+", default=[2, 3, 4], help="thin slices per thick one [2 3 4]")
+    sub.add_argument(
+        "--crop", type=_voxels, metavar="VOXELS", help="only the middle of each volume, so many voxels a side"
+    )
+    sub.add_argument(
+        "--thickness-ratio", type=_positive, default=1.0, help="slice thickness in slice spacings [%(default)s]"
+    )
+    _add_profile(sub)
+    _add_axis(sub)
+    _add_device(sub)
+    sub.add_argument("--output", metavar="FOLDER", help="write scores.csv and scores.json there")
+
+    sub = command("demo", "Super-resolve the shipped example with both bundles and draw the result")
+    sub.add_argument("--output", metavar="FOLDER", default="demo_output", help="[%(default)s]")
+    _add_device(sub)
+
+    command("info", "List versions, devices and bundles")
+    return parser
+
+
+class _Replace(argparse.Action):
+    """A repeatable option whose default goes when it is given once."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        given = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [values] if given is self.default else [*given, values])
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
+def _voxels(text: str) -> int:
+    if not text.isdigit() or int(text) < 8:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 8")
+    return int(text)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bundle", default="residual", help="residual, pyramid, none (spline only) or a bundle folder [%(default)s]"
+    )
+    wanted = parser.add_mutually_exclusive_group()
+    wanted.add_argument("--factor", type=_positive, help="output slices per acquired slice, such as 4 or 2.5")
+    wanted.add_argument(
+        "--spacing", type=_positive, metavar="MM", help="wanted slice spacing [the finer in-plane spacing]"
+    )
+    _add_thickness(parser, "[the DICOM header's, else the slice spacing]")
+    _add_axis(parser)
+    parser.add_argument(
+        "--modality", type=str.upper, choices=("CT", "MR"), help="[the DICOM header's, else by the values]"
+    )
+    _add_device(parser)
+
+
+def _add_many(parser: argparse.ArgumentParser) -> None:
+    many = parser.add_argument_group("many volumes into a folder")
+    many.add_argument("--include", metavar="PATTERN", nargs="+", default=[], help="only those, such as 'sub-0*'")
+    many.add_argument("--exclude", metavar="PATTERN", nargs="+", default=[], help="but not those")
+    many.add_argument(
+        "--participant-label", "--participant_label", metavar="LABEL", nargs="+", help="only these of a BIDS dataset"
+    )
+    many.add_argument("--dry-run", action="store_true", help="print what would be done and what it takes")
+    many.add_argument("--overwrite", action="store_true", help="replace files that are not results of monai-sr, too")
+    many.add_argument("--fail-fast", action="store_true", help="end with the first volume that fails")
+    many.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes on this machine [%(default)s]")
+    many.add_argument("--scheduler", metavar="ADDRESS|FILE", help="a Dask cluster instead, such as tcp://host:8786")
+    many.add_argument("--gpu-resource", action="store_true", help="take one GPU of a Dask worker's resources for each")
+    many.add_argument("--num-parts", type=_count, metavar="N", help="do only a part, for array jobs; of how many")
+    many.add_argument("--part-id", type=int, metavar="K", help="which one, 0 to N-1")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _add_thickness(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--slice-thickness", type=_positive, metavar="MM", help=f"width (FWHM) of the slice profile {default}"
+    )
+
+
+def _add_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profile", choices=("gaussian", "box"), default="gaussian", help="slice profile [%(default)s]"
+    )
+
+
+def _add_axis(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--axis", type=int, choices=(0, 1, 2), help="through-plane axis [the one of largest spacing]")
+
+
+def _add_gate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fill-gaps", action="store_true", default=None, help="take DICOM series with missing slices too"
+    )
+    parser.add_argument(
+        "--merge-by-geometry",
+        action="store_true",
+        default=None,
+        help="join slices that each have a series of their own",
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... [%(default)s]")

@@ -1,0 +1,30 @@
+"""Many scans: find them, plan, super-resolve each on this machine or a cluster, and lose none."""
+
+from .cases import Case, check_names, find_cases, part_of
+from .log import RunLog, summary
+from .memory import MemoryShortError, memory_budget
+from .one import Outcome, Settings, describe, process, slices_text, super_resolve_within
+from .plan import plan_table
+from .records import write_sidecar
+from .run import exit_code, run_cases
+
+__all__ = [
+    "Case",
+    "MemoryShortError",
+    "Outcome",
+    "RunLog",
+    "Settings",
+    "check_names",
+    "describe",
+    "exit_code",
+    "find_cases",
+    "memory_budget",
+    "part_of",
+    "plan_table",
+    "process",
+    "run_cases",
+    "slices_text",
+    "summary",
+    "super_resolve_within",
+    "write_sidecar",
+]

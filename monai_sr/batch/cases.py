@@ -1,0 +1,292 @@
+"""Which volumes are to be super-resolved, and where each result goes, decided before anything runs."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ..bids import BidsImage, find_bids_images, is_bids
+from ..dicom import Series, find_series, is_dicom_source, short_name
+from ..errors import ImageWarning, InputMissingError, OutputError, SuperResolutionError, UsageError
+from ..images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix
+from .records import is_own_result, sidecar_path
+
+LIST_SUFFIXES = (".txt", ".csv")
+
+WRITTEN = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+
+READ = (*WRITTEN, ".nhdr", ".mhd")
+"""Names that are taken as images below a folder."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume and the place of its result.
+
+    Attributes:
+        name: what logs call it: the path of an image file as the list or folder tells it, or a hash for DICOM,
+            so that no text of a header appears.
+        source: an image file; for DICOM the folder, zip or file that the series is in.
+        target: the file to be written, or the folder of a derived DICOM series.
+        series: the DICOM series.
+        bids: the image of a BIDS dataset.
+        fault: why it cannot be processed, where that is known already.
+    """
+
+    name: str
+    source: Path
+    target: Path
+    series: Series | None = None
+    bids: BidsImage | None = None
+    fault: SuperResolutionError | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that its voxels are read from, each once, in the order of the slices."""
+        return [self.source] if self.series is None else list(dict.fromkeys(f.file for f in self.series.frames))
+
+    def without_archive(self) -> Case:
+        """The same, fit to be sent to another process; this one keeps what a zip was unpacked to."""
+        return self if self.series is None else replace(self, series=replace(self.series, unpacked=None))
+
+    @property
+    def is_derived_dicom(self) -> bool:
+        """Whether the result is a DICOM series."""
+        return self.series is not None and image_suffix(self.target) not in WRITTEN
+
+
+def find_cases(
+    source: str | Path,
+    target: str | Path,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    series: str | None = None,
+    as_nifti: bool = False,
+    merge_by_geometry: bool = False,
+    participants: Sequence[str] | None = None,
+) -> list[Case]:
+    """Every volume of a source, with the names of all results resolved.
+
+    Results keep the names of their inputs: ``a/b.nii`` below ``source`` becomes ``a/b.nii`` below
+    ``target``, in the same format where we write it, else as ``.nii.gz``. A DICOM series becomes
+    ``series-<hash>``, an image of a BIDS dataset what BIDS calls its derivative. What monai-sr made
+    is never taken as an input.
+
+    Args:
+        source: an image file; a list of them (``.txt`` with a path per line, ``.csv`` with the columns
+            ``input`` and, if wished, ``output``; relative paths count from the list's folder, outputs
+            from ``target``); a BIDS dataset; or a folder of any depth, a zip or a file of DICOM.
+        target: the folder to write to.
+        include, exclude: patterns such as ``sub-0*`` or ``*_T1w.nii.gz``; a case is taken if its name
+            or file name fits one of ``include`` (if there are any) and none of ``exclude``.
+        series: only the DICOM series of this UID or SeriesNumber.
+        as_nifti: write NIfTI of DICOM, not derived DICOM.
+        merge_by_geometry: see :func:`monai_sr.dicom.find_series`.
+        participants: only these of a BIDS dataset, all if empty; None to find out whether it is one.
+
+    Raises:
+        InputMissingError: there is nothing there.
+        UsageError: two results would have one name (E-OUT-CLASH), a result would replace an input or lie
+            in the input folder (E-OUT-SAME), a list that cannot be read (E-LIST).
+        OutputError: the target is a file.
+    """
+    source, target = Path(source), Path(target)
+    if not source.exists():
+        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=source)
+    if target.exists() and not target.is_dir():
+        raise OutputError("E-OUT-FOLDER", "a file of that name exists", fix="name a folder", path=target)
+    of_bids = participants is not None or (source.is_dir() and is_bids(source))
+    inside = source.is_dir() and target.resolve().is_relative_to(source.resolve())
+    # where BIDS wants derivatives; they are never among its images
+    derivatives = (source / "derivatives").resolve()
+    if inside and not (of_bids and derivatives in target.resolve().parents):
+        raise UsageError("E-OUT-SAME", "the output lies inside the input folder", fix="write elsewhere", path=target)
+    dicom = {"series": series, "as_nifti": as_nifti, "merge_by_geometry": merge_by_geometry}
+    if of_bids:
+        cases = _bids_cases(source, target, participants or ())
+    elif source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
+        cases = list(_listed(source, target, dicom))
+    else:
+        cases = _found(source, target, dicom)
+    chosen = [case for case in cases if _is_chosen(case, include, exclude)]
+    if not chosen:
+        raise InputMissingError(
+            "E-IO-MISSING",
+            f"none of {len(cases)} volumes fits --include and --exclude" if cases else "no volume is there",
+            fix="check the path and the patterns",
+            path=source,
+        )
+    check_names(chosen)
+    return chosen
+
+
+def part_of(cases: Sequence[Case], *, part: int, parts: int) -> list[Case]:
+    """Every ``parts``-th case, beginning with number ``part`` counted from 0, for array jobs.
+
+    Raises:
+        UsageError: there is no such part.
+    """
+    if not 0 <= part < parts:
+        raise UsageError("E-USE", f"part {part} of {parts} was asked for", fix=f"give --part-id 0 to {parts - 1}")
+    return list(cases[part::parts])
+
+
+def check_names(cases: Iterable[Case]) -> None:
+    """Every result has a name of its own that can be written, and none is that of an input.
+
+    Raises:
+        UsageError: E-OUT-CLASH, E-OUT-SAME, E-OUT-FORMAT.
+    """
+    cases = list(cases)
+    inputs = {_identity(case.source): case for case in cases if case.series is None}
+    taken: dict[str, Case] = {}
+    for case in cases:
+        if case.series is None and case.fault is None and image_suffix(case.target) not in WRITTEN:
+            raise UsageError(
+                "E-OUT-FORMAT", "no image format has that suffix", fix=f"use {', '.join(WRITTEN)}", path=case.target
+            )
+        for path in (case.target, sidecar_path(case.target)):
+            if _identity(path) in inputs:
+                raise UsageError(
+                    "E-OUT-SAME", f"the result of {case.name} would replace an input", fix="write elsewhere", path=path
+                )
+            other = taken.setdefault(os.path.normcase(path.absolute()), case)
+            if other is not case:
+                raise UsageError(
+                    "E-OUT-CLASH",
+                    f"{other.name} and {case.name} would both be written there",
+                    fix="rename one, or give every output a name in a CSV list",
+                    path=path,
+                )
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    """The same for every name of one file."""
+    try:
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    except OSError:
+        return os.path.normcase(path.resolve())
+
+
+def _is_chosen(case: Case, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    names = (case.name, case.name.rsplit("/", 1)[-1])
+
+    def fits(patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+    return (not include or fits(include)) and not fits(exclude)
+
+
+def _listed(path: Path, target: Path, dicom: Mapping[str, Any]) -> Iterator[Case]:
+    """The cases of a list of files."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("E-LIST", "the list cannot be read", fix="write it as UTF-8 text", path=path) from error
+    if path.suffix.lower() == ".csv":
+        rows: Iterable[Mapping[str, str]] = csv.DictReader(text.splitlines())
+        if "input" not in (getattr(rows, "fieldnames", None) or ()):
+            raise UsageError("E-LIST", "there is no column 'input'", fix="name it in the first line", path=path)
+    else:
+        rows = ({"input": line} for line in text.splitlines() if not line.startswith("#"))
+    for row in rows:
+        entry, output = (row.get("input") or "").strip(), (row.get("output") or "").strip()
+        if not entry:
+            continue
+        source = path.parent / entry
+        if not source.exists():
+            missing = InputMissingError("E-IO-MISSING", "no such file", fix="correct the list", path=source)
+            cases = [Case(entry, source, target / _result_name(Path(source.name)), fault=missing)]
+        else:
+            cases = _found(source, target, dicom)
+            if source.is_file():
+                cases = [replace(case, name=entry) if case.series is None else case for case in cases]
+        if output and len(cases) != 1:
+            raise UsageError(
+                "E-LIST", f"{entry} holds {len(cases)} volumes, one output is named", fix="leave it out", path=path
+            )
+        yield from (replace(case, target=target / output) for case in cases) if output else cases
+
+
+def _found(source: Path, target: Path, dicom: Mapping[str, Any]) -> list[Case]:
+    """The cases of a file, folder or archive."""
+    if source.is_file() and not is_dicom_source(source):
+        return [Case(source.name, source, target / _result_name(Path(source.name)))]
+    images = list(_images_below(source)) if source.is_dir() else []
+    cases = [Case(p.as_posix(), source / p, target / _result_name(p)) for p in images]
+    if cases and not is_dicom_source(source):
+        return cases
+    return cases + _series_cases(source, target, besides=len(cases), **dicom)
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Image files below a folder, relative to it, but for hidden ones and our own results."""
+    own = 0
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(place, name)
+            if name.startswith(".") or image_suffix(path) not in READ or not path.is_file():
+                continue
+            if is_own_result(path):
+                own += 1
+            else:
+                yield path.relative_to(folder)
+    if own:
+        _tell_left_out(own, "made by monai-sr", "E-IMG-OWN")
+
+
+def _bids_cases(source: Path, target: Path, participants: Sequence[str]) -> list[Case]:
+    """One case for every image of a BIDS dataset."""
+    found = find_bids_images(source, participant_labels=participants)
+    for (code, reason), files in Counter((left.code, left.reason) for left in found.left_out).items():
+        _tell_left_out(files, reason, code)
+    return [
+        Case(image.path.relative_to(source).as_posix(), image.path, target / image.target, bids=image)
+        for image in found.images
+    ]
+
+
+def _series_cases(
+    source: Path, target: Path, *, besides: int, series: str | None, as_nifti: bool, merge_by_geometry: bool
+) -> list[Case]:
+    """One case for every DICOM series, also for those that cannot be used."""
+    found = find_series(source, merge_by_geometry=merge_by_geometry)
+    try:
+        chosen, broken = (found.series, found.broken) if series is None else (found.choose(series), ())
+        if not chosen and not broken and not besides:
+            found.only()
+    except SuperResolutionError as error:
+        raise error.at(source) from error.__cause__
+    for left in found.left_out:
+        if not besides or left.code != "E-IO-TYPE":  # the images beside the DICOM files
+            _tell_left_out(left.files, left.reason, left.code)
+    cases = []
+    for one in chosen:
+        name = short_name(one)
+        cases.append(Case(name, source, target / (f"{name}.nii.gz" if as_nifti else name), series=one))
+    for uid, fault in broken:
+        name = f"series-{hashlib.sha256(uid.encode()).hexdigest()[:12] if uid else 'unreadable'}"
+        cases.append(Case(name, source, target / name, fault=fault.at(source)))
+    return cases
+
+
+def _tell_left_out(files: int, reason: str, code: str) -> None:
+    warnings.warn(ImageWarning(f"{files} file(s) left out: {reason} ({code})"), stacklevel=2)
+
+
+def _result_name(path: Path) -> Path:
+    suffix = image_suffix(path)
+    if suffix in WRITTEN:
+        return path
+    return path.with_name(f"{path.name[: len(path.name) - len(suffix)]}.nii.gz")

@@ -1,0 +1,102 @@
+"""What a run leaves to read: a line per case as it ends, and a table when all have."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import write_error
+from ..images import write_atomically
+from .one import Outcome
+
+NAME = "monai-sr-run"
+
+COLUMNS = ("case", "status", "code", "reason", "output", "change", "seconds", "peak_memory_mib")
+
+SHOWN = 5
+"""Names of cases behind each reason in the table."""
+
+
+class RunLog:
+    """``monai-sr-run.jsonl`` in the output folder, a line for each case that ended.
+
+    Args:
+        folder: where.
+        part: number of this part and how many there are, for array jobs; each has its own log.
+    """
+
+    def __init__(self, folder: Path, *, part: tuple[int, int] | None = None) -> None:
+        stem = NAME if part is None else f"{NAME}.part-{part[0]}-of-{part[1]}"
+        self.lines, self.table = folder / f"{stem}.jsonl", folder / f"{stem}.tsv"
+
+    def add(self, outcome: Outcome) -> None:
+        """Append a line, and flush it to the disk.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        told = self._row(outcome) | {"warnings": list(outcome.warnings)}
+        line = json.dumps(told | {"ended": datetime.now(timezone.utc).isoformat(timespec="seconds")}) + "\n"
+        try:
+            with open(self.lines, "ab+") as file:
+                if _is_torn(file):
+                    line = "\n" + line
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise write_error(self.lines, error) from error
+
+    def close(self, outcomes: Sequence[Outcome]) -> None:
+        """Write the table of all cases, as BIDS writes tables: tabs, and ``n/a`` for what there is not.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        text = io.StringIO()
+        table = csv.writer(text, delimiter="\t", lineterminator="\n")
+        table.writerow(COLUMNS)
+        for outcome in outcomes:
+            table.writerow([value or "n/a" for value in self._row(outcome).values()])
+
+        def write(file: BinaryIO) -> None:
+            file.write(text.getvalue().encode())
+
+        write_atomically(self.table, write)
+
+    def _row(self, outcome: Outcome) -> dict[str, Any]:
+        """An outcome by the names of the columns, its result as seen from the folder."""
+        row = {name: getattr(outcome, name) for name in COLUMNS}
+        return row | {"output": outcome.output and os.path.relpath(outcome.output, self.lines.parent)}
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """How many cases ended how, and which of them failed, as a table."""
+    groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        groups[outcome.status, outcome.code or outcome.reason].append(outcome)
+    lines = []
+    for (status, why), members in sorted(groups.items(), key=lambda item: (_ORDER[item[0][0]], item[0][1])):
+        names = ""
+        if status == "failed":
+            names = ", ".join(o.case for o in members[:SHOWN]) + (", ..." if len(members) > SHOWN else "")
+        lines.append(f"{status:8}{len(members):6}  {why:16}{names}".rstrip())
+    return "\n".join(lines)
+
+
+_ORDER = {"done": 0, "skipped": 1, "failed": 2}
+
+
+def _is_torn(file: BinaryIO) -> bool:
+    """Whether the last line was cut off, by a kill in its midst."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"

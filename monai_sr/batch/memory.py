@@ -1,0 +1,135 @@
+"""How much memory a volume takes and how much there is, so that a run is planned and not killed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+
+from ..errors import SuperResolutionError
+from ..inference import TILE_VOXELS
+
+SHARE = 0.85
+"""Of the memory there is that a run may plan with; the rest is for what no estimate foresees."""
+
+# Peak resident memory on the CPU, measured by tests/benchmarks/memory_constants.py (torch 2.13, monai 1.6.1)
+# and rounded up.
+PROCESS = 450 * 2**20
+"""Interpreter, torch and MONAI."""
+PER_VOXEL_IN, PER_VOXEL_OUT = 16, 24
+"""Bytes per acquired and per new voxel of a volume, whatever computes it."""
+TILE_FEATURES = 4
+"""Feature maps of a tile that a network holds at once, of 4 bytes a voxel and feature."""
+
+TILE_LADDER = tuple(TILE_VOXELS // n for n in (1, 2, 4, 8, 16))
+"""Tiles to try, in voxels of the output, the largest and fastest first."""
+
+
+class MemoryShortError(SuperResolutionError):
+    """Not even the smallest tile fits into memory."""
+
+    exit_code = 8
+
+
+def volume_bytes(voxels_in: int, voxels_out: int) -> int:
+    """What a volume takes besides the network's tiles, bytes."""
+    return PER_VOXEL_IN * voxels_in + PER_VOXEL_OUT * voxels_out
+
+
+def tile_bytes(network: nn.Module | None, tile_voxels: int) -> int:
+    """What a network takes for one tile of so many voxels of the output, bytes."""
+    if network is None:
+        return 0
+    features = max(layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv3d))
+    fold = int(getattr(network, "fold", 1))  # slices that are channels within the network
+    return tile_voxels * 4 * (TILE_FEATURES * features // fold + 4)
+
+
+def choose_tile(network: nn.Module | None, *, voxels_in: int, voxels_out: int, memory: int, vram: int | None) -> int:
+    """The largest tile of the ladder that fits.
+
+    Args:
+        network: what is to run; None for the spline.
+        voxels_in, voxels_out: of the volume.
+        memory: bytes that this process may take.
+        vram: bytes free on the GPU that the network is on; None where it is on the CPU.
+
+    Raises:
+        MemoryShortError: none fits.
+    """
+    fixed = PROCESS + volume_bytes(voxels_in, voxels_out)
+    for tile in TILE_LADDER:
+        tile = min(tile, max(voxels_out, TILE_LADDER[-1]))
+        on_tile = tile_bytes(network, tile)
+        fits = fixed + on_tile <= memory if vram is None else fixed <= memory and on_tile <= SHARE * vram
+        if fits:
+            return tile
+    needed = fixed + (tile_bytes(network, TILE_LADDER[-1]) if vram is None else 0)
+    raise MemoryShortError(
+        "E-MEM",
+        f"about {needed / 2**20:.0f} MiB are needed with the smallest tiles, {memory / 2**20:.0f} MiB may be used",
+        fix="run on a machine with more memory, with fewer --jobs, or ask for a coarser --spacing",
+    )
+
+
+def memory_budget(*, root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
+    """Bytes that this run may plan with: :data:`SHARE` of the tightest of all limits.
+
+    What is free in RAM, the limits of its control groups (v1 and v2), and Slurm's for the job.
+    """
+    used_here = psutil.Process().memory_info().rss
+    limits = [psutil.virtual_memory().available + used_here, *_group_limits(root)]
+    if "SLURM_MEM_PER_NODE" in environment:
+        limits.append(_slurm(environment["SLURM_MEM_PER_NODE"]))
+    elif "SLURM_MEM_PER_CPU" in environment:
+        cpus = int(environment.get("SLURM_CPUS_ON_NODE", "1") or 1)
+        limits.append(_slurm(environment["SLURM_MEM_PER_CPU"]) * cpus)
+    return int(SHARE * min(limits))
+
+
+def free_vram(device: torch.device | None) -> int | None:
+    """Bytes free on a GPU; None for anything else."""
+    if device is None or device.type != "cuda":
+        return None
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or numpy ran out of memory, on whichever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and ("not enough memory" in str(error) or "can't allocate" in str(error))
+
+
+def _slurm(text: str) -> int:
+    """Slurm's figures: MB, or with a unit."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    unit = text[-1:].upper()
+    return int(float(text[:-1]) * units[unit]) if unit in units else int(text) * 2**20
+
+
+def _group_limits(root: Path) -> Iterator[int]:
+    """Limits of the control groups that this process is in, and of those above them."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            base, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            base, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        place = base / group.strip("/")
+        for folder in (place, *place.parents):
+            if folder.is_relative_to(base):
+                try:
+                    yield int((folder / name).read_text())
+                except (OSError, ValueError):  # no such file in the root group; "max"
+                    continue

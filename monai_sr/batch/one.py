@@ -1,0 +1,375 @@
+"""One case from its files to its result and record; whatever goes wrong becomes an outcome."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+import traceback
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+import torch
+from monai.data import MetaTensor
+
+from ..bids import derivative_sidecar
+from ..bundles import Model
+from ..dicom import MadeBy, acquisition, write_derived_series
+from ..errors import ImageError, ImageWarning, OutputError, SuperResolutionError, write_error
+from ..grid import Grid
+from ..images import image_suffix, read_dicom, read_image, write_image
+from ..inference import Progress
+from ..processes import temporary_beside
+from ..transforms import grid_of, wanted_grid
+from .cases import Case
+from .memory import TILE_LADDER, MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget
+from .records import (
+    RECORD_VERSION,
+    ClaimedError,
+    claimed,
+    is_done,
+    made_by_block,
+    sha256_of,
+    sha256_of_result,
+    stamps,
+    write_sidecar,
+)
+
+Status = Literal["done", "skipped", "failed"]
+
+ALREADY_DONE = "already done"
+CLAIMED = "another run works on it"
+
+LEAST_COMPRESSED = 4
+"""Compressed results are hardly ever smaller than this part of their voxels; less free space is surely too little."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cases are processed.
+
+    Attributes:
+        bundle: name or folder, see :func:`monai_sr.bundles.load_bundle`.
+        device: "auto", "cpu", "cuda", ...
+        options: spacing, factor, slice_thickness, axis and modality as of :func:`monai_sr.inference.super_resolve`.
+        fill_gaps, merge_by_geometry: as of :func:`monai_sr.images.read_image`.
+        overwrite: replace results that are not ours or were changed.
+        memory: bytes that a process may take; None to find out where it runs.
+    """
+
+    bundle: str = "residual"
+    device: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    fill_gaps: bool = False
+    merge_by_geometry: bool = False
+    overwrite: bool = False
+    memory: int | None = None
+
+    def made_by(self, model: Model, *, slice_thickness: float | None = None) -> MadeBy:
+        """What is written into results, and decides whether they are done.
+
+        Args:
+            model: the bundle.
+            slice_thickness: mm, if something beside the image tells it.
+        """
+        flags = {name: True for name in ("fill_gaps", "merge_by_geometry") if getattr(self, name)}
+        chosen = {**self.options, **flags}
+        if chosen.get("slice_thickness") is None:
+            chosen["slice_thickness"] = slice_thickness
+        options = {name: str(value) for name, value in chosen.items() if value is not None}
+        return MadeBy(model.name, model.version, model.weights_sha256, options)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        case: its name.
+        status: done, skipped or failed.
+        output: path of the result, if one stands there now.
+        code, reason: why not done; the code is empty for what is skipped.
+        change: grid before and after, in words.
+        warnings: each ``W-code: …``.
+        seconds: it took.
+        peak_memory_mib: of the process up to its end.
+        exit_code: of the error.
+        debug: the traceback of an error.
+    """
+
+    case: str
+    status: Status
+    output: str = ""
+    code: str = ""
+    reason: str = ""
+    change: str = ""
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    peak_memory_mib: float = 0.0
+    exit_code: int = 0
+    debug: str = field(default="", repr=False)
+
+
+def process(case: Case, settings: Settings, model: Model, *, progress: Progress | None = None) -> Outcome:
+    """Super-resolve one case, unless that is done; never raises but for an interruption."""
+    started = time.monotonic()
+    _reset_peak()
+    result: dict[str, Any]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", ImageWarning)
+        try:
+            try:
+                result = _process(case, settings, model, caught, progress)
+            except ImageError as error:
+                if error.code != "E-IO-CHANGED":
+                    raise
+                result = _process(case, settings, model, caught, progress)
+        except ClaimedError:
+            result = {"status": "skipped", "reason": CLAIMED}
+        except Exception as error:
+            result = failure(error)
+    return Outcome(
+        case.name,
+        **result,
+        output=str(case.target) if case.target.exists() and result["status"] != "failed" else "",
+        warnings=_texts(caught, case),
+        seconds=round(time.monotonic() - started, 3),
+        peak_memory_mib=round(_peak_mib(), 1),
+    )
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """An error as fields of an :class:`Outcome`, without paths and without a header's text."""
+    debug = "".join(traceback.format_exception(error))
+    if isinstance(error, SuperResolutionError):
+        reason = f"{error.problem.rstrip('.')}. Fix: {error.fix.rstrip('.')}."
+        return _failed(error.code, " ".join(reason.split()), error.exit_code, debug)
+    if is_out_of_memory(error):
+        fix = "run on a machine with more memory, or with fewer --jobs"
+        return _failed("E-MEM", f"memory ran out. Fix: {fix}.", MemoryShortError.exit_code, debug)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    # the message of a foreign exception may quote a header
+    reason = f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}. Fix: report it with --debug."
+    return _failed("E-BUG", reason, 10, debug)
+
+
+def _failed(code: str, reason: str, exit_code: int, debug: str) -> dict[str, Any]:
+    return {"status": "failed", "code": code, "reason": reason, "exit_code": exit_code, "debug": debug}
+
+
+def _process(
+    case: Case,
+    settings: Settings,
+    model: Model,
+    caught: list[warnings.WarningMessage],
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Fields of the outcome of a case that is done or skipped; raises for one that fails."""
+    if case.fault is not None:
+        raise case.fault
+    started = time.monotonic()
+    made_by = settings.made_by(model, slice_thickness=case.bids.slice_thickness if case.bids else None)
+    before = stamps(case.files)
+    try:
+        case.target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(case.target.parent, error) from error
+    with claimed(case.target) as claim:
+        digest = _input_sha256(case)
+        if is_done(
+            case.target,
+            made_by,
+            input_sha256=digest,
+            unfinished=claim.unfinished,
+            overwrite=settings.overwrite,
+        ):
+            return {"status": "skipped", "reason": ALREADY_DONE}
+        image = _read(case, settings)
+        if stamps(case.files) != before:
+            raise ImageError("E-IO-CHANGED", "it changed while it was read", fix="run again when copying is done")
+        wanted, axis = _wanted(image, settings.options)
+        _check_space(case, image, math.prod(wanted.shape))
+        memory = settings.memory or memory_budget()
+        sr, how = super_resolve_within(model, image, memory=memory, progress=progress, **settings.options)
+        change = f"{slices_text(image)} -> {slices_text(sr)}"
+        claim.begin_writing()
+        _write(sr, case, made_by)
+        content = describe(sr, made_by, case, axis=axis)
+        if case.bids is not None:
+            thickness = settings.options.get("slice_thickness") or case.bids.slice_thickness
+            content |= derivative_sidecar(case.bids, grid_of(image), grid_of(sr), slice_thickness=thickness)
+        content["monai_sr"] |= how | {
+            "record": RECORD_VERSION,
+            "input_sha256": digest,
+            "output_sha256": sha256_of_result(case.target),
+            "warnings": list(_texts(caught, case)),
+            "seconds": round(time.monotonic() - started, 3),
+            "peak_memory_mib": round(_peak_mib(), 1),
+        }
+        write_sidecar(case.target, content)
+    return {"status": "done", "change": change}
+
+
+def super_resolve_within(
+    model: Model, image: MetaTensor, *, memory: int, progress: Progress | None = None, **options: Any
+) -> tuple[MetaTensor, dict[str, Any]]:
+    """``model(image)`` in tiles that fit; if memory runs out by smaller ones, and then on the CPU.
+
+    The voxels are the same in any case, to float rounding.
+
+    Args:
+        model: what is to run.
+        image: the acquired volume.
+        memory: bytes that this process may take.
+        progress: told the share that is done.
+        options: as of :func:`monai_sr.inference.super_resolve`.
+
+    Returns:
+        The result, and what a record tells of how it was made: ``engine``, ``device``,
+        ``tile_voxels``, ``ran_out_of_memory``.
+
+    Raises:
+        MemoryShortError: no tile fits, or memory runs out on the last step too.
+    """
+    tile_voxels = choose_tile(
+        model.network,
+        voxels_in=image[0].numel(),
+        voxels_out=math.prod(_wanted(image, options)[0].shape),
+        memory=memory,
+        vram=free_vram(model.device),
+    )
+    ran_out: list[str] = []
+    device = model.device
+    steps = [tile_voxels, *(tile for tile in TILE_LADDER if tile < tile_voxels)] if model.network else [tile_voxels]
+    ladder = [(device, tile) for tile in steps]
+    if device.type != "cpu":
+        ladder += [(torch.device("cpu"), steps[-1])]
+    for where, tile in ladder:
+        try:
+            sr = model.on(where)(image, tile_voxels=tile, progress=progress, **options)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            ran_out.append(f"{where}, tiles of {tile} voxels")
+        else:
+            how: dict[str, Any] = {
+                "engine": f"torch {torch.__version__}",
+                "device": str(where),
+                "tile_voxels": tile,
+            }
+            if ran_out:
+                how["ran_out_of_memory"] = ran_out
+                text = f"W-MEM-LADDER: memory ran out on {'; '.join(ran_out)}; made on {where}, tiles of {tile} voxels"
+                warnings.warn(ImageWarning(text), stacklevel=2)
+            return sr, how
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    raise MemoryShortError(
+        "E-MEM", f"memory ran out: {'; '.join(ran_out)}", fix="run on a machine with more memory, or with fewer --jobs"
+    )
+
+
+def describe(sr: MetaTensor, made_by: MadeBy, case: Case, *, axis: int) -> dict[str, Any]:
+    """The JSON beside a result: BIDS fields on how it was acquired and made, and the block ``monai_sr``."""
+    block = made_by_block(made_by) | {"intended_use": "research only, not for diagnosis"}
+    acquired = {} if case.series is None else acquisition(case.series)
+    if case.series is not None:
+        acquired["FilledSlices"] = [int(i) for i in sr.meta.get("filled_slices", ())]
+    return acquired | {
+        "SpacingBetweenSlices": round(grid_of(sr).spacing[axis], 6),
+        "GeneratedBy": [{"Name": "monai-sr", "Version": version("monai-sr"), "Description": made_by.bundle}],
+        "monai_sr": block,
+    }
+
+
+def slices_text(image: torch.Tensor) -> str:
+    """Shape and spacing in words."""
+    grid = grid_of(image)
+    return f"{'x'.join(map(str, grid.shape))} at {' x '.join(f'{s:.3g}' for s in grid.spacing)} mm"
+
+
+def _wanted(image: MetaTensor, options: Mapping[str, Any]) -> tuple[Grid, int]:
+    return wanted_grid(image, **{name: options.get(name) for name in ("spacing", "factor", "axis")})
+
+
+def _input_sha256(case: Case) -> str:
+    try:
+        return sha256_of(case.files)
+    except OSError as error:
+        code = "E-IO-PERM" if isinstance(error, PermissionError) else "E-IO-READ"
+        raise ImageError(
+            code, f"cannot be read ({error.strerror})", fix="check the file and its permissions"
+        ) from error
+
+
+def _read(case: Case, settings: Settings) -> MetaTensor:
+    if case.series is None:
+        image = read_image(case.source)
+        if case.bids is not None:
+            image.meta["modality"] = case.bids.modality
+            image.meta["slice_thickness"] = case.bids.slice_thickness
+        return image
+    return read_dicom(case.series, path=case.source, fill_gaps=settings.fill_gaps)
+
+
+def _write(sr: MetaTensor, case: Case, made_by: MadeBy) -> None:
+    """The result, in the place of whatever of ours stands there."""
+    if not case.is_derived_dicom:
+        write_image(sr, case.target)
+        return
+    assert case.series is not None
+    old = temporary_beside(case.target.with_name(f"{case.target.name}-old"))
+    try:
+        if case.target.exists():
+            os.rename(case.target, old)
+        write_derived_series(sr, case.series, case.target, made_by=made_by)
+    except OSError as error:
+        raise write_error(case.target, error) from error
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_space(case: Case, image: MetaTensor, voxels_out: int) -> None:
+    """Refuse what surely does not fit on the disk, before the work."""
+    size = voxels_out * np.dtype(image.meta.get("stored_dtype", "float32")).itemsize
+    packed = image_suffix(case.target) not in (".nii",) and not case.is_derived_dicom
+    needed = size // LEAST_COMPRESSED if packed else size
+    free = shutil.disk_usage(case.target.parent).free
+    if free < needed:
+        raise OutputError(
+            "E-OUT-SPACE",
+            f"{free / 2**20:.0f} MiB are free on the disk, {needed / 2**20:.0f} MiB are needed",
+            fix="free some space and run again",
+            path=case.target,
+        )
+
+
+def _texts(caught: list[warnings.WarningMessage], case: Case) -> tuple[str, ...]:
+    """Warnings of ours, each once, that name the case and not its path."""
+    texts = (str(w.message) for w in caught if issubclass(w.category, ImageWarning))
+    return tuple(dict.fromkeys(text.replace(str(case.source), case.name) for text in texts))
+
+
+def _reset_peak() -> None:
+    """Let the peak memory count from here, where the system allows that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _peak_mib() -> float:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return psutil.Process().memory_info().peak_wset / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if os.uname().sysname == "Darwin" else 2**10)

@@ -1,0 +1,166 @@
+"""What a run will do, from headers alone: which grid becomes which, what it takes, and why not."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import nn
+
+from ..bundles import Model, load_bundle
+from ..dicom import stack_of
+from ..errors import SuperResolutionError
+from ..grid import Grid
+from ..images import LPS_TO_RAS, NIFTI_SUFFIXES, image_suffix, read_image, write_image
+from ..transforms import target_grid
+from .cases import Case
+from .memory import PROCESS, TILE_LADDER, choose_tile, free_vram, memory_budget, tile_bytes, volume_bytes
+from .one import Settings
+from .records import record_beside
+
+_PROBE = (48, 48, 12)
+"""Voxels of the volume by which speed is measured, made four times as many."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to become of a case.
+
+    Attributes:
+        case: which.
+        before, after: the grids; None where the header cannot be read without the voxels.
+        problem: why it will not be processed, as far as the header tells.
+    """
+
+    case: Case
+    before: Grid | None = None
+    after: Grid | None = None
+    problem: str = ""
+
+    @property
+    def voxels(self) -> tuple[int, int]:
+        """How many voxels there are before and after."""
+        if self.before is None or self.after is None:
+            return 0, 0
+        return math.prod(self.before.shape), math.prod(self.after.shape)
+
+    def least_memory(self, network: nn.Module | None) -> int:
+        """Bytes it takes with tiles a quarter as large as the largest: smaller ones cost more time."""
+        return PROCESS + volume_bytes(*self.voxels) + tile_bytes(network, min(TILE_LADDER[2], self.voxels[1]))
+
+
+def plan_case(case: Case, settings: Settings) -> Plan:
+    """Look at the header of a case."""
+    if case.fault is not None:
+        return Plan(case, problem=f"{case.fault.code}: {case.fault.problem}")
+    before = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            before, uneven = _grid_of(case, settings)
+            if before is None:
+                return Plan(case, problem="the header does not tell; the run will")
+            wanted = {k: settings.options.get(k) for k in ("spacing", "factor", "axis")}
+            if case.series is not None and wanted["axis"] is None:
+                wanted["axis"] = 2
+            after, _ = target_grid(before, uneven=uneven, **wanted)  # type: ignore[arg-type]
+    except SuperResolutionError as error:
+        return Plan(case, before, problem=f"{error.code}: {error.problem}")
+    done = case.target.exists() and record_beside(case.target) is not None
+    return Plan(case, before, after, problem="done already, unless something changed" if done else "")
+
+
+def plan_table(cases: Sequence[Case], settings: Settings) -> str:
+    """Every case with what is planned for it, as a table for people.
+
+    Raises:
+        SuperResolutionError: bundle or device cannot be used.
+    """
+    model, memory = load_bundle(settings.bundle, device=settings.device), settings.memory or memory_budget()
+    plans = [plan_case(case, settings) for case in cases]
+    speed = _seconds_per_voxel(model) if any(plan.after for plan in plans) else 0.0
+    good, total = 0, 0.0
+    rows = [("case", "mm", "voxels", "MiB", "seconds", "why not")]
+    for plan in plans:
+        if plan.before is None or plan.after is None:
+            rows.append((plan.case.name, "", "", "", "", plan.problem))
+            continue
+        voxels_in, voxels_out = plan.voxels
+        problem, tile = plan.problem, TILE_LADDER[-1]
+        try:
+            vram = free_vram(model.device)
+            tile = choose_tile(model.network, voxels_in=voxels_in, voxels_out=voxels_out, memory=memory, vram=vram)
+        except SuperResolutionError as error:
+            problem = f"{error.code}: {error.problem}"
+        needed = PROCESS + volume_bytes(voxels_in, voxels_out) + tile_bytes(model.network, min(tile, voxels_out))
+        seconds = speed * voxels_out
+        if not problem:
+            good, total = good + 1, total + seconds
+        spacing, shape = (f"{text(plan.before)} -> {text(plan.after)}" for text in (_spacing, _shape))
+        rows.append((plan.case.name, spacing, shape, f"{needed / 2**20:.0f}", f"{max(1, seconds):.0f}", problem))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+    end = f"{good} of {len(plans)} volumes are to be processed, as far as headers tell: about {total:.0f} s one by one"
+    return "\n".join((*(line.rstrip() for line in lines), end))
+
+
+def _grid_of(case: Case, settings: Settings) -> tuple[Grid | None, np.ndarray | None]:
+    """Grid, and uneven slice positions; None for a header that needs the reader's care."""
+    if case.series is not None:
+        stack = stack_of(case.series, fill_gaps=settings.fill_gaps)
+        header = case.series.frames[0].header
+        size = (int(header.Columns), int(header.Rows), len(case.series.frames))
+        return Grid(size, stack.affine), stack.positions
+    try:
+        if image_suffix(case.source) in NIFTI_SUFFIXES:
+            image = nib.load(case.source)
+            shape = tuple(int(n) for n in image.shape)  # type: ignore[attr-defined]
+            affine = np.asarray(image.affine)  # type: ignore[attr-defined]
+        else:
+            import SimpleITK as sitk
+
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(case.source))
+            reader.ReadImageInformation()
+            shape, affine = reader.GetSize(), np.eye(4)
+            affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.array(reader.GetSpacing())
+            affine[:3, 3] = reader.GetOrigin()
+            affine = LPS_TO_RAS @ affine
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        return (Grid(shape, affine), None) if len(shape) == 3 else (None, None)  # type: ignore[arg-type]
+    except SuperResolutionError:
+        raise
+    except Exception:
+        # nibabel and SimpleITK fail in many ways; read_image will say exactly what is wrong
+        return None, None
+
+
+def _spacing(grid: Grid) -> str:
+    return " x ".join(f"{s:.3g}" for s in grid.spacing)
+
+
+def _shape(grid: Grid) -> str:
+    return "x".join(map(str, grid.shape))
+
+
+def _seconds_per_voxel(model: Model) -> float:
+    """How long a new voxel takes on this machine, from reading to writing, by a small volume of noise."""
+    grid = Grid(_PROBE, np.diag([1.0, 1.0, 4.0, 1.0]))
+    voxels = torch.from_numpy(np.random.default_rng(0).normal(500, 90, (1, *_PROBE)).astype(np.float32))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "probe.nii.gz")
+        write_image(MetaTensor(voxels, affine=torch.from_numpy(grid.affine)), path, dtype=np.int16)
+        started = time.monotonic()
+        sr = model(read_image(path), factor=4)
+        write_image(sr, path)
+        return (time.monotonic() - started) / sr.numel()

@@ -1,0 +1,168 @@
+"""Cases on processes of this machine, watched, so that one that is killed takes only its case along.
+
+Why not concurrent.futures.ProcessPoolExecutor: when one of its processes dies, all of its work is
+lost and no one can tell whose case it was. A Dask cluster on this machine would do; it is a large
+dependency for what a pipe per process does, and :mod:`monai_sr.batch.cluster` is there for more.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing import connection, get_context, parent_process
+from types import FrameType
+
+import torch
+
+from ..bundles import load_bundle, pick_device
+from ..errors import SuperResolutionError
+from .cases import Case
+from .one import Outcome, Settings, process
+
+GRACE = 3.0
+"""Seconds that a process has to drop its case when the run is interrupted."""
+
+LOST = "E-WORKER"
+
+ATTEMPTS = 2
+"""How often a case is begun whose process dies."""
+
+
+def run_in_processes(cases: Sequence[Case], settings: Settings, *, jobs: int) -> Iterator[tuple[Case, Outcome]]:
+    """Outcomes as cases end, from ``jobs`` processes that load the model once each.
+
+    Threads are divided among the processes, and each has a GPU of its own where there are any. A
+    case whose process dies is begun once more by another one, after all others, and fails the second time.
+
+    Raises:
+        SuperResolutionError: the bundle or device cannot be used.
+    """
+    waiting = deque((case, 1) for case in cases)
+    devices = _devices(settings)
+    jobs = min(jobs, len(cases), len(devices) if devices[0].startswith("cuda") else jobs)
+    threads = max(1, torch.get_num_threads() // jobs)
+    workers = [_Worker(replace(settings, device=devices[n % len(devices)]), threads) for n in range(jobs)]
+    try:
+        while waiting or any(worker.case for worker in workers):
+            for worker in workers:
+                if worker.case is None and waiting:
+                    worker.begin(*waiting.popleft())
+            busy = {worker.pipe: worker for worker in workers if worker.case}
+            for pipe in connection.wait(list(busy)):
+                worker = busy[pipe]  # type: ignore[index]
+                assert worker.case is not None
+                case, attempt = worker.case
+                try:
+                    answer = worker.pipe.recv()
+                except (EOFError, OSError):
+                    how = worker.end(restart=True)
+                    if attempt < ATTEMPTS:
+                        waiting.append((case, attempt + 1))
+                    else:
+                        yield case, lost(case, f"{how}, {ATTEMPTS} times")
+                    continue
+                worker.case = None
+                if isinstance(answer, dict):
+                    raise _Fault(**answer)
+                yield case, answer
+    finally:
+        for worker in workers:
+            worker.process.terminate()
+        deadline = time.monotonic() + GRACE
+        for worker in workers:
+            worker.end(patience=max(0.0, deadline - time.monotonic()))
+
+
+def lost(case: Case, how: str) -> Outcome:
+    """The outcome of a case that no process survived."""
+    reason = f"the process that worked on it {how}. Fix: give it more memory, or look into the system's log."
+    return Outcome(case.name, "failed", code=LOST, reason=reason, exit_code=5)
+
+
+class _Fault(SuperResolutionError):
+    """A fault of another process."""
+
+    def __init__(self, *, exit_code: int, code: str, problem: str, fix: str, path: str) -> None:
+        super().__init__(code, problem, fix=fix, path=path or None)
+        self.exit_code = exit_code
+
+
+class _Worker:
+    """A process and the pipe to it."""
+
+    def __init__(self, settings: Settings, threads: int) -> None:
+        self._arguments = settings, threads
+        self.case: tuple[Case, int] | None = None
+        self._start()
+
+    def _start(self) -> None:
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the pipe ends with the process
+
+    def begin(self, case: Case, attempt: int) -> None:
+        self.case = case, attempt
+        with suppress(OSError):  # it died while it had nothing to do; the pipe tells at once
+            self.pipe.send(case.without_archive())
+
+    def end(self, *, patience: float = GRACE, restart: bool = False) -> str:
+        """See the process end, for so many seconds, or kill it; how it ended, in words."""
+        self.pipe.close()
+        self.process.join(patience)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        code = self.process.exitcode or 0
+        self.case = None
+        if restart:
+            self._start()
+        return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+
+
+def _devices(settings: Settings) -> list[str]:
+    """The devices to give out, one to a process."""
+    device = pick_device(settings.device)
+    if device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
+        return [f"cuda:{n}" for n in range(torch.cuda.device_count())]
+    return [str(device)]
+
+
+def _serve(pipe: connection.Connection, settings: Settings, threads: int) -> None:
+    """What a process does: load the model, then case by case until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells all of them, the first one decides
+    signal.signal(signal.SIGTERM, _terminated)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore")
+    try:
+        model = load_bundle(settings.bundle, device=settings.device)
+        while True:
+            case = pipe.recv()
+            pipe.send(process(case, settings, model))
+    except SuperResolutionError as error:
+        pipe.recv()
+        told = {name: str(getattr(error, name) or "") for name in ("code", "problem", "fix", "path")}
+        pipe.send(told | {"exit_code": error.exit_code})
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the run has ended
+        return
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would go on by itself, and hold its claim."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)

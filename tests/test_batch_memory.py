@@ -1,0 +1,202 @@
+"""Memory is planned before the run; when it runs out all the same, a result comes by smaller steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import psutil
+import pytest
+import torch
+
+from monai_sr.batch import MemoryShortError, Settings, find_cases, memory_budget, one, plan_table, super_resolve_within
+from monai_sr.batch import run as run_module
+from monai_sr.batch.memory import PROCESS, SHARE, TILE_LADDER, choose_tile, is_out_of_memory, tile_bytes, volume_bytes
+from monai_sr.bundles import Model
+from monai_sr.cli import main
+from monai_sr.errors import ImageWarning
+from monai_sr.images import write_image
+from monai_sr.inference import TILE_VOXELS
+from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
+
+GIB = 2**30
+
+
+def machine(root: Path, *, cgroup: str, **files: int | str) -> Path:
+    """A root folder whose process lies in control groups with these limits."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(cgroup)
+    for name, limit in files.items():
+        path = root / "sys/fs/cgroup" / name.replace("__", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{limit}\n")
+    return root
+
+
+V2 = "0::/job/step\n"
+V1 = "9:name=systemd:/\n4:cpu,memory:/job\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files"),
+    [
+        (V2, {"job/step/memory__max": GIB}),
+        (V2, {"job/step/memory__max": "max", "job/memory__max": GIB}),
+        (V2, {"job/step/memory__max": 2 * GIB, "job/memory__max": GIB}),
+        (V1, {"memory/job/memory__limit_in_bytes": GIB}),
+        (V1, {"memory/job/memory__limit_in_bytes": 2**63 - 4096, "memory/memory__limit_in_bytes": GIB}),
+    ],
+)
+def test_the_tightest_control_group_counts(tmp_path, cgroup, files):  # R03
+    assert memory_budget(root=machine(tmp_path, cgroup=cgroup, **files), environment={}) == int(SHARE * GIB)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_MEM_PER_NODE": "1024"},
+        {"SLURM_MEM_PER_NODE": "1G"},
+        {"SLURM_MEM_PER_CPU": "256", "SLURM_CPUS_ON_NODE": "4"},
+    ],
+)
+def test_what_slurm_allows_counts(tmp_path, environment):  # R03
+    assert memory_budget(root=tmp_path, environment=environment) == int(SHARE * GIB)
+
+
+def test_without_limits_what_is_free_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("free", (), {"available": GIB}))
+    rss = psutil.Process().memory_info().rss
+    assert memory_budget(root=tmp_path, environment={}) == pytest.approx(SHARE * (GIB + rss), rel=0.05)
+
+
+@pytest.mark.parametrize("network", [ResidualNet(layers=4, features=8), PyramidNet(features=8, depth=2), SRCNN(), None])
+def test_tiles_shrink_until_they_fit_and_a_volume_that_cannot_fit_is_refused(network):
+    size = {"voxels_in": 250_000, "voxels_out": 10**7}
+    fixed = PROCESS + volume_bytes(*size.values())
+    assert choose_tile(network, **size, memory=64 * GIB, vram=None) == TILE_VOXELS
+    if network is not None:
+        for tile in TILE_LADDER:
+            assert choose_tile(network, **size, memory=fixed + tile_bytes(network, tile), vram=None) == tile
+            assert choose_tile(network, **size, memory=fixed, vram=int(tile_bytes(network, tile) / SHARE) + 1) == tile
+    with pytest.raises(MemoryShortError, match="E-MEM") as short:
+        choose_tile(network, **size, memory=fixed - 1, vram=None)
+    assert short.value.exit_code == 8
+
+
+class Hungry(SRCNN):
+    """Runs out of memory for tiles above a size, as a GPU does."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.asked = most, []
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.asked.append(image.numel())
+        if image.numel() > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(image)
+
+
+def model_of(network) -> Model:
+    return Model("hungry", "1", network.eval(), {})
+
+
+def test_out_of_memory_ends_in_smaller_tiles_with_the_same_voxels():  # R01
+    image = phantoms.known_value(phantoms.grid((120, 110, 6), (1.0, 1.0, 4.0)))
+    network = Hungry(10**9)
+    expected, how = super_resolve_within(model_of(network), image, memory=64 * GIB)
+    assert "ran_out_of_memory" not in how
+    network.most, network.asked = 200_000, []
+    with pytest.warns(ImageWarning, match="W-MEM-LADDER"):
+        found, how = super_resolve_within(model_of(network), image, memory=64 * GIB)
+    assert how["ran_out_of_memory"] == ["cpu, tiles of 316800 voxels"]
+    assert how["tile_voxels"] == 250_000 and network.asked[0] == 316_800 and max(network.asked[1:]) <= network.most
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError("can't allocate memory")]
+)
+def test_every_way_to_say_out_of_memory_is_understood(error):
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_after_the_smallest_tile_the_volume_fails_for_memory():
+    image = phantoms.known_value(phantoms.grid((40, 30, 6), (1.0, 1.0, 4.0)))
+    with pytest.raises(MemoryShortError, match="memory ran out: cpu, tiles of 250000 voxels") as short:
+        super_resolve_within(model_of(Hungry(1)), image, memory=64 * GIB)
+    assert short.value.exit_code == 8
+
+
+def test_memory_that_runs_out_while_reading_is_no_fault_of_ours(volume, tmp_path, monkeypatch):
+    def full(path):
+        raise MemoryError
+
+    monkeypatch.setattr(one, "read_image", full)
+    (outcome,) = run_module.run_cases(find_cases(volume, tmp_path / "out"), Settings(bundle="none"))
+    assert (outcome.code, outcome.exit_code) == ("E-MEM", 8)
+
+
+def test_another_error_is_no_reason_for_smaller_tiles():
+    image = phantoms.known_value(phantoms.grid((20, 20, 6), (1.0, 1.0, 4.0)))
+
+    class Broken(SRCNN):
+        def forward(self, image):
+            raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        super_resolve_within(model_of(Broken()), image, memory=64 * GIB)
+
+
+@pytest.fixture
+def volume(tmp_path) -> Path:
+    grid = phantoms.grid((64, 64, 8), (1.0, 1.0, 4.0))
+    (tmp_path / "in").mkdir()
+    write_image(phantoms.known_value(grid), tmp_path / "in" / "a.nii.gz", dtype=np.int16)
+    return tmp_path / "in"
+
+
+def test_a_run_without_enough_memory_is_exit_code_8_before_any_work(volume, tmp_path, monkeypatch, capsys):  # R03
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "300")
+    for target in (tmp_path / "a.nii.gz", tmp_path / "out"):
+        source = volume / "a.nii.gz" if target.suffix else volume
+        assert main(["run", str(source), str(target), "--bundle", "none"]) == 8
+        assert "E-MEM" in capsys.readouterr().err
+    assert not (tmp_path / "a.nii.gz").exists() and not (tmp_path / "out" / "a.nii.gz").exists()
+
+
+def test_jobs_are_as_many_as_fit_into_memory(volume, tmp_path, monkeypatch):
+    begun = []
+
+    def begin(cases, settings, *, jobs):
+        begun.append((jobs, settings.memory))
+        return iter(())
+
+    monkeypatch.setattr(run_module, "run_in_processes", begin)
+    cases = find_cases(volume, tmp_path / "out")
+    with pytest.warns(ImageWarning, match="W-MEM-JOBS: .* 3 of 5 jobs are run"):
+        run_module.run_cases(cases, Settings(bundle="none", memory=int(3.5 * PROCESS)), jobs=5)
+    run_module.run_cases(cases, Settings(bundle="none", memory=64 * GIB), jobs=5)
+    assert begun == [(3, int(3.5 * PROCESS) // 3), (5, 64 * GIB // 5)]
+
+
+def test_the_plan_is_a_table_of_what_from_which_grid_to_which_at_what_cost_and_why_not(volume, tmp_path, capsys):
+    (volume / "bad.nii.gz").write_bytes(b"")
+    write_image(phantoms.known_value(phantoms.grid((9, 9, 9), (1.0, 3.0, 3.0))), volume / "unclear.nrrd")
+    assert main(["run", str(volume), str(tmp_path / "out"), "--bundle", "none", "--dry-run"]) == 0
+    head, good, bad, unclear, total = capsys.readouterr().out.splitlines()
+    assert head.split() == ["case", "mm", "voxels", "MiB", "seconds", "why", "not"]
+    assert good.startswith("a.nii.gz") and "1 x 1 x 4 -> 1 x 1 x 1" in good and "64x64x8 -> 64x64x32" in good
+    least = (PROCESS + volume_bytes(64 * 64 * 8, 64 * 64 * 32)) / 2**20
+    assert float(good.split()[-2]) == pytest.approx(least, abs=1) and float(good.split()[-1]) >= 1
+    assert bad.split()[1:] == ["the", "header", "does", "not", "tell;", "the", "run", "will"]
+    assert "E-HDR-AXIS" in unclear
+    assert total.startswith("1 of 3 volumes")
+    assert not (tmp_path / "out").exists()
+    assert main(["run", str(volume), str(tmp_path / "out"), "--bundle", "none", "--include", "a*"]) == 0
+    capsys.readouterr()
+    assert main(["run", str(volume), str(tmp_path / "out"), "--bundle", "none", "--dry-run"]) == 0
+    assert "done already" in capsys.readouterr().out
+    assert "E-MEM" in plan_table(find_cases(volume, tmp_path / "out"), Settings(bundle="none", memory=PROCESS))
