@@ -1,0 +1,75 @@
+"""Peak memory of one volume against the estimate that runs are planned by, one process per row.
+
+``python tests/benchmarks/memory_constants.py`` prints, for each bundle, size and tile, the peak
+resident memory in MiB and its parts; ``monai_sr/batch/memory.py`` holds what follows from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+SIZES = [(32, 32, 8), (192, 192, 20), (256, 256, 40), (384, 384, 40)]
+TILES = [2_000_000, 1_000_000, 250_000]
+
+
+def measure(bundle: str, shape: tuple[int, int, int], tile_voxels: int, *, stored: str) -> None:
+    """Super-resolve noise of that shape by 4 in this process, and print the peak after each step."""
+    import torch
+
+    from monai_sr.bundles import load_bundle
+    from monai_sr.grid import Grid
+    from monai_sr.images import read_image, write_image
+
+    torch.set_num_threads(1)
+    peaks = [_peak()]
+    model = load_bundle(bundle, device="cpu")
+    peaks.append(_peak())
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "in.nii.gz")
+        image = torch.from_numpy(np.random.default_rng(0).normal(500, 90, shape).astype(np.float32))[None]
+        from monai.data import MetaTensor
+
+        grid = Grid(shape, np.diag([1.0, 1.0, 4.0, 1.0]))
+        write_image(MetaTensor(image, affine=torch.from_numpy(grid.affine)), source, dtype=stored)
+        del image
+        image = read_image(source)
+        peaks.append(_peak())
+        sr = model(image, factor=4, tile_voxels=tile_voxels)
+        peaks.append(_peak())
+        write_image(sr, Path(folder, "out.nii.gz"))
+        peaks.append(_peak())
+    print(bundle, "x".join(map(str, shape)), stored, tile_voxels, *(f"{p:.0f}" for p in peaks), flush=True)
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    """All rows, or the one that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--one", nargs=4, metavar=("BUNDLE", "SHAPE", "TILE", "DTYPE"))
+    options = parser.parse_args()
+    if options.one:
+        bundle, shape, tile, stored = options.one
+        x, y, z = map(int, shape.split("x"))
+        return measure(bundle, (x, y, z), int(tile), stored=stored)
+    print("bundle shape dtype tile_voxels imports model read resolved written")
+    rows = [("none", size, TILES[0], "int16") for size in SIZES] + [("none", SIZES[-1], TILES[0], "float32")]
+    rows += [(bundle, SIZES[0], TILES[0], "int16") for bundle in ("residual", "pyramid")]
+    rows += [(bundle, SIZES[1], tile, "int16") for bundle in ("residual", "pyramid") for tile in TILES]
+    for bundle, shape, tile, stored in rows:
+        one = ["--one", bundle, "x".join(map(str, shape)), str(tile), stored]
+        subprocess.run([sys.executable, __file__, *one], check=True)
+    return None
+
+
+if __name__ == "__main__":
+    main()
