@@ -29,6 +29,7 @@ from scipy.spatial.transform import Rotation
 
 from monai_sr.dicom import derive
 from monai_sr.dicom.derive import MadeBy, write_derived_series
+from monai_sr.dicom.kept import SOP_CLASS
 from monai_sr.errors import OutputError
 
 MADE_BY = MadeBy("ct_through_plane", "0.1.0", "ab" * 32, {"factor": "2"})
@@ -240,7 +241,7 @@ def test_every_instance_has_a_uid_of_its_own_that_its_file_meta_repeats(tmp_path
     assert len({i.SeriesInstanceUID for i in instances}) == 1
     for instance in instances:
         assert instance.file_meta.MediaStorageSOPInstanceUID == instance.SOPInstanceUID
-        assert instance.file_meta.MediaStorageSOPClassUID == instance.SOPClassUID == derive.SOP_CLASS["CT"]
+        assert instance.file_meta.MediaStorageSOPClassUID == instance.SOPClassUID == SOP_CLASS["CT"]
         assert instance.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
         assert instance.SOPInstanceUID.is_valid and instance.SeriesInstanceUID.is_valid
 
@@ -460,7 +461,7 @@ def test_functional_groups_become_the_classic_attributes(tmp_path):
         AcquisitionContrast="T1",
     )
     for instance in derive_from(source, tmp_path):
-        assert instance.SOPClassUID == derive.SOP_CLASS["MR"]
+        assert instance.SOPClassUID == SOP_CLASS["MR"]
         assert (instance.RepetitionTime, instance.FlipAngle, instance.EchoTrainLength) == (6.77, 9, 240)
         assert instance.EchoTime == pytest.approx(3.133) and len(str(instance.EchoTime)) <= 16
         assert list(instance.ScanningSequence) == ["GR", "IR"]
@@ -508,7 +509,7 @@ def test_each_slice_names_the_acquired_slices_it_overlaps(thickness, expected, t
     named = [[int(r.ReferencedSOPInstanceUID.split(".")[-1]) for r in i.SourceImageSequence] for i in instances]
     assert named == expected
     for item in instances[1].SourceImageSequence:
-        assert item.ReferencedSOPClassUID == derive.SOP_CLASS["CT"]
+        assert item.ReferencedSOPClassUID == SOP_CLASS["CT"]
         assert "ReferencedFrameNumber" not in item
         assert code_of(item.PurposeOfReferenceCodeSequence) == codes.DCM.SourceImageForImageProcessingOperation
 
