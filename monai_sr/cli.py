@@ -197,7 +197,7 @@ def check(options: argparse.Namespace) -> int:
     found = find_series(source, merge_by_geometry=bool(options.merge_by_geometry))
     good, bad = 0, len(found.broken)
     for series in found.series:
-        frame, number = series.frames[0], "-" if series.number is None else series.number
+        number = "-" if series.number is None else series.number
         print(f"series {number}: {series.modality}, {len(series.frames)} slices, UID {series.uid}")
         try:
             stack = stack_of(series, fill_gaps=bool(options.fill_gaps))
@@ -206,7 +206,8 @@ def check(options: argparse.Namespace) -> int:
             print(f"  {error}")
             continue
         good += 1
-        thickness = "unknown" if frame.slice_thickness is None else f"{frame.slice_thickness:.4g} mm"
+        thick = series.slice_thickness
+        thickness = "unknown" if thick is None else f"{thick:.4g} mm" if isinstance(thick, float) else "differs"
         print(f"  one each {stack.step:.4g} mm, slice thickness {thickness}")
         for note in stack.warnings:
             print(f"  {note}")

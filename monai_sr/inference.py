@@ -38,7 +38,7 @@ def super_resolve(
     *,
     spacing: float | None = None,
     factor: float | None = None,
-    slice_thickness: float | None = None,
+    slice_thickness: float | np.ndarray | None = None,
     axis: int | None = None,
     profile: Profile = "gaussian",
     modality: Modality | None = None,
@@ -58,8 +58,8 @@ def super_resolve(
         network: ResidualNet, PyramidNet or SRCNN in eval mode; None for the consistent spline alone.
         spacing: wanted slice spacing, mm. Default: the finer in-plane spacing.
         factor: output slices per acquired slice instead; need not be an integer.
-        slice_thickness: FWHM of the slice profile, mm. Default: what the image's metadata tell,
-            else the slice spacing.
+        slice_thickness: FWHM of the slice profile, mm; (m,) in the order of the voxels where slices
+            differ. Default: what the image's metadata tell, else the slice spacing.
         axis: the through-plane axis, default the one of the largest spacing.
         profile: "gaussian" or "box".
         modality: "CT" or "MR". Default: what the metadata tell, else guessed from the values.
@@ -95,16 +95,18 @@ def super_resolve(
             fix="give the whole series",
         )
     meta = image.meta if isinstance(image, MetaTensor) else {}
-    thickness = slice_thickness
-    if thickness is None:
-        thickness = meta.get("slice_thickness") or grid.spacing[axis]
-    if not 0 < thickness < math.inf:
-        raise UsageError("E-USE", f"a slice thickness of {thickness} mm was given", fix="give one above 0 mm")
+    if slice_thickness is None and axis == meta.get("slice_axis", axis):
+        slice_thickness = meta.get("slice_thickness")
+    thickness = np.array(grid.spacing[axis] if slice_thickness is None else slice_thickness, dtype=np.float64)
+    if not ((thickness > 0) & (thickness < math.inf)).all():
+        raise UsageError("E-USE", f"a slice thickness of {slice_thickness} mm was given", fix="give one above 0 mm")
     order, flips = grid.canonical_order(axis)
     lr = voxels[0].float().permute(order).flip(flips).contiguous()
     thick, thin = grid.positions(axis), wanted.positions(axis)
     if uneven is not None:
         thick = -uneven[::-1] if 2 in flips else uneven
+    if 2 in flips:
+        thickness = np.flip(thickness)
     modality = modality or meta.get("modality") or guess_modality(lr)
     outside = padding_mask(lr, modality, meta.get("padding_value"))
     padding = 0.0
@@ -113,7 +115,7 @@ def super_resolve(
         lr = torch.where(outside, CT_AIR, lr)
     intensities = intensity_range(lr, modality, ct_window=ct_window, mr_percentiles=mr_percentiles)
     lr = intensities.normalize(lr)
-    model = SliceModel.between(thick, thin, slice_thickness=float(thickness), profile=profile)
+    model = SliceModel.between(thick, thin, slice_thickness=thickness, profile=profile)
     sr = _propose(network, lr, model, thick, thin, tile_voxels=tile_voxels, progress=progress)
     sr = intensities.restore(model.enforce(sr, lr))
     distance = np.abs(thin[:, None] - thick)
@@ -121,7 +123,8 @@ def super_resolve(
         sr = torch.where(outside[..., distance.argmin(axis=1)], padding, sr)
     sr = sr.flip(flips).permute(*np.argsort(order).tolist())
     result = on_grid(sr.contiguous()[None], wanted, image)
-    far = distance.min(axis=1) > max(np.median(np.diff(thick)), thickness) / 2 * (1 + SAME_SPACING)
+    reach = np.maximum(np.median(np.diff(thick)), thickness) / 2 * (1 + SAME_SPACING)
+    far = (distance > reach).all(axis=1)
     if far.any():
         result.meta["filled_slices"] = np.flatnonzero(far[::-1] if 2 in flips else far)
     return result

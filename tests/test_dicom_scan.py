@@ -35,7 +35,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from monai_sr.dicom import find_series, read_series, short_name
+from monai_sr.dicom import acquisition, find_series, read_series, short_name
 from monai_sr.errors import ImageError, InputMissingError, UsageError
 from monai_sr.images import read_image
 
@@ -271,6 +271,27 @@ def test_thickness_is_what_the_header_says_and_spacing_what_positions_say(tmp_pa
     assert volume.meta.get("slice_thickness") == expected
     assert np.linalg.norm(volume.affine[:3, 2]) == pytest.approx(4.0)
     assert volume.warnings == []
+
+
+def test_a_thickness_that_changes_is_told_slice_by_slice(tmp_path):
+    told = [2.5, 2.5, 2.5, 5.0, 5.0, 5.0, None, 5.0]
+    stack = slices()
+    for one, thickness in zip(stack, told, strict=True):
+        one.SliceThickness = thickness
+    write(tmp_path, stack)
+    volume = read(tmp_path)
+    assert volume.meta["slice_thickness"].tolist() == [2.5, 2.5, 2.5, 5.0, 5.0, 5.0, 5.0, 5.0]
+    assert volume.warnings == ["W-DCM-THICKNESS"]
+    (series,) = find_series(tmp_path).series
+    assert acquisition(series)["AcquiredSliceThickness"] == volume.meta["slice_thickness"].tolist()
+
+
+def test_a_thickness_that_differs_by_rounding_is_one(tmp_path):
+    stack = slices()
+    stack[3].SliceThickness = 3.51
+    write(tmp_path, stack)
+    volume = read(tmp_path)
+    assert volume.meta["slice_thickness"] == 3.5 and volume.warnings == []
 
 
 # ------------------------------------------------------------- encodings

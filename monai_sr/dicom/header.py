@@ -257,7 +257,7 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> list[Frame]:
                 np.array(position),
                 np.array(orientation),
                 (spacing[0], spacing[1]),
-                thickness[0] if thickness and thickness[0] > 0 else None,
+                thickness[0] if thickness and 0 < thickness[0] < np.inf else None,
                 slope[0] if slope else None,
                 intercept[0] if intercept else None,
             )
