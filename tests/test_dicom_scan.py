@@ -7,6 +7,7 @@ import zipfile
 import dicom_phantoms
 import numpy as np
 import phantoms
+import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_phantoms import (
@@ -29,6 +30,7 @@ from dicom_phantoms import (
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -36,6 +38,7 @@ from pydicom.uid import (
 )
 
 from monai_sr.dicom import acquisition, find_series, read_series, short_name
+from monai_sr.dicom.pixels import read_frame
 from monai_sr.errors import ImageError, InputMissingError, UsageError
 from monai_sr.images import read_image
 
@@ -322,6 +325,26 @@ def test_every_transfer_syntax_reads_the_same(tmp_path, syntax, dtype):
     assert np.array_equal(plain.voxels, other.voxels)
     assert np.array_equal(plain.affine, other.affine)
     assert other.warnings == []
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian], ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32"])
+@pytest.mark.parametrize("rows", [21, 301], ids=["small", "large"])  # large ones stay in the file until they are read
+def test_pixels_that_are_not_compressed_are_those_that_pydicom_decodes(tmp_path, syntax, dtype, rows):
+    stack = slices(Stack(even(3, 4.0), rows=rows, columns=23), rescale=None, value=wrapped_to(dtype), dtype=dtype)
+    for files in (write(tmp_path / "classic", stack, syntax=syntax),
+                  write(tmp_path / "frames", enhanced(stack), syntax=syntax)):  # fmt: skip
+        for frame in find_series(files[0].parent).series[0].frames:
+            expected = pydicom.dcmread(frame.file).pixel_array.reshape(-1, rows, 23)[frame.number]
+            found = read_frame(frame)
+            assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+def wrapped_to(dtype: str):
+    """Values all over the range of a type."""
+    limits = np.iinfo(dtype)
+    rng = np.random.default_rng(5)
+    return lambda points: rng.integers(limits.min, limits.max, points.shape[1:], endpoint=True).astype(float)
 
 
 def test_slices_of_many_encodings_make_one_series(tmp_path):
