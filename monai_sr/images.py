@@ -186,7 +186,19 @@ class VolumeReader(ImageReader):
 
     MONAI's own NIfTI reader takes gzip files with flipped bits silently, and its DICOM readers mix
     series and overlook missing slices (measured with MONAI 1.6.1).
+
+    Args:
+        series, fill_gaps, merge_by_geometry: as of :func:`read_image`.
     """
+
+    def __init__(
+        self, *, series: str | int | None = None, fill_gaps: bool = False, merge_by_geometry: bool = False
+    ) -> None:
+        self.options: dict[str, Any] = {
+            "series": None if series is None else str(series),
+            "fill_gaps": fill_gaps,
+            "merge_by_geometry": merge_by_geometry,
+        }
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         """Every path may be tried."""
@@ -194,7 +206,7 @@ class VolumeReader(ImageReader):
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> MetaTensor:
         """Read the first of the paths."""
-        return read_image(data[0] if isinstance(data, list | tuple) else str(data))
+        return read_image(data[0] if isinstance(data, list | tuple) else str(data), **self.options)
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
         """(X, Y, Z) float32 and its metadata."""
