@@ -1,8 +1,11 @@
 """DICOM series as they come: found in trees, zips and multi-frame files, and read to where they lie."""
 
 import shutil
+import subprocess
 import tracemalloc
 import zipfile
+from importlib.util import find_spec
+from pathlib import Path
 
 import dicom_phantoms
 import numpy as np
@@ -325,6 +328,46 @@ def test_every_transfer_syntax_reads_the_same(tmp_path, syntax, dtype):
     assert np.array_equal(plain.voxels, other.voxels)
     assert np.array_equal(plain.affine, other.affine)
     assert other.warnings == []
+
+
+@pytest.fixture
+def jpeg(tmp_path):
+    """Write a series compressed by dcmtk, which encodes what pydicom does not."""
+    if not shutil.which("dcmcjpeg"):
+        pytest.skip("dcmcjpeg is not installed")
+
+    def encode(option: str, *, bits: int) -> Path:
+        stack = slices(WIDE, rescale=(1000 / 2**bits, -1024), value=smooth, dtype="uint8" if bits == 8 else "uint16")
+        for one in stack:
+            one.BitsStored, one.HighBit = bits, bits - 1
+        (tmp_path / "jpeg").mkdir()
+        for path in write(tmp_path / "plain", stack):
+            subprocess.run(["dcmcjpeg", option, path, tmp_path / "jpeg" / path.name], check=True)
+        return tmp_path / "jpeg"
+
+    return encode
+
+
+def smooth(points: np.ndarray) -> np.ndarray:
+    return -524 + 400 * np.sin(points.sum(axis=0) / 9)
+
+
+@pytest.mark.parametrize(
+    ("option", "bits", "loss"), [("+el", 12, 0), ("+e1", 12, 0), ("+el", 16, 0), ("+e1", 8, 0), ("+eb", 8, 5)]
+)
+def test_jpeg_reads_as_before_it_was_compressed(jpeg, option, bits, loss):
+    folder = jpeg(option, bits=bits)
+    difference = np.abs(read(folder).voxels - read(folder.parent / "plain").voxels)
+    assert difference.max() <= loss * 1000 / 2**bits
+
+
+def test_lossy_jpeg_of_12_bits_is_refused_and_its_decoder_named(jpeg):
+    """GDCM decodes it to wrong values without a word."""
+    if find_spec("libjpeg"):
+        pytest.skip("its decoder is installed")
+    with pytest.raises(ImageError, match="pylibjpeg-libjpeg") as caught:
+        read(jpeg("+ee", bits=12))
+    assert caught.value.code == "E-DCM-CODEC"
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian], ids=lambda syntax: syntax.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from .series import Frame
 
 PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 """Little endian, not compressed."""
+
+
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+"""Of its 12 bits GDCM makes wrong values; pydicom knows and asks for pylibjpeg-libjpeg."""
 
 
 def read_frame(frame: Frame) -> np.ndarray:
@@ -166,6 +171,12 @@ def _undecodable(head: Any, frame: Frame, error: Exception) -> ImageError:
     import pydicom
 
     syntax = str(head.file_meta.get("TransferSyntaxUID", ""))
+    if syntax == JPEG_EXTENDED and int(head.get("BitsStored") or 0) > 8 and not find_spec("libjpeg"):
+        return ImageError(
+            "E-DCM-CODEC",
+            f"{frame.file.name} is compressed by lossy JPEG of 12 bits, whose only decoder is not installed",
+            fix="export uncompressed, or pip install pylibjpeg-libjpeg (GPL)",
+        )
     name = pydicom.uid.UID(syntax).name
     try:
         from pydicom.pixels import get_decoder
