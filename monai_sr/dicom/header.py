@@ -161,7 +161,8 @@ def _read(file: Path, *, force: bool) -> Any:
             stream.seek(0)  # pixels cannot be found by offset
             dataset = read_partial(stream, stop_when=beyond(), force=force)
     if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding
+        told = getattr(dataset, "original_encoding", None)  # pydicom 2, which MONAI Label asks for, has no such name
+        implicit, little = told or (dataset.is_implicit_VR, dataset.is_little_endian)
         dataset.file_meta.TransferSyntaxUID = UID(_SYNTAX_OF[bool(implicit), bool(little)])
     return dataset
 
