@@ -178,6 +178,8 @@ def read_series(
 def _padding(voxels: np.ndarray, series: Series) -> np.ndarray | None:
     """Which voxels lie outside what was scanned; they all get the one padding value."""
     padding = [padding_of(frame) for frame in series.frames]
+    if not any(padding):
+        return None
     mask = np.zeros(voxels.shape, dtype=bool)
     for index, ends in enumerate(padding):
         if ends is not None:
