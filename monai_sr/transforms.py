@@ -48,6 +48,7 @@ def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor:
     meta.update(original_affine=affine.clone(), spatial_shape=np.array(grid.shape))
     meta.pop("affine", None)
     meta.pop("slice_positions", None)  # of the acquired slices; a new grid is even
+    meta.pop("nan_voxels", None)
     voxels = voxels.as_tensor() if isinstance(voxels, MetaTensor) else voxels
     return MetaTensor(voxels, affine=affine, meta=meta)
 
