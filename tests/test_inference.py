@@ -315,7 +315,7 @@ def test_a_thickness_that_is_none_is_refused(thickness):
     [
         ({}, {}, (0.0, 1.0)),  # positive values: taken for MR
         ({"modality": "CT"}, {}, (0.5, 0.55)),
-        ({"modality": "MR"}, {"modality": "CT"}, (0.5, 0.55)),
+        ({}, {"modality": "CT"}, (0.5, 0.55)),
         ({}, {"modality": "CT", "ct_window": (0.0, 200.0)}, (0.0, 0.5)),
     ],
 )
