@@ -26,6 +26,9 @@ SPLINE = "none"
 """Instead of a bundle: the consistent spline alone, super-resolution without a network."""
 
 
+_DOS_FOLDER = 0x10
+
+
 class Model:
     """A bundle ready to run: ``model(image) -> image``.
 
@@ -153,11 +156,12 @@ def load_weights(network: nn.Module, path: Path) -> None:
             "E-W-MISSING", "the weights are missing", fix="restore models/model.pt of the bundle", path=path
         )
     try:
-        # torch reads weights with flipped bits (2.13 did so 60 times in 60); the zip knows their checksums
+        # torch reads weights with flipped bits and gives other weights (torch 2.13); the zip knows their
+        # checksums, but of an entry that calls itself a folder torch reads nothing at all
         with zipfile.ZipFile(path) as packed:
-            damaged = packed.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"checksum of {damaged}")
+            folders = any(entry.external_attr & _DOS_FOLDER for entry in packed.infolist())
+            if folders or packed.testzip() is not None:
+                raise zipfile.BadZipFile
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (
         *(RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError),

@@ -634,6 +634,7 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("always", category=ImageWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"monai-sr: {message}", file=sys.stderr)
     logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # of what it mends in headers
 
 
 if __name__ == "__main__":

@@ -149,13 +149,8 @@ def super_resolve(
         known = lr if missing is None else lr[~missing[index].permute(order).flip(flips)]
         kind = _modality_of(lr, modality, meta.get("modality"))
         outside = padding_mask(lr, kind, meta.get("padding_value"))
-        padding = 0.0
-        if outside is not None:
-            padding = float(lr[outside][0])
-            padded += float(outside.float().mean()) / len(voxels)
-            lr = torch.where(outside, CT_AIR, lr)
         if kind == "CT" and (modality or meta.get("modality")):
-            doubt = check_hounsfield(lr)
+            doubt = check_hounsfield(lr if outside is None or bool(outside.all()) else lr[~outside])
             if doubt:
                 _doubt(
                     *("W-CT-HU", "E-CT-HU", doubt, "they are taken as HU"),
@@ -163,6 +158,11 @@ def super_resolve(
                     strict=strict,
                     image=image,
                 )
+        padding = 0.0
+        if outside is not None:
+            padding = float(lr[outside][0])
+            padded += float(outside.float().mean()) / len(voxels)
+            lr = torch.where(outside, CT_AIR, lr)
         intensities = intensity_range(known, kind, ct_window=ct_window, mr_percentiles=mr_percentiles)
         lr = intensities.normalize(lr)
         share = _share_of(progress, index, len(voxels)) if progress else None

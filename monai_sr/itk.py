@@ -44,6 +44,7 @@ def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         _check_meta_image(start, path)
     elif start[:4] == b"NRRD":
         _check_nrrd(start, path)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to stderr past Python
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:

@@ -19,6 +19,12 @@ from .grid import Grid
 COMPRESSION = 3
 """gzip level of results: speed counts for more than the last bytes."""
 
+MOST_BYTES = 2**44
+"""A header that claims more than these 16 TiB is damaged."""
+
+SPARE = 64 * 2**20
+"""So many bytes may follow the last voxel of a compressed file."""
+
 Form = Literal["sform", "qform"]
 """The two places where NIfTI tells how voxels lie in the world."""
 
@@ -30,26 +36,40 @@ _UNITS = {1: ("meters", 1000.0), 3: ("micrometers", 1e-3)}
 
 
 def gunzip(path: Path) -> bytes:
-    """The whole content, with its checksum verified (nibabel stops reading before it)."""
+    """The whole content of a NIfTI file, with its checksum verified (nibabel stops reading before it).
+
+    Raises:
+        ImageError: it ends early, is damaged, or unpacks to far more than its header tells of.
+    """
+    content, needed = bytearray(), None
     try:
         with gzip.open(path) as file:
-            return file.read()
+            while block := file.read1(2**20):
+                content += block
+                needed = needed or _bytes_needed(content) or len(content)
+                if needed > MOST_BYTES:  # absurd; the header is looked at, and not the rest
+                    break
+                if len(content) > needed + SPARE:
+                    raise ImageError(
+                        "E-SEC-BOMB",
+                        f"it unpacks to more than {len(content) >> 20} MiB, its header tells of {needed >> 20}",
+                        fix="unpack it by hand if it is to be trusted",
+                    )
     except EOFError as error:
-        # a header's worth is unpacked to tell how much is missing
-        start = zlib.decompressobj(wbits=31).decompress(path.read_bytes())
-        needed = _bytes_needed(start) or f"more than {len(start)}"
+        more = _bytes_needed(content) or f"more than {len(content)}"
         raise ImageError(
             "E-IO-TRUNC",
-            f"the gzip stream ends early ({len(start)} bytes unpacked, {needed} needed)",
+            f"the gzip stream ends early ({len(content)} bytes unpacked, {more} needed)",
             fix="copy or download the file again",
         ) from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise ImageError(
             "E-IO-CRC", f"the compressed data are damaged ({error})", fix="copy or download the file again"
         ) from error
+    return bytes(content)
 
 
-def _bytes_needed(content: bytes) -> int | None:
+def _bytes_needed(content: bytes | bytearray) -> int | None:
     """How long a NIfTI file has to be by what its header says; None if it does not tell."""
     if not is_nifti(content[:4]):
         return None
@@ -60,7 +80,7 @@ def _bytes_needed(content: bytes) -> int | None:
         return None
 
 
-def _class_of(content: bytes) -> type[nib.Nifti1Image]:
+def _class_of(content: bytes | bytearray) -> type[nib.Nifti1Image]:
     return nib.Nifti1Image if content[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") else nib.Nifti2Image
 
 
@@ -70,7 +90,7 @@ def _end_of_voxels(header: Any) -> int:
     return int(header["vox_offset"]) + count * int(header.get_data_dtype().itemsize)
 
 
-def is_nifti(start: bytes) -> bool:
+def is_nifti(start: bytes | bytearray) -> bool:
     """Whether a file starts with the header size of NIfTI-1 or NIfTI-2, either byte order."""
     size = start[:4]
     return size in (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")
@@ -99,12 +119,12 @@ def read_nifti(
     try:
         header = image_class.header_class.from_fileobj(io.BytesIO(content), check=False)
         dtype, shape = header.get_data_dtype(), tuple(int(n) for n in header.get_data_shape())
+        needed = _end_of_voxels(header)
     except (HeaderDataError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise ImageError("E-HDR-DIM", f"the header is damaged ({error})", fix="restore the file") from error
-    if not shape or min(shape) < 1 or np.prod([float(n) for n in shape]) * dtype.itemsize > 2**44:
+    if not shape or min(shape) < 1 or np.prod([float(n) for n in shape]) * dtype.itemsize > MOST_BYTES:
         raise ImageError("E-HDR-DIM", f"the header claims {shape} voxels", fix="repair the header's dim field")
     check_dtype(dtype)
-    needed = _end_of_voxels(header)
     if len(content) < needed:
         raise ImageError(
             "E-IO-TRUNC",

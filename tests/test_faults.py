@@ -82,7 +82,7 @@ def holding(folder: Path, content: bytes, name="scan.nii.gz") -> Path:
     return path
 
 
-DIM, PIXDIM, QFORM_CODE, QOFFSET, SROW = 40, 76, 252, 268, 280
+DIM, PIXDIM, VOX_OFFSET, QFORM_CODE, QOFFSET, SROW = 40, 76, 108, 252, 268, 280
 """Offsets in a NIfTI-1 header."""
 
 # ------------------------------------------------------------- refused
@@ -176,6 +176,17 @@ def a_short_file_in_a_sound_gzip(folder):
     return holding(folder, gzip.compress(gzip.decompress(nifti(folder).read_bytes())[:-1]))
 
 
+@refused("Z02", "E-SEC-BOMB", words=("it unpacks to more than", "its header tells of 0"))
+def a_gzip_of_far_more_than_its_header_tells(folder):
+    path = nifti(folder)
+    return holding(folder, gzip.compress(gzip.decompress(path.read_bytes()) + bytes(80 * 2**20), 1))
+
+
+@refused("I07", "E-HDR-DIM", words=("30000, 30000, 30000",))
+def terabytes_in_a_gzip(folder):
+    return edited(nifti(folder), DIM, [3, 30000, 30000, 30000], "<i2")
+
+
 @refused("I07", "E-HDR-DIM", words=("30000, 30000, 30000",))
 def terabytes(folder):
     return edited(nifti(folder, name="a.nii"), DIM, [3, 30000, 30000, 30000], "<i2")
@@ -189,6 +200,11 @@ def a_negative_dimension(folder):
 @refused("I07", "E-HDR-DIM", words=("(0, 4, 6)",))
 def a_dimension_of_nothing(folder):
     return edited(nifti(folder), DIM, [3, 0, 4, 6], "<i2")
+
+
+@refused("I07", "E-HDR-DIM")
+def voxels_that_start_nowhere(folder):
+    return edited(nifti(folder), VOX_OFFSET, [np.nan])
 
 
 @refused("I07", "E-HDR-DIM")
@@ -867,6 +883,14 @@ def test_no_real_image_is_taken_for_a_mask(shared_data):
         super_resolve(MetaTensor(part, affine), None, factor=1.5)
 
 
+@fault("I24", "W-CT-HU")
+def test_padding_does_not_pass_for_air(tmp_path):
+    data = RNG.integers(0, 3000, (8, 7, 6)).astype(np.int16)
+    data[:2] = -2000
+    with pytest.warns(ImageWarning, match="W-CT-HU"):
+        super_resolve(read_image(nifti(tmp_path, data)), None, modality="CT")
+
+
 @fault("I24", "E-CT-HU")
 def test_hounsfield_units_raise_no_doubt(call, tmp_path):
     path = nifti(tmp_path, RNG.integers(-1024, 1500, (8, 7, 6)).astype(np.int16))
@@ -897,13 +921,14 @@ def test_undershoot_beside_a_background_of_zero_is_not_worth_a_warning(call, tmp
 @pytest.mark.parametrize("padding", [-2000, -3024])
 def test_padding_of_a_ct_is_put_back_and_does_not_bleed(tmp_path, padding):
     data = RNG.integers(-1000, 1000, (12, 11, 6)).astype(np.int16)
-    data[:3] = -1000
-    air = super_resolve(read_image(nifti(tmp_path, data)), None, modality="CT")
-    data[:3] = padding
-    padded = super_resolve(read_image(nifti(tmp_path, data)), None)
-    assert torch.all(padded[:, :3] == padding)
-    torch.testing.assert_close(padded[:, 3:], air[:, 3:], atol=1e-3, rtol=0)
-    assert padded.meta["padding_share"] == pytest.approx(3 / 12)
+    outside = np.zeros(data.shape, dtype=bool)
+    outside[:3], outside[9:, :, :2] = True, True  # all the way, and in the first slices only
+    air = super_resolve(read_image(nifti(tmp_path, np.where(outside, -1000, data).astype(np.int16))), None)
+    padded = super_resolve(read_image(nifti(tmp_path, np.where(outside, padding, data).astype(np.int16))), None)
+    outside = torch.from_numpy(outside.repeat(4, axis=2))
+    assert torch.all(padded[0][outside] == padding)
+    torch.testing.assert_close(padded[0][~outside], air[0][~outside], atol=1e-3, rtol=0)
+    assert padded.meta["padding_share"] == pytest.approx((3 * 6 + 3 * 2) / (12 * 6))
     assert "padding_share" not in air.meta
 
 
@@ -954,6 +979,18 @@ def test_weights_that_cannot_be_used_are_exit_code_7(call, tmp_path, damage, cod
     assert err.startswith(f"monai-sr: {code}: {folder / 'models' / 'model.pt'} - ") and " Fix: " in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out.nii").exists()
+
+
+@fault("W02", "E-W-HASH")
+def test_weights_that_call_themselves_a_folder_are_refused(tmp_path):
+    """torch reads nothing of such an entry and takes whatever lay in memory."""
+    path = tmp_path / "model.pt"
+    torch.save(PyramidNet(features=4, depth=2).state_dict(), path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2", content.index(b"PK\1\2") + 4) + 38] |= 0x10
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match="E-W-HASH"):
+        load_weights(PyramidNet(features=4, depth=2), path)
 
 
 @fault("W02", "E-W-HASH")
