@@ -151,25 +151,11 @@ def load_weights(network: nn.Module, path: Path) -> None:
     Raises:
         BundleError: the file is missing (E-W-MISSING), damaged (E-W-HASH) or of another network (E-W-SHAPE).
     """
-    if not path.is_file():
-        raise BundleError(
-            "E-W-MISSING", "the weights are missing", fix="restore models/model.pt of the bundle", path=path
-        )
+    check_weights(path)
     try:
-        # torch reads weights with flipped bits and gives other weights (torch 2.13); the zip knows their
-        # checksums, but of an entry that calls itself a folder torch reads nothing at all
-        with zipfile.ZipFile(path) as packed:
-            folders = any(entry.external_attr & _DOS_FOLDER for entry in packed.infolist())
-            if folders or packed.testzip() is not None:
-                raise zipfile.BadZipFile
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        *(RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError),
-        *(zipfile.BadZipFile, zlib.error),
-    ) as error:
-        raise BundleError(
-            "E-W-HASH", "the weights are damaged or no plain state dict", fix="restore the file", path=path
-        ) from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+        raise _damaged(path) from error
     try:
         network.load_state_dict(state.get("network", state) if isinstance(state, dict) else state)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -179,6 +165,33 @@ def load_weights(network: nn.Module, path: Path) -> None:
             fix="give weights and configs of the same version",
             path=path,
         ) from error
+
+
+def check_weights(path: str | Path) -> None:
+    """Verify the checksums of a file of weights, which torch passes over (torch 2.13).
+
+    Of an entry that calls itself a folder torch reads nothing and returns what lay in memory.
+
+    Raises:
+        BundleError: the file is missing (E-W-MISSING) or damaged (E-W-HASH).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BundleError(
+            "E-W-MISSING", "the weights are missing", fix="restore models/model.pt of the bundle", path=path
+        )
+    try:
+        with zipfile.ZipFile(path) as packed:
+            folders = any(entry.external_attr & _DOS_FOLDER for entry in packed.infolist())
+            sound = not folders and packed.testzip() is None
+    except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path) from error
+    if not sound:
+        raise _damaged(path)
+
+
+def _damaged(path: Path) -> BundleError:
+    return BundleError("E-W-HASH", "the weights are damaged or no plain state dict", fix="restore the file", path=path)
 
 
 def pick_device(device: str | torch.device) -> torch.device:

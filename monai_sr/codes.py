@@ -169,8 +169,8 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "E-ZIP-CRYPT": ("The archive is encrypted.", "Unpack it and give the folder."),
     "W-CT-HU": (
-        "The values of a CT do not reach down to air: perhaps they are no Hounsfield units.",
-        "Check the rescale; --strict makes it an error. A crop inside the body is fine.",
+        "The values of a CT reach down neither to air nor to fat: perhaps they are no Hounsfield units.",
+        "Check the rescale; --strict makes it an error.",
     ),
     "W-CT-NORESCALE": (
         "The header of a CT has no rescale; its values look like HU and are taken so.",

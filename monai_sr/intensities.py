@@ -26,6 +26,9 @@ CT_BELOW = -200.0
 CT_AIR = -1000.0
 """HU where nothing was scanned."""
 
+HU_FAT = -50.0
+"""Whatever is cropped from a body, fat or the noise of soft tissue is darker in HU."""
+
 HU_SPAN = 50.0
 """A CT whose values span less than this, from its darkest to its brightest, is not in HU."""
 
@@ -99,7 +102,7 @@ def check_hounsfield(voxels: Tensor) -> str:
     found = f"values lie between {lowest:g} and {highest:g}, where HU reach from -1000 (air) to some hundred"
     if highest - lowest < HU_SPAN:
         raise ImageError("E-CT-HU", found, fix="restore the rescale, or leave --modality out if it is no CT")
-    return found if lowest >= CT_BELOW else ""
+    return found if lowest >= HU_FAT else ""
 
 
 def padding_mask(voxels: Tensor, modality: Modality, padding_value: float | None = None) -> Tensor | None:

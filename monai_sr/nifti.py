@@ -46,13 +46,14 @@ def gunzip(path: Path) -> bytes:
         with gzip.open(path) as file:
             while block := file.read1(2**20):
                 content += block
-                needed = needed or _bytes_needed(content) or len(content)
-                if needed > MOST_BYTES:  # absurd; the header is looked at, and not the rest
+                needed = needed or _bytes_needed(content)
+                told = needed or 0
+                if told > MOST_BYTES:  # absurd; the header is looked at, and not the rest
                     break
-                if len(content) > needed + SPARE:
+                if len(content) > told + SPARE:
                     raise ImageError(
                         "E-SEC-BOMB",
-                        f"it unpacks to more than {len(content) >> 20} MiB, its header tells of {needed >> 20}",
+                        f"it unpacks to more than {len(content) >> 20} MiB, its header tells of {told >> 20}",
                         fix="unpack it by hand if it is to be trusted",
                     )
     except EOFError as error:
@@ -71,7 +72,7 @@ def gunzip(path: Path) -> bytes:
 
 def _bytes_needed(content: bytes | bytearray) -> int | None:
     """How long a NIfTI file has to be by what its header says; None if it does not tell."""
-    if not is_nifti(content[:4]):
+    if not is_nifti(content[:4]) or len(content) < _class_of(content).header_class.sizeof_hdr:
         return None
     try:
         header = _class_of(content).header_class.from_fileobj(io.BytesIO(content), check=False)
@@ -116,6 +117,13 @@ def read_nifti(
     if not is_nifti(content[:4]):
         raise ImageError("E-IO-TYPE", "the content is no NIfTI image", fix="give a NIfTI file")
     image_class = _class_of(content)
+    size = image_class.header_class.sizeof_hdr
+    if len(content) < size:
+        raise ImageError(
+            "E-IO-TRUNC",
+            f"the header ends early ({len(content)} bytes found, {size} needed)",
+            fix="copy or download the file again",
+        )
     try:
         header = image_class.header_class.from_fileobj(io.BytesIO(content), check=False)
         dtype, shape = header.get_data_dtype(), tuple(int(n) for n in header.get_data_shape())
@@ -151,6 +159,7 @@ def read_nifti(
 def _nifti_affine(header: Any, path: Path, geometry: Form | None) -> tuple[np.ndarray, bool]:
     """Where voxels lie, mm, and whether the header tells an orientation at all."""
     spacing = header["pixdim"][1:4].astype(float)
+    spacing[len(header.get_data_shape()) :] = 1.0  # of an axis that a picture has not
     if not np.isfinite(spacing).all() or (spacing <= 0).any():
         raise ImageError(
             "E-HDR-SPACING",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ def fault(row: str, *codes: str) -> pytest.MarkDecorator:
     return pytest.mark.fault(row, *codes)
 
 
+@cache
 def proofs() -> dict[str, set[str]]:
     """By row what proves it, as ``file::function``; read from the source, so it counts whichever tests run."""
     found: dict[str, set[str]] = {}

@@ -6,6 +6,7 @@ tables say which code it is answered with. DICOM has its own tables in ``test_di
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -24,9 +25,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 from catalogue import fault
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor, list_data_collate
 from torch import nn
 
+import monai_sr.nifti
 from monai_sr.bundles import NAMES, bundle_path, load_bundle, load_weights
 from monai_sr.cli import main
 from monai_sr.errors import BundleError, ImageError, ImageWarning
@@ -169,6 +172,11 @@ def bytes_that_mean_nothing(folder):
 @refused("I06", "E-IO-TRUNC", words=("(924 bytes found, 1024 needed)",))
 def a_short_plain_file(folder):
     return holding(folder, nifti(folder, name="a.nii").read_bytes()[:-100], "a.nii")
+
+
+@refused("I06", "E-IO-TRUNC", words=("the header ends early (100 bytes found, 348 needed)",))
+def a_short_header(folder):
+    return holding(folder, nifti(folder, name="a.nii").read_bytes()[:100], "a.nii")
 
 
 @refused("I06", "E-IO-TRUNC", words=("needed",))
@@ -314,6 +322,11 @@ def one_value_and_nan(folder):
     data = np.full((6, 6, 6), 7, np.float32)
     data[1] = np.nan
     return nifti(folder, data)
+
+
+@refused("I17", "E-IMG-2D", words=("16 x 16 voxels",))
+def a_picture_without_a_third_spacing(folder):
+    return edited(nifti(folder, noise((16, 16))), PIXDIM + 12, [0.0])
 
 
 for shape in ((16, 16), (16, 16, 1), (1, 16, 16)):
@@ -602,11 +615,12 @@ def test_no_flipped_bit_of_a_gzip_is_read_silently(tmp_path):
         except ImageError as error:
             answers[error.code] = answers.get(error.code, 0) + 1
         else:
-            # flags, time, and operating system of the gzip header say nothing about the content
-            assert same and offset < 10, offset
+            # flags, time and system in the gzip header and the unused bits behind the last code say nothing
+            assert same, offset
             unprotected += 1
-    assert set(answers) <= {"E-IO-CRC", "E-IO-TRUNC", "E-IO-TYPE", "E-IO-READ"}
+    assert set(answers) <= {"E-IO-CRC", "E-IO-TRUNC", "E-IO-TYPE", "E-IO-READ", "E-HDR-DIM"}
     assert sum(answers.values()) + unprotected == 200
+    assert unprotected <= 10
 
 
 @fault("I02", "E-IO-CRC", "E-IO-READ")
@@ -614,21 +628,21 @@ def test_no_flipped_bit_of_a_gzip_is_read_silently(tmp_path):
 def test_no_flipped_bit_in_the_voxels_of_other_compressed_formats_is_read_silently(tmp_path, suffix):
     """SimpleITK alone reads some of them: the test would fail without the look at the checksum."""
     path = write_image(read_image(nifti(tmp_path, noise((12, 12, 8)))), tmp_path / f"scan{suffix}")
-    content = path.read_bytes()
+    content, truth = path.read_bytes(), read_image(path)
+    answers: set[str] = set()
     voxels = content.index(b"LOCAL\n") + 6 if suffix == ".mha" else content.index(b"\n\n") + 12
     silent_alone = 0
     for offset in RNG.integers(voxels, len(content), 60):
         damaged = bytearray(content)
         damaged[offset] ^= 1 << int(RNG.integers(8))
         path.write_bytes(damaged)
-        with pytest.raises(ImageError) as caught:
-            read_image(path)
-        assert caught.value.code in ("E-IO-CRC", "E-IO-READ", "E-IO-TRUNC")
         try:
-            sitk.ReadImage(str(path))
-            silent_alone += 1
-        except RuntimeError:
-            continue
+            assert torch.equal(read_image(path), truth), offset  # in bits behind the last code
+        except ImageError as error:
+            answers.add(error.code)
+        with contextlib.suppress(RuntimeError):
+            silent_alone += not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T, truth[0].numpy())
+    assert answers <= {"E-IO-CRC", "E-IO-READ", "E-IO-TRUNC"} and "E-IO-CRC" in answers
     assert silent_alone > 0
 
 
@@ -642,6 +656,14 @@ def test_wherever_another_format_is_cut_it_is_refused(tmp_path, suffix):
         with pytest.raises(ImageError) as caught:
             read_image(path)
         assert caught.value.code in ("E-IO-TRUNC", "E-IO-READ", "E-IO-TYPE")
+
+
+@fault("Z02")
+def test_a_compressed_file_of_more_than_the_spare_is_read(tmp_path, monkeypatch):
+    """The header decides how much is too much, also where the first bytes arrive one by one."""
+    monkeypatch.setattr(monai_sr.nifti, "SPARE", 100)
+    data = noise((20, 20, 12))
+    assert np.array_equal(read_image(nifti(tmp_path, data))[0].numpy(), data)
 
 
 @fault("I07", "E-HDR-DIM")
@@ -892,8 +914,9 @@ def test_padding_does_not_pass_for_air(tmp_path):
 
 
 @fault("I24", "E-CT-HU")
-def test_hounsfield_units_raise_no_doubt(call, tmp_path):
-    path = nifti(tmp_path, RNG.integers(-1024, 1500, (8, 7, 6)).astype(np.int16))
+@pytest.mark.parametrize("ends", [(-1024, 1500), (-90, 300)], ids=["a body in air", "a crop inside a body"])
+def test_hounsfield_units_raise_no_doubt(call, tmp_path, ends):
+    path = nifti(tmp_path, RNG.integers(*ends, (8, 7, 6)).astype(np.int16))
     assert call("run", path, tmp_path / "out.nii", "--bundle", "none", "--modality", "CT", "--strict")[::2] == (0, "")
 
 
@@ -979,6 +1002,31 @@ def test_weights_that_cannot_be_used_are_exit_code_7(call, tmp_path, damage, cod
     assert err.startswith(f"monai-sr: {code}: {folder / 'models' / 'model.pt'} - ") and " Fix: " in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out.nii").exists()
+
+
+@fault("W02", "E-W-HASH")
+@pytest.mark.parametrize("short", NAMES)
+def test_monai_s_own_run_verifies_the_weights_too(tmp_path, short):
+    """Its CheckpointLoader reads them by torch alone."""
+    folder = copied(tmp_path, short)
+
+    def initialize():
+        parser = ConfigParser()
+        parser.read_config(str(folder / "configs" / "inference.json"))
+        parser["bundle_root"] = str(folder)
+        parser.get_parsed_content("initialize")
+
+    initialize()
+    content = bytearray((folder / "models" / "model.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "models" / "model.pt").write_bytes(content)
+    torch.load(folder / "models" / "model.pt", weights_only=True)  # reads other weights, silently
+    with pytest.raises((BundleError, RuntimeError)) as caught:  # MONAI puts its own around ours
+        initialize()
+    errors: list[BaseException] = [caught.value]
+    while errors[-1].__cause__ is not None:
+        errors.append(errors[-1].__cause__)
+    assert "E-W-HASH" in " ".join(map(str, errors))
 
 
 @fault("W02", "E-W-HASH")

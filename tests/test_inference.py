@@ -310,6 +310,7 @@ def test_a_thickness_that_is_none_is_refused(thickness):
         super_resolve(noise(), None, factor=2, slice_thickness=thickness)
 
 
+@pytest.mark.filterwarnings("ignore:W-CT-HU")
 @pytest.mark.parametrize(
     ("meta", "options", "expected"),
     [
