@@ -1,4 +1,4 @@
-"""The command line: ``monai-sr run | check | simulate | evaluate | demo | info``.
+"""The command line: ``monai-sr run | check | simulate | evaluate | demo | info | errors``.
 
 Only this module prints. torch and MONAI are imported when a command needs them, so that help and
 usage errors come at once.
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code.
 
     0 all good, 2 usage, 3 no usable input, 4 some volumes failed, 5 all failed, 6 output not
-    writable or disk full, 7 bundle or weights missing or damaged, 10 internal error, 130 interrupted.
+    writable or disk full, 7 bundle or weights missing, damaged or not trusted, 10 internal error, 130 interrupted.
     """
     options = _parser().parse_args(arguments)
     _quiet_libraries()
@@ -73,8 +73,8 @@ def run(options: argparse.Namespace) -> int:
     from .bundles import load_bundle
     from .images import read_image
 
-    model = load_bundle(options.bundle, device=options.device)
-    image = read_image(source)
+    model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
+    image = read_image(source, **_reading(options))
     sr = _super_resolved(image, model, options, source)
     _write(sr, target, image)
     return 0
@@ -84,8 +84,9 @@ def _run_dicom(source: Path, target: Path, options: argparse.Namespace) -> int:
     """Every series of a folder, zip or multi-frame file, or the one that was chosen."""
     from .bundles import load_bundle
     from .dicom import MadeBy, acquisition, find_series, short_name, write_derived_series
-    from .images import NIFTI_SUFFIXES, image_suffix, read_dicom
+    from .images import NIFTI_SUFFIXES, image_suffix, read_dicom, refuse_file_options
 
+    refuse_file_options(volume=options.volume, geometry=options.geometry)
     one_file = image_suffix(target) in (*NIFTI_SUFFIXES, ".nrrd", ".mha")
     if one_file and options.format == "dicom":
         raise UsageError("E-OUT-FORMAT", "a DICOM series needs a folder", fix="name a folder", path=target)
@@ -109,7 +110,7 @@ def _run_dicom(source: Path, target: Path, options: argparse.Namespace) -> int:
     failed = len(faults)
     if chosen and not one_file:
         _make_folder(target)
-    model = load_bundle(options.bundle, device=options.device)
+    model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
     for series in chosen:
         name = short_name(series)
         try:
@@ -149,6 +150,7 @@ def _super_resolved(image: Any, model: Any, options: argparse.Namespace, source:
             slice_thickness=options.slice_thickness,
             axis=options.axis,
             modality=options.modality,
+            strict=options.strict,
             progress=_progress(name or source.name),
         )
 
@@ -168,12 +170,14 @@ def _write_sidecar(target: Path, acquired: dict[str, Any], sr: Any, made_by: Any
     content = acquired | {
         "SpacingBetweenSlices": round(grid_of(sr).spacing[2], 6),
         "FilledSlices": [int(i) for i in sr.meta.get("filled_slices", ())],
+        "PaddingShare": round(sr.meta.get("padding_share", 0.0), 4),
         "GeneratedBy": [{"Name": "monai-sr", "Version": __version__, "Description": made_by.bundle}],
         "monai_sr": {
             "bundle": made_by.bundle,
             "bundle_version": made_by.bundle_version,
             "weights_sha256": made_by.weights_sha256,
             "options": dict(made_by.options),
+            "factor_outside_training": sr.meta.get("outside_training"),
             "intended_use": "research only, not for diagnosis",
         },
     }
@@ -192,8 +196,11 @@ def check(options: argparse.Namespace) -> int:
     if not (source.is_dir() or is_dicom_source(source)):
         from .images import read_image
 
-        print(f"{source}: {_slices_text(read_image(source))}")
+        print(f"{source}: {_slices_text(read_image(source, **_reading(options)))}")
         return 0
+    from .images import refuse_file_options
+
+    refuse_file_options(volume=options.volume, geometry=options.geometry)
     found = find_series(source, merge_by_geometry=bool(options.merge_by_geometry))
     good, bad = 0, len(found.broken)
     for series in found.series:
@@ -249,7 +256,9 @@ def evaluate(options: argparse.Namespace) -> int:
     from .evaluation import FIGURES_EXPLAINED, Score, evaluate, table, write_scores
     from .volumes import find_volumes
 
-    models: dict[str, Any] = {name: load_bundle(name, device=options.device) for name in options.bundle}
+    models: dict[str, Any] = {
+        name: load_bundle(name, device=options.device, trust_bundle=options.trust_bundle) for name in options.bundle
+    }
     volumes = [path for source in options.volumes for path in find_volumes(source)]
     scores: list[Score] = []
     failed = 0
@@ -333,6 +342,21 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
+def errors(options: argparse.Namespace) -> int:
+    """``monai-sr errors [CODE]``"""
+    from .codes import CODES
+
+    wanted = options.code.upper() if options.code else ""
+    if wanted and wanted not in CODES:
+        near = difflib.get_close_matches(wanted, CODES, n=1)
+        hint = f"see {near[0]}, or" if near else "see"
+        raise UsageError("E-USE", f"there is no code {options.code!r}", fix=f"{hint} monai-sr errors for all")
+    for code in [wanted] if wanted else CODES:
+        meaning, remedy = CODES[code]
+        print(f"{code:16}{meaning}\n{'':16}{remedy}")
+    return 0
+
+
 # ------------------------------------------------------------- arguments
 
 
@@ -397,10 +421,18 @@ def _parser() -> argparse.ArgumentParser:
         help="what to write of a DICOM input into a folder [derived DICOM series]",
     )
     sub.add_argument("--series", metavar="UID|NUMBER", help="only this DICOM series [all]")
+    _add_reading(sub)
     _add_gate(sub)
+    sub.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail where the result would not be worth having: nothing to gain, factor not trained, CT not in HU",
+    )
+    _add_trust(sub)
 
     sub = command("check", check, "Tell what a DICOM folder, zip or image file holds, and what is wrong with it")
     sub.add_argument("source", metavar="SOURCE", help="folder, zip or file")
+    _add_reading(sub)
     _add_gate(sub)
 
     sub = command("simulate", simulate, "Make a thick-slice volume from a thin-slice one")
@@ -431,6 +463,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_profile(sub)
     _add_axis(sub)
     _add_device(sub)
+    _add_trust(sub)
     sub.add_argument("--output", metavar="FOLDER", help="write scores.csv and scores.json there")
 
     sub = command("demo", demo, "Super-resolve the shipped example with both bundles and draw the result")
@@ -438,6 +471,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(sub)
 
     command("info", info, "List versions, devices and bundles")
+
+    sub = command("errors", errors, "Explain an error or warning by its code, or all of them")
+    sub.add_argument("code", metavar="CODE", nargs="?", help="such as E-IO-CRC [all]")
     return parser
 
 
@@ -479,6 +515,38 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
 
 def _add_axis(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--axis", type=int, choices=(0, 1, 2), help="through-plane axis [the one of largest spacing]")
+
+
+def _volume(text: str) -> int | str:
+    if text != "all" and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number from 0 nor all")
+    return text if text == "all" else int(text)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--volume", type=_volume, metavar="K|all", help="of a NIfTI file of several volumes: which one, from 0, or all"
+    )
+    parser.add_argument(
+        "--nan",
+        choices=("fill", "refuse"),
+        default="fill",
+        help="take NaN and infinite voxels as the least value, or fail [%(default)s]",
+    )
+    parser.add_argument(
+        "--geometry", choices=("sform", "qform"), help="of a NIfTI file [sform if its code is above 0, else qform]"
+    )
+
+
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    """How an image file is to be read."""
+    return {name: getattr(options, name) for name in ("volume", "nan", "geometry")}
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust-bundle", action="store_true", help="let a bundle that does not ship with monai-sr run its code"
+    )
 
 
 def _add_gate(parser: argparse.ArgumentParser) -> None:
@@ -567,6 +635,7 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("always", category=ImageWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"monai-sr: {message}", file=sys.stderr)
     logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # of what it mends in headers
 
 
 if __name__ == "__main__":

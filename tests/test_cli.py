@@ -136,11 +136,16 @@ SMALLER = {"residual": {"features": 4, "layers": 4}, "pyramid": {"features": 4, 
 
 
 @pytest.fixture
-def bundle(tmp_path_factory):
-    """A bundle of random weights by short name, outside the folder that is watched."""
-    return lambda short, **changes: make_bundle(
-        tmp_path_factory.mktemp("bundles"), short, changes=changes, **SMALLER[short]
-    )
+def bundle(tmp_path_factory, monkeypatch):
+    """A bundle of random weights by short name, outside the folder that is watched, in a trusted place."""
+    homes = monai_sr.bundles._homes()
+    monkeypatch.setattr(monai_sr.bundles, "_homes", lambda: homes)
+
+    def make(short, **changes):
+        homes.append(tmp_path_factory.mktemp("bundles"))
+        return make_bundle(homes[-1], short, changes=changes, **SMALLER[short])
+
+    return make
 
 
 @pytest.fixture
@@ -266,7 +271,8 @@ def test_a_modality_may_be_told(call, nifti, tmp_path, bundle):
 
 
 def test_the_intensity_rule_that_the_bundle_writes_down_is_used(call, nifti, tmp_path, bundle):
-    source, folder = nifti(data=RNG.normal(size=(8, 7, 6)).astype(np.float32)), bundle("pyramid", ct_window=[-9, 5])
+    source = nifti(data=RNG.normal(-300, 300, (8, 7, 6)).astype(np.float32))
+    folder = bundle("pyramid", ct_window=[-9, 5])
     options = ["--factor", "2", "--modality", "CT", "--device", "cpu"]
     assert call("run", source, tmp_path / "out.nii", "--bundle", folder, *options)[0] == 0
     network = monai_sr.bundles.load_bundle(folder, device="cpu").network

@@ -16,6 +16,7 @@ import urllib.request
 import warnings
 from pathlib import Path
 
+import catalogue
 import dicom_tools as tools
 import numpy as np
 import pydicom
@@ -342,6 +343,7 @@ def test_a_window_is_kept_if_all_slices_agree_and_a_viewer_can_apply_it(center, 
         assert first.WindowCenter == center and first.WindowWidth == width
 
 
+@catalogue.fault("D23")
 @pytest.mark.parametrize(
     ("told", "syntax", "history"),
     [
@@ -560,6 +562,8 @@ def test_slices_in_a_gap_say_that_they_were_not_acquired(tmp_path):
 # ---------------------------------------------------------------- privacy and failure
 
 
+@catalogue.fault("Z04")
+@catalogue.fault("P01")
 def test_header_text_appears_only_in_the_fields_it_belongs_to(tmp_path, caplog, capfd):
     canary = "CANARY^../7f3a\nx"
     source = tools.acquired(PatientName=canary, StudyDescription=canary)

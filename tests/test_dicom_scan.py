@@ -7,6 +7,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import catalogue
 import dicom_phantoms
 import numpy as np
 import phantoms
@@ -87,6 +88,7 @@ def test_spacing_that_is_even_but_for_rounding_counts_as_even(tmp_path, jitter):
     assert volume.warnings == [] and "slice_positions" not in volume.meta
 
 
+@catalogue.fault("D11", "W-DCM-TILT")
 @pytest.mark.parametrize(("tilt", "orientation"), [(-18.5, "axial ++"), (16.5, "axial ++"), (16.5, "coronal --")])
 def test_a_tilted_stack_is_made_upright(tmp_path, tilt, orientation):
     stack = Stack(even(10, 3.0), orientation, rows=30, columns=20, tilt=tilt)
@@ -152,6 +154,7 @@ def test_neither_file_names_nor_instance_numbers_decide_the_order(tmp_path):
 # ------------------------------------------------------------- values
 
 
+@catalogue.fault("D19")
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_slope_and_intercept_of_each_slice_are_used(tmp_path, modality):
     stack = slices(modality=modality)
@@ -173,6 +176,7 @@ def test_mr_needs_no_rescale(tmp_path):
     assert volume.error(lambda points: anatomy_at(points) + 1024).max() < 0.51
 
 
+@catalogue.fault("D20")
 @pytest.mark.parametrize("bits", [12, 13])
 def test_bits_above_those_stored_are_no_image(tmp_path, bits):
     """An overlay in the high bits, as older files keep it."""
@@ -185,6 +189,7 @@ def test_bits_above_those_stored_are_no_image(tmp_path, bits):
     assert read(tmp_path).error().max() < 0.51
 
 
+@catalogue.fault("D20")
 def test_signed_values_of_12_bits_are_extended_by_their_sign(tmp_path):
     stack = slices(rescale=(1, 0), dtype="int16")
     for one in stack:
@@ -307,6 +312,7 @@ WIDE = Stack(even(4, 4.0), rows=32, columns=34)
 """As many pixels as the encoder of JPEG 2000 needs."""
 
 
+@catalogue.fault("D26")
 @pytest.mark.parametrize(
     "syntax",
     [
@@ -401,6 +407,7 @@ def test_slices_of_many_encodings_make_one_series(tmp_path):
 # ------------------------------------------------------------- multi-frame files
 
 
+@catalogue.fault("D24")
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 @pytest.mark.parametrize("shared", [(), ("PlaneOrientationSequence", "PixelMeasuresSequence")], ids=["own", "shared"])
 def test_an_enhanced_file_reads_as_its_slices_would(tmp_path, modality, shared):
@@ -417,6 +424,7 @@ def test_an_enhanced_file_reads_as_its_slices_would(tmp_path, modality, shared):
     assert classic.error().max() < ROUNDING
 
 
+@catalogue.fault("D24")
 @pytest.mark.parametrize(
     "other",
     [Stack(orientation="sagittal ++"), Stack(even(6, 4.0), shift=(0, 0, 60.0))],
@@ -477,6 +485,7 @@ def test_all_series_of_a_tree_are_found_in_the_order_of_their_numbers(study):
         assert (volume.meta["series_uid"], volume.meta["modality"]) == (series.uid, series.modality)
 
 
+@catalogue.fault("D06")
 def test_series_mixed_in_one_folder_are_told_apart(tmp_path):
     for number in (1, 2, 3):
         write(tmp_path, slices(Stack(even(6, 4.0)), series=number, value=lambda p, n=number: anatomy_at(p) / n))
@@ -508,6 +517,7 @@ def test_a_number_that_two_series_share_chooses_both(tmp_path):
     assert {series.uid for series in find_series(tmp_path).choose("4")} == {uid_of(4), uid_of("other")}
 
 
+@catalogue.fault("D06", "E-DCM-SERIES")
 def test_an_image_is_one_series_and_which_must_be_said_if_there_are_several(study):
     with pytest.raises(ImageError) as caught:
         read_image(study)
@@ -517,6 +527,7 @@ def test_an_image_is_one_series_and_which_must_be_said_if_there_are_several(stud
     assert read_image(study, series=uid_of(2)).shape == (1, 26, 22, 9)
 
 
+@catalogue.fault("D07")
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -634,6 +645,8 @@ def test_nothing_there_is_an_error_of_its_own(tmp_path):
 # ------------------------------------------------------------- what is said
 
 
+@catalogue.fault("Z04")
+@catalogue.fault("P01")
 def test_no_text_of_the_header_is_said_anywhere(study, tmp_path):
     write(study, slices(series=30, modality="MR", FrameOfReferenceUID=uid_of("localizer"))[:1])
     write(study, slices(series=31, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))

@@ -14,9 +14,9 @@ import monai_sr
 PACKAGE = Path(monai_sr.__file__).parent
 
 FLOORS = {
-    0: {"errors", "grid", "slices", "networks", "losses", "intensities", "tiles"},
+    0: {"errors", "codes", "grid", "slices", "networks", "losses", "intensities", "tiles"},
     1: {"transforms", "handlers"},
-    2: {"inference", "images", "nifti", "dicom", "bundles"},
+    2: {"inference", "images", "nifti", "itk", "dicom", "bundles"},
     3: {"batch", "evaluation", "volumes"},
     4: {"cli", "demo", "slicer", "__main__"},
 }
