@@ -178,9 +178,19 @@ def acquire(hr: MetaTensor, condition: Condition, axis: int) -> Acquisition:
 
 
 def _weights(thin: np.ndarray, thick: np.ndarray, profile: SimulatedProfile, thickness: float) -> Tensor:
+    """(m, n) A as a scanner that sees nothing beyond the volume's ends: profiles are cut off there.
+
+    :func:`profile_matrix` lets the end slices go on instead, as methods must assume; what is simulated
+    should not favor those that assume the same.
+    """
     if profile == "point":
         return interpolation_matrix(thin, thick, order=1)
-    return profile_matrix(thin, thick, slice_thickness=thickness, profile=cast(Profile, profile))
+    step = thin[1] - thin[0]
+    beyond = np.arange(1, math.ceil(2 * thickness / step) + 1) * step
+    longer = np.concatenate([thin[0] - beyond[::-1], thin, thin[-1] + beyond])
+    matrix = profile_matrix(longer, thick, slice_thickness=thickness, profile=cast(Profile, profile))
+    matrix = matrix[:, len(beyond) : -len(beyond)]
+    return matrix / matrix.sum(dim=1, keepdim=True)
 
 
 def _as_stored(hr: MetaTensor, condition: Condition, axis: int) -> tuple[MetaTensor, int]:

@@ -19,7 +19,7 @@ from monai.metrics.metric import CumulativeIterationMetric
 from monai.transforms import CenterSpatialCrop
 from torch import Tensor
 
-from .conditions import Condition, acquire
+from .conditions import TRIM, Condition, acquire
 from .errors import SuperResolutionError
 from .grid import Grid
 from .images import read_image
@@ -144,8 +144,10 @@ def _scores(
     if not (body & counted).any():
         body = np.ones_like(body)
     mask = body & counted
-    thick_body = apply_along(made.matrix, torch.from_numpy(body.astype(np.float32)), along).numpy() > 0.5
-    lr = made.lr[0].numpy()
+    slices = range(TRIM, made.lr.shape[along + 1] - TRIM) or range(made.lr.shape[along + 1])
+    matrix = made.matrix[list(slices)]
+    seen = apply_along(matrix, torch.from_numpy(body.astype(np.float32)), along).numpy() > 0.5
+    lr = np.take(made.lr[0].numpy(), slices, axis=along)
     figures: dict[str, dict[str, float]] = {}
     errors = {}
     for method, model in methods.items():
@@ -155,13 +157,13 @@ def _scores(
             complain(problem)
             continue
         voxels = brought_on(sr, grid_of(made.truth))
-        again = apply_along(made.matrix, torch.from_numpy(voxels), along).numpy()
+        again = apply_along(matrix, torch.from_numpy(voxels), along).numpy()
         errors[method] = squared_error(voxels, truth, mask)
         figures[method] = {
             "psnr_db": psnr(voxels, truth, value_range=value_range, mask=mask),
             "ssim": ssim(voxels, truth, value_range=value_range, mask=mask),
             "sharpness": sharpness(voxels, truth, axis=along, mask=mask),
-            "consistency_db": psnr(again, lr, value_range=value_range, mask=thick_body if thick_body.any() else None),
+            "consistency_db": psnr(again, lr, value_range=value_range, mask=seen if seen.any() else None),
         }
     unseen = unseen_noise(made.matrix, truth_noise=noise, slice_noise=made.noise)
     voxels_of_slice = np.moveaxis(mask, along, -1).sum(axis=(0, 1))
