@@ -19,7 +19,7 @@ from .errors import UsageError
 from .grid import Grid
 from .metrics import data_range
 from .slices import Profile, apply_along, interpolation_matrix, profile_matrix
-from .transforms import grid_of, on_grid, positions_on, target_grid, thick_grid, truth_for
+from .transforms import grid_of, on_grid, positions_on, target_grid, thick_grid, truth_for, uneven_positions
 
 SimulatedProfile = Literal["gaussian", "box", "point"]
 """The slice profiles of :mod:`monai_sr.slices`, and "point": plain subsampling, thin slices with gaps
@@ -137,11 +137,14 @@ def acquire(hr: MetaTensor, condition: Condition, axis: int) -> Acquisition:
     center lies within. Noise is the same for the same shape of slices.
 
     Raises:
-        UsageError: the volume is too short for a single thick slice, or a factor is below 1.
+        UsageError: the volume is too short for a single thick slice, its own slices are unevenly spaced, or
+            the factor is below 1.
     """
     factor = condition.factor
     if factor < 1:
         raise UsageError("E-USE", f"a factor of {factor:g} was given", fix="give a factor above 1, such as 4")
+    if uneven_positions(hr) is not None:
+        raise UsageError("E-USE", "the slices of this volume are unevenly spaced", fix="give one of even thin slices")
     hr, axis = _as_stored(hr, condition, axis)
     grid = grid_of(hr)
     thin, n = grid.spacing[axis], grid.shape[axis]

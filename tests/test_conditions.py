@@ -115,6 +115,13 @@ def test_a_volume_too_short_or_a_factor_below_one_is_refused():
         acquire(hr, Condition(0.5), 2)
 
 
+def test_unevenly_spaced_slices_are_refused():
+    hr = phantoms.body()
+    hr.meta["slice_positions"] = np.cumsum(np.linspace(1, 2, 48))
+    with pytest.raises(UsageError, match="unevenly spaced"):
+        acquire(hr, Condition(4), 2)
+
+
 def test_conditions_are_all_combinations_and_subsampling_knows_no_thickness():
     found = every_condition([2, 4], profiles=["gaussian", "point"], thickness_ratios=[0.6, 1.4], noise=[0, 0.02])
     assert len(found) == len(set(found)) == 2 * (2 + 1) * 2
