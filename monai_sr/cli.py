@@ -493,7 +493,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         nargs="+",
         metavar="F",
-        help="thin slices per thick one [2 3 4, or 4]",
+        help="thin slices per thick one [2 3 4; or 4 with --robustness]",
     )
     sub.add_argument(
         "--robustness",
