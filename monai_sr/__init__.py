@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Public names and where they live; imported on first use, because torch takes seconds to load.
 _HOME = {
     "CharbonnierLoss": "losses",
+    "Condition": "conditions",
     "ConsistentInferer": "inference",
     "GradientClipping": "handlers",
     "Grid": "grid",
@@ -46,6 +47,7 @@ __all__ = ["__version__", *sorted(_HOME)]
 if TYPE_CHECKING:
     from .bundles import Model as Model
     from .bundles import load_bundle as load_bundle
+    from .conditions import Condition as Condition
     from .errors import ImageError as ImageError
     from .errors import ImageWarning as ImageWarning
     from .errors import SuperResolutionError as SuperResolutionError

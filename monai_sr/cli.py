@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     writable or disk full, 7 bundle or weights missing, damaged or not trusted, 10 internal error, 130 interrupted.
     """
     options = _parser().parse_args(arguments)
+    options.words = list(sys.argv[1:] if arguments is None else arguments)
     _quiet_libraries()
     failure: Exception
     try:
@@ -250,54 +251,116 @@ def simulate(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """``monai-sr evaluate VOLUMES``"""
-    if options.output:
-        _make_folder(Path(options.output))
+    for folder in (options.output, options.markdown and Path(options.markdown).parent):
+        if folder:
+            _make_folder(Path(folder))
+    if options.markdown and Path(options.markdown).is_dir():
+        raise OutputError("E-OUT-FOLDER", "a folder of that name exists", fix="name a file", path=options.markdown)
     from .bundles import load_bundle
-    from .evaluation import FIGURES_EXPLAINED, Score, evaluate, table, write_scores
+    from .evaluation import evaluate
+    from .methods import BASELINES, peer
+    from .tables import (
+        FIGURES_EXPLAINED,
+        markdown,
+        robustness_markdown,
+        robustness_table,
+        table,
+        write_scores,
+        write_text,
+    )
     from .volumes import find_volumes
 
-    models: dict[str, Any] = {
+    conditions, axes = _conditions(options), _evaluated_axes(options.axis)
+    models: dict[str, Any] = dict(map(peer, options.peer))
+    bundles = {
         name: load_bundle(name, device=options.device, trust_bundle=options.trust_bundle) for name in options.bundle
     }
-    volumes = [path for source in options.volumes for path in find_volumes(source)]
-    scores: list[Score] = []
+    models = bundles | models
+    volumes = [path for source in options.volumes for path in find_volumes(source)][: options.limit]
     failed = 0
-    bar = _bar(len(volumes), "volumes")
-    for path in volumes:
-        try:
-            scores += evaluate(
-                [path],
-                models,
-                factors=options.factor,
-                axis=options.axis,
-                crop=options.crop,
-                thickness_ratio=options.thickness_ratio,
-                profile=options.profile,
-            )
-        except SuperResolutionError as error:
-            failed += 1
-            print(f"monai-sr: {error.at(path)}", file=sys.stderr)
-            if options.debug:
-                traceback.print_exc()
-        bar.update(1)
-    bar.close()
-    if scores:
-        print(table(scores))
-        print(FIGURES_EXPLAINED)
-    if options.output and scores:
+
+    def complain(_: str, error: SuperResolutionError) -> None:
+        nonlocal failed
+        failed += 1
+        print(f"monai-sr: {error}", file=sys.stderr)
+        if options.debug:
+            traceback.print_exception(error)
+
+    scores = evaluate(
+        volumes,
+        models,
+        conditions=conditions,
+        axes=axes,
+        crop=options.crop,
+        baselines=("cubic",) if options.robustness else BASELINES,
+        failed=complain,
+        progress=_progress("evaluate"),
+    )
+    if not scores:
+        return 5
+    print(robustness_table(scores) if options.robustness else f"{table(scores)}\n{FIGURES_EXPLAINED}")
+    if options.output:
         settings = {
-            "volumes": [str(v) for v in options.volumes],
-            "factors": options.factor,
-            "axis": options.axis,
-            "crop": options.crop,
-            "profile": options.profile,
-            "thickness_ratio": options.thickness_ratio,
-            "bundles": {name: model.version for name, model in models.items()},
+            "command": options.words,
+            "bundles": {name: model.version for name, model in bundles.items()},
+            "weights": {name: model.weights_sha256 for name, model in bundles.items()},
             "monai_sr": __version__,
         }
         for written in write_scores(scores, options.output, **settings):
             print(written)
-    return 0 if not failed else 4 if scores else 5
+    if options.markdown:
+        made = (robustness_markdown if options.robustness else markdown)(scores, command=_command_of(options))
+        print(write_text(made, Path(options.markdown)))
+    return 4 if failed else 0
+
+
+_OWN_CONDITIONS = ("profile", "thickness_ratio", "told", "noise")
+"""Options of evaluate that say what the table of robustness says itself."""
+
+
+def _conditions(options: argparse.Namespace) -> list[Any]:
+    from .conditions import every_condition, robustness_conditions
+
+    given = [name for name in _OWN_CONDITIONS if getattr(options, name) is not None]
+    if options.robustness:
+        if given:
+            option = f"--{given[0].replace('_', '-')}"
+            raise UsageError("E-USE", f"--robustness has its own conditions, and {option} was given", fix="give one")
+        return robustness_conditions(options.factor or [4])
+    return every_condition(
+        options.factor or [2, 3, 4],
+        profiles=options.profile or ["gaussian"],
+        thickness_ratios=options.thickness_ratio or [1.0],
+        told=options.told or [1.0],
+        noise=options.noise or [0.0],
+    )
+
+
+def _evaluated_axes(words: list[str] | None) -> Any:
+    if words is None:
+        return None
+    if words == ["near"]:
+        return "near"
+    if "near" in words:
+        raise UsageError("E-USE", f"--axis {' '.join(words)} was given", fix="give near, or some of 0, 1 and 2")
+    return [int(word) for word in dict.fromkeys(words)]
+
+
+def _command_of(options: argparse.Namespace) -> str:
+    """What was typed, without places of this machine: a model card is read elsewhere."""
+    text = "monai-sr evaluate VOLUMES"
+    for name in ("bundle", "factor", *_OWN_CONDITIONS, "axis", "crop", "limit"):
+        value = getattr(options, name)
+        if value is None or value == _BUNDLES:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if name == "bundle":
+            text += "".join(f" {option} {Path(bundle).name}" for bundle in value)
+        else:
+            values = value if isinstance(value, list) else [value]
+            text += f" {option} {' '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}"
+    text += "".join(f" --peer '{peer.split('=')[0]}=…'" for peer in options.peer)
+    return text + (" --robustness" if options.robustness else "")
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -445,26 +508,65 @@ def _parser() -> argparse.ArgumentParser:
     _add_profile(sub)
     _add_axis(sub)
 
-    sub = command("evaluate", evaluate, "Measure bundles against interpolation on volumes of thin slices")
+    sub = command("evaluate", evaluate, "Measure bundles against interpolation and peers on volumes of thin slices")
     sub.add_argument("volumes", metavar="VOLUME", nargs="+", help="files, DICOM folders, or folders of them")
     sub.add_argument(
-        "--bundle",
-        action=_Replace,
-        default=["residual", "pyramid"],
-        help="bundle to measure; may be repeated [residual and pyramid]",
+        "--bundle", action=_Replace, default=_BUNDLES, help="bundle to measure; may be repeated [residual and pyramid]"
     )
-    sub.add_argument("--factor", type=_positive, nargs="+", default=[2, 3, 4], help="thin slices per thick one [2 3 4]")
+    sub.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="another program to measure: 'name=command {lr} {out} --factor {factor}', both NIfTI; it may also be told "
+        "{axis} {modality} {thickness} {spacing}; may be repeated",
+    )
+    sub.add_argument(
+        "--factor",
+        type=_positive,
+        nargs="+",
+        metavar="F",
+        help="thin slices per thick one [2 3 4; or 4 with --robustness]",
+    )
+    sub.add_argument(
+        "--robustness",
+        action="store_true",
+        help="a fixed list of harder conditions: wrong profile and thickness, noise, gaps, odd factors, few slices",
+    )
+    sub.add_argument(
+        "--profile",
+        nargs="+",
+        choices=("gaussian", "box", "point"),
+        help="slice profiles to simulate; point is plain subsampling [gaussian]",
+    )
+    sub.add_argument(
+        "--thickness-ratio", type=_positive, nargs="+", metavar="R", help="slice thickness in slice spacings [1]"
+    )
+    sub.add_argument(
+        "--told", type=_positive, nargs="+", metavar="R", help="the thickness that methods are told, in true ones [1]"
+    )
+    sub.add_argument(
+        "--noise",
+        type=_share,
+        nargs="+",
+        metavar="SHARE",
+        help="noise on the thick slices, share of their range [0]",
+    )
+    sub.add_argument(
+        "--axis",
+        nargs="+",
+        choices=("0", "1", "2", "near"),
+        help="slice axes, each by itself; near: all whose spacing is within 1.3 of the finest "
+        "[the one of largest spacing]",
+    )
     sub.add_argument(
         "--crop", type=_voxels, metavar="VOXELS", help="only the middle of each volume, so many voxels a side"
     )
-    sub.add_argument(
-        "--thickness-ratio", type=_positive, default=1.0, help="slice thickness in slice spacings [%(default)s]"
-    )
-    _add_profile(sub)
-    _add_axis(sub)
+    sub.add_argument("--limit", type=_count, metavar="N", help="only the first volumes")
     _add_device(sub)
     _add_trust(sub)
     sub.add_argument("--output", metavar="FOLDER", help="write scores.csv and scores.json there")
+    sub.add_argument("--markdown", metavar="FILE", help="write the table there, ready for a model card")
 
     sub = command("demo", demo, "Super-resolve the shipped example with both bundles and draw the result")
     sub.add_argument("--output", metavar="FOLDER", default="demo_output", help="[%(default)s]")
@@ -475,6 +577,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("errors", errors, "Explain an error or warning by its code, or all of them")
     sub.add_argument("code", metavar="CODE", nargs="?", help="such as E-IO-CRC [all]")
     return parser
+
+
+_BUNDLES = ["residual", "pyramid"]
 
 
 class _Replace(argparse.Action):
@@ -493,6 +598,16 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return value
+
+
+def _share(text: str) -> float:
+    return 0.0 if text in ("0", "0.0") else _positive(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def _voxels(text: str) -> int:

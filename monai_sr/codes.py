@@ -134,6 +134,7 @@ CODES: dict[str, tuple[str, str]] = {
     "E-OUT-PERM": ("The output cannot be written.", "Choose a folder you may write to."),
     "E-OUT-SAME": ("The output is the input, or lies inside the input folder.", "Write elsewhere."),
     "E-OUT-SPACE": ("The disk is full.", "Free some space and run again."),
+    "E-PEER": ("A program that is measured as a peer failed on a volume.", "Run its command by itself on that volume."),
     "E-REPORT": ("Pictures need matplotlib.", 'Install it: pip install "monai-sr[report]".'),
     "E-SEC-BOMB": (
         "An archive would become far larger than it is, or holds too many files.",

@@ -14,10 +14,10 @@ import monai_sr
 PACKAGE = Path(monai_sr.__file__).parent
 
 FLOORS = {
-    0: {"errors", "codes", "grid", "slices", "networks", "losses", "intensities", "tiles"},
+    0: {"errors", "codes", "grid", "slices", "networks", "losses", "intensities", "metrics", "tiles"},
     1: {"transforms", "handlers"},
     2: {"inference", "images", "nifti", "itk", "dicom", "bundles"},
-    3: {"batch", "evaluation", "volumes"},
+    3: {"batch", "conditions", "evaluation", "methods", "tables", "volumes"},
     4: {"cli", "demo", "slicer", "__main__"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
