@@ -233,8 +233,8 @@ RUNS = (
     ),
     Run(
         "step-bundle-sgd",
-        "residual, SGD, train_vdsr.json",
-        "residual, as in train_vdsr.json: mean Charbonnier loss, θ = 1e-3",
+        "residual, SGD, mean loss",
+        "the same with a mean Charbonnier loss, θ = 1e-3",
         residual,
         sgd(HIGH),
         CharbonnierLoss,
