@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Case": "batch",
     "CharbonnierLoss": "losses",
+    "Condition": "conditions",
     "ConsistentInferer": "inference",
     "GradientClipping": "handlers",
     "Grid": "grid",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from .batch import run_cases as run_cases
     from .bundles import Model as Model
     from .bundles import load_bundle as load_bundle
+    from .conditions import Condition as Condition
     from .errors import ImageError as ImageError
     from .errors import ImageWarning as ImageWarning
     from .errors import SuperResolutionError as SuperResolutionError

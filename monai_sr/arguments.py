@@ -83,6 +83,7 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
         help="what to write of a DICOM input into a folder [derived DICOM series]",
     )
     sub.add_argument("--series", metavar="UID|NUMBER", help="only this DICOM series [all]")
+    _add_reading(sub)
     _add_gate(sub)
     _add_many(sub)
 
@@ -91,11 +92,13 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     sub.add_argument("output", metavar="OUTPUT_DIR", help="derivative dataset to write or to go on with")
     sub.add_argument("level", choices=("participant",), help="level of analysis")
     _add_model(sub)
+    _add_reading(sub)
     _add_many(sub)
     sub.set_defaults(format=None, series=None, fill_gaps=None, merge_by_geometry=None)
 
     sub = command("check", "Tell what a DICOM folder, zip or image file holds, and what is wrong with it")
     sub.add_argument("source", metavar="SOURCE", help="folder, zip or file")
+    _add_reading(sub)
     _add_gate(sub)
 
     sub = command("simulate", "Make a thick-slice volume from a thin-slice one")
@@ -108,32 +111,79 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     _add_profile(sub)
     _add_axis(sub)
 
-    sub = command("evaluate", "Measure bundles against interpolation on volumes of thin slices")
+    sub = command("evaluate", "Measure bundles against interpolation and peers on volumes of thin slices")
     sub.add_argument("volumes", metavar="VOLUME", nargs="+", help="files, DICOM folders, or folders of them")
     sub.add_argument(
-        "--bundle",
-        action=_Replace,
-        default=["residual", "pyramid"],
-        help="bundle to measure; may be repeated [residual and pyramid]",
+        "--bundle", action=_Replace, default=BUNDLES, help="bundle to measure; may be repeated [residual and pyramid]"
     )
-    sub.add_argument("--factor", type=_positive, nargs="+", default=[2, 3, 4], help="thin slices per thick one [2 3 4]")
+    sub.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="another program to measure: 'name=command {lr} {out} --factor {factor}', both NIfTI; it may also be told "
+        "{axis} {modality} {thickness} {spacing}; may be repeated",
+    )
+    sub.add_argument(
+        "--factor",
+        type=_positive,
+        nargs="+",
+        metavar="F",
+        help="thin slices per thick one [2 3 4; or 4 with --robustness]",
+    )
+    sub.add_argument(
+        "--robustness",
+        action="store_true",
+        help="a fixed list of harder conditions: wrong profile and thickness, noise, gaps, odd factors, few slices",
+    )
+    sub.add_argument(
+        "--profile",
+        nargs="+",
+        choices=("gaussian", "box", "point"),
+        help="slice profiles to simulate; point is plain subsampling [gaussian]",
+    )
+    sub.add_argument(
+        "--thickness-ratio", type=_positive, nargs="+", metavar="R", help="slice thickness in slice spacings [1]"
+    )
+    sub.add_argument(
+        "--told", type=_positive, nargs="+", metavar="R", help="the thickness that methods are told, in true ones [1]"
+    )
+    sub.add_argument(
+        "--noise",
+        type=_share,
+        nargs="+",
+        metavar="SHARE",
+        help="noise on the thick slices, share of their range [0]",
+    )
+    sub.add_argument(
+        "--axis",
+        nargs="+",
+        choices=("0", "1", "2", "near"),
+        help="slice axes, each by itself; near: all whose spacing is within 1.3 of the finest "
+        "[the one of largest spacing]",
+    )
     sub.add_argument(
         "--crop", type=_voxels, metavar="VOXELS", help="only the middle of each volume, so many voxels a side"
     )
-    sub.add_argument(
-        "--thickness-ratio", type=_positive, default=1.0, help="slice thickness in slice spacings [%(default)s]"
-    )
-    _add_profile(sub)
-    _add_axis(sub)
+    sub.add_argument("--limit", type=_count, metavar="N", help="only the first volumes")
     _add_device(sub)
+    _add_trust(sub)
     sub.add_argument("--output", metavar="FOLDER", help="write scores.csv and scores.json there")
+    sub.add_argument("--markdown", metavar="FILE", help="write the table there, ready for a model card")
 
     sub = command("demo", "Super-resolve the shipped example with both bundles and draw the result")
     sub.add_argument("--output", metavar="FOLDER", default="demo_output", help="[%(default)s]")
     _add_device(sub)
 
     command("info", "List versions, devices and bundles")
+
+    sub = command("errors", "Explain an error or warning by its code, or all of them")
+    sub.add_argument("code", metavar="CODE", nargs="?", help="such as E-IO-CRC [all]")
     return parser
+
+
+BUNDLES = ["residual", "pyramid"]
+"""What evaluate measures by default."""
 
 
 class _Replace(argparse.Action):
@@ -152,6 +202,10 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return value
+
+
+def _share(text: str) -> float:
+    return 0.0 if text in ("0", "0.0") else _positive(text)
 
 
 def _voxels(text: str) -> int:
@@ -174,7 +228,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--modality", type=str.upper, choices=("CT", "MR"), help="[the DICOM header's, else by the values]"
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail where the result would not be worth having: nothing to gain, factor not trained, CT not in HU",
+    )
     _add_device(parser)
+    _add_trust(parser)
 
 
 def _add_many(parser: argparse.ArgumentParser) -> None:
@@ -214,6 +274,33 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
 
 def _add_axis(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--axis", type=int, choices=(0, 1, 2), help="through-plane axis [the one of largest spacing]")
+
+
+def _volume(text: str) -> int | str:
+    if text != "all" and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number from 0 nor all")
+    return text if text == "all" else int(text)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--volume", type=_volume, metavar="K|all", help="of a NIfTI file of several volumes: which one, from 0, or all"
+    )
+    parser.add_argument(
+        "--nan",
+        choices=("fill", "refuse"),
+        default="fill",
+        help="take NaN and infinite voxels as the least value, or fail [%(default)s]",
+    )
+    parser.add_argument(
+        "--geometry", choices=("sform", "qform"), help="of a NIfTI file [sform if its code is above 0, else qform]"
+    )
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust-bundle", action="store_true", help="let a bundle that does not ship with monai-sr run its code"
+    )
 
 
 def _add_gate(parser: argparse.ArgumentParser) -> None:

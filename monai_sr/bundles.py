@@ -7,6 +7,8 @@ import hashlib
 import json
 import logging
 import pickle
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ NAMES = {"residual": "residual_super_resolution", "pyramid": "pyramid_super_reso
 
 SPLINE = "none"
 """Instead of a bundle: the consistent spline alone, super-resolution without a network."""
+
+
+_DOS_FOLDER = 0x10
 
 
 class Model:
@@ -103,23 +108,33 @@ def bundle_root(name: str) -> str:
     return str(here if here.name == name and (here / "configs").is_dir() else bundle_path(name))
 
 
-def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "auto") -> Model:
+def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "auto", trust_bundle: bool = False) -> Model:
     """Load a bundle by its ``inference.json``, so that it runs as ``python -m monai.bundle run`` runs it.
 
-    A bundle's configuration may run any code, as MONAI defines it: load only bundles you trust.
+    A bundle's configuration may run any code, as MONAI defines it. Those that ship with the package
+    are as trusted as the package; any other only on request, and nothing of it is read before.
 
     Args:
         name_or_path: "residual", "pyramid", "none" for the consistent spline, or a bundle folder.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
+        trust_bundle: let a bundle from elsewhere run its code.
 
     Raises:
-        BundleError: no such bundle, or its weights are missing, damaged or of another shape.
+        BundleError: no such bundle, it is not trusted, or its weights are missing, damaged or of
+            another shape.
         UsageError: the device is not there.
     """
     where = pick_device(device)
     if str(name_or_path) == SPLINE:
         return Model(SPLINE, "", None, {})
     folder = bundle_path(name_or_path)
+    if not (trust_bundle or any(folder.is_relative_to(home.resolve()) for home in _homes())):
+        raise BundleError(
+            "E-W-TRUST",
+            "this bundle does not ship with monai-sr, and its configuration may run any code",
+            fix="look into its configs, then give --trust-bundle (in Python: trust_bundle=True)",
+            path=folder,
+        )
     parser = ConfigParser()
     try:
         parser.read_config(str(folder / "configs" / "inference.json"))
@@ -150,16 +165,11 @@ def load_weights(network: nn.Module, path: Path) -> None:
     Raises:
         BundleError: the file is missing (E-W-MISSING), damaged (E-W-HASH) or of another network (E-W-SHAPE).
     """
-    if not path.is_file():
-        raise BundleError(
-            "E-W-MISSING", "the weights are missing", fix="restore models/model.pt of the bundle", path=path
-        )
+    check_weights(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
-        raise BundleError(
-            "E-W-HASH", "the weights are damaged or no plain state dict", fix="restore the file", path=path
-        ) from error
+        raise _damaged(path) from error
     try:
         network.load_state_dict(state.get("network", state) if isinstance(state, dict) else state)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -169,6 +179,33 @@ def load_weights(network: nn.Module, path: Path) -> None:
             fix="give weights and configs of the same version",
             path=path,
         ) from error
+
+
+def check_weights(path: str | Path) -> None:
+    """Verify the checksums of a file of weights, which torch passes over (torch 2.13).
+
+    Of an entry that calls itself a folder torch reads nothing and returns what lay in memory.
+
+    Raises:
+        BundleError: the file is missing (E-W-MISSING) or damaged (E-W-HASH).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BundleError(
+            "E-W-MISSING", "the weights are missing", fix="restore models/model.pt of the bundle", path=path
+        )
+    try:
+        with zipfile.ZipFile(path) as packed:
+            folders = any(entry.external_attr & _DOS_FOLDER for entry in packed.infolist())
+            sound = not folders and packed.testzip() is None
+    except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path) from error
+    if not sound:
+        raise _damaged(path)
+
+
+def _damaged(path: Path) -> BundleError:
+    return BundleError("E-W-HASH", "the weights are damaged or no plain state dict", fix="restore the file", path=path)
 
 
 def pick_device(device: str | torch.device) -> torch.device:

@@ -1,4 +1,4 @@
-"""The command line: ``monai-sr run | bids | check | simulate | evaluate | demo | info``.
+"""The command line: ``monai-sr run | bids | check | simulate | evaluate | demo | info | errors``.
 
 Only this module prints. torch and MONAI are imported when a command needs them, so that help and
 usage errors come at once.
@@ -7,6 +7,7 @@ usage errors come at once.
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
 import signal
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .arguments import MANY, NOTICE, make_parser
+from .arguments import BUNDLES, MANY, NOTICE, make_parser
 from .errors import ImageWarning, OutputError, SuperResolutionError, UsageError
 
 INTERNAL_ERROR = 10
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code.
 
     0 all good, 2 usage, 3 no usable input, 4 some volumes failed, 5 all failed, 6 output not
-    writable or disk full, 7 bundle or weights missing or damaged, 8 not enough memory, 10 internal
+    writable or disk full, 7 bundle or weights missing, damaged or not trusted, 8 not enough memory, 10 internal
     error, 130 interrupted, 143 terminated.
     """
     commands = {
@@ -43,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": evaluate,
         "demo": demo,
         "info": info,
+        "errors": errors,
     }
     options = make_parser(commands).parse_args(arguments)
+    options.words = list(sys.argv[1:] if arguments is None else arguments)
     _quiet_libraries()
     failure: Exception
     try:
@@ -95,8 +98,8 @@ def run(options: argparse.Namespace) -> int:
     from .bundles import load_bundle
     from .images import read_image
 
-    model = load_bundle(options.bundle, device=options.device)
-    image = read_image(source)
+    model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
+    image = read_image(source, **_reading(options))
     sr = _super_resolved(image, model, options, source)
     _write(sr, target, image)
     return 0
@@ -117,14 +120,15 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
     from .batch import Case, describe, write_sidecar
     from .bundles import load_bundle
     from .dicom import find_series, short_name
-    from .images import read_dicom
+    from .images import read_dicom, refuse_file_options
 
+    refuse_file_options(volume=options.volume, geometry=options.geometry)
     found = find_series(source, merge_by_geometry=bool(options.merge_by_geometry))
     with _naming(source):
         series = found.only(options.series)
     for left in found.left_out:
         print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
-    model = load_bundle(options.bundle, device=options.device)
+    model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
     name = short_name(series)
     image = read_dicom(series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}"))
     sr = _super_resolved(image, model, options, source, name)
@@ -232,11 +236,19 @@ def _settings(options: argparse.Namespace) -> Any:
         options={name: getattr(options, name) for name in _MODEL_OPTIONS},
         fill_gaps=bool(options.fill_gaps),
         merge_by_geometry=bool(options.merge_by_geometry),
+        reading=_reading(options),
+        strict=options.strict,
+        trust_bundle=options.trust_bundle,
         overwrite=options.overwrite,
     )
 
 
 _MODEL_OPTIONS = ("spacing", "factor", "slice_thickness", "axis", "modality")
+
+
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    """How an image file is to be read."""
+    return {name: getattr(options, name) for name in ("volume", "nan", "geometry")}
 
 
 def _super_resolved(image: Any, model: Any, options: argparse.Namespace, source: Path, name: str = "") -> Any:
@@ -248,6 +260,7 @@ def _super_resolved(image: Any, model: Any, options: argparse.Namespace, source:
             image,
             memory=memory_budget(),
             progress=_progress(name or source.name),
+            strict=options.strict,
             **{name: getattr(options, name) for name in _MODEL_OPTIONS},
         )
     return sr
@@ -268,12 +281,15 @@ def check(options: argparse.Namespace) -> int:
     if not (source.is_dir() or is_dicom_source(source)):
         from .images import read_image
 
-        print(f"{source}: {_slices_text(read_image(source))}")
+        print(f"{source}: {_slices_text(read_image(source, **_reading(options)))}")
         return 0
+    from .images import refuse_file_options
+
+    refuse_file_options(volume=options.volume, geometry=options.geometry)
     found = find_series(source, merge_by_geometry=bool(options.merge_by_geometry))
     good, bad = 0, len(found.broken)
     for series in found.series:
-        frame, number = series.frames[0], "-" if series.number is None else series.number
+        number = "-" if series.number is None else series.number
         print(f"series {number}: {series.modality}, {len(series.frames)} slices, UID {series.uid}")
         try:
             stack = stack_of(series, fill_gaps=bool(options.fill_gaps))
@@ -282,7 +298,8 @@ def check(options: argparse.Namespace) -> int:
             print(f"  {error}")
             continue
         good += 1
-        thickness = "unknown" if frame.slice_thickness is None else f"{frame.slice_thickness:.4g} mm"
+        thick = series.slice_thickness
+        thickness = "unknown" if thick is None else f"{thick:.4g} mm" if isinstance(thick, float) else "differs"
         print(f"  one each {stack.step:.4g} mm, slice thickness {thickness}")
         for note in stack.warnings:
             print(f"  {note}")
@@ -318,52 +335,116 @@ def simulate(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """``monai-sr evaluate VOLUMES``"""
-    if options.output:
-        _make_folder(Path(options.output))
+    for folder in (options.output, options.markdown and Path(options.markdown).parent):
+        if folder:
+            _make_folder(Path(folder))
+    if options.markdown and Path(options.markdown).is_dir():
+        raise OutputError("E-OUT-FOLDER", "a folder of that name exists", fix="name a file", path=options.markdown)
     from .bundles import load_bundle
-    from .evaluation import FIGURES_EXPLAINED, Score, evaluate, table, write_scores
+    from .evaluation import evaluate
+    from .methods import BASELINES, peer
+    from .tables import (
+        FIGURES_EXPLAINED,
+        markdown,
+        robustness_markdown,
+        robustness_table,
+        table,
+        write_scores,
+        write_text,
+    )
     from .volumes import find_volumes
 
-    models: dict[str, Any] = {name: load_bundle(name, device=options.device) for name in options.bundle}
-    volumes = [path for source in options.volumes for path in find_volumes(source)]
-    scores: list[Score] = []
+    conditions, axes = _conditions(options), _evaluated_axes(options.axis)
+    models: dict[str, Any] = dict(map(peer, options.peer))
+    bundles = {
+        name: load_bundle(name, device=options.device, trust_bundle=options.trust_bundle) for name in options.bundle
+    }
+    models = bundles | models
+    volumes = [path for source in options.volumes for path in find_volumes(source)][: options.limit]
     failed = 0
-    bar = _bar(len(volumes), "volumes")
-    for path in volumes:
-        try:
-            scores += evaluate(
-                [path],
-                models,
-                factors=options.factor,
-                axis=options.axis,
-                crop=options.crop,
-                thickness_ratio=options.thickness_ratio,
-                profile=options.profile,
-            )
-        except SuperResolutionError as error:
-            failed += 1
-            print(f"monai-sr: {error.at(path)}", file=sys.stderr)
-            if options.debug:
-                traceback.print_exc()
-        bar.update(1)
-    bar.close()
-    if scores:
-        print(table(scores))
-        print(FIGURES_EXPLAINED)
-    if options.output and scores:
+
+    def complain(_: str, error: SuperResolutionError) -> None:
+        nonlocal failed
+        failed += 1
+        print(f"monai-sr: {error}", file=sys.stderr)
+        if options.debug:
+            traceback.print_exception(error)
+
+    scores = evaluate(
+        volumes,
+        models,
+        conditions=conditions,
+        axes=axes,
+        crop=options.crop,
+        baselines=("cubic",) if options.robustness else BASELINES,
+        failed=complain,
+        progress=_progress("evaluate"),
+    )
+    if not scores:
+        return 5
+    print(robustness_table(scores) if options.robustness else f"{table(scores)}\n{FIGURES_EXPLAINED}")
+    if options.output:
         settings = {
-            "volumes": [str(v) for v in options.volumes],
-            "factors": options.factor,
-            "axis": options.axis,
-            "crop": options.crop,
-            "profile": options.profile,
-            "thickness_ratio": options.thickness_ratio,
-            "bundles": {name: model.version for name, model in models.items()},
+            "command": options.words,
+            "bundles": {name: model.version for name, model in bundles.items()},
+            "weights": {name: model.weights_sha256 for name, model in bundles.items()},
             "monai_sr": __version__,
         }
         for written in write_scores(scores, options.output, **settings):
             print(written)
-    return 0 if not failed else 4 if scores else 5
+    if options.markdown:
+        made = (robustness_markdown if options.robustness else markdown)(scores, command=_command_of(options))
+        print(write_text(made, Path(options.markdown)))
+    return 4 if failed else 0
+
+
+_OWN_CONDITIONS = ("profile", "thickness_ratio", "told", "noise")
+"""Options of evaluate that say what the table of robustness says itself."""
+
+
+def _conditions(options: argparse.Namespace) -> list[Any]:
+    from .conditions import every_condition, robustness_conditions
+
+    given = [name for name in _OWN_CONDITIONS if getattr(options, name) is not None]
+    if options.robustness:
+        if given:
+            option = f"--{given[0].replace('_', '-')}"
+            raise UsageError("E-USE", f"--robustness has its own conditions, and {option} was given", fix="give one")
+        return robustness_conditions(options.factor or [4])
+    return every_condition(
+        options.factor or [2, 3, 4],
+        profiles=options.profile or ["gaussian"],
+        thickness_ratios=options.thickness_ratio or [1.0],
+        told=options.told or [1.0],
+        noise=options.noise or [0.0],
+    )
+
+
+def _evaluated_axes(words: list[str] | None) -> Any:
+    if words is None:
+        return None
+    if words == ["near"]:
+        return "near"
+    if "near" in words:
+        raise UsageError("E-USE", f"--axis {' '.join(words)} was given", fix="give near, or some of 0, 1 and 2")
+    return [int(word) for word in dict.fromkeys(words)]
+
+
+def _command_of(options: argparse.Namespace) -> str:
+    """What was typed, without places of this machine: a model card is read elsewhere."""
+    text = "monai-sr evaluate VOLUMES"
+    for name in ("bundle", "factor", *_OWN_CONDITIONS, "axis", "crop", "limit"):
+        value = getattr(options, name)
+        if value is None or value == BUNDLES:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if name == "bundle":
+            text += "".join(f" {option} {Path(bundle).name}" for bundle in value)
+        else:
+            values = value if isinstance(value, list) else [value]
+            text += f" {option} {' '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}"
+    text += "".join(f" --peer '{peer.split('=')[0]}=…'" for peer in options.peer)
+    return text + (" --robustness" if options.robustness else "")
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -405,6 +486,21 @@ def info(options: argparse.Namespace) -> int:
     for name, metadata in shipped_bundles().items():
         print(f"  {name:12} {metadata['version']:8} {bundle_path(name)}")
     print(f"  {SPLINE:12} {'':8} the consistent spline alone, no network")
+    return 0
+
+
+def errors(options: argparse.Namespace) -> int:
+    """``monai-sr errors [CODE]``"""
+    from .codes import CODES
+
+    wanted = options.code.upper() if options.code else ""
+    if wanted and wanted not in CODES:
+        near = difflib.get_close_matches(wanted, CODES, n=1)
+        hint = f"see {near[0]}, or" if near else "see"
+        raise UsageError("E-USE", f"there is no code {options.code!r}", fix=f"{hint} monai-sr errors for all")
+    for code in [wanted] if wanted else CODES:
+        meaning, remedy = CODES[code]
+        print(f"{code:15} {meaning}\n{'':16}{remedy}")
     return 0
 
 
@@ -498,6 +594,7 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("always", category=ImageWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"monai-sr: {message}", file=sys.stderr)
     logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # of what it mends in headers
 
 
 if __name__ == "__main__":

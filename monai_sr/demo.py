@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from .bundles import NAMES, bundle_path, load_bundle
+from .conditions import Condition
 from .errors import BundleError
-from .evaluation import Score, data_range, foreground, psnr, ssim
+from .evaluation import Score
 from .images import read_image, write_image
 from .intensities import guess_modality
+from .metrics import data_range, foreground, psnr, ssim
 from .transforms import grid_of, interpolate_slices
 
 EXAMPLE = "example"
@@ -64,7 +66,7 @@ def run_demo(output: Path, *, device: str = "auto", report: Callable[[str], None
     }
     reference = figures["consistent"][0]
     scores = [
-        Score("example", guess_modality(truth), axis, factor, name, p, s, p - reference, float("nan"))
+        Score("example", guess_modality(truth), axis, Condition(factor), name, p, s, p - reference)
         for name, (p, s) in figures.items()
     ]
     for name in ("cubic", *NAMES):

@@ -1,4 +1,4 @@
-"""How much better: PSNR and SSIM of bundles against interpolation, on volumes whose truth is known.
+"""How much better: bundles against interpolation and peers, on volumes whose truth is known.
 
 Thick slices are simulated from thin ones, super-resolved, and compared with the thin ones inside the
 foreground; the data range is the spread of the truth (99.9th less 0.1st percentile), nothing is clipped.
@@ -6,143 +6,123 @@ foreground; the data range is the spread of the truth (99.9th less 0.1st percent
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.metrics.metric import CumulativeIterationMetric
 from monai.transforms import CenterSpatialCrop
-from scipy import ndimage
 from torch import Tensor
 
-from .images import read_image, write_atomically
+from .conditions import TRIM, Condition, acquire
+from .errors import SuperResolutionError
+from .grid import Grid
+from .images import read_image
 from .intensities import guess_modality
-from .slices import Profile, apply_along, profile_matrix
-from .transforms import grid_of, interpolate_slices, simulate_thick_slices, truth_for
+from .methods import BASELINES, SPLINE, PeerError, SuperResolution, brought_on
+from .metrics import (
+    ceiling,
+    data_range,
+    foreground,
+    noise_deviation,
+    psnr,
+    sharpness,
+    squared_error,
+    ssim,
+    unseen_noise,
+)
+from .slices import apply_along
+from .transforms import grid_of
 
-BASELINES = ("linear", "cubic", "consistent")
-"""Interpolation without a network; "consistent" is the consistent spline, the one to beat."""
-
-TRIM = 1
-"""Thick slices left out at each end, where every method extrapolates."""
+NEAR = 1.3
+"""An axis whose spacing is within this of the finest is near enough to serve as slice axis."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One method on one volume. ``gain_db`` is over the consistent spline on the same volume."""
+    """One method on one volume, one axis, under one condition.
+
+    Attributes:
+        gain_db: PSNR over the consistent spline on the same slices.
+        sharpness: see :func:`monai_sr.metrics.sharpness`.
+        consistency_db: PSNR of the re-acquired result against the thick slices.
+        ceiling_db: the largest gain the noise in the truth leaves room for; the same for all methods.
+    """
 
     volume: str
     modality: str
     axis: int
-    factor: float
+    condition: Condition
     method: str
     psnr_db: float
     ssim: float
     gain_db: float
-    consistency_db: float
-
-
-def data_range(hr: np.ndarray) -> float:
-    """99.9th less 0.1st percentile of the whole truth, in its units."""
-    low, high = np.percentile(hr, (0.1, 99.9))
-    return float(high - low) or float(hr.max() - hr.min())
-
-
-def foreground(hr: np.ndarray) -> np.ndarray:
-    """(X, Y, Z) bool: the body. CT above −500 HU, MR above Otsu's threshold; the largest part, filled."""
-    if guess_modality(torch.from_numpy(hr)) == "CT":
-        mask = hr > -500
-    else:
-        smooth = ndimage.gaussian_filter(hr, 1.0)
-        mask = smooth > _otsu(smooth)
-    mask = ndimage.binary_opening(mask)
-    labels, count = ndimage.label(mask)
-    if count > 1:
-        mask = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
-    mask = ndimage.binary_closing(mask, iterations=2)
-    for axis in range(3):
-        for index in range(mask.shape[axis]):
-            plane = tuple(index if a == axis else slice(None) for a in range(3))
-            mask[plane] = ndimage.binary_fill_holes(mask[plane])
-    return mask if mask.any() else np.ones_like(mask)
-
-
-def psnr(sr: np.ndarray, hr: np.ndarray, *, value_range: float, mask: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB, ``10 log10(range² / mean squared error)`` inside ``mask``."""
-    squared = (sr.astype(np.float64) - hr) ** 2
-    error = float(squared[mask].mean() if mask is not None else squared.mean())
-    return float(10 * np.log10(value_range**2 / max(error, 1e-20)))
-
-
-def ssim(sr: np.ndarray, hr: np.ndarray, *, value_range: float, mask: np.ndarray | None = None) -> float:
-    """Mean structural similarity, 3-D Gaussian window of σ = 1.5 voxels, K₁ = 0.01, K₂ = 0.03.
-
-    Intensities count from the truth's lowest value or 0, whichever is lower.
-
-    Source: Wang 2004, "Image quality assessment: from error visibility to structural similarity".
-    """
-    lowest = min(float(hr.min()), 0.0)
-    x, y = (v.astype(np.float64) - lowest for v in (sr, hr))
-
-    def smooth(v: np.ndarray) -> np.ndarray:
-        return ndimage.gaussian_filter(v, 1.5, truncate=3.5)
-
-    mean_x, mean_y = smooth(x), smooth(y)
-    var_x, var_y = smooth(x * x) - mean_x**2, smooth(y * y) - mean_y**2
-    covariance = smooth(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * value_range) ** 2, (0.03 * value_range) ** 2
-    similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
-        (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
-    )
-    return float(similarity[mask].mean() if mask is not None else similarity.mean())
+    sharpness: float = float("nan")
+    consistency_db: float = float("nan")
+    ceiling_db: float = float("nan")
 
 
 def evaluate(
     volumes: Sequence[str | Path | MetaTensor],
-    models: dict[str, Callable[..., Tensor]],
+    models: Mapping[str, SuperResolution],
     *,
-    factors: Sequence[float] = (2, 3, 4),
-    axis: int | None = None,
+    conditions: Sequence[Condition] = (Condition(2), Condition(3), Condition(4)),
+    axes: Sequence[int] | Literal["near"] | None = None,
     crop: int | None = None,
-    thickness_ratio: float = 1.0,
-    profile: Profile = "gaussian",
+    baselines: Iterable[str] = BASELINES,
     report: Callable[[Score], None] | None = None,
+    failed: Callable[[str, SuperResolutionError], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> list[Score]:
     """Measure models and the baselines on volumes of thin slices.
 
     Args:
         volumes: files, DICOM folders, or volumes (1, X, Y, Z) with affine.
-        models: by name, called ``model(image, factor=, slice_thickness=, axis=)``.
-        factors: thin slices per thick one.
-        axis: the slice axis, default the one of the largest spacing (2 where there is none).
+        models: by name, called ``model(image, factor=, slice_thickness=, axis=)``; also an
+            :class:`monai_sr.methods.ExternalMethod`.
+        conditions: see :class:`monai_sr.conditions.Condition`.
+        axes: the slice axes, each by itself; "near" for all whose spacing is within 1.3 of the finest.
+            Default: the one of the largest spacing (2 where there is none).
         crop: take at most this many voxels a side, from the middle, to save time.
-        thickness_ratio: slice thickness in slice spacings; every method is told.
-        profile: the slice profile of the simulation; methods assume a Gaussian.
+        baselines: of :data:`monai_sr.methods.BASELINES`; the consistent spline is always among them.
         report: told every score as it is found.
+        failed: told the volume and what is wrong with it, or what became of a peer on it; the
+            others go on. Default: raise.
+        progress: told the share of the work that is done, 0..1.
 
     Returns:
-        A score for every volume, factor and method, baselines first.
+        A score for every volume, axis, condition and method, baselines first.
     """
+    wanted = dict.fromkeys([*baselines, SPLINE])
+    methods = {name: method for name, method in BASELINES.items() if name in wanted} | dict(models)
     scores: list[Score] = []
-    for volume in volumes:
-        hr = volume if isinstance(volume, MetaTensor) else read_image(volume)
-        name = Path(str(hr.meta.get("filename_or_obj", "volume"))).name
-        if crop:
-            hr = cast(MetaTensor, CenterSpatialCrop((crop, crop, crop))(hr))
-        grid = grid_of(hr)
-        along = axis if axis is not None else int(np.argmax(grid.spacing)) if not grid.is_isotropic else 2
-        for factor in factors:
-            for score in _scores(hr, name, along, factor, thickness_ratio, profile, models):
-                scores.append(score)
-                if report:
-                    report(score)
+    for index, (name, volume) in enumerate(zip(_names(volumes), volumes, strict=True)):
+
+        def complain(error: SuperResolutionError, name: str = name, volume: Any = volume) -> None:
+            error = error if isinstance(volume, MetaTensor) else error.at(volume)
+            if failed is None:
+                raise error
+            failed(name, error)
+
+        try:
+            hr = volume if isinstance(volume, MetaTensor) else read_image(volume)
+            if crop:
+                hr = cast(MetaTensor, CenterSpatialCrop((crop, crop, crop))(hr))
+            cases = [(along, condition) for along in _axes(grid_of(hr), axes) for condition in conditions]
+            for done, (along, condition) in enumerate(cases, 1):
+                for score in _scores(hr, name, along, condition, methods, complain):
+                    scores.append(score)
+                    if report:
+                        report(score)
+                if progress:
+                    progress((index + done / len(cases)) / len(volumes))
+        except SuperResolutionError as error:
+            complain(error)
     return scores
 
 
@@ -150,111 +130,74 @@ def _scores(
     hr: MetaTensor,
     name: str,
     axis: int,
-    factor: float,
-    thickness_ratio: float,
-    profile: Profile,
-    models: dict[str, Callable[..., Tensor]],
+    condition: Condition,
+    methods: Mapping[str, SuperResolution],
+    complain: Callable[[SuperResolutionError], None],
 ) -> list[Score]:
     """All methods on one simulated acquisition."""
-    thin = grid_of(hr).spacing[axis]
-    spacing = factor * thin
-    thickness = spacing * thickness_ratio
-    lr = simulate_thick_slices(hr, spacing, slice_thickness=thickness, profile=profile, axis=axis)
-    truth_image = truth_for(lr, hr, axis=axis)
-    truth = truth_image[0].numpy()
-    value_range, mask = data_range(hr[0].numpy()), foreground(truth)
-    trim = round(TRIM * factor)
-    inner = tuple(
-        slice(trim, n - trim) if a == axis and n > 3 * trim else slice(None) for a, n in enumerate(truth.shape)
-    )
-    if not mask[inner].any():
-        mask = np.ones_like(mask)
-    modality = guess_modality(hr)
-    results: dict[str, Tensor] = {
-        method: interpolate_slices(lr, thin, method=method, slice_thickness=thickness, axis=axis)  # type: ignore[arg-type]
-        for method in BASELINES
-    }
-    for method, model in models.items():
-        results[method] = model(lr, factor=factor, slice_thickness=thickness, axis=axis)
-    # the slices of lr, not those that would fit in the result: one fewer may, at a factor that is no integer
-    thin_positions, thick_positions = (grid_of(image).positions(axis) for image in (truth_image, lr))
-    acquisition = profile_matrix(thin_positions, thick_positions, slice_thickness=thickness, profile=profile)
-    measured = {}
-    for method, sr in results.items():
-        voxels = sr[0].cpu().numpy()
-        again = apply_along(acquisition, torch.from_numpy(voxels), axis)
-        measured[method] = (
-            psnr(voxels[inner], truth[inner], value_range=value_range, mask=mask[inner]),
-            ssim(voxels, truth, value_range=value_range, mask=_within(mask, inner)),
-            psnr(again.numpy(), lr[0].numpy(), value_range=value_range),
-        )
-    reference = measured["consistent"][0]
+    made = acquire(hr, condition, axis)
+    thin, truth, along = made.hr[0].numpy(), made.truth[0].numpy(), made.axis
+    value_range, body = data_range(thin), foreground(thin)
+    noise = noise_deviation(thin, body)
+    body = np.take(body, made.nearest, axis=along)
+    counted = made.measured.reshape([-1 if a == along else 1 for a in range(3)])
+    if not (body & counted).any():
+        body = np.ones_like(body)
+    mask = body & counted
+    slices = range(TRIM, made.lr.shape[along + 1] - TRIM) or range(made.lr.shape[along + 1])
+    matrix = made.matrix[list(slices)]
+    seen = apply_along(matrix, torch.from_numpy(body.astype(np.float32)), along).numpy() > 0.5
+    lr = np.take(made.lr[0].numpy(), slices, axis=along)
+    figures: dict[str, dict[str, float]] = {}
+    errors = {}
+    for method, model in methods.items():
+        try:
+            sr = model(made.lr, factor=condition.factor, slice_thickness=made.slice_thickness, axis=along)
+        except PeerError as problem:
+            complain(problem)
+            continue
+        voxels = brought_on(sr, grid_of(made.truth))
+        again = apply_along(matrix, torch.from_numpy(voxels), along).numpy()
+        errors[method] = squared_error(voxels, truth, mask)
+        figures[method] = {
+            "psnr_db": psnr(voxels, truth, value_range=value_range, mask=mask),
+            "ssim": ssim(voxels, truth, value_range=value_range, mask=mask),
+            "sharpness": sharpness(voxels, truth, axis=along, mask=mask),
+            "consistency_db": psnr(again, lr, value_range=value_range, mask=seen if seen.any() else None),
+        }
+    unseen = unseen_noise(made.matrix, truth_noise=noise, slice_noise=made.noise)
+    voxels_of_slice = np.moveaxis(mask, along, -1).sum(axis=(0, 1))
+    room = ceiling(errors[SPLINE], float(np.average(unseen, weights=voxels_of_slice)))
+    reference, modality = figures[SPLINE]["psnr_db"], guess_modality(hr)
     return [
-        Score(name, modality, axis, factor, method, p, s, p - reference, c) for method, (p, s, c) in measured.items()
+        Score(name, modality, axis, condition, method, gain_db=found["psnr_db"] - reference, ceiling_db=room, **found)
+        for method, found in figures.items()
     ]
 
 
-def _within(mask: np.ndarray, part: tuple[slice, ...]) -> np.ndarray:
-    kept = np.zeros_like(mask)
-    kept[part] = mask[part]
-    return kept
+def _axes(grid: Grid, wanted: Sequence[int] | Literal["near"] | None) -> list[int]:
+    if wanted is None:
+        return [2 if grid.is_isotropic else int(np.argmax(grid.spacing))]
+    if wanted == "near":
+        return [axis for axis in range(3) if grid.spacing[axis] <= NEAR * min(grid.spacing)]
+    return [int(axis) for axis in wanted]
 
 
-def _otsu(values: np.ndarray) -> float:
-    """Otsu's threshold between the 0.5th and 99.5th percentile."""
-    low, high = np.percentile(values, (0.5, 99.5))
-    counts, edges = np.histogram(np.clip(values, low, high), 256)
-    centers = (edges[1:] + edges[:-1]) / 2
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    mean_below = np.cumsum(counts * centers) / np.maximum(below, 1)
-    mean_above = ((counts * centers).sum() - np.cumsum(counts * centers)) / np.maximum(above, 1)
-    return float(centers[np.argmax(below * above * (mean_below - mean_above) ** 2)])
-
-
-def table(scores: Sequence[Score]) -> str:
-    """Means over volumes, a line for every modality, factor and method."""
-    lines = [
-        f"{'':8}{'factor':>8}  {'method':28}{'n':>4}{'PSNR dB':>10}{'gain dB':>10}{'SSIM':>9}{'consistency dB':>16}"
+def _names(volumes: Sequence[str | Path | MetaTensor]) -> list[str]:
+    """A name for each volume: its file's; where two share one, the path below what all have in common."""
+    paths = [
+        Path(str(volume.meta.get("filename_or_obj", "volume")) if isinstance(volume, MetaTensor) else volume)
+        for volume in volumes
     ]
-    for modality, factor, method in dict.fromkeys((s.modality, s.factor, s.method) for s in scores):
-        group = [s for s in scores if (s.modality, s.factor, s.method) == (modality, factor, method)]
-        mean = {key: float(np.mean([getattr(s, key) for s in group])) for key in _FIGURES}
-        lines.append(
-            f"{modality:8}{f'x{factor:g}':>8}  {method:28}{len(group):4d}{mean['psnr_db']:10.2f}"
-            f"{mean['gain_db']:+10.2f}{mean['ssim']:9.4f}{mean['consistency_db']:16.1f}"
-        )
-    return "\n".join(lines)
-
-
-def write_scores(scores: Sequence[Score], folder: str | Path, **settings: Any) -> list[Path]:
-    """``scores.csv`` and ``scores.json`` (with the settings and what the figures mean) in ``folder``."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [asdict(score) for score in scores]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(Score.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    document = {"settings": settings, "figures": FIGURES_EXPLAINED, "scores": rows}
-    for name, content in (("scores.csv", text.getvalue()), ("scores.json", json.dumps(document, indent=2) + "\n")):
-        data = content.encode()
-        write_atomically(folder / name, lambda file, data=data: file.write(data))  # type: ignore[misc]
-    return [folder / "scores.csv", folder / "scores.json"]
-
-
-_FIGURES = ("psnr_db", "ssim", "gain_db", "consistency_db")
-
-FIGURES_EXPLAINED = (
-    "PSNR and SSIM inside the foreground (CT: above -500 HU; MR: Otsu; largest part, filled), one thick slice "
-    "left out at each end; data range = 99.9th less 0.1st percentile of the truth, nothing clipped; gain = PSNR "
-    "over the consistent spline on the same volume; consistency = PSNR of the re-acquired result against the "
-    "thick slices."
-)
+    names = [path.name for path in paths]
+    if len(set(names)) < len(set(paths)):
+        common = os.path.commonpath([path.absolute() for path in paths])
+        names = [path.absolute().relative_to(common).as_posix() for path in paths]
+    return names
 
 
 class ForegroundPSNR(CumulativeIterationMetric):
-    """:func:`psnr` as a MONAI metric for bundles: each item's own data range and foreground."""
+    """:func:`monai_sr.metrics.psnr` as a MONAI metric for bundles: each item's own data range and foreground."""
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         assert y is not None
@@ -271,7 +214,7 @@ class ForegroundPSNR(CumulativeIterationMetric):
 
 
 class ForegroundSSIM(ForegroundPSNR):
-    """:func:`ssim` as a MONAI metric for bundles."""
+    """:func:`monai_sr.metrics.ssim` as a MONAI metric for bundles."""
 
     def _one(self, sr: Tensor, hr: Tensor) -> float:
         truth = hr[0].detach().cpu().numpy()

@@ -7,12 +7,11 @@ temporary name and renamed, so a file that exists is complete.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -29,7 +28,8 @@ from .errors import (
     write_error,
 )
 from .grid import Grid
-from .nifti import check_dtype, gunzip, is_nifti, nifti_image, read_nifti, stream_nifti, warn
+from .itk import read_itk, write_itk
+from .nifti import Form, gunzip, is_nifti, nifti_image, read_nifti, stream_nifti, warn
 from .processes import temporary_beside
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -41,44 +41,67 @@ READ_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, ".nhdr", ".mhd", ".hdr", ".img"
 SHEAR = 1e-3
 """Axes farther from a right angle than this (cosine) are no rounding."""
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""SimpleITK and DICOM count towards left and posterior, NIfTI and we towards right and anterior."""
-
 
 def read_image(
-    path: str | Path, *, series: str | None = None, fill_gaps: bool = False, merge_by_geometry: bool = False
+    path: str | Path,
+    *,
+    volume: int | Literal["all"] | None = None,
+    nan: Literal["fill", "refuse"] = "fill",
+    geometry: Form | None = None,
+    series: str | None = None,
+    fill_gaps: bool = False,
+    merge_by_geometry: bool = False,
 ) -> MetaTensor:
     """Read one volume: NIfTI, NRRD, MetaImage and others of SimpleITK's formats, or a DICOM series.
 
     Args:
         path: an image file; or a folder, zip or multi-frame file of DICOM.
+        volume: of a file that holds several (time points, echoes): which one, from 0; or "all", as
+            channels. Default: such a file is refused.
+        nan: "fill" takes NaN and infinite voxels as the least finite value, with a warning, and
+            remembers them as ``nan_voxels``, so that they take no part in statistics; "refuse" is an error.
+        geometry: the NIfTI form to go by. Default: the sform if its code is above 0, else the qform.
         series: which DICOM series, by SeriesInstanceUID or SeriesNumber, if there are several.
         fill_gaps, merge_by_geometry: see :func:`monai_sr.dicom.read_series` and
             :func:`monai_sr.dicom.find_series`.
 
     Returns:
-        (1, X, Y, Z) float32 in the file's units with its RAS+ affine. The metadata tell the
-        ``stored_dtype`` and, where the file knows them, ``slice_thickness`` in mm and ``modality``;
-        of DICOM also what :func:`monai_sr.dicom.read_series` says.
+        (1, X, Y, Z) float32 in the file's units with its RAS+ affine, (C, X, Y, Z) for all of C
+        volumes. The metadata tell the ``stored_dtype`` and, where the file knows them,
+        ``slice_thickness`` in mm and ``modality``; of DICOM also what
+        :func:`monai_sr.dicom.read_series` says.
 
     Raises:
         InputMissingError: nothing is there.
         ImageError: it cannot be read, is damaged, or is not a three-dimensional scalar volume.
+        UsageError: an option that does not apply to such a file.
     """
     path = Path(path)
     if not path.exists():
         raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=path)
     try:
         if path.is_dir() or dicom.is_dicom_source(path):
+            refuse_file_options(volume=volume, geometry=geometry)
             found = dicom.find_series(path, merge_by_geometry=merge_by_geometry)
             return read_dicom(found.only(series), path=path, fill_gaps=fill_gaps)
         if not path.is_file():
             raise ImageError("E-IO-TYPE", "not a regular file", fix="give an image file or a DICOM folder")
-        return _checked(*_read_file(path), path=path)
+        return _checked(*_read_file(path, geometry), path=path, volume=volume, nan=nan)
     except SuperResolutionError as error:
         raise error.at(path) from error.__cause__
     except PermissionError as error:
         raise ImageError("E-IO-PERM", "the file may not be read", fix="change its permissions", path=path) from error
+
+
+def refuse_file_options(*, volume: int | str | None = None, geometry: str | None = None) -> None:
+    """Options that say nothing about an input are refused rather than passed over.
+
+    Raises:
+        UsageError: one was given.
+    """
+    for name, value in (("volume", volume), ("geometry", geometry)):
+        if value is not None:
+            raise UsageError("E-USE", f"--{name} {value} says nothing about such an input", fix="leave it out")
 
 
 def read_dicom(
@@ -97,28 +120,41 @@ def read_dicom(
 def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> Path:
     """Write a volume as NIfTI (``.nii``, ``.nii.gz``), NRRD or MetaImage (``.nrrd``, ``.mha``).
 
-    Integer results are rounded and held at the ends of the type's range, never wrapped. The file
+    Integer results are rounded and held at the ends of the type's range, never wrapped; how many
+    were is told by a warning, but for undershoot of an unsigned type, which is no signal. The file
     appears whole or not at all, and its bytes depend only on the voxels, the grid and the type.
 
     Args:
-        image: (1, X, Y, Z) MetaTensor.
+        image: (1, X, Y, Z) MetaTensor; (C, X, Y, Z) for several volumes in one NIfTI file.
         path: where; its folder must exist.
         dtype: voxel type on disk. Default: the ``stored_dtype`` the image was read with, else float32.
 
     Raises:
-        UsageError: no format of that name is written.
+        UsageError: no format of that name is written, or not with several volumes.
         OutputError: the folder is missing or full, or may not be written to.
     """
     path = Path(path)
     suffix = check_writable(path)
     grid = Grid((image.shape[1], image.shape[2], image.shape[3]), np.asarray(image.affine))  # type: ignore[attr-defined]
-    wanted = np.dtype(dtype or getattr(image, "meta", {}).get("stored_dtype", "float32"))
-    voxels = as_stored(image[0].detach().cpu().numpy(), wanted)
+    meta = getattr(image, "meta", {})
+    wanted = np.dtype(dtype or meta.get("stored_dtype", "float32"))
+    voxels = image.detach().cpu().numpy()
+    beyond = beyond_type(voxels, wanted)
+    if beyond:
+        warn(f"W-OUT-CLIP: {path} - {beyond} voxels lie beyond what {wanted} holds and are held at its ends")
+    voxels = np.moveaxis(as_stored(voxels, wanted), 0, -1)
+    if len(image) == 1:
+        voxels = voxels[..., 0]
     if suffix in NIFTI_SUFFIXES:
-        nifti = nifti_image(voxels, grid)
+        told = {key: meta[key] for key in ("has_orientation", "time_step") if key in meta}
+        nifti = nifti_image(voxels, grid, **told)
         write_atomically(path, lambda file: stream_nifti(nifti, file, compressed=suffix == ".nii.gz"))
+    elif voxels.ndim > 3:
+        raise UsageError(
+            "E-OUT-FORMAT", f"{len(image)} volumes do not go into one {suffix}", fix="name it .nii.gz", path=path
+        )
     else:
-        _write_itk(voxels, grid, path)
+        write_itk(voxels, grid, path)
     return path
 
 
@@ -167,6 +203,18 @@ def as_stored(voxels: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.clip(np.rint(wide), limits.min, limits.max).astype(dtype)
 
 
+def beyond_type(voxels: np.ndarray, dtype: np.dtype) -> int:
+    """How many voxels an integer type cannot hold.
+
+    What lies below 0 of an unsigned type is not counted: interpolation undershoots beside every edge of
+    a background of 0, where the scanner measured nothing.
+    """
+    if not np.issubdtype(dtype, np.integer):
+        return 0
+    limits = np.iinfo(dtype)
+    return int((voxels > limits.max + 0.5).sum() + ((voxels < limits.min - 0.5).sum() if limits.min else 0))
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, and rename it."""
     temporary = temporary_beside(path)
@@ -187,7 +235,19 @@ class VolumeReader(ImageReader):
 
     MONAI's own NIfTI reader takes gzip files with flipped bits silently, and its DICOM readers mix
     series and overlook missing slices (measured with MONAI 1.6.1).
+
+    Args:
+        series, fill_gaps, merge_by_geometry: as of :func:`read_image`.
     """
+
+    def __init__(
+        self, *, series: str | int | None = None, fill_gaps: bool = False, merge_by_geometry: bool = False
+    ) -> None:
+        self.options: dict[str, Any] = {
+            "series": None if series is None else str(series),
+            "fill_gaps": fill_gaps,
+            "merge_by_geometry": merge_by_geometry,
+        }
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         """Every path may be tried."""
@@ -195,7 +255,7 @@ class VolumeReader(ImageReader):
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> MetaTensor:
         """Read the first of the paths."""
-        return read_image(data[0] if isinstance(data, list | tuple) else str(data))
+        return read_image(data[0] if isinstance(data, list | tuple) else str(data), **self.options)
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
         """(X, Y, Z) float32 and its metadata."""
@@ -228,20 +288,23 @@ class VolumeWriter(ImageWriter):
 # ---------------------------------------------------------------- reading
 
 
-def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def _read_file(path: Path, geometry: Form | None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Voxels, affine and metadata of a file, told by its content and not by its name."""
-    with open(path, "rb") as file:
-        start = file.read(512)
+    start = b""
+    if path.stat().st_size:  # what lies below /proc has no size and may never answer
+        with open(path, "rb") as file:
+            start = file.read(512)
     if start[:2] == b"\x1f\x8b":
         content = gunzip(path)
         _warn_name(path, "is gzip-compressed", compressed=True)
-        return read_nifti(content)
+        return read_nifti(content, path=path, geometry=geometry)
     if is_nifti(start):
         if image_suffix(path) == ".nii.gz":
             _warn_name(path, "is not compressed", compressed=False)
         if start[344:348] in (b"ni1\0",):  # header and voxels in two files
-            return _read_itk(path)
-        return read_nifti(path.read_bytes())
+            refuse_file_options(geometry=geometry)
+            return read_itk(path)
+        return read_nifti(path.read_bytes(), path=path, geometry=geometry)
     kind = _kind_of(start)
     if kind or image_suffix(path) not in READ_SUFFIXES:
         raise ImageError(
@@ -249,7 +312,8 @@ def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
             f"not an image: it holds {kind or 'something that is no known image format'}",
             fix="give a NIfTI, NRRD or MetaImage file, or the folder of a DICOM series",
         )
-    return _read_itk(path)
+    refuse_file_options(geometry=geometry)
+    return read_itk(path)
 
 
 def _kind_of(start: bytes) -> str:
@@ -274,52 +338,40 @@ def _warn_name(path: Path, fact: str, *, compressed: bool) -> None:
         )
 
 
-def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """What SimpleITK reads and we do not."""
-    import SimpleITK as sitk
-
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ImageError("E-IO-READ", f"cannot be read ({reason})", fix="check or convert the file") from error
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ImageError("E-IMG-DTYPE", "voxels are colors or vectors", fix="give a scalar (gray) image")
-    voxels = sitk.GetArrayFromImage(image).T
-    check_dtype(voxels.dtype)
-    if image.GetDimension() != 3:
-        return voxels, np.eye(4), {}  # refused for its dimensions
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    stored = voxels.dtype.name if voxels.dtype.itemsize <= 4 else "float32"
-    return voxels.astype(np.float32), LPS_TO_RAS @ affine, {"stored_dtype": stored}
-
-
-def _checked(voxels: np.ndarray, affine: np.ndarray, meta: dict[str, Any], *, path: Path) -> MetaTensor:
-    """One three-dimensional volume of finite voxels on a sound grid, or an error."""
+def _checked(
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    meta: dict[str, Any],
+    *,
+    path: Path,
+    volume: int | str | None = None,
+    nan: str = "fill",
+) -> MetaTensor:
+    """Three-dimensional volumes of finite voxels on a sound grid, or an error."""
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
-    if voxels.ndim > 3:
-        raise ImageError(
-            "E-IMG-4D",
-            f"{' x '.join(map(str, voxels.shape))} voxels: several volumes in one file",
-            fix="split them and process each volume by itself",
-        )
-    if voxels.ndim < 3 or min(voxels.shape) == 1:
-        raise ImageError(
-            "E-IMG-2D", f"{' x '.join(map(str, voxels.shape))} voxels: a single slice", fix="give a stack of slices"
-        )
-    finite = np.isfinite(voxels)
-    if not finite.any():
+    size = " x ".join(map(str, voxels.shape))
+    if voxels.ndim < 3 or min(voxels.shape[:3]) == 1:
+        raise ImageError("E-IMG-2D", f"{size} voxels: a single slice", fix="give a stack of slices")
+    volumes = _chosen(voxels, volume)
+    if volume != "all":
+        meta.pop("time_step", None)
+    missing = ~np.isfinite(volumes)
+    if missing.all(axis=(1, 2, 3)).any():
         raise ImageError("E-IMG-NAN", "no voxel is finite", fix="check how the file was made")
-    if not finite.all():
-        lowest = voxels[finite].min()
-        warn(f"W-IMG-NAN: {path} - {(~finite).sum()} voxels are NaN or infinite; they are taken as {lowest:g}")
-        voxels = np.where(finite, voxels, lowest)
-    if voxels.min() == voxels.max():
-        raise ImageError("E-IMG-CONST", f"every voxel is {voxels.flat[0]:g}", fix="give an image with contrast")
-    grid = Grid((voxels.shape[0], voxels.shape[1], voxels.shape[2]), _unsheared(affine))
+    count = f"{missing.sum()} of {missing.size} voxels are NaN or infinite"
+    if missing.any() and nan == "refuse":
+        raise ImageError("E-IMG-NAN", count, fix="mend them, or have them filled by --nan fill")
+    for one, without in zip(volumes, missing, strict=True):
+        known = one[~without] if without.any() else one
+        if known.min() == known.max():
+            raise ImageError("E-IMG-CONST", f"every voxel is {known.flat[0]:g}", fix="give an image with contrast")
+    if missing.any():
+        lowest = volumes[~missing].min()
+        warn(f"W-IMG-NAN: {path} - {count}; they are taken as {lowest:g}")
+        volumes = np.where(missing, lowest, volumes)
+        meta["nan_voxels"] = torch.from_numpy(missing)
+    grid = Grid((volumes.shape[1], volumes.shape[2], volumes.shape[3]), _unsheared(affine))
     if min(grid.spacing) < 0.05 or max(grid.spacing) > 50:
         raise ImageError(
             "E-HDR-UNITS",
@@ -332,7 +384,35 @@ def _checked(voxels: np.ndarray, affine: np.ndarray, meta: dict[str, Any], *, pa
         "space": "RAS",
     } | meta
     meta["spatial_shape"] = np.array(grid.shape)
-    return MetaTensor(torch.from_numpy(np.ascontiguousarray(voxels))[None], torch.from_numpy(grid.affine), meta)
+    return MetaTensor(torch.from_numpy(np.ascontiguousarray(volumes)), torch.from_numpy(grid.affine), meta)
+
+
+def _chosen(voxels: np.ndarray, volume: int | str | None) -> np.ndarray:
+    """(C, X, Y, Z): the one volume there is, the one that was chosen, or all."""
+    size = " x ".join(map(str, voxels.shape))
+    if voxels.ndim > 4:
+        raise ImageError(
+            "E-IMG-4D",
+            f"{size} voxels: {voxels.ndim} axes, at most 4 are read",
+            fix="split it into files of one volume",
+        )
+    volumes = np.moveaxis(voxels, -1, 0) if voxels.ndim == 4 else voxels[None]
+    if volume == "all":
+        return volumes
+    if volume is None and len(volumes) > 1:
+        raise ImageError(
+            "E-IMG-4D",
+            f"{size} voxels: {len(volumes)} volumes in one file, one is needed",
+            fix=f"choose one by --volume 0 to {len(volumes) - 1}, or take each by --volume all",
+        )
+    index = int(volume or 0)
+    if not 0 <= index < len(volumes):
+        raise UsageError(
+            "E-USE",
+            f"volume {index} was asked for, there are {len(volumes)}",
+            fix=f"give 0 to {len(volumes) - 1} or all",
+        )
+    return volumes[index : index + 1]
 
 
 def _unsheared(affine: np.ndarray) -> np.ndarray:
@@ -357,28 +437,3 @@ def _unsheared(affine: np.ndarray) -> np.ndarray:
         left, _, right = np.linalg.svd(directions)
         affine[:3, :3] = (left @ right) * spacing
     return affine
-
-
-# ---------------------------------------------------------------- writing
-
-
-def _write_itk(voxels: np.ndarray, grid: Grid, path: Path) -> None:
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
-    affine = LPS_TO_RAS @ grid.affine
-    image.SetSpacing(grid.spacing)
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / np.array(grid.spacing)).ravel().tolist())
-    folder = temporary_beside(path)  # SimpleITK goes by the suffix, so the name must stay
-    whole = folder / f"whole{image_suffix(path)}"
-    try:
-        folder.mkdir()
-        sitk.WriteImage(image, str(whole), useCompression=True)
-        with open(whole, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(whole, path)
-    except (RuntimeError, OSError) as error:
-        raise write_error(path, error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

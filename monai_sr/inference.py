@@ -16,7 +16,17 @@ from torch import Tensor, nn
 
 from .errors import ImageError, ImageWarning, UsageError
 from .grid import SAME_SPACING
-from .intensities import CT_AIR, CT_WINDOW, MR_PERCENTILES, Modality, guess_modality, intensity_range, padding_mask
+from .intensities import (
+    CT_AIR,
+    CT_WINDOW,
+    MR_PERCENTILES,
+    Modality,
+    check_hounsfield,
+    count_labels,
+    guess_modality,
+    intensity_range,
+    padding_mask,
+)
 from .networks import PyramidNet, ResidualNet
 from .slices import Profile, SliceModel, apply_along, enforce_consistency, interpolation_matrix
 from .tiles import apply_in_tiles
@@ -38,12 +48,14 @@ def super_resolve(
     *,
     spacing: float | None = None,
     factor: float | None = None,
-    slice_thickness: float | None = None,
+    slice_thickness: float | np.ndarray | None = None,
     axis: int | None = None,
     profile: Profile = "gaussian",
     modality: Modality | None = None,
     ct_window: tuple[float, float] = CT_WINDOW,
     mr_percentiles: tuple[float, float] = MR_PERCENTILES,
+    factor_range: tuple[float, float] | None = None,
+    strict: bool = False,
     tile_voxels: int = TILE_VOXELS,
     progress: Progress | None = None,
 ) -> MetaTensor:
@@ -54,38 +66,49 @@ def super_resolve(
     network's.
 
     Args:
-        image: (1, X, Y, Z) volume with affine, in the file's units.
+        image: (1, X, Y, Z) volume with affine, in the file's units; (C, X, Y, Z) for C volumes on
+            one grid, each taken by itself.
         network: ResidualNet, PyramidNet or SRCNN in eval mode; None for the consistent spline alone.
         spacing: wanted slice spacing, mm. Default: the finer in-plane spacing.
         factor: output slices per acquired slice instead; need not be an integer.
-        slice_thickness: FWHM of the slice profile, mm. Default: what the image's metadata tell,
-            else the slice spacing.
+        slice_thickness: FWHM of the slice profile, mm; (m,) in the order of the voxels where slices
+            differ. Default: what the image's metadata tell, else the slice spacing.
         axis: the through-plane axis, default the one of the largest spacing.
         profile: "gaussian" or "box".
-        modality: "CT" or "MR". Default: what the metadata tell, else guessed from the values.
+        modality: "CT" or "MR". Default: what the metadata tell, else guessed from the values; then a
+            mask or segmentation is refused.
         ct_window, mr_percentiles: see :func:`monai_sr.intensities.intensity_range`.
+        factor_range: the factors that the network was trained for; beyond them a warning is given.
+        strict: raise an error where there would be a warning that the result is not worth having:
+            no finer spacing, a factor beyond the range, a CT that is not in HU.
         tile_voxels: output voxels computed at once; the result does not depend on it.
         progress: told the share of the work that is done, 0..1.
 
     Returns:
-        (1, X', Y', Z') float32 on :func:`monai_sr.transforms.target_grid`, with the image's other
+        (C, X', Y', Z') float32 on :func:`monai_sr.transforms.target_grid`, with the image's other
         metadata. The image itself, with a warning, where no finer spacing is wanted. Voxels outside
-        what a CT scanned keep its padding value and take no part. ``filled_slices`` in the metadata
-        lists slices that lie in a gap, farther from an acquired one than its spacing explains.
+        what a CT scanned keep its padding value and take no part, ``padding_share`` in the metadata
+        tells how many they are. ``filled_slices`` lists slices that lie in a gap, farther from an
+        acquired one than its spacing explains; ``outside_training`` is the factor where it is beyond
+        the range.
 
     Raises:
-        ImageError: fewer than three slices, or an image without contrast.
+        ImageError: fewer than three slices, an image without contrast, labels, a CT that is not in
+            HU; under ``strict`` see there.
         UsageError: contradicting options, or an unclear through-plane axis.
     """
     grid, uneven = grid_of(image), uneven_positions(image)
     wanted, axis = wanted_grid(image, spacing=spacing, factor=factor, axis=axis)
     voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
     if uneven is None and np.array_equal(wanted.affine, grid.affine):
-        warnings.warn(
-            ImageWarning(
-                f"W-SR-NOGAIN: slices are {grid.spacing[axis]:.4g} mm apart already; the image is passed through"
-            ),
-            stacklevel=2,
+        _doubt(
+            "W-SR-NOGAIN",
+            "E-SR-NOGAIN",
+            f"slices are {grid.spacing[axis]:.4g} mm apart already, no finer ones were asked for",
+            "the image is passed through",
+            fix="leave it as it is, or ask for a finer --spacing",
+            strict=strict,
+            image=image,
         )
         return on_grid(voxels.float(), grid, image)
     if grid.shape[axis] < FEWEST_SLICES:
@@ -95,36 +118,101 @@ def super_resolve(
             fix="give the whole series",
         )
     meta = image.meta if isinstance(image, MetaTensor) else {}
-    thickness = slice_thickness
-    if thickness is None:
-        thickness = meta.get("slice_thickness") or grid.spacing[axis]
-    if not 0 < thickness < math.inf:
-        raise UsageError("E-USE", f"a slice thickness of {thickness} mm was given", fix="give one above 0 mm")
+    if slice_thickness is None and axis == meta.get("slice_axis", axis):
+        slice_thickness = meta.get("slice_thickness")
+    thickness = np.array(grid.spacing[axis] if slice_thickness is None else slice_thickness, dtype=np.float64)
+    if not ((thickness > 0) & (thickness < math.inf)).all():
+        raise UsageError("E-USE", f"a slice thickness of {slice_thickness} mm was given", fix="give one above 0 mm")
     order, flips = grid.canonical_order(axis)
-    lr = voxels[0].float().permute(order).flip(flips).contiguous()
     thick, thin = grid.positions(axis), wanted.positions(axis)
     if uneven is not None:
         thick = -uneven[::-1] if 2 in flips else uneven
-    modality = modality or meta.get("modality") or guess_modality(lr)
-    outside = padding_mask(lr, modality, meta.get("padding_value"))
-    padding = 0.0
-    if outside is not None:
-        padding = float(lr[outside][0])
-        lr = torch.where(outside, CT_AIR, lr)
-    intensities = intensity_range(lr, modality, ct_window=ct_window, mr_percentiles=mr_percentiles)
-    lr = intensities.normalize(lr)
-    model = SliceModel.between(thick, thin, slice_thickness=float(thickness), profile=profile)
-    sr = _propose(network, lr, model, thick, thin, tile_voxels=tile_voxels, progress=progress)
-    sr = intensities.restore(model.enforce(sr, lr))
+    if 2 in flips:
+        thickness = np.flip(thickness)
+    reached = float(np.median(np.diff(thick)) / (thin[1] - thin[0]))
+    least, most = factor_range or (0.0, math.inf)
+    beyond = not least * (1 - SAME_SPACING) <= reached <= most * (1 + SAME_SPACING)
+    if beyond:
+        _doubt(
+            "W-SR-RANGE",
+            "E-SR-RANGE",
+            f"a factor of {reached:.3g} is asked for, the network was trained for {least:g} to {most:g}",
+            "the result may be no better than interpolation",
+            fix="ask for a factor in that range, or take --bundle none",
+            strict=strict,
+            image=image,
+        )
+    model = SliceModel.between(thick, thin, slice_thickness=thickness, profile=profile)
     distance = np.abs(thin[:, None] - thick)
-    if outside is not None:
-        sr = torch.where(outside[..., distance.argmin(axis=1)], padding, sr)
-    sr = sr.flip(flips).permute(*np.argsort(order).tolist())
-    result = on_grid(sr.contiguous()[None], wanted, image)
-    far = distance.min(axis=1) > max(np.median(np.diff(thick)), thickness) / 2 * (1 + SAME_SPACING)
+    results, padded = [], 0.0
+    for index, one in enumerate(voxels):
+        lr = one.float().permute(order).flip(flips).contiguous()
+        missing = meta.get("nan_voxels")
+        known = lr if missing is None else lr[~missing[index].permute(order).flip(flips)]
+        kind = _modality_of(lr, modality, meta.get("modality"))
+        outside = padding_mask(lr, kind, meta.get("padding_value"))
+        if kind == "CT" and (modality or meta.get("modality")):
+            doubt = check_hounsfield(lr if outside is None or bool(outside.all()) else lr[~outside])
+            if doubt:
+                _doubt(
+                    *("W-CT-HU", "E-CT-HU", doubt, "they are taken as HU"),
+                    fix="restore the rescale, or leave --modality out if it is no CT",
+                    strict=strict,
+                    image=image,
+                )
+        padding = 0.0
+        if outside is not None:
+            padding = float(lr[outside][0])
+            padded += float(outside.float().mean()) / len(voxels)
+            lr = torch.where(outside, CT_AIR, lr)
+        intensities = intensity_range(known, kind, ct_window=ct_window, mr_percentiles=mr_percentiles)
+        lr = intensities.normalize(lr)
+        share = _share_of(progress, index, len(voxels)) if progress else None
+        sr = _propose(network, lr, model, thick, thin, tile_voxels=tile_voxels, progress=share)
+        sr = intensities.restore(model.enforce(sr, lr))
+        if outside is not None:
+            sr = torch.where(outside[..., distance.argmin(axis=1)], padding, sr)
+        results.append(sr.flip(flips).permute(*np.argsort(order).tolist()))
+    result = on_grid(torch.stack(results), wanted, image)
+    reach = np.maximum(np.median(np.diff(thick)), thickness) / 2 * (1 + SAME_SPACING)
+    far = (distance > reach).all(axis=1)
     if far.any():
         result.meta["filled_slices"] = np.flatnonzero(far[::-1] if 2 in flips else far)
+    if padded:
+        result.meta["padding_share"] = padded
+    if beyond:
+        result.meta["outside_training"] = reached
     return result
+
+
+def _doubt(warning: str, error: str, finding: str, consequence: str, *, fix: str, strict: bool, image: Tensor) -> None:
+    """Warn that a result may not be worth having, or refuse to make it."""
+    path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
+    if strict:
+        raise ImageError(error, finding, fix=fix, path=path)
+    place = f"{path} - " if path else ""
+    warnings.warn(ImageWarning(f"{warning}: {place}{finding}; {consequence}"), stacklevel=3)
+
+
+def _modality_of(lr: Tensor, given: Modality | None, told: Modality | None) -> Modality:
+    """What is given or told by the metadata; else guessed, once it is an image at all."""
+    if given and told and given != told:
+        raise ImageError(
+            "E-MOD", f"the header says {told}, {given} was given", fix="leave --modality out, or give the right image"
+        )
+    labels = 0 if given or told else count_labels(lr)
+    if labels:
+        raise ImageError(
+            "E-MOD",
+            f"{labels} different whole numbers in patches: a mask or segmentation, an image is needed",
+            fix="give the image, or name what it is by --modality",
+        )
+    return given or told or guess_modality(lr)
+
+
+def _share_of(progress: Progress, index: int, count: int) -> Progress:
+    """Progress within one of several volumes as that of all."""
+    return lambda done: progress((index + done) / count)
 
 
 def _propose(

@@ -26,6 +26,18 @@ CT_BELOW = -200.0
 CT_AIR = -1000.0
 """HU where nothing was scanned."""
 
+HU_FAT = -50.0
+"""Whatever is cropped from a body, fat or the noise of soft tissue is darker in HU."""
+
+HU_SPAN = 50.0
+"""A CT whose values span less than this, from its darkest to its brightest, is not in HU."""
+
+LABEL_COUNT = 256
+"""More different values than this are no labels."""
+
+LABEL_EQUAL = 0.7
+"""Labels are equal to their neighbors, outside the background, at least as often."""
+
 CT_PADDING_BELOW = -1500.0
 """No tissue, air or metal artifact is as dark: a CT that reaches below is padded with that value."""
 
@@ -49,6 +61,48 @@ class IntensityRange:
 def guess_modality(voxels: Tensor) -> Modality:
     """CT where the values reach far below zero, as air does in HU; MR otherwise."""
     return "CT" if float(voxels.min()) < CT_BELOW else "MR"
+
+
+def count_labels(voxels: Tensor) -> int:
+    """How many labels a segmentation or mask holds; 0 for an image.
+
+    Labels are few whole numbers that lie in patches: next to a voxel is mostly its equal. Noise
+    prevents that in an image, however few its gray levels.
+
+    Args:
+        voxels: (X, Y, Z), slices along the last axis. At most 16 of them are looked at.
+    """
+    count = voxels.shape[-1]
+    some = voxels[..., torch.linspace(0, count - 1, min(count, 16)).round().long()]
+    if bool((some != some.round()).any()):
+        return 0
+    values, occurrences = torch.unique(some, return_counts=True)
+    if len(values) > LABEL_COUNT:
+        return 0
+    background = values[occurrences.argmax()]
+    pairs = equal = 0
+    for axis in (0, 1):
+        one, next_ = some.narrow(axis, 0, some.shape[axis] - 1), some.narrow(axis, 1, some.shape[axis] - 1)
+        inside = (one != background) | (next_ != background)
+        pairs += int(inside.sum())
+        equal += int((inside & (one == next_)).sum())
+    return len(values) if pairs and equal >= LABEL_EQUAL * pairs else 0
+
+
+def check_hounsfield(voxels: Tensor) -> str:
+    """What speaks against the values of a CT being HU; empty if nothing does.
+
+    Args:
+        voxels: what was scanned, any shape.
+
+    Raises:
+        ImageError: they cannot be, as after scaling to 0..1.
+    """
+    lowest, highest = float(voxels.min()), float(voxels.max())
+    found = f"values lie between {lowest:g} and {highest:g}, where HU reach from -1000 (air) to some hundred"
+    if highest - lowest < HU_SPAN:
+        raise ImageError("E-CT-HU", found, fix="restore the rescale, or leave --modality out if it is no CT")
+    return found if lowest >= HU_FAT else ""
 
 
 def padding_mask(voxels: Tensor, modality: Modality, padding_value: float | None = None) -> Tensor | None:

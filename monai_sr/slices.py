@@ -34,7 +34,7 @@ def profile_matrix(
     thin: np.ndarray | Tensor,
     thick: np.ndarray | Tensor,
     *,
-    slice_thickness: float,
+    slice_thickness: float | np.ndarray | Tensor,
     profile: Profile = "gaussian",
 ) -> Tensor:
     """Weights that turn thin slices into thick ones: ``lr = weights @ hr``.
@@ -47,24 +47,29 @@ def profile_matrix(
     Args:
         thin: (n,) increasing centers of the thin slices along the through-plane axis, mm.
         thick: (m,) increasing centers of the thick slices on the same line, mm.
-        slice_thickness: FWHM of the profile, mm. Below the spacing there are gaps,
-            above it slices overlap.
+        slice_thickness: FWHM of the profile, mm; (m,) where slices differ. Below the
+            spacing there are gaps, above it slices overlap.
         profile: "gaussian", or "box" of that width.
 
     Returns:
         (m, n) float64, every row sums to 1.
 
     Raises:
-        ValueError: the thickness is not positive, positions do not increase, a
-            thick slice lies outside the thin ones, or the profile is unknown.
+        ValueError: a thickness is not positive or there is one too many, positions do
+            not increase, a thick slice lies outside the thin ones, or the profile is
+            unknown.
 
     Source: Greenspan 2009, "Super-resolution in medical imaging", section 2.
     """
     thin, thick = _positions(thin, "thin"), _positions(thick, "thick")
-    if not slice_thickness > 0:
+    thickness = np.asarray(slice_thickness, dtype=np.float64)
+    if not (thickness > 0).all():
         raise ValueError(f"slice_thickness is {slice_thickness} mm, must be above 0")
+    if thickness.shape not in ((), thick.shape):
+        raise ValueError(f"slice_thickness has shape {thickness.shape}, must be one number or {len(thick)}")
+    width = np.broadcast_to(thickness, thick.shape)[:, None]
     borders = (thin[1:] + thin[:-1]) / 2
-    half_step = (np.diff(thin).max() if len(thin) > 1 else slice_thickness) / 2
+    half_step = (np.diff(thin).max() if len(thin) > 1 else width.max()) / 2
     if thick[0] < thin[0] - half_step * (1 + 1e-6) or thick[-1] > thin[-1] + half_step * (1 + 1e-6):
         raise ValueError(
             f"thick slices at {thick[0]:.4g}..{thick[-1]:.4g} mm lie outside the thin ones "
@@ -72,9 +77,9 @@ def profile_matrix(
         )
     distance = borders[None, :] - thick[:, None]
     if profile == "gaussian":
-        below = ndtr(distance * FWHM / slice_thickness)
+        below = ndtr(distance * FWHM / width)
     elif profile == "box":
-        below = np.clip(distance / slice_thickness + 0.5, 0, 1)
+        below = np.clip(distance / width + 0.5, 0, 1)
     else:
         raise ValueError(f"profile is {profile!r}, must be 'gaussian' or 'box'")
     ends = np.zeros((len(thick), 1)), np.ones((len(thick), 1))
@@ -179,7 +184,7 @@ class SliceModel:
         thick: np.ndarray | Tensor,
         thin: np.ndarray | Tensor,
         *,
-        slice_thickness: float,
+        slice_thickness: float | np.ndarray | Tensor,
         profile: Profile = "gaussian",
     ) -> SliceModel:
         """Build the matrices for slice positions in mm; see :func:`profile_matrix`."""

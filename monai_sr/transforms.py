@@ -47,7 +47,9 @@ def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor:
     affine = torch.from_numpy(grid.affine.copy())
     meta.update(original_affine=affine.clone(), spatial_shape=np.array(grid.shape))
     meta.pop("affine", None)
-    meta.pop("slice_positions", None)  # of the acquired slices; a new grid is even
+    # a new grid is even, its slices are others, and it holds a number everywhere
+    for acquired in ("slice_positions", "slice_thickness", "nan_voxels"):
+        meta.pop(acquired, None)
     voxels = voxels.as_tensor() if isinstance(voxels, MetaTensor) else voxels
     return MetaTensor(voxels, affine=affine, meta=meta)
 

@@ -143,6 +143,19 @@ def sphere(grid: Grid, *, radius: float, at: np.ndarray | None = None) -> MetaTe
     return draw(grid, lambda p: (((p - middle) ** 2).sum(axis=0) <= radius**2).astype(float))
 
 
+def body(shape=(24, 22, 48), spacing=(1.0, 1.0, 1.0), *, air: float = 0.0) -> MetaTensor:
+    """A smooth ball in air, textured by waves of 9 to 20 mm."""
+    where = grid(shape, spacing)
+
+    def value(points):
+        x, y, z = points - center(where)[:, None, None, None]
+        radius = np.sqrt((x / 9) ** 2 + (y / 8.5) ** 2 + (z / 20) ** 2)
+        texture = 1 + 0.25 * np.sin(z / 1.7 + x / 3) + 0.15 * np.cos(y / 2 - z / 3)
+        return air + 400 * texture / (1 + np.exp(6 * (radius - 1)))
+
+    return draw(where, value)
+
+
 def fwhm(image: MetaTensor, axis: int) -> float:
     """Full width at half maximum, mm, of the line through the brightest voxel along a spatial axis."""
     voxels = image.as_tensor()[0].double().numpy()

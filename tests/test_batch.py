@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import tqdm
+from catalogue import fault
 from monai.data import MetaTensor
 from test_bids import validator, validator_errors
 from test_cli import EagerBar
@@ -158,7 +159,8 @@ def test_the_parts_of_an_array_job_hold_every_case_once(scans, tmp_path):
             part_of(cases, part=wrong, parts=3)
 
 
-def test_two_results_of_one_name_are_found_before_anything_runs(tmp_path):  # R12
+@fault("R12")
+def test_two_results_of_one_name_are_found_before_anything_runs(tmp_path):
     scan(tmp_path / "in" / "x.nii"), scan(tmp_path / "in" / "x.nii.gz")  # their JSON would be the same
     with pytest.raises(UsageError, match="E-OUT-CLASH") as clash:
         find_cases(tmp_path / "in", tmp_path / "out")
@@ -168,7 +170,8 @@ def test_two_results_of_one_name_are_found_before_anything_runs(tmp_path):  # R1
     assert not (tmp_path / "out").exists()
 
 
-def test_a_result_may_replace_no_input_nor_lie_among_them(scans, tmp_path):  # R11
+@fault("R11")
+def test_a_result_may_replace_no_input_nor_lie_among_them(scans, tmp_path):
     (tmp_path / "list.csv").write_text("input,output\nin/a.nii.gz,in/a.nii.gz\n")
     with pytest.raises(UsageError, match="E-OUT-SAME"):
         find_cases(tmp_path / "list.csv", tmp_path)
@@ -182,7 +185,8 @@ def test_a_result_may_replace_no_input_nor_lie_among_them(scans, tmp_path):  # R
         find_cases(tmp_path / "list.csv", tmp_path)
 
 
-def test_own_results_are_never_inputs(scans, tmp_path):  # R11
+@fault("R11")
+def test_own_results_are_never_inputs(scans, tmp_path):
     run(scans, tmp_path / "out")
     scan(tmp_path / "out" / "new.nii.gz")
     with pytest.warns(ImageWarning, match=r"3 file\(s\) left out: made by monai-sr"):
@@ -202,8 +206,9 @@ def test_images_and_dicom_in_one_tree_are_all_cases(scans, tmp_path):
     assert [case.is_derived_dicom for case in cases] == [False] * 4 + [True]
 
 
+@fault("R14")
 @pytest.mark.parametrize("name", ["x.xyz", "x", "x.gz"])
-def test_a_result_of_no_known_format_is_refused_before_anything_runs(scans, tmp_path, name):  # R14
+def test_a_result_of_no_known_format_is_refused_before_anything_runs(scans, tmp_path, name):
     (tmp_path / "list.csv").write_text(f"input,output\nin/a.nii.gz,{name}\n")
     with pytest.raises(UsageError, match="E-OUT-FORMAT"):
         find_cases(tmp_path / "list.csv", tmp_path / "out")
@@ -310,10 +315,11 @@ def test_a_fault_of_our_own_is_an_outcome_too_and_quotes_no_header(scans, tmp_pa
     assert "KeyError" in outcome.reason and "CANARY" not in outcome.reason and "CANARY" in outcome.debug
 
 
-def test_a_file_that_changes_while_it_is_read_is_read_once_more(scans, tmp_path, monkeypatch):  # D28
+@fault("D28")
+def test_a_file_that_changes_while_it_is_read_is_read_once_more(scans, tmp_path, monkeypatch):
     times = []
 
-    def read(path):
+    def read(path, **_):
         times.append(path)
         if len(times) == 1:
             os.utime(path, (1, 1))
@@ -333,7 +339,8 @@ def test_a_file_that_cannot_be_read_is_no_fault_of_ours(scans, tmp_path, monkeyp
     assert run(scans, tmp_path / "out")["a.nii.gz"].code == "E-IO-PERM"
 
 
-def test_a_gpu_that_does_not_work_is_left_alone_or_named(scans, tmp_path, monkeypatch, capsys):  # R02
+@fault("R02")
+def test_a_gpu_that_does_not_work_is_left_alone_or_named(scans, tmp_path, monkeypatch, capsys):
     if torch.cuda.is_available():
         pytest.skip("the GPU of this machine works")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -384,7 +391,7 @@ def test_other_weights_make_results_anew(scans, tmp_path, monkeypatch):
     bundles = {"sha": "one"}
     model = load_bundle("none")
     monkeypatch.setattr(
-        "monai_sr.batch.run.load_bundle", lambda *_, **__: Model("x", "1", None, {}, weights_sha256=bundles["sha"])
+        "monai_sr.batch.one.load_bundle", lambda *_, **__: Model("x", "1", None, {}, weights_sha256=bundles["sha"])
     )
     assert model.weights_sha256 == ""
     assert run(scans, tmp_path / "out")["a.nii.gz"].status == "done"
@@ -393,8 +400,9 @@ def test_other_weights_make_results_anew(scans, tmp_path, monkeypatch):
     assert run(scans, tmp_path / "out")["a.nii.gz"].status == "done"
 
 
+@fault("R13")
 @pytest.mark.parametrize("kind", ["foreign", "changed", "foreign JSON"])
-def test_what_is_not_ours_is_replaced_on_demand_only(scans, tmp_path, kind):  # R13
+def test_what_is_not_ours_is_replaced_on_demand_only(scans, tmp_path, kind):
     out = tmp_path / "out"
     if kind == "changed":
         run(scans, out)
@@ -409,7 +417,8 @@ def test_what_is_not_ours_is_replaced_on_demand_only(scans, tmp_path, kind):  # 
     assert record_of(out / "a.json")["output_sha256"] == content(out)["a.nii.gz"]
 
 
-def test_a_record_of_a_later_version_is_left_alone_and_an_older_one_made_anew(scans, tmp_path):  # R20
+@fault("R20")
+def test_a_record_of_a_later_version_is_left_alone_and_an_older_one_made_anew(scans, tmp_path):
     out = tmp_path / "out"
     run(scans, out)
     told = json.loads((out / "a.json").read_text())
@@ -442,7 +451,8 @@ def alive():
     child.kill(), child.wait()
 
 
-def test_a_run_that_died_between_result_and_record_is_finished(scans, tmp_path, dead):  # R07
+@fault("R07")
+def test_a_run_that_died_between_result_and_record_is_finished(scans, tmp_path, dead):
     out = tmp_path / "out"
     run(scans, out)
     before = content(out)
@@ -472,7 +482,8 @@ def test_a_failure_to_write_the_record_is_mended_by_the_next_run(scans, tmp_path
     assert not list(out.rglob(".*"))
 
 
-def test_what_another_run_works_on_is_left_to_it(scans, tmp_path, alive):  # R10
+@fault("R10")
+def test_what_another_run_works_on_is_left_to_it(scans, tmp_path, alive):
     out = tmp_path / "out"
     out.mkdir()
     (out / ".a.nii.gz.claim").write_text(alive)
@@ -482,6 +493,7 @@ def test_what_another_run_works_on_is_left_to_it(scans, tmp_path, alive):  # R10
     assert outcomes["deep/c.nrrd"].status == "done"
 
 
+@fault("R16")
 def test_a_claim_of_another_host_counts_as_long_as_it_gives_signs_of_life(scans, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -492,7 +504,8 @@ def test_a_claim_of_another_host_counts_as_long_as_it_gives_signs_of_life(scans,
     assert run(scans, out)["a.nii.gz"].status == "done" and not claim.exists()
 
 
-def test_temporary_files_of_dead_processes_are_removed_and_no_others(scans, tmp_path, dead, alive):  # R09
+@fault("R09")
+def test_temporary_files_of_dead_processes_are_removed_and_no_others(scans, tmp_path, dead, alive):
     out = tmp_path / "out"
     names = [
         f".a.nii.gz.{dead}.tmp",
@@ -512,7 +525,8 @@ def test_temporary_files_of_dead_processes_are_removed_and_no_others(scans, tmp_
     assert remove_leftovers(tmp_path / "nowhere") == 0
 
 
-def test_a_torn_last_line_of_the_log_costs_only_itself(scans, tmp_path):  # R07
+@fault("R07")
+def test_a_torn_last_line_of_the_log_costs_only_itself(scans, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "monai-sr-run.jsonl").write_text('{"case": "x"}\n{"case": "to')

@@ -9,6 +9,7 @@ import phantoms
 import psutil
 import pytest
 import torch
+from catalogue import fault
 
 from monai_sr.batch import MemoryShortError, Settings, find_cases, memory_budget, one, plan_table, super_resolve_within
 from monai_sr.batch import run as run_module
@@ -38,6 +39,7 @@ V2 = "0::/job/step\n"
 V1 = "9:name=systemd:/\n4:cpu,memory:/job\n0::/\n"
 
 
+@fault("R03")
 @pytest.mark.parametrize(
     ("cgroup", "files"),
     [
@@ -48,10 +50,11 @@ V1 = "9:name=systemd:/\n4:cpu,memory:/job\n0::/\n"
         (V1, {"memory/job/memory__limit_in_bytes": 2**63 - 4096, "memory/memory__limit_in_bytes": GIB}),
     ],
 )
-def test_the_tightest_control_group_counts(tmp_path, cgroup, files):  # R03
+def test_the_tightest_control_group_counts(tmp_path, cgroup, files):
     assert memory_budget(root=machine(tmp_path, cgroup=cgroup, **files), environment={}) == int(SHARE * GIB)
 
 
+@fault("R03")
 @pytest.mark.parametrize(
     "environment",
     [
@@ -60,7 +63,7 @@ def test_the_tightest_control_group_counts(tmp_path, cgroup, files):  # R03
         {"SLURM_MEM_PER_CPU": "256", "SLURM_CPUS_ON_NODE": "4"},
     ],
 )
-def test_what_slurm_allows_counts(tmp_path, environment):  # R03
+def test_what_slurm_allows_counts(tmp_path, environment):
     assert memory_budget(root=tmp_path, environment=environment) == int(SHARE * GIB)
 
 
@@ -102,7 +105,8 @@ def model_of(network) -> Model:
     return Model("hungry", "1", network.eval(), {})
 
 
-def test_out_of_memory_ends_in_smaller_tiles_with_the_same_voxels():  # R01
+@fault("R01")
+def test_out_of_memory_ends_in_smaller_tiles_with_the_same_voxels():
     image = phantoms.known_value(phantoms.grid((120, 110, 6), (1.0, 1.0, 4.0)))
     network = Hungry(10**9)
     expected, how = super_resolve_within(model_of(network), image, memory=64 * GIB)
@@ -131,7 +135,7 @@ def test_after_the_smallest_tile_the_volume_fails_for_memory():
 
 
 def test_memory_that_runs_out_while_reading_is_no_fault_of_ours(volume, tmp_path, monkeypatch):
-    def full(path):
+    def full(path, **_):
         raise MemoryError
 
     monkeypatch.setattr(one, "read_image", full)
@@ -158,7 +162,8 @@ def volume(tmp_path) -> Path:
     return tmp_path / "in"
 
 
-def test_a_run_without_enough_memory_is_exit_code_8_before_any_work(volume, tmp_path, monkeypatch, capsys):  # R03
+@fault("R03")
+def test_a_run_without_enough_memory_is_exit_code_8_before_any_work(volume, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "300")
     for target in (tmp_path / "a.nii.gz", tmp_path / "out"):
         source = volume / "a.nii.gz" if target.suffix else volume

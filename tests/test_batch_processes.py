@@ -15,6 +15,7 @@ import dicom_phantoms
 import numpy as np
 import psutil
 import pytest
+from catalogue import fault
 from test_batch import content, lines_of, record_of, run, scan
 from test_cli import make_bundle
 
@@ -67,10 +68,11 @@ def same_voxels(one: Path, other: Path) -> None:
 # ------------------------------------------------------------- workers
 
 
-def test_workers_make_what_one_process_makes_and_a_death_costs_no_other_volume(scans, tmp_path):  # R04
+@fault("R04")
+def test_workers_make_what_one_process_makes_and_a_death_costs_no_other_volume(scans, tmp_path):
     mark = tmp_path / "died"
     bundle = bundle_of(tmp_path / "bundle", always=10, once=9, mark=str(mark))
-    settings = Settings(bundle=str(bundle), device="cpu")
+    settings = Settings(bundle=str(bundle), device="cpu", trust_bundle=True)
     outcomes = run(scans, tmp_path / "jobs", settings, jobs=2)
     died = outcomes.pop("10.nii.gz")
     assert (died.status, died.code) == ("failed", "E-WORKER") and "killed by signal 9, 2 times" in died.reason
@@ -86,7 +88,7 @@ def test_workers_make_what_one_process_makes_and_a_death_costs_no_other_volume(s
 
 
 def test_a_bundle_that_no_worker_can_load_ends_the_run(scans, tmp_path):
-    settings = Settings(bundle=str(bundle_of(tmp_path / "bundle")), device="cpu", memory=2**33)
+    settings = Settings(bundle=str(bundle_of(tmp_path / "bundle")), device="cpu", memory=2**33, trust_bundle=True)
     (tmp_path / "bundle" / "residual_super_resolution" / "models" / "model.pt").unlink()
     with pytest.raises(BundleError, match="E-W-MISSING"):
         run(scans, tmp_path / "out", settings, jobs=2)
@@ -114,12 +116,12 @@ def cluster():
 def test_a_cluster_makes_what_one_process_makes_though_a_worker_is_killed(scans, tmp_path, cluster, capsys):
     once = tmp_path / "died"
     bundle = bundle_of(tmp_path / "bundle", always=0, once=9, mark=str(once))
-    options = ["--bundle", str(bundle), "--scheduler", cluster.scheduler_address, "--gpu-resource"]
+    options = ["--bundle", str(bundle), "--trust-bundle", "--scheduler", cluster.scheduler_address, "--gpu-resource"]
     assert main(["run", str(scans), str(tmp_path / "out"), *options]) == 0
     assert once.exists()
     assert "done         5" in capsys.readouterr().out
     assert len(lines_of(tmp_path / "out")) == 5 and not leftovers(tmp_path / "out")
-    run(scans, tmp_path / "alone", Settings(bundle=str(bundle), device="cpu"))
+    run(scans, tmp_path / "alone", Settings(bundle=str(bundle), device="cpu", trust_bundle=True))
     same_voxels(tmp_path / "out", tmp_path / "alone")
     assert main(["run", str(scans), str(tmp_path / "out"), *options]) == 0
     assert "skipped      5  already done" in capsys.readouterr().out
@@ -130,7 +132,7 @@ def test_a_volume_that_kills_workers_fails_on_a_cluster_and_dicom_goes_through(t
     scan(tmp_path / "in" / "8.nii.gz"), scan(tmp_path / "in" / "10.nii.gz", shape=(10, 7, 6))
     dicom_phantoms.write(tmp_path / "in" / "export", dicom_phantoms.slices())
     bundle = bundle_of(tmp_path / "bundle", always=10, once=0, mark=str(tmp_path / "died"))
-    settings = Settings(bundle=str(bundle), device="cpu")
+    settings = Settings(bundle=str(bundle), device="cpu", trust_bundle=True)
     outcomes = run(tmp_path / "in", tmp_path / "out", settings, scheduler=cluster.scheduler_address)
     died = outcomes.pop("10.nii.gz")
     assert (died.status, died.code) == ("failed", "E-WORKER")
@@ -153,8 +155,9 @@ def test_without_dask_the_extra_is_named(monkeypatch):
 # ------------------------------------------------------------- signals and sudden death
 
 
+@fault("R08")
 @pytest.mark.parametrize(("number", "code", "jobs"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 1)])
-def test_a_signal_ends_a_run_within_seconds_and_leaves_no_partial_file(tmp_path, number, code, jobs):  # R08
+def test_a_signal_ends_a_run_within_seconds_and_leaves_no_partial_file(tmp_path, number, code, jobs):
     for name in range(40):
         scan(tmp_path / "in" / f"{name:02}.nii.gz", shape=(40, 40, 12), seed=name)
     others = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
@@ -191,9 +194,10 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         time.sleep(0.02)
 
 
+@fault("R07")
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_kills_at_random_instants_lose_nothing(tmp_path):  # R07
+def test_kills_at_random_instants_lose_nothing(tmp_path):
     """MONAI_SR_KILLS=100 for as many kills; each needs the seconds that torch takes to load."""
     kills, chance = int(os.environ.get("MONAI_SR_KILLS", "10")), random.Random(0)
     kinds = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -231,8 +235,9 @@ def test_kills_at_random_instants_lose_nothing(tmp_path):  # R07
     print(f"{done} kills, {finished} runs brought to their end")
 
 
+@fault("R10")
 @pytest.mark.slow
-def test_two_runs_into_one_folder_share_the_work(tmp_path):  # R10
+def test_two_runs_into_one_folder_share_the_work(tmp_path):
     for name in range(30):
         scan(tmp_path / "in" / f"{name:02}.nii.gz", shape=(60, 50, 12), seed=name)
     assert command("run", tmp_path / "in", tmp_path / "alone", "--bundle", "none").wait() == 0
@@ -243,8 +248,9 @@ def test_two_runs_into_one_folder_share_the_work(tmp_path):  # R10
     assert [line["status"] for line in lines_of(tmp_path / "out")].count("done") == 30
 
 
+@fault("R07")
 @pytest.mark.slow
-def test_a_killed_run_takes_its_workers_along(tmp_path):  # R07
+def test_a_killed_run_takes_its_workers_along(tmp_path):
     for name in range(40):
         scan(tmp_path / "in" / f"{name:02}.nii.gz", shape=(40, 40, 12), seed=name)
     process = command("run", tmp_path / "in", tmp_path / "out", "--bundle", "residual", "--jobs", 2)
@@ -259,7 +265,10 @@ def test_a_killed_run_takes_its_workers_along(tmp_path):  # R07
 # ------------------------------------------------------------- surroundings
 
 
-def test_a_run_needs_neither_home_nor_terminal_nor_anyone_who_listens(tmp_path):  # R15, R17, R18
+@fault("R15")
+@fault("R17")
+@fault("R18")
+def test_a_run_needs_neither_home_nor_terminal_nor_anyone_who_listens(tmp_path):
     names = ["-leading dash.nii.gz", "Zürich 肺 🫁.nii.gz", f"{'long' * 60}.nii.gz"]
     for seed, name in enumerate(names):
         scan(tmp_path / "in" / "sub dir" / name, seed=seed)
@@ -289,7 +298,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_fills_up_ends_the_run_with_exit_code_6(tmp_path, small_disk, capsys):  # R05
+@fault("R05")
+def test_a_disk_that_fills_up_ends_the_run_with_exit_code_6(tmp_path, small_disk, capsys):
     for name in range(8):
         scan(tmp_path / "in" / f"{name}.nii.gz", shape=(40, 40, 12), seed=name)  # results of about 150 kB
     assert main(["run", str(tmp_path / "in"), str(small_disk / "out"), "--bundle", "none"]) == 6
@@ -301,7 +311,8 @@ def test_a_disk_that_fills_up_ends_the_run_with_exit_code_6(tmp_path, small_disk
         read_image(path)
 
 
-def test_a_folder_that_may_only_be_read_is_found_before_any_work(tmp_path, small_disk, capsys):  # R06
+@fault("R06")
+def test_a_folder_that_may_only_be_read_is_found_before_any_work(tmp_path, small_disk, capsys):
     scan(tmp_path / "in" / "a.nii.gz")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for target in (small_disk, small_disk / "out"):
@@ -309,7 +320,8 @@ def test_a_folder_that_may_only_be_read_is_found_before_any_work(tmp_path, small
         assert "E-OUT-PERM" in capsys.readouterr().err
 
 
-def test_no_text_of_a_header_is_written_anywhere_but_into_derived_dicom(tmp_path, capsys):  # P01
+@fault("P01")
+def test_no_text_of_a_header_is_written_anywhere_but_into_derived_dicom(tmp_path, capsys):
     dicom_phantoms.write(tmp_path / "in" / "a", dicom_phantoms.slices(series=1))
     gap = dicom_phantoms.Stack(offsets=tuple(o for i, o in enumerate(dicom_phantoms.even(9, 4.0)) if i != 4))
     dicom_phantoms.write(tmp_path / "in" / "b", dicom_phantoms.slices(gap, series=2))

@@ -12,6 +12,7 @@ import numpy as np
 import phantoms
 import pytest
 import torch
+from dicom_phantoms import Stack, even, slices, write
 from monai.bundle import ConfigParser
 
 from monai_sr.bundles import NAMES, bundle_path, load_bundle, load_weights, pick_device
@@ -155,6 +156,25 @@ def test_weights_are_a_plain_state_dict_of_a_few_megabytes(bundle):
     state = torch.load(path, weights_only=True)
     assert all(isinstance(value, torch.Tensor) for value in state.values())
     assert path.stat().st_size < 8e6
+
+
+def test_inference_takes_the_options_of_dicom_input(parser, tmp_path):
+    gap = Stack(offsets=tuple(o for i, o in enumerate(even(9, 4.0)) if i != 4))
+    write(tmp_path / "export", slices(series=1, modality="MR"))
+    write(tmp_path / "export", slices(gap, series=2, modality="MR"))
+    image = {"image": str(tmp_path / "export")}
+    for options, expected in (
+        ({"series": 1}, {"series": "1"}),
+        ({"series": "2", "fill_gaps": True}, {"series": "2", "fill_gaps": True}),
+    ):
+        read = parser("inference", **options).get_parsed_content("preprocessing")(image)["image"]
+        assert torch.equal(read.as_tensor(), read_image(tmp_path / "export", **expected).as_tensor())
+    singles = slices(modality="MR")
+    for index, one in enumerate(singles):
+        one.SeriesInstanceUID = f"1.2.3.{index}"
+    write(tmp_path / "singles", singles)
+    joined = parser("inference", merge_by_geometry=True).get_parsed_content("preprocessing")
+    assert joined({"image": str(tmp_path / "singles")})["image"].shape[-1] == 8
 
 
 # ------------------------------------------------------------- as MONAI runs it, from another folder
@@ -333,7 +353,7 @@ def test_weights_that_are_missing_damaged_or_of_another_network_are_told(bundle,
     (copy / "models" / "model.pt").write_bytes((bundle / "models" / "model.pt").read_bytes())
     damage(copy / "models" / "model.pt")
     with pytest.raises(BundleError, match=code) as caught:
-        load_bundle(copy, device="cpu")
+        load_bundle(copy, device="cpu", trust_bundle=True)
     assert "model.pt" in str(caught.value)
 
 

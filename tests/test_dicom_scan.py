@@ -1,12 +1,17 @@
 """DICOM series as they come: found in trees, zips and multi-frame files, and read to where they lie."""
 
 import shutil
+import subprocess
 import tracemalloc
 import zipfile
+from importlib.util import find_spec
+from pathlib import Path
 
+import catalogue
 import dicom_phantoms
 import numpy as np
 import phantoms
+import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_phantoms import (
@@ -29,13 +34,15 @@ from dicom_phantoms import (
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
 )
 
-from monai_sr.dicom import find_series, read_series, short_name
+from monai_sr.dicom import acquisition, find_series, read_series, short_name
+from monai_sr.dicom.pixels import read_frame
 from monai_sr.errors import ImageError, InputMissingError, UsageError
 from monai_sr.images import read_image
 
@@ -81,6 +88,7 @@ def test_spacing_that_is_even_but_for_rounding_counts_as_even(tmp_path, jitter):
     assert volume.warnings == [] and "slice_positions" not in volume.meta
 
 
+@catalogue.fault("D11", "W-DCM-TILT")
 @pytest.mark.parametrize(("tilt", "orientation"), [(-18.5, "axial ++"), (16.5, "axial ++"), (16.5, "coronal --")])
 def test_a_tilted_stack_is_made_upright(tmp_path, tilt, orientation):
     stack = Stack(even(10, 3.0), orientation, rows=30, columns=20, tilt=tilt)
@@ -146,6 +154,7 @@ def test_neither_file_names_nor_instance_numbers_decide_the_order(tmp_path):
 # ------------------------------------------------------------- values
 
 
+@catalogue.fault("D19")
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_slope_and_intercept_of_each_slice_are_used(tmp_path, modality):
     stack = slices(modality=modality)
@@ -167,6 +176,7 @@ def test_mr_needs_no_rescale(tmp_path):
     assert volume.error(lambda points: anatomy_at(points) + 1024).max() < 0.51
 
 
+@catalogue.fault("D20")
 @pytest.mark.parametrize("bits", [12, 13])
 def test_bits_above_those_stored_are_no_image(tmp_path, bits):
     """An overlay in the high bits, as older files keep it."""
@@ -179,6 +189,7 @@ def test_bits_above_those_stored_are_no_image(tmp_path, bits):
     assert read(tmp_path).error().max() < 0.51
 
 
+@catalogue.fault("D20")
 def test_signed_values_of_12_bits_are_extended_by_their_sign(tmp_path):
     stack = slices(rescale=(1, 0), dtype="int16")
     for one in stack:
@@ -273,6 +284,27 @@ def test_thickness_is_what_the_header_says_and_spacing_what_positions_say(tmp_pa
     assert volume.warnings == []
 
 
+def test_a_thickness_that_changes_is_told_slice_by_slice(tmp_path):
+    told = [2.5, 2.5, 2.5, 5.0, 5.0, 5.0, None, 5.0]
+    stack = slices()
+    for one, thickness in zip(stack, told, strict=True):
+        one.SliceThickness = thickness
+    write(tmp_path, stack)
+    volume = read(tmp_path)
+    assert volume.meta["slice_thickness"].tolist() == [2.5, 2.5, 2.5, 5.0, 5.0, 5.0, 5.0, 5.0]
+    assert volume.warnings == ["W-DCM-THICKNESS"]
+    (series,) = find_series(tmp_path).series
+    assert acquisition(series)["AcquiredSliceThickness"] == volume.meta["slice_thickness"].tolist()
+
+
+def test_a_thickness_that_differs_by_rounding_is_one(tmp_path):
+    stack = slices()
+    stack[3].SliceThickness = 3.51
+    write(tmp_path, stack)
+    volume = read(tmp_path)
+    assert volume.meta["slice_thickness"] == 3.5 and volume.warnings == []
+
+
 # ------------------------------------------------------------- encodings
 
 
@@ -280,6 +312,7 @@ WIDE = Stack(even(4, 4.0), rows=32, columns=34)
 """As many pixels as the encoder of JPEG 2000 needs."""
 
 
+@catalogue.fault("D26")
 @pytest.mark.parametrize(
     "syntax",
     [
@@ -303,6 +336,66 @@ def test_every_transfer_syntax_reads_the_same(tmp_path, syntax, dtype):
     assert other.warnings == []
 
 
+@pytest.fixture
+def jpeg(tmp_path):
+    """Write a series compressed by dcmtk, which encodes what pydicom does not."""
+    if not shutil.which("dcmcjpeg"):
+        pytest.skip("dcmcjpeg is not installed")
+
+    def encode(option: str, *, bits: int) -> Path:
+        stack = slices(WIDE, rescale=(1000 / 2**bits, -1024), value=smooth, dtype="uint8" if bits == 8 else "uint16")
+        for one in stack:
+            one.BitsStored, one.HighBit = bits, bits - 1
+        (tmp_path / "jpeg").mkdir()
+        for path in write(tmp_path / "plain", stack):
+            subprocess.run(["dcmcjpeg", option, path, tmp_path / "jpeg" / path.name], check=True)
+        return tmp_path / "jpeg"
+
+    return encode
+
+
+def smooth(points: np.ndarray) -> np.ndarray:
+    return -524 + 400 * np.sin(points.sum(axis=0) / 9)
+
+
+@pytest.mark.parametrize(
+    ("option", "bits", "loss"), [("+el", 12, 0), ("+e1", 12, 0), ("+el", 16, 0), ("+e1", 8, 0), ("+eb", 8, 5)]
+)
+def test_jpeg_reads_as_before_it_was_compressed(jpeg, option, bits, loss):
+    folder = jpeg(option, bits=bits)
+    difference = np.abs(read(folder).voxels - read(folder.parent / "plain").voxels)
+    assert difference.max() <= loss * 1000 / 2**bits
+
+
+def test_lossy_jpeg_of_12_bits_is_refused_and_its_decoder_named(jpeg):
+    """GDCM decodes it to wrong values without a word."""
+    if find_spec("libjpeg"):
+        pytest.skip("its decoder is installed")
+    with pytest.raises(ImageError, match="pylibjpeg-libjpeg") as caught:
+        read(jpeg("+ee", bits=12))
+    assert caught.value.code == "E-DCM-CODEC"
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian], ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32"])
+@pytest.mark.parametrize("rows", [21, 301], ids=["small", "large"])  # large ones stay in the file until they are read
+def test_pixels_that_are_not_compressed_are_those_that_pydicom_decodes(tmp_path, syntax, dtype, rows):
+    stack = slices(Stack(even(3, 4.0), rows=rows, columns=23), rescale=None, value=wrapped_to(dtype), dtype=dtype)
+    for files in (write(tmp_path / "classic", stack, syntax=syntax),
+                  write(tmp_path / "frames", enhanced(stack), syntax=syntax)):  # fmt: skip
+        for frame in find_series(files[0].parent).series[0].frames:
+            expected = pydicom.dcmread(frame.file).pixel_array.reshape(-1, rows, 23)[frame.number]
+            found = read_frame(frame)
+            assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+def wrapped_to(dtype: str):
+    """Values all over the range of a type."""
+    limits = np.iinfo(dtype)
+    rng = np.random.default_rng(5)
+    return lambda points: rng.integers(limits.min, limits.max, points.shape[1:], endpoint=True).astype(float)
+
+
 def test_slices_of_many_encodings_make_one_series(tmp_path):
     stack = slices(WIDE, rescale=(1, -1024))
     syntaxes = [ExplicitVRBigEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless]
@@ -314,6 +407,7 @@ def test_slices_of_many_encodings_make_one_series(tmp_path):
 # ------------------------------------------------------------- multi-frame files
 
 
+@catalogue.fault("D24")
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 @pytest.mark.parametrize("shared", [(), ("PlaneOrientationSequence", "PixelMeasuresSequence")], ids=["own", "shared"])
 def test_an_enhanced_file_reads_as_its_slices_would(tmp_path, modality, shared):
@@ -330,6 +424,7 @@ def test_an_enhanced_file_reads_as_its_slices_would(tmp_path, modality, shared):
     assert classic.error().max() < ROUNDING
 
 
+@catalogue.fault("D24")
 @pytest.mark.parametrize(
     "other",
     [Stack(orientation="sagittal ++"), Stack(even(6, 4.0), shift=(0, 0, 60.0))],
@@ -390,6 +485,7 @@ def test_all_series_of_a_tree_are_found_in_the_order_of_their_numbers(study):
         assert (volume.meta["series_uid"], volume.meta["modality"]) == (series.uid, series.modality)
 
 
+@catalogue.fault("D06")
 def test_series_mixed_in_one_folder_are_told_apart(tmp_path):
     for number in (1, 2, 3):
         write(tmp_path, slices(Stack(even(6, 4.0)), series=number, value=lambda p, n=number: anatomy_at(p) / n))
@@ -421,6 +517,7 @@ def test_a_number_that_two_series_share_chooses_both(tmp_path):
     assert {series.uid for series in find_series(tmp_path).choose("4")} == {uid_of(4), uid_of("other")}
 
 
+@catalogue.fault("D06", "E-DCM-SERIES")
 def test_an_image_is_one_series_and_which_must_be_said_if_there_are_several(study):
     with pytest.raises(ImageError) as caught:
         read_image(study)
@@ -430,6 +527,7 @@ def test_an_image_is_one_series_and_which_must_be_said_if_there_are_several(stud
     assert read_image(study, series=uid_of(2)).shape == (1, 26, 22, 9)
 
 
+@catalogue.fault("D07")
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -547,6 +645,8 @@ def test_nothing_there_is_an_error_of_its_own(tmp_path):
 # ------------------------------------------------------------- what is said
 
 
+@catalogue.fault("Z04")
+@catalogue.fault("P01")
 def test_no_text_of_the_header_is_said_anywhere(study, tmp_path):
     write(study, slices(series=30, modality="MR", FrameOfReferenceUID=uid_of("localizer"))[:1])
     write(study, slices(series=31, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))

@@ -310,12 +310,13 @@ def test_a_thickness_that_is_none_is_refused(thickness):
         super_resolve(noise(), None, factor=2, slice_thickness=thickness)
 
 
+@pytest.mark.filterwarnings("ignore:W-CT-HU")
 @pytest.mark.parametrize(
     ("meta", "options", "expected"),
     [
         ({}, {}, (0.0, 1.0)),  # positive values: taken for MR
         ({"modality": "CT"}, {}, (0.5, 0.55)),
-        ({"modality": "MR"}, {"modality": "CT"}, (0.5, 0.55)),
+        ({}, {"modality": "CT"}, (0.5, 0.55)),
         ({}, {"modality": "CT", "ct_window": (0.0, 200.0)}, (0.0, 0.5)),
     ],
 )
@@ -548,8 +549,8 @@ def test_bfloat16_rounds_what_is_learned_and_not_the_image(network, works_on):
 PLACES = np.array([0.0, 2.0, 4.1, 7.0, 9.0, 11.2, 15.0, 17.0, 19.0, 21.0, 23.1, 25.0])
 
 
-def uneven_image(wavelength: float = 16.0, thickness: float = 2.0, *, flipped: bool = False) -> tuple:
-    """A wave along z, seen by a Gaussian profile at uneven places, and the wave itself."""
+def uneven_image(wavelength: float = 16.0, thickness: float | np.ndarray = 2.0, *, flipped: bool = False) -> tuple:
+    """A wave along z, seen by Gaussian profiles at uneven places, and the wave itself."""
     places = PLACES - (PLACES[0] + PLACES[-1]) / 2
     height = np.exp(-((2 * np.pi / wavelength * thickness / FWHM) ** 2) / 2)
     seen = 50 + 30 * height * np.sin(2 * np.pi * places / wavelength)
@@ -559,7 +560,10 @@ def uneven_image(wavelength: float = 16.0, thickness: float = 2.0, *, flipped: b
     affine[2, 3] = (PLACES[-1] - PLACES[0]) / 2 * (1 if flipped else -1)
     texture = 1 + 0.1 * torch.rand(grid.shape[:2], generator=torch.Generator().manual_seed(1))[..., None]
     voxels = torch.from_numpy(seen[::-1].copy() if flipped else seen).float() * texture
-    meta = {"slice_positions": -places[::-1] if flipped else places, "slice_thickness": thickness}
+    meta = {
+        "slice_positions": -places[::-1] if flipped else places,
+        "slice_thickness": np.flip(thickness) if flipped else thickness,
+    }
     image = MetaTensor(voxels[None], affine=torch.from_numpy(affine), meta=meta)
 
     def truth(sr: MetaTensor) -> torch.Tensor:
@@ -580,6 +584,43 @@ def test_uneven_slices_are_used_where_they_lie():
     assert error < 1.5  # of an amplitude of 30
     assert (as_if_even[0] - truth(as_if_even))[..., inner].abs().max() > 5 * error
     assert "slice_positions" not in sr.meta
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_thickness_that_changes_within_a_volume_is_used_slice_by_slice(flipped):
+    thickness = np.where((np.arange(len(PLACES)) > 4) & (np.arange(len(PLACES)) < 9), 3.0, 1.5)
+    # crests at both ends, where slices are mirrored
+    image, truth = uneven_image(wavelength=PLACES[-1] / 1.5, thickness=thickness, flipped=flipped)
+    inner = slice(4, -4)
+    sr = super_resolve(image, None, modality="MR")
+    error = (sr[0] - truth(sr))[..., inner].abs().max()
+    as_the_first = super_resolve(image, None, modality="MR", slice_thickness=1.5)
+    assert error < 0.3  # of an amplitude of 30
+    assert (as_the_first[0] - truth(sr))[..., inner].abs().max() > 5 * error
+    assert "slice_thickness" not in sr.meta  # it is that of the acquired slices
+
+
+def test_a_thick_slice_covers_more_of_a_gap_than_a_thin_one():
+    def filled(thickness) -> list[int]:
+        image, _ = uneven_image(thickness=np.full(len(PLACES), 2.0) if thickness is None else thickness)
+        return list(super_resolve(image, None, modality="MR", spacing=0.5).meta.get("filled_slices", ()))
+
+    thick_around_the_last_gap = np.where((PLACES > 10) & (PLACES < 16), 4.0, 2.0)
+    positions = uneven_image()[0]
+    sr = super_resolve(positions, None, modality="MR", spacing=0.5)
+    z = grid_of(sr).positions(2) + PLACES[-1] / 2
+    last_gap = {int(i) for i in np.flatnonzero((z > 11.2) & (z < 15))}
+    assert last_gap & set(filled(None))
+    assert set(filled(thick_around_the_last_gap)) == set(filled(None)) - last_gap
+
+
+def test_the_thickness_of_the_header_holds_only_along_the_stack():
+    image = noise()
+    image.meta |= {"slice_thickness": 1.0, "slice_axis": 2}
+    plain = MetaTensor(image.as_tensor(), affine=image.affine)
+    torch.testing.assert_close(
+        super_resolve(image, None, axis=0, factor=2), super_resolve(plain, None, axis=0, factor=2), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("short", NETWORKS)

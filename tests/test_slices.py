@@ -43,6 +43,8 @@ CASES = {
     "overlap": (*factor_of(3), 4.0, "gaussian", 5e-4),
     "overlap box": (*factor_of(3), 4.2, "box", 5e-4),
     "uneven": (THICK_UNEVEN, centered(40), 4.0, "gaussian", 5e-4),
+    "thickness differs": (*factor_of(4), np.where(np.arange(12) < 5, 2.5, 5.0), "gaussian", 1e-4),
+    "thickness differs box": (*factor_of(4), np.where(np.arange(12) < 5, 2.5, 4.5), "box", 1e-4),
     "uneven thin": (centered(6, 4), np.cumsum([0.9, 1.1, 0.8, 1.3] * 6) - 12.3, 4.0, "gaussian", 1e-4),
     "x1": (*factor_of(1), 1.0, "box", 1e-4),
     "one slice": (np.array([0.0]), centered(4), 4.0, "gaussian", 1e-4),
@@ -126,6 +128,30 @@ def test_a_row_is_the_profile_integrated_over_each_thin_slice(profile, thickness
         corners = [c for c in (-thickness / 2, 0, thickness / 2) if low < c < high]
         expected, _ = integrate.quad(shape.pdf, low, high, points=corners or None)
         assert float(weights[j, k]) == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("profile", ["gaussian", "box"])
+def test_each_slice_may_have_a_thickness_of_its_own(profile):
+    thick, thin = factor_of(4)
+    thickness = np.where(np.arange(12) < 5, 2.5, 5.0)
+    mixed = profile_matrix(thin, thick, slice_thickness=thickness, profile=profile)
+    for row, own in enumerate(thickness):
+        alone = profile_matrix(thin, thick, slice_thickness=float(own), profile=profile)
+        torch.testing.assert_close(mixed[row], alone[row], rtol=0, atol=0)
+
+
+def test_a_wave_seen_by_slices_of_two_thicknesses_is_found_again():
+    thick, thin = factor_of(4, slices=24)
+    thickness = np.where(np.arange(24) < 11, 2.5, 5.0)
+    wave = 2 * np.pi / 20  # a Gaussian profile only lowers it: exp(-(k sigma)^2 / 2)
+    seen = np.exp(-((wave * thickness / 2.3548200450309493) ** 2) / 2) * np.sin(wave * thick)
+    model = SliceModel.between(thick, thin, slice_thickness=thickness)
+    inside = slice(20, -20)  # the ends are mirrored
+    np.testing.assert_allclose((model.acquisition.numpy() @ np.sin(wave * thin))[2:-2], seen[2:-2], atol=0.01)
+    error = np.abs(model.spline.numpy() @ seen - np.sin(wave * thin))[inside].max()
+    as_the_first = SliceModel.between(thick, thin, slice_thickness=2.5).spline.numpy()
+    assert error < 0.02
+    assert np.abs(as_the_first @ seen - np.sin(wave * thin))[inside].max() > 5 * error
 
 
 @pytest.mark.parametrize("thickness", [2.0, 3.5, 6.0])
@@ -227,6 +253,8 @@ def test_gradients_pass_through_the_consistency_step():
         ({"slice_thickness": 0.0}, "slice_thickness is 0.0"),
         ({"slice_thickness": -2.0}, "slice_thickness is -2.0"),
         ({"slice_thickness": float("nan")}, "slice_thickness is nan"),
+        ({"slice_thickness": np.array([2.0, 0.0, 2.0])}, "must be above 0"),
+        ({"slice_thickness": np.array([2.0, 2.0])}, r"shape \(2,\), must be one number or 3"),
         ({"profile": "triangle"}, "'triangle'"),
         ({"thick": [0.0, 9.0]}, "outside the thin ones"),
         ({"thick": [-9.0, 0.0]}, "outside the thin ones"),

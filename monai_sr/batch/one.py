@@ -20,11 +20,11 @@ import torch
 from monai.data import MetaTensor
 
 from ..bids import derivative_sidecar
-from ..bundles import Model
+from ..bundles import Model, load_bundle
 from ..dicom import MadeBy, acquisition, write_derived_series
 from ..errors import ImageError, ImageWarning, OutputError, SuperResolutionError, write_error
 from ..grid import Grid
-from ..images import image_suffix, read_dicom, read_image, write_image
+from ..images import image_suffix, read_dicom, read_image, refuse_file_options, write_image
 from ..inference import Progress
 from ..processes import temporary_beside
 from ..transforms import grid_of, wanted_grid
@@ -60,6 +60,9 @@ class Settings:
         device: "auto", "cpu", "cuda", ...
         options: spacing, factor, slice_thickness, axis and modality as of :func:`monai_sr.inference.super_resolve`.
         fill_gaps, merge_by_geometry: as of :func:`monai_sr.images.read_image`.
+        reading: volume, nan and geometry as of :func:`monai_sr.images.read_image`.
+        strict: as of :func:`monai_sr.inference.super_resolve`.
+        trust_bundle: as of :func:`monai_sr.bundles.load_bundle`.
         overwrite: replace results that are not ours or were changed.
         memory: bytes that a process may take; None to find out where it runs.
     """
@@ -69,8 +72,19 @@ class Settings:
     options: Mapping[str, Any] = field(default_factory=dict)
     fill_gaps: bool = False
     merge_by_geometry: bool = False
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
+    trust_bundle: bool = False
     overwrite: bool = False
     memory: int | None = None
+
+    def load(self, *, device: str | None = None) -> Model:
+        """The bundle, on this or another device.
+
+        Raises:
+            SuperResolutionError: bundle or device cannot be used.
+        """
+        return load_bundle(self.bundle, device=device or self.device, trust_bundle=self.trust_bundle)
 
     def made_by(self, model: Model, *, slice_thickness: float | None = None) -> MadeBy:
         """What is written into results, and decides whether they are done.
@@ -80,7 +94,9 @@ class Settings:
             slice_thickness: mm, if something beside the image tells it.
         """
         flags = {name: True for name in ("fill_gaps", "merge_by_geometry") if getattr(self, name)}
-        chosen = {**self.options, **flags}
+        chosen = {**self.options, **self.reading, **flags}
+        if chosen.get("nan") == "fill":  # which is no choice
+            del chosen["nan"]
         if chosen.get("slice_thickness") is None:
             chosen["slice_thickness"] = slice_thickness
         options = {name: str(value) for name, value in chosen.items() if value is not None}
@@ -196,9 +212,10 @@ def _process(
         if stamps(case.files) != before:
             raise ImageError("E-IO-CHANGED", "it changed while it was read", fix="run again when copying is done")
         wanted, axis = _wanted(image, settings.options)
-        _check_space(case, image, math.prod(wanted.shape))
+        _check_space(case, image, len(image) * math.prod(wanted.shape))
         memory = settings.memory or memory_budget()
-        sr, how = super_resolve_within(model, image, memory=memory, progress=progress, **settings.options)
+        options = {**settings.options, "strict": settings.strict}
+        sr, how = super_resolve_within(model, image, memory=memory, progress=progress, **options)
         change = f"{slices_text(image)} -> {slices_text(sr)}"
         claim.begin_writing()
         _write(sr, case, made_by)
@@ -241,8 +258,8 @@ def super_resolve_within(
     """
     tile_voxels = choose_tile(
         model.network,
-        voxels_in=image[0].numel(),
-        voxels_out=math.prod(_wanted(image, options)[0].shape),
+        voxels_in=image.numel(),
+        voxels_out=len(image) * math.prod(_wanted(image, options)[0].shape),
         memory=memory,
         vram=free_vram(model.device),
     )
@@ -279,10 +296,12 @@ def super_resolve_within(
 
 def describe(sr: MetaTensor, made_by: MadeBy, case: Case, *, axis: int) -> dict[str, Any]:
     """The JSON beside a result: BIDS fields on how it was acquired and made, and the block ``monai_sr``."""
-    block = made_by_block(made_by) | {"intended_use": "research only, not for diagnosis"}
+    block = made_by_block(made_by) | {"factor_outside_training": sr.meta.get("outside_training")}
+    block |= {"intended_use": "research only, not for diagnosis"}
     acquired = {} if case.series is None else acquisition(case.series)
     if case.series is not None:
         acquired["FilledSlices"] = [int(i) for i in sr.meta.get("filled_slices", ())]
+        acquired["PaddingShare"] = round(sr.meta.get("padding_share", 0.0), 4)
     return acquired | {
         "SpacingBetweenSlices": round(grid_of(sr).spacing[axis], 6),
         "GeneratedBy": [{"Name": "monai-sr", "Version": version("monai-sr"), "Description": made_by.bundle}],
@@ -312,11 +331,12 @@ def _input_sha256(case: Case) -> str:
 
 def _read(case: Case, settings: Settings) -> MetaTensor:
     if case.series is None:
-        image = read_image(case.source)
+        image = read_image(case.source, **settings.reading)
         if case.bids is not None:
             image.meta["modality"] = case.bids.modality
             image.meta["slice_thickness"] = case.bids.slice_thickness
         return image
+    refuse_file_options(**{name: settings.reading.get(name) for name in ("volume", "geometry")})
     return read_dicom(case.series, path=case.source, fill_gaps=settings.fill_gaps)
 
 

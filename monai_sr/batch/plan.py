@@ -16,11 +16,12 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
-from ..bundles import Model, load_bundle
+from ..bundles import Model
 from ..dicom import stack_of
 from ..errors import SuperResolutionError
 from ..grid import Grid
-from ..images import LPS_TO_RAS, NIFTI_SUFFIXES, image_suffix, read_image, write_image
+from ..images import NIFTI_SUFFIXES, image_suffix, read_image, write_image
+from ..itk import LPS_TO_RAS
 from ..transforms import target_grid
 from .cases import Case
 from .memory import PROCESS, TILE_LADDER, choose_tile, free_vram, memory_budget, tile_bytes, volume_bytes
@@ -85,7 +86,7 @@ def plan_table(cases: Sequence[Case], settings: Settings) -> str:
     Raises:
         SuperResolutionError: bundle or device cannot be used.
     """
-    model, memory = load_bundle(settings.bundle, device=settings.device), settings.memory or memory_budget()
+    model, memory = settings.load(), settings.memory or memory_budget()
     plans = [plan_case(case, settings) for case in cases]
     speed = _seconds_per_voxel(model) if any(plan.after for plan in plans) else 0.0
     good, total = 0, 0.0

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..bids import write_dataset_description
-from ..bundles import load_bundle
 from ..errors import ImageWarning
 from ..inference import Progress
 from ..processes import remove_leftovers
@@ -139,7 +138,7 @@ def _outcomes(
     elif jobs > 1:
         yield from run_in_processes(sound, settings, jobs=jobs)
     else:
-        model = load_bundle(settings.bundle, device=settings.device)
+        model = settings.load()
         for case in sound:
             yield case, process(case, settings, model, progress=progress)
 
@@ -148,7 +147,7 @@ def _within_memory(cases: Sequence[Case], settings: Settings, jobs: int) -> tupl
     """Settings with the memory of one process, and as many processes as fit into it."""
     budget = settings.memory or memory_budget()
     if jobs > 1:
-        network = load_bundle(settings.bundle, device="cpu").network
+        network = settings.load(device="cpu").network
         largest = max(plan.least_memory(network) for plan in (plan_case(case, settings) for case in cases))
         fitting = max(1, min(jobs, budget // largest))
         if fitting < jobs:

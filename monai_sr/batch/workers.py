@@ -21,7 +21,7 @@ from types import FrameType
 
 import torch
 
-from ..bundles import load_bundle, pick_device
+from ..bundles import pick_device
 from ..errors import SuperResolutionError
 from .cases import Case
 from .one import Outcome, Settings, process
@@ -144,7 +144,7 @@ def _serve(pipe: connection.Connection, settings: Settings, threads: int) -> Non
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
     try:
-        model = load_bundle(settings.bundle, device=settings.device)
+        model = settings.load()
         while True:
             case = pipe.recv()
             pipe.send(process(case, settings, model))

@@ -10,10 +10,12 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import hypot, isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.datadict import tag_for_keyword
 
 from ..errors import ImageError, SuperResolutionError
 from .series import Frame
@@ -51,6 +53,11 @@ _WHOLE = (
     *("NumberOfFrames", "SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
 )
+_DECIMAL = (
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
+    *("RescaleSlope", "RescaleIntercept"),
+)
+_TAGS = {name: tag_for_keyword(name) for name in (*_WHOLE, *_DECIMAL)}
 _SYNTAX_OF = {
     (True, True): "1.2.840.10008.1.2",
     (False, True): "1.2.840.10008.1.2.1",
@@ -117,10 +124,7 @@ def read_frames(file: Path) -> tuple[Any, list[Frame]]:
         dataset = _read(file, force=not marked)
         uid = str(dataset.get("SeriesInstanceUID") or "")
         _check_kind(dataset, file)
-        for name in _WHOLE:  # a value that is no number shall be met here
-            value = dataset.get(name)
-            if value not in (None, "") and not isinstance(value, bytes):
-                int(value)
+        _check_whole(dataset)
         if PIXEL_DATA not in dataset or not dataset.get("Rows") or not dataset.get("Columns"):
             raise BrokenFileError(uid, _cut(file))
         _check_length(dataset, file, uid)
@@ -157,7 +161,8 @@ def _read(file: Path, *, force: bool) -> Any:
             stream.seek(0)  # pixels cannot be found by offset
             dataset = read_partial(stream, stop_when=beyond(), force=force)
     if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding
+        told = getattr(dataset, "original_encoding", None)  # pydicom 2, which MONAI Label asks for, has no such name
+        implicit, little = told or (dataset.is_implicit_VR, dataset.is_little_endian)
         dataset.file_meta.TransferSyntaxUID = UID(_SYNTAX_OF[bool(implicit), bool(little)])
     return dataset
 
@@ -209,6 +214,17 @@ def _check_kind(dataset: Any, file: Path) -> None:
         raise NotAnImageError("E-DCM-OWN", "made by monai-sr")
 
 
+def _check_whole(dataset: Any) -> None:
+    """Meet a value that is no number here, and not where it is used."""
+    for name in _WHOLE:
+        element = dataset._dict.get(_TAGS[name])
+        if element is None or (element.VR in ("US", "SS") and isinstance(element.value, bytes) and element.length == 2):
+            continue
+        value = dataset.get(name)
+        if value not in (None, "") and not isinstance(value, bytes):
+            int(value)
+
+
 def _frames_of(dataset: Any, file: Path, uid: str) -> list[Frame]:
     """The frames of an image file, or an error where it does not say where its slices lie."""
     frames = []
@@ -216,7 +232,7 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> list[Frame]:
         groups = _groups(dataset, number)
         try:
             position, orientation, spacing, thickness, slope, intercept = (
-                _numbers(_in_group(groups, sequence, name) if groups else dataset.get(name))
+                _numbers(_in_group(groups, sequence, name)) if groups else _numbers_of(dataset, name)
                 for sequence, name in (
                     ("PlanePositionSequence", "ImagePositionPatient"),
                     ("PlaneOrientationSequence", "ImageOrientationPatient"),
@@ -236,9 +252,9 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> list[Frame]:
                 ("ImageOrientationPatient", orientation, 6),
                 ("PixelSpacing", spacing, 2),
             )
-            if len(value) != count or not np.isfinite(value).all() or (count != 3 and not np.any(value))
+            if len(value) != count or not all(map(isfinite, value)) or (count != 3 and not any(value))
         ]
-        if not missing and np.linalg.norm(np.cross(orientation[:3], orientation[3:])) < 0.9:
+        if not missing and _area(*orientation) < 0.9:
             missing = ["ImageOrientationPatient"]
         if not missing and min(spacing) <= 0:
             missing = ["PixelSpacing"]
@@ -257,12 +273,17 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> list[Frame]:
                 np.array(position),
                 np.array(orientation),
                 (spacing[0], spacing[1]),
-                thickness[0] if thickness and thickness[0] > 0 else None,
+                thickness[0] if thickness and 0 < thickness[0] < np.inf else None,
                 slope[0] if slope else None,
                 intercept[0] if intercept else None,
             )
         )
     return frames
+
+
+def _area(a: float, b: float, c: float, d: float, e: float, f: float) -> float:
+    """Of what two directions span: 1 for unit vectors at right angles."""
+    return hypot(b * f - c * e, c * d - a * f, a * e - b * d)
 
 
 def pixel_element(dataset: Any) -> Any:
@@ -333,6 +354,16 @@ def _values(value: Any) -> list[Any]:
 
 def _numbers(value: Any) -> list[float]:
     return [float(v) for v in _values(value)]
+
+
+def _numbers_of(dataset: Any, name: str) -> list[float]:
+    """The numbers of a decimal string, from its bytes: pydicom takes ten times as long to make its own."""
+    element = dataset._dict.get(_TAGS[name])
+    value = getattr(element, "value", None)
+    if not isinstance(value, bytes) or element.VR not in (None, "DS"):
+        return _numbers(dataset.get(name))
+    value = value.strip(b" \0")
+    return [float(part) for part in value.split(b"\\")] if value else []
 
 
 def _check_length(dataset: Any, file: Path, uid: str) -> None:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.dataelem import RawDataElement
 
 from ..errors import ImageError
 from .header import PIXEL_DATA, pixel_element, pydicom_silent
 from .series import Frame
+
+PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+"""Little endian, not compressed."""
+
+
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+"""Of its 12 bits GDCM makes wrong values; pydicom knows and asks for pylibjpeg-libjpeg."""
 
 
 def read_frame(frame: Frame) -> np.ndarray:
@@ -33,8 +43,12 @@ def read_values(frames: Sequence[Frame], into: Sequence[np.ndarray]) -> tuple[fl
     decoded = _frames(frames[0].header, frames[0])
     for frame, values in zip(frames, into, strict=True):
         # slice by slice while it is in the processor's cache
-        np.multiply(decoded[frame.number], np.float32(_slope(frame)), out=values, dtype=np.float32)
-        values += np.float32(frame.intercept or 0.0)
+        stored, slope, intercept = decoded[frame.number], _slope(frame), np.float32(frame.intercept or 0.0)
+        if slope == 1:
+            np.add(stored, intercept, out=values, dtype=np.float32)
+        else:
+            np.multiply(stored, np.float32(slope), out=values, dtype=np.float32)
+            values += intercept
     return min(float(v.min()) for v in into), max(float(v.max()) for v in into)
 
 
@@ -68,8 +82,10 @@ def _frames(head: Any, frame: Frame) -> np.ndarray:
     """(frames, rows, columns) of a whole file; its pixels are not kept in the header."""
     element = pixel_element(head)
     try:
-        with pydicom_silent():
-            decoded = _decoded(head)
+        decoded = _plain(head, frame.file)
+        if decoded is None:
+            with pydicom_silent():
+                decoded = _decoded(head)
     except Exception as error:
         # decoders raise many types; all mean that these pixels cannot be used
         raise (_changed(frame) or _undecodable(head, frame, error)) from error
@@ -92,6 +108,33 @@ def _changed(frame: Frame) -> ImageError | None:
     return ImageError(
         "E-IO-CHANGED", f"{frame.file.name} changed while it was read", fix="run again when copying is done"
     )
+
+
+def _plain(head: Any, file: Path) -> np.ndarray | None:
+    """Pixels that lie in the file as they are; None where they are compressed or anything is odd.
+
+    Most files are of this kind, and pydicom takes several times as long for them.
+    """
+    element, bits, kind = pixel_element(head), int(head.get("BitsAllocated") or 0), head.get("PixelRepresentation")
+    count = int(head.Rows) * int(head.Columns) * int(head.get("NumberOfFrames") or 1)
+    if (
+        head.file_meta.TransferSyntaxUID not in PLAIN_SYNTAXES
+        or bits not in (8, 16, 32)
+        or kind not in (0, 1)
+        or not 0 < int(head.get("BitsStored") or 0) <= bits
+        or not isinstance(element, RawDataElement)
+        or not count * bits // 8 <= element.length <= count * bits // 8 + 1  # of even length
+    ):
+        return None
+    dtype = np.dtype(f"<{'ui'[kind]}{bits // 8}")
+    if element.value is not None:
+        return np.frombuffer(element.value, dtype, count)
+    with open(file, "rb") as stream:
+        stream.seek(element.value_tell)
+        stored = np.fromfile(stream, dtype, count)
+    if len(stored) < count:
+        raise EOFError
+    return stored
 
 
 def _decoded(head: Any) -> np.ndarray:
@@ -128,6 +171,12 @@ def _undecodable(head: Any, frame: Frame, error: Exception) -> ImageError:
     import pydicom
 
     syntax = str(head.file_meta.get("TransferSyntaxUID", ""))
+    if syntax == JPEG_EXTENDED and int(head.get("BitsStored") or 0) > 8 and not find_spec("libjpeg"):
+        return ImageError(
+            "E-DCM-CODEC",
+            f"{frame.file.name} is compressed by lossy JPEG of 12 bits, whose only decoder is not installed",
+            fix="export uncompressed, or pip install pylibjpeg-libjpeg (GPL)",
+        )
     name = pydicom.uid.UID(syntax).name
     try:
         from pydicom.pixels import get_decoder

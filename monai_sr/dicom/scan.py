@@ -280,12 +280,15 @@ def _split_repeats(frames: list[Frame]) -> list[tuple[list[Frame], set[str]]]:
 
 def _places(frames: list[Frame]) -> list[list[Frame]]:
     """Sorted frames grouped by position."""
-    places: list[list[Frame]] = []
-    for frame in frames:
-        if places and abs(float((frame.position - places[-1][0].position) @ frame.normal)) < SAME_PLACE:
-            places[-1].append(frame)
+    normal = frames[0].normal
+    along = [float(frame.position @ normal) for frame in frames]
+    places, first = [[frames[0]]], 0
+    for index in range(1, len(frames)):
+        if along[index] - along[first] < SAME_PLACE:
+            places[-1].append(frames[index])
         else:
-            places.append([frame])
+            places.append([frames[index]])
+            first = index
     return places
 
 

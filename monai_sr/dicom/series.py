@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+SAME_THICKNESS = 0.01
+"""Slices of one series whose thickness differs by at most this share count as equally thick."""
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -65,3 +68,14 @@ class Series:
     def offsets(self) -> np.ndarray:
         """(m,) positions along the normal of the first frame, LPS mm, increasing."""
         return np.array([frame.position for frame in self.frames]) @ self.frames[0].normal
+
+    @property
+    def slice_thickness(self) -> float | np.ndarray | None:
+        """mm; (m,) where slices differ, with the median for those that do not tell; None where none tells."""
+        told = [frame.slice_thickness for frame in self.frames if frame.slice_thickness]
+        if not told:
+            return None
+        typical = float(np.median(told))
+        if max(told) - min(told) <= SAME_THICKNESS * typical:
+            return typical
+        return np.array([frame.slice_thickness or typical for frame in self.frames])

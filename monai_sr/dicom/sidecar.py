@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .header import value_of
 from .series import Series
 
@@ -42,6 +44,7 @@ def acquisition(series: Series) -> dict[str, Any]:
         value = value_of(first, name)
         if value not in (None, ""):
             found[name] = value if isinstance(value, str) else [str(v) for v in value]
-    if first.slice_thickness is not None:
-        found["AcquiredSliceThickness"] = first.slice_thickness
+    thickness = series.slice_thickness
+    if thickness is not None:
+        found["AcquiredSliceThickness"] = np.round(thickness, 6).tolist()
     return found

@@ -70,6 +70,10 @@ def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
     uneven = np.abs(steps - step) > max(SPACING_TOLERANCE, SPACING_TOLERANCE * step)
     if uneven.any():
         notes.append(_unevenness(series, steps, step, uneven, fill_gaps=fill_gaps))
+    thickness = series.slice_thickness
+    if isinstance(thickness, np.ndarray):
+        ends = f"{thickness.min():.4g} to {thickness.max():.4g} mm"
+        notes.append(f"W-DCM-THICKNESS: slices are {ends} thick; each is taken as it is")
     first = series.frames[0]
     row, column = first.orientation[:3], first.orientation[3:]
     between_rows, between_columns = first.pixel_spacing
@@ -102,8 +106,9 @@ def _unevenness(series: Series, steps: np.ndarray, step: float, uneven: np.ndarr
     names = f"{series.frames[at].file.name} and {series.frames[at + 1].file.name}"
     where = f"at {series.offsets[at]:.2f} and {series.offsets[at + 1]:.2f} mm along the normal"
     whole = np.rint(steps / step)
-    thickness = np.array([frame.slice_thickness or np.nan for frame in series.frames])
-    thicker = np.fmax(thickness[1:], thickness[:-1]) > 1.5 * np.nanmedian(thickness)
+    told = series.slice_thickness
+    thickness = np.broadcast_to(0.0 if told is None else told, len(whole) + 1)
+    thicker = np.maximum(thickness[1:], thickness[:-1]) > 1.5 * np.median(thickness)
     missing = int((whole - 1)[~thicker].sum())
     if missing < 1 or (np.abs(steps / step - whole) > MULTIPLE_TOLERANCE * np.maximum(whole, 1)).any():
         return f"W-DCM-UNEVEN: slices are {steps.min():.4g} to {steps.max():.4g} mm apart; each is used where it lies"
@@ -129,10 +134,10 @@ def read_series(
 
     Returns:
         (columns, rows, slices) float32 in HU or signal, the RAS+ affine, and metadata:
-        ``modality``, ``stored_dtype``, ``series_uid``, ``slice_axis``; ``slice_thickness`` in mm where the header
-        tells; ``slice_positions`` (m,) in mm around the middle, where the slices are uneven (the
-        affine has their mean spacing then); ``padding_value`` where a CT has pixels outside what
-        was scanned.
+        ``modality``, ``stored_dtype``, ``series_uid``, ``slice_axis``; ``slice_thickness`` in mm
+        where the header tells, (m,) where slices differ; ``slice_positions`` (m,) in mm around the
+        middle, where the slices are uneven (the affine has their mean spacing then);
+        ``padding_value`` where a CT has pixels outside what was scanned.
 
     Raises:
         ImageError: a gap, pixels that cannot be decoded, or CT values that are no HU.
@@ -159,7 +164,7 @@ def read_series(
         _check_hounsfield(voxels, outside)
     if stack.shifts is not None:
         voxels = _upright(voxels, stack.shifts, outside, fill=_fill(series, voxels, outside))
-    thickness = series.frames[0].slice_thickness
+    thickness = series.slice_thickness
     if thickness is not None or stack.positions is not None:
         meta["slice_thickness"] = thickness if thickness is not None else stack.step
     if stack.positions is not None:
@@ -173,6 +178,8 @@ def read_series(
 def _padding(voxels: np.ndarray, series: Series) -> np.ndarray | None:
     """Which voxels lie outside what was scanned; they all get the one padding value."""
     padding = [padding_of(frame) for frame in series.frames]
+    if not any(padding):
+        return None
     mask = np.zeros(voxels.shape, dtype=bool)
     for index, ends in enumerate(padding):
         if ends is not None:

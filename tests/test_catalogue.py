@@ -1,0 +1,59 @@
+"""The fault catalogue, the tests, the codes in the source and their explanations name each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from catalogue import CODE, ROWS, codes_in, proofs
+
+import monai_sr
+from monai_sr.cli import main
+from monai_sr.codes import CODES
+
+PACKAGE = Path(monai_sr.__file__).parent
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_of_the_catalogue_has_a_test(row):
+    assert proofs().get(row)
+
+
+def test_no_test_names_a_row_that_is_none():
+    others = {row for row in proofs() if row[0] in {known[0] for known in ROWS}} - set(ROWS)
+    assert not others
+
+
+def test_every_code_in_the_source_is_explained():
+    unexplained = {code: where for code, where in codes_in(PACKAGE).items() if code not in CODES}
+    assert not unexplained, "explain these in monai_sr/codes.py"
+
+
+def test_every_explained_code_is_given_somewhere():
+    assert not set(CODES) - set(codes_in(PACKAGE)), "nothing gives these any more"
+
+
+def test_explanations_are_sorted_sentences():
+    assert list(CODES) == sorted(CODES)
+    for code, (meaning, remedy) in CODES.items():
+        assert CODE.fullmatch(code)
+        assert meaning.endswith(".") and remedy.endswith("."), code
+
+
+def test_a_code_that_nobody_explains_is_noticed(tmp_path):
+    (tmp_path / "new.py").write_text('def f(x):\n    raise ImageError("E-NEW-ONE", x)\n    warn(f"W-{x}: E-NOT")\n')
+    assert codes_in(tmp_path) == {"E-NEW-ONE": "new.py:2"}
+
+
+def test_the_command_line_explains_one_code_or_all(capsys):
+    assert main(["errors", "e-io-crc"]) == 0
+    meaning, remedy = CODES["E-IO-CRC"]
+    assert capsys.readouterr().out == f"E-IO-CRC        {meaning}\n{'':16}{remedy}\n"
+    assert main(["errors"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n{code} " in f"\n{out}" for code in CODES)
+
+
+def test_an_unknown_code_is_answered_with_the_nearest(capsys):
+    assert main(["errors", "E-IO-CRK"]) == 2
+    assert "E-IO-CRC" in capsys.readouterr().err

@@ -1,0 +1,1163 @@
+"""Faulty volumes, bundles and paths, each made for real and met as a user does.
+
+The ids are the rows of the fault catalogue (see ``catalogue.py``). A builder writes one input; the
+tables say which code it is answered with. DICOM has its own tables in ``test_dicom_faults.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import shutil
+import socket
+import tracemalloc
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import dicom_phantoms
+import nibabel as nib
+import numpy as np
+import phantoms
+import pytest
+import SimpleITK as sitk
+import torch
+from catalogue import fault
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor, list_data_collate
+from torch import nn
+
+import monai_sr.nifti
+from monai_sr.bundles import NAMES, bundle_path, load_bundle, load_weights
+from monai_sr.cli import main
+from monai_sr.errors import BundleError, ImageError, ImageWarning
+from monai_sr.images import read_image, write_image
+from monai_sr.inference import SuperResolutionInferer, super_resolve
+from monai_sr.networks import PyramidNet, ResidualNet
+
+RNG = np.random.default_rng(0)
+SPACING = (1.0, 1.2, 4.0)
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command in this process: its exit code, stdout and stderr."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def noise(shape=(8, 7, 6), dtype=np.int16) -> np.ndarray:
+    return RNG.integers(1, 500, shape).astype(dtype)
+
+
+def nifti(folder: Path, data: np.ndarray | None = None, *, name="scan.nii.gz", affine=None, **header) -> Path:
+    """A NIfTI file as another program would write it, with header fields changed."""
+    image = nib.Nifti1Image(noise() if data is None else data, np.diag([*SPACING, 1.0]) if affine is None else affine)
+    for key, value in header.items():
+        image.header[key] = value
+    path = folder / name
+    nib.save(image, path)
+    return path
+
+
+def edited(path: Path, offset: int, values, dtype="<f4") -> Path:
+    """The same file with other bytes at an offset of its header."""
+    raw = path.read_bytes()
+    packed = raw[:2] == b"\x1f\x8b"
+    content = bytearray(gzip.decompress(raw) if packed else raw)
+    new = np.array(values, dtype=dtype).tobytes()
+    content[offset : offset + len(new)] = new
+    path.write_bytes(gzip.compress(bytes(content)) if packed else bytes(content))
+    return path
+
+
+def holding(folder: Path, content: bytes, name="scan.nii.gz") -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+DIM, PIXDIM, VOX_OFFSET, QFORM_CODE, QOFFSET, SROW = 40, 76, 108, 252, 268, 280
+"""Offsets in a NIfTI-1 header."""
+
+# ------------------------------------------------------------- refused
+
+REFUSED = []
+"""Builder, code, options, exit code and words of the message."""
+
+
+def refused(row: str, code: str, *options: str, words: tuple[str, ...] = (), exit_code: int = 5):
+    """Enter a builder: its input is refused, and nothing is written."""
+
+    def enter(build: Callable[[Path], Path]):
+        mark = fault(row, code)
+        REFUSED.append(
+            pytest.param(build, code, options, words, exit_code, id=f"{row} {build.__name__} {code}", marks=mark)
+        )
+        return build
+
+    return enter
+
+
+@refused("I01", "E-IO-TRUNC", words=("bytes unpacked, 1024 needed",))
+def half_of_a_gzip(folder):
+    path = nifti(folder)
+    return holding(folder, path.read_bytes()[: path.stat().st_size // 2])
+
+
+@refused("I01", "E-IO-TRUNC", words=("1024 bytes unpacked, 1024 needed",))
+def a_gzip_without_its_last_byte(folder):
+    return holding(folder, nifti(folder).read_bytes()[:-1])
+
+
+@refused("I01", "E-IO-TRUNC", words=("0 bytes unpacked, more than 0 needed",))
+def a_few_bytes_of_a_gzip(folder):
+    return holding(folder, nifti(folder).read_bytes()[:12])
+
+
+@refused("I02", "E-IO-CRC", words=("damaged",))
+def a_flipped_bit(folder):
+    content = bytearray(nifti(folder, noise((20, 20, 12))).read_bytes())
+    content[len(content) // 2] ^= 4
+    return holding(folder, bytes(content))
+
+
+@refused("I03", "E-IO-CRC", words=("CRC check failed",))
+def a_wrong_checksum(folder):
+    content = bytearray(nifti(folder).read_bytes())
+    content[-8] ^= 255
+    return holding(folder, bytes(content))
+
+
+@refused("I03", "E-IO-CRC")
+def a_wrong_length_behind_the_checksum(folder):
+    content = bytearray(nifti(folder).read_bytes())
+    content[-1] ^= 1
+    return holding(folder, bytes(content))
+
+
+@refused("I04", "E-IO-TYPE", words=("0 bytes",))
+def nothing(folder):
+    return holding(folder, b"")
+
+
+@refused("I04", "E-IO-TYPE", words=("it holds text",))
+def words(folder):
+    return holding(folder, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+
+
+@refused("I04", "E-IO-TYPE", words=("a web page (HTML)",))
+def a_web_page(folder):
+    return holding(folder, b"<!DOCTYPE html><html>404</html>")
+
+
+@refused("I04", "E-IO-TYPE", words=("no NIfTI image",))
+def words_in_a_gzip(folder):
+    return holding(folder, gzip.compress(b"just some words\n" * 40))
+
+
+@refused("I04", "E-IO-READ")
+def bytes_that_mean_nothing(folder):
+    return holding(folder, RNG.bytes(3000))
+
+
+@refused("I06", "E-IO-TRUNC", words=("(924 bytes found, 1024 needed)",))
+def a_short_plain_file(folder):
+    return holding(folder, nifti(folder, name="a.nii").read_bytes()[:-100], "a.nii")
+
+
+@refused("I06", "E-IO-TRUNC", words=("the header ends early (100 bytes found, 348 needed)",))
+def a_short_header(folder):
+    return holding(folder, nifti(folder, name="a.nii").read_bytes()[:100], "a.nii")
+
+
+@refused("I06", "E-IO-TRUNC", words=("needed",))
+def a_short_file_in_a_sound_gzip(folder):
+    return holding(folder, gzip.compress(gzip.decompress(nifti(folder).read_bytes())[:-1]))
+
+
+@refused("Z02", "E-SEC-BOMB", words=("it unpacks to more than", "its header tells of 0"))
+def a_gzip_of_far_more_than_its_header_tells(folder):
+    path = nifti(folder)
+    return holding(folder, gzip.compress(gzip.decompress(path.read_bytes()) + bytes(80 * 2**20), 1))
+
+
+@refused("I07", "E-HDR-DIM", words=("30000, 30000, 30000",))
+def terabytes_in_a_gzip(folder):
+    return edited(nifti(folder), DIM, [3, 30000, 30000, 30000], "<i2")
+
+
+@refused("I07", "E-HDR-DIM", words=("30000, 30000, 30000",))
+def terabytes(folder):
+    return edited(nifti(folder, name="a.nii"), DIM, [3, 30000, 30000, 30000], "<i2")
+
+
+@refused("I07", "E-HDR-DIM", words=("-4",))
+def a_negative_dimension(folder):
+    return edited(nifti(folder), DIM, [3, 12, -4, 6], "<i2")
+
+
+@refused("I07", "E-HDR-DIM", words=("(0, 4, 6)",))
+def a_dimension_of_nothing(folder):
+    return edited(nifti(folder), DIM, [3, 0, 4, 6], "<i2")
+
+
+@refused("I07", "E-HDR-DIM")
+def voxels_that_start_nowhere(folder):
+    return edited(nifti(folder), VOX_OFFSET, [np.nan])
+
+
+@refused("I07", "E-HDR-DIM")
+def nine_axes(folder):
+    return edited(nifti(folder), DIM, [9], "<i2")
+
+
+@refused("I08", "E-HDR-AFFINE", words=("the sform holds NaN", "no valid qform"))
+def an_sform_of_nan(folder):
+    return edited(nifti(folder), SROW, [np.nan] * 4)
+
+
+@refused("I08", "E-HDR-AFFINE", words=("infinite",))
+def an_origin_at_infinity(folder):
+    return edited(nifti(folder), SROW + 12, [np.inf])
+
+
+@refused("I08", "E-HDR-AFFINE", words=("the qform holds NaN",))
+def a_qform_of_nan_alone(folder):
+    return edited(edited(nifti(folder), QFORM_CODE, [1, 0], "<i2"), QOFFSET, [np.nan])
+
+
+@refused("I08", "E-HDR-AFFINE", "--geometry", "qform", words=("qform_code is 0", "leave --geometry out"))
+def no_qform_where_it_is_asked_for(folder):
+    return nifti(folder)
+
+
+@refused("I08", "E-HDR-AFFINE")
+def a_meta_image_with_an_origin_of_nan(folder):
+    path = folder / "scan.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(noise()), str(path))
+    path.write_bytes(path.read_bytes().replace(b"Offset = 0 0 0", b"Offset = nan 0 0"))
+    return path
+
+
+@refused("I11", "E-HDR-SPACING", words=("(1.0, 1.2", "0.0)", "above 0"))
+def a_spacing_of_zero(folder):
+    return edited(nifti(folder), PIXDIM + 12, [0.0])
+
+
+@refused("I11", "E-HDR-SPACING")
+def a_spacing_of_nan(folder):
+    return edited(nifti(folder), PIXDIM + 4, [np.nan])
+
+
+def turned(cosine: float) -> np.ndarray:
+    affine = np.diag([*SPACING, 1.0])
+    affine[0, 1] = cosine * SPACING[1]
+    return affine
+
+
+@refused("I12", "E-HDR-SHEAR", words=("cosine 0.0995", "at most 0.001"))
+def sheared_axes(folder):
+    return nifti(folder, affine=turned(0.1))
+
+
+@refused("I12", "E-HDR-SHEAR", words=("cosine 1,",))
+def two_axes_in_one_direction(folder):
+    affine = np.diag([*SPACING, 1.0])
+    affine[:3, 1] = affine[:3, 0]
+    return nifti(folder, affine=affine)
+
+
+@refused("I12", "E-HDR-SPACING")
+def an_axis_without_length(folder):
+    return edited(nifti(folder), SROW, [0.0])
+
+
+@refused("I14", "E-HDR-UNITS", words=("700 x 800 x 3000 mm", "0.05..50 mm"))
+def micrometers_called_millimeters(folder):
+    return nifti(folder, affine=np.diag([700.0, 800.0, 3000.0, 1.0]), xyzt_units=2)
+
+
+@refused("I14", "E-HDR-UNITS", words=("0.0007",))
+def meters_called_millimeters(folder):
+    return nifti(folder, affine=np.diag([0.0007, 0.0008, 0.003, 1.0]), xyzt_units=2)
+
+
+def with_missing_voxels() -> np.ndarray:
+    data = noise(dtype=np.float32)
+    data[2, 3, 4], data[0, 0, 0], data[1, 1, 1] = np.nan, np.inf, -np.inf
+    return data
+
+
+@refused("I15", "E-IMG-NAN", "--nan", "refuse", words=("3 of 336 voxels", "--nan fill"))
+def nan_where_none_is_wanted(folder):
+    return nifti(folder, with_missing_voxels())
+
+
+@refused("I15", "E-IMG-NAN", words=("no voxel is finite",))
+def nan_alone(folder):
+    return nifti(folder, np.full((6, 6, 6), np.nan, np.float32))
+
+
+@refused("I16", "E-IMG-CONST", words=("every voxel is 7",))
+def one_value(folder):
+    return nifti(folder, np.full((6, 6, 6), 7, np.int16))
+
+
+@refused("I16", "E-IMG-CONST", words=("every voxel is 0",))
+def zeros(folder):
+    return nifti(folder, np.zeros((6, 6, 6), np.float32))
+
+
+@refused("I16", "E-IMG-CONST")
+def one_value_and_nan(folder):
+    data = np.full((6, 6, 6), 7, np.float32)
+    data[1] = np.nan
+    return nifti(folder, data)
+
+
+@refused("I17", "E-IMG-2D", words=("16 x 16 voxels",))
+def a_picture_without_a_third_spacing(folder):
+    return edited(nifti(folder, noise((16, 16))), PIXDIM + 12, [0.0])
+
+
+for shape in ((16, 16), (16, 16, 1), (1, 16, 16)):
+
+    @refused("I17", "E-IMG-2D", words=("a single slice",))
+    def one_slice(folder, shape=shape):
+        return nifti(folder, noise(shape))
+
+
+@refused("I18", "E-IMG-4D", words=("6 x 6 x 6 x 3", "--volume 0 to 2", "--volume all"))
+def several_volumes(folder):
+    return nifti(folder, noise((6, 6, 6, 3)))
+
+
+@refused("I18", "E-USE", "--volume", "3", words=("there are 3", "0 to 2"), exit_code=2)
+def a_volume_that_is_not_there(folder):
+    return nifti(folder, noise((6, 6, 6, 3)))
+
+
+@refused("I18", "E-IMG-4D", "--volume", "all", words=("5 axes",))
+def volumes_in_two_directions(folder):
+    return nifti(folder, noise((6, 6, 6, 3, 2)))
+
+
+@refused("I18", "E-USE", "--volume", "1", words=("--volume 1",), exit_code=2)
+def a_volume_of_a_dicom_series(folder):
+    dicom_phantoms.write(folder / "series", dicom_phantoms.slices())
+    return folder / "series"
+
+
+@refused("I19", "E-IMG-DTYPE", words=("colors", "real numbers are needed"))
+def colors(folder):
+    return nifti(folder, np.zeros((6, 6, 6), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")]))
+
+
+@refused("I19", "E-IMG-DTYPE", words=("complex64",))
+def complex_numbers(folder):
+    return nifti(folder, (noise() * (1 + 2j)).astype(np.complex64))
+
+
+@refused("I19", "E-IMG-DTYPE")
+def vectors(folder):
+    image = sitk.GetImageFromArray(RNG.normal(size=(6, 6, 6, 3)).astype(np.float32), isVector=True)
+    sitk.WriteImage(image, str(folder / "scan.nrrd"))
+    return folder / "scan.nrrd"
+
+
+@refused("I20", "E-IMG-FEW", words=("2 slices, at least 3",))
+def two_slices(folder):
+    return nifti(folder, noise((8, 7, 2)))
+
+
+@refused("I21", "E-SR-NOGAIN", "--strict", words=("1 mm apart already",))
+def an_isotropic_volume_under_strict(folder):
+    return nifti(folder, affine=np.eye(4))
+
+
+@refused("I21", "E-SR-NOGAIN", "--strict", "--spacing", "5", words=("4 mm apart already",))
+def thinner_than_asked_for_under_strict(folder):
+    return nifti(folder)
+
+
+@refused("I22", "E-SR-RANGE", "--strict", "--bundle", "pyramid", "--factor", "9", words=("factor of 9", "1.2 to 8"))
+def a_factor_that_was_not_trained_under_strict(folder):
+    return nifti(folder)
+
+
+def labels() -> np.ndarray:
+    data = np.zeros((24, 22, 12), np.int16)
+    data[4:12, 4:18], data[12:20, 5:17] = 17, 53
+    return data
+
+
+@refused("I23", "E-MOD", words=("3 different whole numbers", "--modality"))
+def a_segmentation(folder):
+    return nifti(folder, labels())
+
+
+@refused("I23", "E-MOD", words=("2 different whole numbers",))
+def a_mask(folder):
+    return nifti(folder, (labels() > 0).astype(np.uint8))
+
+
+@refused("I23", "E-MOD", "--modality", "MR", words=("the header says CT, MR was given",))
+def a_ct_called_mr(folder):
+    dicom_phantoms.write(folder / "series", dicom_phantoms.slices())
+    return folder / "series"
+
+
+@refused("I24", "E-CT-HU", "--modality", "CT", words=("between 0 and 1", "-1000"))
+def a_ct_scaled_to_one(folder):
+    data = RNG.random((8, 7, 6)).astype(np.float32)
+    data[0, 0, :2] = 0, 1
+    return nifti(folder, data)
+
+
+@refused("I24", "E-CT-HU", "--modality", "CT", "--strict", words=("between 0 and 3000",))
+def a_ct_with_an_offset_under_strict(folder):
+    return offset_ct(folder)
+
+
+@refused("Z05", "E-IO-TYPE", words=("not a regular file",))
+def a_fifo(folder):
+    os.mkfifo(folder / "scan.nii.gz")
+    return folder / "scan.nii.gz"
+
+
+@refused("Z05", "E-IO-TYPE", words=("not a regular file",))
+def an_endless_device(folder):
+    (folder / "scan.nii.gz").symlink_to("/dev/zero")
+    return folder / "scan.nii.gz"
+
+
+@refused("Z05", "E-IO-TYPE", words=("0 bytes",))
+def a_file_below_proc(folder):
+    (folder / "scan.nii.gz").symlink_to("/proc/self/status")
+    return folder / "scan.nii.gz"
+
+
+@refused("Z05", "E-IO-MISSING", exit_code=3)
+def a_link_to_nothing(folder):
+    (folder / "scan.nii.gz").symlink_to(folder / "absent")
+    return folder / "scan.nii.gz"
+
+
+@refused("Z05", "E-IO-MISSING", exit_code=3)
+def a_link_to_itself(folder):
+    (folder / "scan.nii.gz").symlink_to(folder / "scan.nii.gz")
+    return folder / "scan.nii.gz"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("build", "code", "options", "words", "exit_code"), REFUSED)
+def test_a_fault_is_refused_in_one_line_and_nothing_is_written(call, tmp_path, build, code, options, words, exit_code):
+    path = build(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    bundle = [] if "--bundle" in options else ["--bundle", "none"]
+    found, out, err = call("run", path, tmp_path / "out.nii.gz", *bundle, *options)
+    line = err.splitlines()[-1]
+    assert len(err.splitlines()) == 1
+    assert line.startswith(f"monai-sr: {code}: {path} - " if code != "E-USE" else "monai-sr: E-USE: "), line
+    assert line.count(" Fix: ") == 1
+    assert [word for word in words if word not in line] == []
+    assert (found, out) == (exit_code, "")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+OF_THE_FILE = [entry for entry in REFUSED if entry.values[1].startswith(("E-IO", "E-HDR", "E-IMG"))]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("build", "code", "options", "words", "exit_code"), OF_THE_FILE)
+def test_check_finds_what_is_wrong_with_a_file_before_any_work(call, tmp_path, build, code, options, words, exit_code):
+    if code == "E-IMG-FEW":
+        code, exit_code = "", 0  # two slices are a volume; only super-resolution needs more
+    found, _, err = call("check", build(tmp_path), *options)
+    assert found == exit_code
+    assert err.startswith(f"monai-sr: {code}: " if code else ""), err
+
+
+# ------------------------------------------------------------- done with a warning
+
+WARNED = []
+"""Builder, code, options and words of the warning."""
+
+
+def warned(row: str, code: str, *options: str, words: tuple[str, ...] = ()):
+    """Enter a builder: its input is processed, and one warning is printed."""
+
+    def enter(build: Callable[[Path], Path]):
+        mark = fault(row, code)
+        WARNED.append(pytest.param(build, code, options, words, id=f"{row} {build.__name__} {code}", marks=mark))
+        return build
+
+    return enter
+
+
+@warned("I05", "W-IO-NAME", words=("is gzip-compressed", "better named a.nii.gz"))
+def a_gzip_named_plain(folder):
+    return holding(folder, nifti(folder).read_bytes(), "a.nii")
+
+
+@warned("I05", "W-IO-NAME", words=("is not compressed", "better named b.nii"))
+def a_plain_file_named_gzip(folder):
+    return holding(folder, nifti(folder, name="x.nii").read_bytes(), "b.nii.gz")
+
+
+@warned("I08", "W-HDR-AFFINE", words=("the qform is used",))
+def an_sform_of_nan_beside_a_qform(folder):
+    return edited(edited(nifti(folder), SROW, [np.nan] * 4), QFORM_CODE, [1], "<i2")
+
+
+def two_forms(folder):
+    """The qform lies 50 mm to the right of the sform."""
+    return edited(edited(nifti(folder), QFORM_CODE, [1], "<i2"), QOFFSET, [50.0])
+
+
+warned("I09", "W-HDR-FORMS", words=("up to 50 mm", "the sform is used", "--geometry qform"))(two_forms)
+
+
+@warned("I10", "W-HDR-NOFORM", words=("no orientation",))
+def no_form(folder):
+    return edited(nifti(folder), QFORM_CODE, [0, 0], "<i2")
+
+
+@warned("I14", "W-HDR-UNITS", words=("micrometers",))
+def micrometers(folder):
+    return nifti(folder, affine=np.diag([1000.0, 1200.0, 4000.0, 1.0]), xyzt_units=3)
+
+
+@warned("I14", "W-HDR-UNITS", words=("meters",))
+def meters(folder):
+    return nifti(folder, affine=np.diag([0.001, 0.0012, 0.004, 1.0]), xyzt_units=1)
+
+
+@warned("I15", "W-IMG-NAN", words=("3 of 336 voxels", "taken as 1"))
+def some_nan(folder):
+    data = with_missing_voxels()
+    data[5, 5, 5] = 1
+    return nifti(folder, data)
+
+
+@warned("I21", "W-SR-NOGAIN", words=("1 mm apart already", "passed through"))
+def an_isotropic_volume(folder):
+    return nifti(folder, affine=np.eye(4))
+
+
+@warned("I21", "W-SR-NOGAIN", "--spacing", "5", words=("4 mm apart already",))
+def thinner_than_asked_for(folder):
+    return nifti(folder)
+
+
+@warned("I22", "W-SR-RANGE", "--bundle", "pyramid", "--factor", "9", words=("factor of 9", "trained for 1.2 to 8"))
+def a_factor_that_was_not_trained(folder):
+    return nifti(folder)
+
+
+@warned("I22", "W-SR-RANGE", "--bundle", "residual", "--spacing", "0.5", words=("factor of 8", "trained for 1.2 to 6"))
+def a_spacing_that_was_not_trained(folder):
+    return nifti(folder)
+
+
+@warned("I24", "W-CT-HU", "--modality", "CT", words=("between 0 and 3000", "-1000"))
+def offset_ct(folder):
+    data = RNG.integers(0, 3000, (8, 7, 6)).astype(np.int16)
+    data[0, 0, :2] = 0, 3000
+    return nifti(folder, data)
+
+
+@warned("I25", "W-OUT-CLIP", words=("beyond what int16 holds",))
+def edges_at_the_end_of_the_type(folder):
+    data = np.where(noise() > 250, 32767, 0).astype(np.int16)
+    return nifti(folder, data)
+
+
+@pytest.mark.parametrize(("build", "code", "options", "words"), WARNED)
+def test_an_oddity_is_processed_and_told_in_one_line(call, tmp_path, build, code, options, words):
+    path = build(tmp_path)
+    target = tmp_path / "out.nii.gz"
+    bundle = [] if "--bundle" in options else ["--bundle", "none"]
+    found, out, err = call("run", path, target, *bundle, *options)
+    assert (found, err.count("\n")) == (0, 1), err
+    assert err.startswith(f"monai-sr: {code}: ") and str(tmp_path) in err
+    assert [word for word in words if word not in err] == []
+    assert str(target) in out
+    written = nib.load(target)
+    assert np.isfinite(written.get_fdata()).all()
+    assert written.header.get_zooms()[:2] in (pytest.approx(SPACING[:2]), (1, 1))
+
+
+# ------------------------------------------------------------- what is done about them
+
+
+@fault("I02", "E-IO-CRC", "E-IO-TRUNC", "E-IO-TYPE")
+def test_no_flipped_bit_of_a_gzip_is_read_silently(tmp_path):
+    path = nifti(tmp_path, noise((12, 12, 8)))
+    content, truth = path.read_bytes(), read_image(path)
+    answers: dict[str, int] = {}
+    unprotected = 0
+    for offset in RNG.permutation(len(content))[:200]:
+        damaged = bytearray(content)
+        damaged[offset] ^= 1 << int(RNG.integers(8))
+        path.write_bytes(damaged)
+        try:
+            same = torch.equal(read_image(path), truth)
+        except ImageError as error:
+            answers[error.code] = answers.get(error.code, 0) + 1
+        else:
+            # flags, time and system in the gzip header and the unused bits behind the last code say nothing
+            assert same, offset
+            unprotected += 1
+    assert set(answers) <= {"E-IO-CRC", "E-IO-TRUNC", "E-IO-TYPE", "E-IO-READ", "E-HDR-DIM"}
+    assert sum(answers.values()) + unprotected == 200
+    assert unprotected <= 10
+
+
+@fault("I02", "E-IO-CRC", "E-IO-READ")
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+def test_no_flipped_bit_in_the_voxels_of_other_compressed_formats_is_read_silently(tmp_path, suffix):
+    """SimpleITK alone reads some of them: the test would fail without the look at the checksum."""
+    path = write_image(read_image(nifti(tmp_path, noise((12, 12, 8)))), tmp_path / f"scan{suffix}")
+    content, truth = path.read_bytes(), read_image(path)
+    answers: set[str] = set()
+    voxels = content.index(b"LOCAL\n") + 6 if suffix == ".mha" else content.index(b"\n\n") + 12
+    silent_alone = 0
+    for offset in RNG.integers(voxels, len(content), 60):
+        damaged = bytearray(content)
+        damaged[offset] ^= 1 << int(RNG.integers(8))
+        path.write_bytes(damaged)
+        try:
+            assert torch.equal(read_image(path), truth), offset  # in bits behind the last code
+        except ImageError as error:
+            answers.add(error.code)
+        with contextlib.suppress(RuntimeError):
+            silent_alone += not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T, truth[0].numpy())
+    assert answers <= {"E-IO-CRC", "E-IO-READ", "E-IO-TRUNC"} and "E-IO-CRC" in answers
+    assert silent_alone > 0
+
+
+@fault("I01", "E-IO-TRUNC", "E-IO-READ", "E-IO-TYPE")
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+def test_wherever_another_format_is_cut_it_is_refused(tmp_path, suffix):
+    path = write_image(read_image(nifti(tmp_path)), tmp_path / f"scan{suffix}")
+    content = path.read_bytes()
+    for length in range(0, len(content), 29):
+        path.write_bytes(content[:length])
+        with pytest.raises(ImageError) as caught:
+            read_image(path)
+        assert caught.value.code in ("E-IO-TRUNC", "E-IO-READ", "E-IO-TYPE")
+
+
+@fault("Z02")
+def test_a_compressed_file_of_more_than_the_spare_is_read(tmp_path, monkeypatch):
+    """The header decides how much is too much, also where the first bytes arrive one by one."""
+    monkeypatch.setattr(monai_sr.nifti, "SPARE", 100)
+    data = noise((20, 20, 12))
+    assert np.array_equal(read_image(nifti(tmp_path, data))[0].numpy(), data)
+
+
+@fault("I07", "E-HDR-DIM")
+def test_no_memory_is_taken_for_absurd_dimensions(tmp_path):
+    path = terabytes(tmp_path)
+    tracemalloc.start()
+    with pytest.raises(ImageError):
+        read_image(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5e6
+
+
+@fault("I09", "W-HDR-FORMS")
+def test_either_form_can_be_chosen(tmp_path):
+    path = two_forms(tmp_path)
+    with pytest.warns(ImageWarning, match="W-HDR-FORMS"):
+        assert read_image(path).affine[0, 3] == 0
+    assert read_image(path, geometry="qform").affine[0, 3] == 50
+    assert read_image(path, geometry="sform").affine[0, 3] == 0
+
+
+@fault("I09")
+def test_a_form_cannot_be_chosen_where_there_are_none(call, tmp_path):
+    write_image(read_image(nifti(tmp_path)), tmp_path / "scan.mha")
+    found, _, err = call("run", tmp_path / "scan.mha", tmp_path / "o.nii", "--bundle", "none", "--geometry", "sform")
+    assert found == 2
+    assert err.startswith("monai-sr: E-USE: ") and "--geometry sform" in err
+
+
+@fault("I10", "W-HDR-NOFORM")
+def test_a_result_of_an_image_without_orientation_claims_none(call, tmp_path):
+    for make, code in ((no_form, 0), (nifti, 1)):
+        assert call("run", make(tmp_path), tmp_path / "out.nii.gz", "--bundle", "none")[0] == 0
+        header = nib.load(tmp_path / "out.nii.gz").header
+        assert (int(header["sform_code"]), int(header["qform_code"])) == (code, code)
+        assert header.get_zooms() == pytest.approx((1.0, 1.2, 1.0))
+
+
+@fault("I12")
+def test_a_shear_of_rounding_is_straightened(call, tmp_path):
+    path = nifti(tmp_path, affine=turned(0.0004))
+    assert call("run", path, tmp_path / "out.nii.gz", "--bundle", "none")[::2] == (0, "")
+    axes = nib.load(tmp_path / "out.nii.gz").affine[:3, :3]
+    assert abs(axes[:, 0] @ axes[:, 1]) < 1e-6
+    np.testing.assert_allclose(read_image(path).affine, turned(0.0004), atol=0.0004 * 1.2)
+
+
+@fault("I13")
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (-1, -1, 1), (1, 1, -1)])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+def test_the_storage_order_of_the_voxels_changes_nothing(tmp_path, flips, axes):
+    grid = phantoms.grid((9, 8, 7), SPACING)
+    image = phantoms.known_value(grid)
+    expected = super_resolve(image, None)
+    stored = nib.Nifti1Image(image[0].numpy(), grid.affine)
+    orientation = np.stack([np.argsort(axes), np.array(flips)[np.argsort(axes)]], axis=1)
+    nib.save(stored.as_reoriented(orientation), tmp_path / "scan.nii")
+    sr = super_resolve(read_image(tmp_path / "scan.nii"), None)
+    write_image(sr, tmp_path / "out.nii", dtype="float32")
+    again = nib.as_closest_canonical(nib.load(tmp_path / "out.nii"))
+    np.testing.assert_allclose(again.get_fdata(), expected[0].numpy(), atol=1e-4)
+    np.testing.assert_allclose(again.affine, expected.affine, atol=1e-5)
+
+
+@fault("I14", "W-HDR-UNITS")
+@pytest.mark.parametrize("make", [micrometers, meters])
+def test_other_units_become_millimeters(tmp_path, make):
+    with pytest.warns(ImageWarning, match="W-HDR-UNITS"):
+        image = read_image(make(tmp_path))
+    np.testing.assert_allclose(image.affine, np.diag([*SPACING, 1.0]), rtol=1e-6)
+
+
+@fault("I15", "W-IMG-NAN")
+def test_missing_voxels_take_no_part_in_the_intensity_range(tmp_path):
+    """Half the volume is NaN: percentiles are those of the other half, and the result holds numbers."""
+    data = noise((8, 8, 6), np.float32)
+    whole = read_image(nifti(tmp_path, data[4:]))
+    data[:4] = np.nan
+    with pytest.warns(ImageWarning, match="192 of 384"):
+        image = read_image(nifti(tmp_path, data))
+    assert int(image.meta["nan_voxels"].sum()) == 192
+    network = Spy()
+    sr = super_resolve(image, network)
+    assert torch.isfinite(sr).all()
+    assert "nan_voxels" not in sr.meta
+    seen, network.seen = network.seen[0], []
+    super_resolve(whole, network)
+    torch.testing.assert_close(seen[..., 4:, :, :], network.seen[0])
+    batch = SuperResolutionInferer()(list_data_collate([image]), None)
+    torch.testing.assert_close(batch[0], super_resolve(image, None).as_tensor())
+
+
+class Spy(ResidualNet):
+    """Adds nothing and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=4, features=2)
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x.clone())
+        return x
+
+
+@fault("I18")
+def test_one_of_several_volumes_can_be_chosen(call, tmp_path):
+    data = noise((6, 6, 6, 3))
+    path = nifti(tmp_path, data)
+    for index in range(3):
+        assert call("run", path, tmp_path / "out.nii", "--bundle", "none", "--volume", index)[0] == 0
+        alone = super_resolve(read_image(nifti(tmp_path, data[..., index], name="one.nii")), None)
+        assert np.abs(nib.load(tmp_path / "out.nii").get_fdata() - alone[0].numpy()).max() <= 0.51
+
+
+@fault("I18")
+@pytest.mark.parametrize("bundle", ["none", "pyramid"])
+def test_all_volumes_keep_the_fourth_axis_and_its_step(call, tmp_path, bundle):
+    path = nifti(tmp_path, noise((6, 6, 6, 3)), pixdim=[1, *SPACING, 2.5, 0, 0, 0], xyzt_units=2 | 8)
+    target = tmp_path / "out.nii.gz"
+    options = ["--bundle", bundle, "--device", "cpu", "--factor", "2"]
+    assert call("run", path, target, "--volume", "all", *options)[::2] == (0, "")
+    written = nib.load(target)
+    assert written.shape == (6, 6, 12, 3)
+    assert written.header.get_zooms() == pytest.approx((1.0, 1.2, 2.0, 2.5))
+    assert written.header.get_xyzt_units() == ("mm", "sec")
+    for index in range(3):
+        assert call("run", path, tmp_path / "one.nii", "--volume", index, *options)[0] == 0
+        assert np.array_equal(nib.load(tmp_path / "one.nii").get_fdata(), written.get_fdata()[..., index])
+    again = read_image(target, volume="all")
+    assert again.shape == (3, 6, 6, 12)
+    found, _, err = call("run", path, tmp_path / "out.nrrd", "--volume", "all", *options)
+    assert found == 2 and err.startswith("monai-sr: E-OUT-FORMAT: ")
+    assert not (tmp_path / "out.nrrd").exists()
+
+
+@fault("I18")
+def test_a_fourth_axis_of_one_is_no_fourth_axis(call, tmp_path):
+    path = nifti(tmp_path, noise((6, 6, 6, 1)))
+    assert call("run", path, tmp_path / "out.nii", "--bundle", "none")[::2] == (0, "")
+    assert nib.load(tmp_path / "out.nii").ndim == 3
+
+
+@fault("I18")
+def test_a_four_dimensional_meta_image_is_read_where_it_lies(tmp_path):
+    image = sitk.GetImageFromArray(noise((3, 6, 7, 8)), isVector=False)
+    image.SetSpacing((1, 1.2, 4, 9))
+    image.SetOrigin((5, 6, 7, 8))
+    sitk.WriteImage(image, str(tmp_path / "scan.mha"))
+    read = read_image(tmp_path / "scan.mha", volume=2)
+    np.testing.assert_allclose(read.affine, [[-1, 0, 0, -5], [0, -1.2, 0, -6], [0, 0, 4, 7], [0, 0, 0, 1]])
+    assert np.array_equal(read[0].numpy(), sitk.GetArrayFromImage(image)[2].T)
+
+
+@fault("I20")
+@pytest.mark.parametrize("short", NAMES)
+def test_three_slices_are_enough_for_every_shipped_network(call, tmp_path, short):
+    path = nifti(tmp_path, noise((9, 8, 3), np.float32))
+    options = ["--bundle", short, "--device", "cpu"]
+    assert call("run", path, tmp_path / "out.nii", *options)[::2] == (0, "")
+    written = nib.load(tmp_path / "out.nii")
+    assert written.shape == (9, 8, 12)
+    assert np.isfinite(written.get_fdata()).all()
+
+
+@fault("I21", "W-SR-NOGAIN")
+def test_what_is_passed_through_is_a_copy(call, tmp_path):
+    path = an_isotropic_volume(tmp_path)
+    assert call("run", path, tmp_path / "out.nii.gz", "--bundle", "none")[0] == 0
+    copied, source = nib.load(tmp_path / "out.nii.gz"), nib.load(path)
+    assert np.array_equal(copied.get_fdata(), source.get_fdata())
+    assert np.array_equal(copied.affine, source.affine)
+    assert copied.get_data_dtype() == source.get_data_dtype()
+
+
+@fault("I22", "W-SR-RANGE")
+def test_a_result_out_of_range_is_marked_and_one_within_is_not(tmp_path):
+    model = load_bundle("pyramid", device="cpu")
+    image = read_image(nifti(tmp_path))
+    with pytest.warns(ImageWarning, match="W-SR-RANGE"):
+        assert model(image, factor=9).meta["outside_training"] == pytest.approx(9)
+    for factor in (1.2, 2, 8):
+        assert "outside_training" not in model(image, factor=factor).meta
+    with pytest.warns(ImageWarning, match="W-SR-RANGE"):
+        model(image, factor=1.09)
+    assert "outside_training" not in load_bundle("none")(image, factor=20).meta
+
+
+@fault("I22")
+@pytest.mark.parametrize("short", NAMES)
+def test_the_range_of_a_bundle_holds_the_factors_it_was_trained_for(short):
+    configs = bundle_path(short) / "configs"
+    least, most = json.loads((configs / "inference.json").read_text())["factor_range"]
+    (simulation,) = [
+        step
+        for step in json.loads((configs / "train.json").read_text())["train"]["transforms"]["transforms"]
+        if "RandSimulateThickSlicesd" in step["_target_"]
+    ]
+    assert least <= min(simulation["factors"]) and max(simulation["factors"]) <= most
+
+
+@fault("I22", "W-SR-RANGE")
+def test_a_sidecar_tells_the_factor_out_of_range_and_the_share_of_padding(call, tmp_path):
+    where = dicom_phantoms.Stack(dicom_phantoms.even(4, 4.0), rows=10, columns=12)
+    stack = dicom_phantoms.slices(where, rescale=(1, -1024), dtype="int16", PixelPaddingValue=-2000)
+    for one in stack:
+        stored = dicom_phantoms.stored_of(one).astype(np.int16)
+        stored[:, :2] = -2000
+        dicom_phantoms.store(one, stored)
+    dicom_phantoms.write(tmp_path / "series", stack)
+    share = 2 / stack[0].Columns
+    for factor, told in ((2, None), (9, 9)):
+        options = ["--bundle", "pyramid", "--factor", factor, "--device", "cpu"]
+        found, _, err = call("run", tmp_path / "series", tmp_path / "out.nii", *options)
+        assert found == 0 and ("W-SR-RANGE" in err) == (told is not None)
+        sidecar = json.loads((tmp_path / "out.json").read_text())
+        assert sidecar["PaddingShare"] == pytest.approx(share, abs=1e-3)
+        assert sidecar["monai_sr"]["factor_outside_training"] == (None if told is None else pytest.approx(told))
+
+
+@fault("I23", "E-MOD")
+def test_what_is_named_an_image_is_taken_as_one(call, tmp_path):
+    options = ["--bundle", "none", "--modality", "MR"]
+    assert call("run", a_segmentation(tmp_path), tmp_path / "out.nii", *options)[::2] == (0, "")
+
+
+@fault("I23", "E-MOD")
+@pytest.mark.data
+@pytest.mark.slow
+def test_no_real_image_is_taken_for_a_mask(shared_data):
+    paths = sorted((shared_data / "volumes").rglob("*.nii.gz"))
+    assert len(paths) > 5
+    for path in paths:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = read_image(path)
+        part = image[:, :, :, image.shape[-1] // 2 - 2 : image.shape[-1] // 2 + 2].as_tensor()
+        affine = torch.diag(torch.tensor([1.0, 1.0, 4.0, 1.0], dtype=torch.float64))
+        super_resolve(MetaTensor(part, affine), None, factor=1.5)
+
+
+@fault("I24", "W-CT-HU")
+def test_padding_does_not_pass_for_air(tmp_path):
+    data = RNG.integers(0, 3000, (8, 7, 6)).astype(np.int16)
+    data[:2] = -2000
+    with pytest.warns(ImageWarning, match="W-CT-HU"):
+        super_resolve(read_image(nifti(tmp_path, data)), None, modality="CT")
+
+
+@fault("I24", "E-CT-HU")
+@pytest.mark.parametrize("ends", [(-1024, 1500), (-90, 300)], ids=["a body in air", "a crop inside a body"])
+def test_hounsfield_units_raise_no_doubt(call, tmp_path, ends):
+    path = nifti(tmp_path, RNG.integers(*ends, (8, 7, 6)).astype(np.int16))
+    assert call("run", path, tmp_path / "out.nii", "--bundle", "none", "--modality", "CT", "--strict")[::2] == (0, "")
+
+
+@fault("I25", "W-OUT-CLIP")
+def test_values_beyond_the_type_are_held_and_counted(call, tmp_path):
+    path = edges_at_the_end_of_the_type(tmp_path)
+    sr = super_resolve(read_image(path), None)[0].numpy()
+    beyond = int((sr > 32767.5).sum() + (sr < -32768.5).sum())
+    assert beyond > 10
+    _, _, err = call("run", path, tmp_path / "out.nii.gz", "--bundle", "none")
+    assert f" {beyond} voxels lie beyond" in err
+    written = nib.load(tmp_path / "out.nii.gz").get_fdata()
+    assert np.array_equal(written, np.clip(np.rint(sr), -32768, 32767))
+
+
+@fault("I25")
+def test_undershoot_beside_a_background_of_zero_is_not_worth_a_warning(call, tmp_path):
+    path = nifti(tmp_path, np.where(noise() > 250, 300, 0).astype(np.uint16))
+    assert float(super_resolve(read_image(path), None).min()) < -1
+    assert call("run", path, tmp_path / "out.nii.gz", "--bundle", "none")[::2] == (0, "")
+    assert nib.load(tmp_path / "out.nii.gz").get_fdata().min() == 0
+
+
+@fault("I26")
+@pytest.mark.parametrize("padding", [-2000, -3024])
+def test_padding_of_a_ct_is_put_back_and_does_not_bleed(tmp_path, padding):
+    data = RNG.integers(-1000, 1000, (12, 11, 6)).astype(np.int16)
+    outside = np.zeros(data.shape, dtype=bool)
+    outside[:3], outside[9:, :, :2] = True, True  # all the way, and in the first slices only
+    air = super_resolve(read_image(nifti(tmp_path, np.where(outside, -1000, data).astype(np.int16))), None)
+    padded = super_resolve(read_image(nifti(tmp_path, np.where(outside, padding, data).astype(np.int16))), None)
+    outside = torch.from_numpy(outside.repeat(4, axis=2))
+    assert torch.all(padded[0][outside] == padding)
+    torch.testing.assert_close(padded[0][~outside], air[0][~outside], atol=1e-3, rtol=0)
+    assert padded.meta["padding_share"] == pytest.approx((3 * 6 + 3 * 2) / (12 * 6))
+    assert "padding_share" not in air.meta
+
+
+@fault("I27")
+def test_what_a_network_is_given_at_once_does_not_grow_with_the_volume():
+    """The volume itself is held in memory; what the network needs for it is bounded."""
+    sizes = []
+    for slices in (40, 160):
+        image = phantoms.constant(phantoms.grid((16, 16, slices), (1.0, 1.0, 2.0)))
+        image[:] = torch.rand(16, 16, slices)
+        network = Spy()
+        super_resolve(image, network, tile_voxels=8000)
+        sizes.append((max(part.numel() for part in network.seen), len(network.seen)))
+    assert sizes[1][0] <= 1.1 * sizes[0][0] < 16000
+    assert sizes[1][1] >= 3 * sizes[0][1] > 3
+
+
+# ------------------------------------------------------------- bundles
+
+
+def copied(folder: Path, short: str = "pyramid") -> Path:
+    """A shipped bundle somewhere else."""
+    target = folder / "elsewhere"
+    shutil.copytree(bundle_path(short), target, ignore=shutil.ignore_patterns("docs", "*.ts"))
+    return target
+
+
+@fault("W01", "E-W-MISSING")
+@fault("W02", "E-W-HASH")
+@fault("W05", "E-W-SHAPE")
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (lambda path: path.unlink(), "E-W-MISSING"),
+        (lambda path: path.write_bytes(b""), "E-W-HASH"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "E-W-HASH"),
+        (lambda path: path.write_text("<html>404</html>"), "E-W-HASH"),
+        (lambda path: torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(path)), "E-W-HASH"),
+        (lambda path: torch.save(ResidualNet(4, 4).state_dict(), path), "E-W-SHAPE"),
+    ],
+    ids=["missing", "empty", "truncated", "web page", "TorchScript", "another network"],
+)
+def test_weights_that_cannot_be_used_are_exit_code_7(call, tmp_path, damage, code):
+    folder = copied(tmp_path)
+    damage(folder / "models" / "model.pt")
+    found, _, err = call("run", nifti(tmp_path), tmp_path / "out.nii", "--bundle", folder, "--trust-bundle")
+    assert found == 7
+    assert err.startswith(f"monai-sr: {code}: {folder / 'models' / 'model.pt'} - ") and " Fix: " in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out.nii").exists()
+
+
+@fault("W02", "E-W-HASH")
+@pytest.mark.parametrize("short", NAMES)
+def test_monai_s_own_run_verifies_the_weights_too(tmp_path, short):
+    """Its CheckpointLoader reads them by torch alone."""
+    folder = copied(tmp_path, short)
+
+    def initialize():
+        parser = ConfigParser()
+        parser.read_config(str(folder / "configs" / "inference.json"))
+        parser["bundle_root"] = str(folder)
+        parser.get_parsed_content("initialize")
+
+    initialize()
+    content = bytearray((folder / "models" / "model.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "models" / "model.pt").write_bytes(content)
+    torch.load(folder / "models" / "model.pt", weights_only=True)  # reads other weights, silently
+    with pytest.raises((BundleError, RuntimeError)) as caught:  # MONAI puts its own around ours
+        initialize()
+    errors: list[BaseException] = [caught.value]
+    while errors[-1].__cause__ is not None:
+        errors.append(errors[-1].__cause__)
+    assert "E-W-HASH" in " ".join(map(str, errors))
+
+
+@fault("W02", "E-W-HASH")
+def test_weights_that_call_themselves_a_folder_are_refused(tmp_path):
+    """torch reads nothing of such an entry and takes whatever lay in memory."""
+    path = tmp_path / "model.pt"
+    torch.save(PyramidNet(features=4, depth=2).state_dict(), path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2", content.index(b"PK\1\2") + 4) + 38] |= 0x10
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match="E-W-HASH"):
+        load_weights(PyramidNet(features=4, depth=2), path)
+
+
+@fault("W02", "E-W-HASH")
+def test_no_flipped_bit_of_the_weights_is_loaded_silently(tmp_path):
+    network = PyramidNet(features=4, depth=2)
+    path = tmp_path / "model.pt"
+    torch.save(network.state_dict(), path)
+    content = path.read_bytes()
+    told = 0
+    for offset in RNG.permutation(len(content))[:200]:
+        damaged = bytearray(content)
+        damaged[offset] ^= 1 << int(RNG.integers(8))
+        path.write_bytes(damaged)
+        other = PyramidNet(features=4, depth=2)
+        try:
+            load_weights(other, path)
+        except BundleError as error:
+            told += error.code == "E-W-HASH"
+        else:  # in what the zip does not protect, such as dates
+            assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+    assert told > 100
+
+
+class Canary:
+    """Unpickled, it would make a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@fault("W03", "E-W-HASH")
+@pytest.mark.parametrize("old_format", [False, True])
+def test_a_hostile_pickle_does_not_run(call, tmp_path, old_format):
+    folder = copied(tmp_path)
+    hostile = {"weight": Canary(tmp_path / "canary")}
+    torch.save(hostile, folder / "models" / "model.pt", _use_new_zipfile_serialization=not old_format)
+    found, _, err = call("run", nifti(tmp_path), tmp_path / "out.nii", "--bundle", folder, "--trust-bundle")
+    assert found == 7 and err.startswith("monai-sr: E-W-HASH: ")
+    assert not (tmp_path / "canary").exists()
+
+
+@fault("W04", "E-W-TRUST")
+@pytest.mark.parametrize("command", ["run", "evaluate"])
+def test_a_foreign_bundle_runs_no_code_until_it_is_trusted(call, tmp_path, command):
+    folder = copied(tmp_path)
+    config = json.loads((folder / "configs" / "inference.json").read_text())
+    config["network_def"] = f"$__import__('os').mkdir({str(tmp_path / 'canary')!r})"
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    volume = nifti(tmp_path)
+    words = [volume, tmp_path / "out.nii"] if command == "run" else [volume]
+    found, _, err = call(command, *words, "--bundle", folder)
+    assert found == 7
+    assert err.startswith(f"monai-sr: E-W-TRUST: {folder} - ") and "--trust-bundle" in err
+    assert not (tmp_path / "canary").exists()
+    call(command, *words, "--bundle", folder, "--trust-bundle")
+    assert (tmp_path / "canary").exists()
+
+
+@fault("W04", "E-W-TRUST")
+def test_no_name_leads_out_of_the_place_of_shipped_bundles(tmp_path, monkeypatch):
+    folder = copied(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NAMES["residual"]).symlink_to(folder, target_is_directory=True)
+    up = os.path.relpath(folder, bundle_path("pyramid").parent)
+    for name in ("elsewhere", NAMES["residual"] + "/", up, folder):
+        if Path(name).name in NAMES.values():
+            continue  # a shipped bundle of that name comes first
+        with pytest.raises(BundleError, match="E-W-TRUST"):
+            load_bundle(name, device="cpu")
+    assert load_bundle(folder, device="cpu", trust_bundle=True).name == "elsewhere"
+    assert load_bundle(bundle_path("pyramid"), device="cpu").name == NAMES["pyramid"]
+
+
+@fault("W06")
+@fault("W07")
+@pytest.mark.parametrize("short", NAMES)
+def test_a_bundle_runs_without_network_and_home_and_writes_nothing(call, tmp_path, monkeypatch, short):
+    def offline(*_):
+        raise AssertionError("something was asked of the network")
+
+    monkeypatch.setattr(socket.socket, "connect", offline)
+    for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+    before = {path: path.stat().st_mtime_ns for path in bundle_path(short).rglob("*")}
+    assert call("run", nifti(tmp_path), tmp_path / "out.nii", "--bundle", short, "--device", "cpu")[::2] == (0, "")
+    assert {path: path.stat().st_mtime_ns for path in bundle_path(short).rglob("*")} == before
+    assert not (tmp_path / "nowhere").exists()
+
+
+# ------------------------------------------------------------- names and privacy
+
+
+@fault("Z04")
+def test_no_text_of_a_header_decides_where_or_under_which_name_a_result_lies(call, tmp_path):
+    """Every text of these headers is ``../../etc/x^y CANARY``."""
+    dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices(series=1))
+    dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices(series=2, modality="MR", SeriesDescription="a/b:*\n"))
+    before = set(tmp_path.rglob("*"))
+    assert call("run", tmp_path / "in", tmp_path / "out", "--bundle", "none", "--factor", "2")[0] == 0
+    made = {path.relative_to(tmp_path / "out") for path in set(tmp_path.rglob("*")) - before - {tmp_path / "out"}}
+    assert {str(path) for path in made if len(path.parts) == 1} == {str(p.parent) for p in made if len(p.parts) == 2}
+    for path in made:
+        assert path.parts[0].removeprefix("series-").isalnum() and len(path.parts[0]) == len("series-") + 12
+        assert len(path.parts) == 1 or path.parts[1].removesuffix(".dcm").isdigit()
+
+
+@fault("P01")
+def test_nothing_of_a_patient_is_in_a_message_or_its_traceback(call, tmp_path):
+    faults = {
+        "gap": dicom_phantoms.Stack((0.0, 4.0, 8.0, 16.0, 20.0, 24.0)),
+        "few": dicom_phantoms.Stack((0.0, 4.0)),
+    }
+    for name, stack in faults.items():
+        dicom_phantoms.write(tmp_path / name, dicom_phantoms.slices(stack))
+        for target in (tmp_path / "out", tmp_path / "out.nii"):
+            found, out, err = call("run", tmp_path / name, target, "--bundle", "none", "--debug")
+            assert found == 5
+            assert "Traceback" in err
+            assert dicom_phantoms.tells_nothing(out, err)
