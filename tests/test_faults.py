@@ -1142,10 +1142,13 @@ def test_no_text_of_a_header_decides_where_or_under_which_name_a_result_lies(cal
     before = set(tmp_path.rglob("*"))
     assert call("run", tmp_path / "in", tmp_path / "out", "--bundle", "none", "--factor", "2")[0] == 0
     made = {path.relative_to(tmp_path / "out") for path in set(tmp_path.rglob("*")) - before - {tmp_path / "out"}}
-    assert {str(path) for path in made if len(path.parts) == 1} == {str(p.parent) for p in made if len(p.parts) == 2}
-    for path in made:
-        assert path.parts[0].removeprefix("series-").isalnum() and len(path.parts[0]) == len("series-") + 12
-        assert len(path.parts) == 1 or path.parts[1].removesuffix(".dcm").isdigit()
+    series = {path.parts[0] for path in made if len(path.parts) == 2}
+    assert len(series) == 2
+    logs = {"monai-sr-run.jsonl", "monai-sr-run.tsv"}
+    assert {str(path) for path in made if len(path.parts) == 1} == series | {f"{name}.json" for name in series} | logs
+    for name in series:
+        assert name.removeprefix("series-").isalnum() and len(name) == len("series-") + 12
+    assert all(path.parts[1].removesuffix(".dcm").isdigit() for path in made if len(path.parts) == 2)
 
 
 @fault("P01")
