@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from monai_sr.errors import ImageWarning
 from monai_sr.images import write_image
 from monai_sr.inference import TILE_VOXELS
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
+from monai_sr.tiles import plan_tiles
 
 GIB = 2**30
 
@@ -75,16 +77,33 @@ def test_without_limits_what_is_free_counts(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("network", [ResidualNet(layers=4, features=8), PyramidNet(features=8, depth=2), SRCNN(), None])
 def test_tiles_shrink_until_they_fit_and_a_volume_that_cannot_fit_is_refused(network):
-    size = {"voxels_in": 250_000, "voxels_out": 10**7}
+    size = {"voxels_in": 2_500_000, "voxels_out": 10**7}
     fixed = PROCESS + volume_bytes(*size.values())
     assert choose_tile(network, **size, memory=64 * GIB, vram=None) == TILE_VOXELS
     if network is not None:
         for tile in TILE_LADDER:
-            assert choose_tile(network, **size, memory=fixed + tile_bytes(network, tile), vram=None) == tile
-            assert choose_tile(network, **size, memory=fixed, vram=int(tile_bytes(network, tile) / SHARE) + 1) == tile
+            on_tile = tile_bytes(network, tile, **size)
+            assert choose_tile(network, **size, memory=fixed + on_tile, vram=None) == tile
+            assert choose_tile(network, **size, memory=fixed, vram=int(on_tile / SHARE) + 1) == tile
     with pytest.raises(MemoryShortError, match="E-MEM") as short:
         choose_tile(network, **size, memory=fixed - 1, vram=None)
     assert short.value.exit_code == 8
+
+
+@pytest.mark.parametrize("asked", [10_000, 250_000, 1_000_000])
+@pytest.mark.parametrize("shape", [(192, 192, 20), (512, 512, 60), (40, 40, 12)])
+@pytest.mark.parametrize(
+    ("network", "levels"), [(ResidualNet(), 0), (PyramidNet(), 1), (PyramidNet(), 2), (PyramidNet(), 3)]
+)
+def test_no_tile_that_is_made_is_larger_than_what_was_planned_for(network, levels, shape, asked):
+    scale, thin = 2**levels, 2**levels if levels else 4
+    halo = network.reach_of(levels) if levels else network.reach
+    given = shape if levels else (*shape[:2], shape[2] * thin)
+    tiles = plan_tiles(given, (halo[0], *halo), voxels=max(1, asked // scale), align=(1, 1, 1 if levels else 2))
+    largest = scale * max(math.prod(s.stop - s.start for s in tile.padded) for tile in tiles)
+    size = {"voxels_in": math.prod(shape), "voxels_out": math.prod(shape) * thin}
+    planned = size["voxels_out"] * tile_bytes(network, asked, **size) / tile_bytes(network, size["voxels_out"], **size)
+    assert planned >= largest
 
 
 class Hungry(SRCNN):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import psutil
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 
 from ..errors import SuperResolutionError
 from ..inference import TILE_VOXELS
+from ..networks import PyramidNet, ResidualNet
 
 SHARE = 0.85
 """Of the memory there is that a run may plan with; the rest is for what no estimate foresees."""
@@ -40,10 +43,29 @@ def volume_bytes(voxels_in: int, voxels_out: int) -> int:
     return PER_VOXEL_IN * voxels_in + PER_VOXEL_OUT * voxels_out
 
 
-def tile_bytes(network: nn.Module | None, tile_voxels: int) -> int:
-    """What a network takes for one tile of so many voxels of the output, bytes."""
+def least_tile(network: nn.Module, factor: float) -> int:
+    """Voxels of the output in the smallest tile that is made: four halos a side, see :mod:`monai_sr.tiles`."""
+    scale = 1
+    if isinstance(network, PyramidNet):
+        levels = math.ceil(math.log2(max(2.0, factor)) - 1e-6)
+        (in_plane, through), scale = network.reach_of(levels), 2**levels
+    else:
+        in_plane, through = cast(ResidualNet, network).reach
+    return (4 * in_plane + 1) ** 2 * (4 * through + int(getattr(network, "fold", 1))) * scale
+
+
+def tile_bytes(network: nn.Module | None, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
+    """What a network takes for one tile, bytes.
+
+    Args:
+        network: None for the spline, which takes nothing.
+        tile_voxels: voxels of the output that are asked for. A tile is never smaller than
+            :func:`least_tile`, nor larger than the volume.
+        voxels_in, voxels_out: of the volume.
+    """
     if network is None:
         return 0
+    tile_voxels = min(max(tile_voxels, least_tile(network, voxels_out / max(1, voxels_in))), voxels_out)
     features = max(layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv3d))
     fold = int(getattr(network, "fold", 1))  # slices that are channels within the network
     return tile_voxels * 4 * (TILE_FEATURES * features // fold + 4)
@@ -64,11 +86,11 @@ def choose_tile(network: nn.Module | None, *, voxels_in: int, voxels_out: int, m
     fixed = PROCESS + volume_bytes(voxels_in, voxels_out)
     for tile in TILE_LADDER:
         tile = min(tile, max(voxels_out, TILE_LADDER[-1]))
-        on_tile = tile_bytes(network, tile)
+        on_tile = tile_bytes(network, tile, voxels_in=voxels_in, voxels_out=voxels_out)
         fits = fixed + on_tile <= memory if vram is None else fixed <= memory and on_tile <= SHARE * vram
         if fits:
             return tile
-    needed = fixed + (tile_bytes(network, TILE_LADDER[-1]) if vram is None else 0)
+    needed = fixed + (on_tile if vram is None else 0)
     raise MemoryShortError(
         "E-MEM",
         f"about {needed / 2**20:.0f} MiB are needed with the smallest tiles, {memory / 2**20:.0f} MiB may be used",

@@ -56,7 +56,9 @@ class Plan:
 
     def least_memory(self, network: nn.Module | None) -> int:
         """Bytes it takes with tiles a quarter as large as the largest: smaller ones cost more time."""
-        return PROCESS + volume_bytes(*self.voxels) + tile_bytes(network, min(TILE_LADDER[2], self.voxels[1]))
+        voxels_in, voxels_out = self.voxels
+        on_tile = tile_bytes(network, TILE_LADDER[2], voxels_in=voxels_in, voxels_out=voxels_out)
+        return PROCESS + volume_bytes(voxels_in, voxels_out) + on_tile
 
 
 def plan_case(case: Case, settings: Settings) -> Plan:
@@ -102,7 +104,8 @@ def plan_table(cases: Sequence[Case], settings: Settings) -> str:
             tile = choose_tile(model.network, voxels_in=voxels_in, voxels_out=voxels_out, memory=memory, vram=vram)
         except SuperResolutionError as error:
             problem = f"{error.code}: {error.problem}"
-        needed = PROCESS + volume_bytes(voxels_in, voxels_out) + tile_bytes(model.network, min(tile, voxels_out))
+        on_tile = tile_bytes(model.network, tile, voxels_in=voxels_in, voxels_out=voxels_out)
+        needed = PROCESS + volume_bytes(voxels_in, voxels_out) + on_tile
         seconds = speed * voxels_out
         if not problem:
             good, total = good + 1, total + seconds
