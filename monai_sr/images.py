@@ -146,7 +146,7 @@ def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> 
     if len(image) == 1:
         voxels = voxels[..., 0]
     if suffix in NIFTI_SUFFIXES:
-        told = {key: meta[key] for key in ("has_orientation", "time_step") if key in meta}
+        told = {key: meta[key] for key in ("has_orientation", "time_step", "super_resolved") if key in meta}
         nifti = nifti_image(voxels, grid, **told)
         write_atomically(path, lambda file: stream_nifti(nifti, file, compressed=suffix == ".nii.gz"))
     elif voxels.ndim > 3:

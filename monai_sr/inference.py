@@ -174,6 +174,7 @@ def super_resolve(
             sr = torch.where(outside[..., distance.argmin(axis=1)], padding, sr)
         results.append(sr.flip(flips).permute(*np.argsort(order).tolist()))
     result = on_grid(torch.stack(results), wanted, image)
+    result.meta["super_resolved"] = True
     reach = np.maximum(np.median(np.diff(thick)), thickness) / 2 * (1 + SAME_SPACING)
     far = (distance > reach).all(axis=1)
     if far.any():

@@ -22,6 +22,9 @@ COMPRESSION = 3
 MOST_BYTES = 2**44
 """A header that claims more than these 16 TiB is damaged."""
 
+SUPER_RESOLVED = b"monai-sr: super-resolved; research only, not for diagnosis"
+"""The description in the header of a result, by which it is never taken as an input of many."""
+
 SPARE = 64 * 2**20
 """So many bytes may follow the last voxel of a compressed file."""
 
@@ -222,7 +225,12 @@ def _farthest(difference: np.ndarray, shape: tuple[int, ...]) -> float:
 
 
 def nifti_image(
-    voxels: np.ndarray, grid: Grid, *, has_orientation: bool = True, time_step: tuple[float, int] | None = None
+    voxels: np.ndarray,
+    grid: Grid,
+    *,
+    has_orientation: bool = True,
+    time_step: tuple[float, int] | None = None,
+    super_resolved: bool = False,
 ) -> nib.Nifti1Image:
     """An image in memory, ready to be streamed; both forms tell the same geometry.
 
@@ -231,6 +239,7 @@ def nifti_image(
         grid: where they lie.
         has_orientation: whether the affine tells more than the spacing; if not, both codes are 0.
         time_step: see :func:`read_nifti`.
+        super_resolved: whether the header says so, see :func:`is_super_resolved`.
     """
     if voxels.dtype == bool:
         voxels = voxels.astype(np.uint8)
@@ -243,8 +252,20 @@ def nifti_image(
     if time_step is not None and voxels.ndim > 3:
         image.header["pixdim"][4] = time_step[0]
         image.header["xyzt_units"] = int(image.header["xyzt_units"]) | time_step[1]
-    image.header["descrip"] = b"monai-sr: research only, not for diagnosis"
+    image.header["descrip"] = SUPER_RESOLVED if super_resolved else b"monai-sr: research only, not for diagnosis"
     return image
+
+
+def is_super_resolved(path: Path) -> bool:
+    """Whether a NIfTI file says that it is a result of ours."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4096)
+        if start[:2] == b"\x1f\x8b":
+            start = zlib.decompressobj(wbits=31).decompress(start)
+    except (OSError, zlib.error):  # whoever reads it tells what is wrong
+        return False
+    return SUPER_RESOLVED in start[:540]
 
 
 def stream_nifti(image: nib.Nifti1Image, file: BinaryIO, *, compressed: bool) -> None:

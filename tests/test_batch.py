@@ -207,6 +207,17 @@ def test_images_and_dicom_in_one_tree_are_all_cases(scans, tmp_path):
 
 
 @fault("R14")
+@pytest.mark.parametrize("name", ["thin.nii", "thin.nii.gz"])
+def test_a_result_of_one_run_says_so_itself_and_thick_slices_that_were_simulated_do_not(scans, tmp_path, name):
+    thin, thick = scans / name, scans / "simulated.nii.gz"
+    assert main(["run", str(scans / "a.nii.gz"), str(thin), "--bundle", "none", "--factor", "2"]) == 0
+    assert main(["simulate", str(thin), str(thick), "--factor", "2"]) == 0
+    with pytest.warns(ImageWarning, match="made by monai-sr"):
+        names = [case.name for case in find_cases(scans, tmp_path / "out")]
+    assert name not in names
+    assert {"a.nii.gz", "simulated.nii.gz"} <= set(names)
+
+
 @pytest.mark.parametrize("name", ["x.xyz", "x", "x.gz"])
 def test_a_result_of_no_known_format_is_refused_before_anything_runs(scans, tmp_path, name):
     (tmp_path / "list.csv").write_text(f"input,output\nin/a.nii.gz,{name}\n")

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from ..dicom import MadeBy
 from ..errors import ImageError, OutputError, write_error
 from ..images import image_suffix, write_atomically
+from ..nifti import is_super_resolved
 from ..processes import hidden_beside, is_alive, own_mark, temporary_beside
 
 RECORD_VERSION = 1
@@ -46,8 +47,8 @@ def sidecar_path(target: Path) -> Path:
 
 
 def is_own_result(path: Path) -> bool:
-    """Whether an image file is a result of ours, by the record beside it."""
-    return record_beside(path) is not None
+    """Whether an image file is a result of ours, by the record beside it or its own header."""
+    return record_beside(path) is not None or is_super_resolved(path)
 
 
 def write_sidecar(target: Path, content: Mapping[str, Any]) -> None:
