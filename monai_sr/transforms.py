@@ -579,6 +579,7 @@ class SuperResolvedGridd(MapTransform):
             if tuple(result[key].shape[1:]) != wanted.shape:
                 raise ValueError(f"{key} has shape {tuple(result[key].shape[1:])}, its grid {wanted.shape}")
             result[key] = on_grid(result[key], wanted, image)
+            result[key].meta["super_resolved"] = True
         image = image.clone()
         image.meta.update(original_affine=torch.from_numpy(wanted.affine.copy()), spatial_shape=np.array(wanted.shape))
         result[self.image_key] = image
