@@ -14,7 +14,8 @@ import monai_sr
 PACKAGE = Path(monai_sr.__file__).parent
 
 FLOORS = {
-    0: {"errors", "codes", "grid", "slices", "networks", "losses", "intensities", "metrics", "tiles", "processes"},
+    0: {"errors", "codes", "grid", "slices", "profiles", "networks", "losses", "intensities", "metrics", "tiles"}
+    | {"processes"},
     1: {"transforms", "handlers"},
     2: {"inference", "images", "nifti", "itk", "dicom", "bundles", "bids"},
     3: {"batch", "conditions", "evaluation", "methods", "tables", "volumes"},

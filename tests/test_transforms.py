@@ -367,7 +367,7 @@ def test_the_pair_is_the_slab_of_the_thin_slices(factors):
 def test_the_slices_are_as_drawn_and_the_network_is_told_what_was_drawn_for_it():
     transform = RandSimulateThickSlicesd("image", factors=(2, 4), usual=0, noisy=0, box=0.5, mistaken=0.5)
     seen = set()
-    for seed in range(16):
+    for seed in range(40):
         (pair,) = drawn(transform, textured((16, 16, 16)), seed=seed)
         thin = np.arange(16)
         thick = (np.arange(16 / transform.factor) + 0.5) * transform.factor - 0.5
@@ -376,13 +376,23 @@ def test_the_slices_are_as_drawn_and_the_network_is_told_what_was_drawn_for_it()
             thin, thick, slice_thickness=transform.ratio * transform.factor, profile=transform.profile
         )
         torch.testing.assert_close(pair["acquired"], apply_along(true, pair["label"]))
-        # at inference nobody knows the profile, so it is always taken for a Gaussian
-        told = SliceModel.between(thick, thin, slice_thickness=transform.told_ratio * transform.factor)
+        told = SliceModel.between(
+            thick, thin, slice_thickness=transform.told_ratio * transform.factor, profile=transform.told_profile
+        )
         torch.testing.assert_close(pair["acquisition"], told.acquisition.float())
         torch.testing.assert_close(pair["spline"], told.spline.float())
         assert abs(transform.told_ratio / transform.ratio - 1) <= 0.25
-        seen.add((transform.profile, transform.told_ratio == transform.ratio))
-    assert len(seen) == 4
+        assert transform.told_profile in ("gaussian", transform.profile)
+        seen.add((transform.profile, transform.told_profile, transform.told_ratio == transform.ratio))
+    assert len(seen) == 6
+
+
+def test_slices_with_gaps_are_as_thin_as_those_wanted():
+    transform = RandSimulateThickSlicesd("image", factors=(4,), usual=0, gaps=1, noisy=0, box=0, mistaken=0)
+    (pair,) = drawn(transform, textured((16, 16, 16)))
+    assert transform.ratio * transform.factor == 1
+    neighbors = pair["label"][..., 1::4] + pair["label"][..., 2::4]
+    torch.testing.assert_close(pair["acquired"], neighbors / 2, rtol=0, atol=0.05)
 
 
 def test_a_network_on_thick_slices_sees_them_as_a_standard_profile_would_have_shown_them():
@@ -454,7 +464,7 @@ def test_the_label_is_the_volume_with_the_slice_axis_last():
 
 
 def test_everything_offered_is_drawn_and_nothing_else():
-    transform = RandSimulateThickSlicesd("image", factors=(2, 2.5, 3), thickness_ratios=(0.5, 1.5), noise=0.02)
+    transform = RandSimulateThickSlicesd("image", factors=(2, 2.5, 3), thickness_ratios=(0.5, 1.5), gaps=0, noise=0.02)
     transform.set_random_state(0)
     draws = []
     for _ in range(400):
