@@ -373,8 +373,8 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
 
     Draws the slice axis among those whose spacing is near the finest, the factor, the ratio of
     thickness to spacing, the profile, the noise, and what the network is told of all that, from
-    ``self.R``. It is told a Gaussian profile, as at inference, and now and then a wrong thickness,
-    so that it learns not to trust either blindly. Of a key ``image`` it makes
+    ``self.R``. Now and then it is told a Gaussian for a box, or a wrong thickness, so that it learns
+    not to trust either blindly. Of a key ``image`` it makes
 
     - ``image``: what the network sees, normalized like the input: the consistent spline on the thin
       grid (``works_on="thin"``), or the acquired slices as a standard profile would have given them
@@ -389,7 +389,9 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         works_on: "thin" or "thick", as the network says.
         thickness_ratios: the range that thickness/spacing is drawn from.
         usual: how often thickness equals spacing instead.
+        gaps: how often slices are as thin as those wanted instead: plain subsampling.
         box: how often the profile is in truth a box.
+        recognized: how often the network is told so; else a Gaussian of that width.
         mistaken: how often the thickness told is not the true one.
         mistake: by what share of it at most.
         noise: the largest standard deviation of noise on the thick slices, in units of the input.
@@ -404,8 +406,10 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         factors: Sequence[float] = (2, 3, 4),
         works_on: Literal["thin", "thick"] = "thin",
         thickness_ratios: tuple[float, float] = (0.25, 1.5),
-        usual: float = 0.5,
-        box: float = 0.15,
+        usual: float = 0.45,
+        gaps: float = 0.15,
+        box: float = 0.2,
+        recognized: float = 0.7,
         mistaken: float = 0.15,
         mistake: float = 0.25,
         noise: float = 0.02,
@@ -419,7 +423,8 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         if works_on == "thick" and any(np.log2(f) % 1 for f in factors):
             raise ValueError(f"a pyramid is trained at powers of two, not at factors {tuple(factors)}")
         self.factors, self.works_on = tuple(factors), works_on
-        self.thickness_ratios, self.usual, self.box = thickness_ratios, usual, box
+        self.thickness_ratios, self.usual, self.gaps = thickness_ratios, usual, gaps
+        self.box, self.recognized = box, recognized
         self.mistaken, self.mistake = mistaken, mistake
         self.noise, self.noisy, self.isotropy = noise, noisy, isotropy
 
@@ -428,9 +433,10 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         near = [a for a in range(3) if spacing[a] <= self.isotropy * min(spacing)]
         self.axis = int(self.R.choice(near))
         self.factor = float(self.R.choice(self.factors))
-        ratio = float(self.R.uniform(*self.thickness_ratios))
-        self.ratio = 1.0 if self.R.random() < self.usual else ratio
+        ratio, kind = float(self.R.uniform(*self.thickness_ratios)), self.R.random()
+        self.ratio = 1.0 if kind < self.usual else 1 / self.factor if kind < self.usual + self.gaps else ratio
         self.profile: Profile = "box" if self.R.random() < self.box else "gaussian"
+        self.told_profile: Profile = self.profile if self.R.random() < self.recognized else "gaussian"
         mistake = float(self.R.uniform(-self.mistake, self.mistake))
         self.told_ratio = self.ratio * (1 + mistake if self.R.random() < self.mistaken else 1.0)
         sigma = float(self.R.uniform(0, self.noise))
@@ -455,7 +461,9 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         lr = apply_along(true, hr)
         if self.sigma:
             lr = lr + torch.from_numpy(self.R.normal(0, self.sigma, lr.shape)).to(lr)
-        model = SliceModel.between(thick, thin, slice_thickness=self.told_ratio * self.factor)
+        model = SliceModel.between(
+            thick, thin, slice_thickness=self.told_ratio * self.factor, profile=self.told_profile
+        )
         seen = model.spline if self.works_on == "thin" else standard_slices(model, thick, thin)
         return {
             key: apply_along(seen, lr),
