@@ -94,7 +94,7 @@ def _blurred(lines: Tensor, spacing: float, step: float, width: float, profile: 
 
 
 def _sharpness(voxels: Tensor, axis: int, *, lag: int) -> float:
-    """``log E(1)/E(2) − ¾ log E(2)/E(3)``, not a number where nothing varies; a slice step being ``lag`` voxels along ``axis``."""
+    """``log E(1)/E(2) − ¾ log E(2)/E(3)``, a slice step being ``lag`` voxels; NaN where nothing varies."""
     n = voxels.shape[axis]
     squares = [(voxels.narrow(axis, k, n - k) - voxels.narrow(axis, 0, n - k)) ** 2 for k in (lag, 2 * lag, 3 * lag)]
     means = [float(square.mean()) for square in squares]
