@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -14,12 +15,13 @@ from monai.data import MetaTensor, decollate_batch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from .errors import ImageError, ImageWarning, UsageError
+from .errors import ImageError, ImageWarning
 from .grid import SAME_SPACING
 from .intensities import (
     CT_AIR,
     CT_WINDOW,
     MR_PERCENTILES,
+    IntensityRange,
     Modality,
     check_hounsfield,
     count_labels,
@@ -28,15 +30,13 @@ from .intensities import (
     padding_mask,
 )
 from .networks import PyramidNet, ResidualNet
-from .slices import Profile, SliceModel, apply_along, enforce_consistency, interpolation_matrix
+from .slices import Profile, apply_along, blocks, enforce_consistency
+from .stacks import Stack
 from .tiles import apply_in_tiles
 from .transforms import grid_of, on_grid, standard_slices, uneven_positions, wanted_grid
 
 TILE_VOXELS = 4_000_000
 """Output voxels computed at once: about 1.5 GB for 32 features."""
-
-FEWEST_SLICES = 3
-"""Below this there is no through-plane structure to go by."""
 
 Progress = Callable[[float], None]
 
@@ -97,93 +97,120 @@ def super_resolve(
             HU; under ``strict`` see there.
         UsageError: contradicting options, or an unclear through-plane axis.
     """
-    grid, uneven = grid_of(image), uneven_positions(image)
     wanted, axis = wanted_grid(image, spacing=spacing, factor=factor, axis=axis)
     voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
-    if uneven is None and np.array_equal(wanted.affine, grid.affine):
+    if uneven_positions(image) is None and np.array_equal(wanted.affine, grid_of(image).affine):
         _doubt(
             "W-SR-NOGAIN",
             "E-SR-NOGAIN",
-            f"slices are {grid.spacing[axis]:.4g} mm apart already, no finer ones were asked for",
+            f"slices are {wanted.spacing[axis]:.4g} mm apart already, no finer ones were asked for",
             "the image is passed through",
             fix="leave it as it is, or ask for a finer --spacing",
             strict=strict,
             image=image,
         )
-        return on_grid(voxels.float(), grid, image)
-    if grid.shape[axis] < FEWEST_SLICES:
-        raise ImageError(
-            "E-IMG-FEW",
-            f"{grid.shape[axis]} slices, at least {FEWEST_SLICES} are needed",
-            fix="give the whole series",
-        )
-    meta = image.meta if isinstance(image, MetaTensor) else {}
-    if slice_thickness is None and axis == meta.get("slice_axis", axis):
-        slice_thickness = meta.get("slice_thickness")
-    thickness = np.array(grid.spacing[axis] if slice_thickness is None else slice_thickness, dtype=np.float64)
-    if not ((thickness > 0) & (thickness < math.inf)).all():
-        raise UsageError("E-USE", f"a slice thickness of {slice_thickness} mm was given", fix="give one above 0 mm")
-    order, flips = grid.canonical_order(axis)
-    thick, thin = grid.positions(axis), wanted.positions(axis)
-    if uneven is not None:
-        thick = -uneven[::-1] if 2 in flips else uneven
-    if 2 in flips:
-        thickness = np.flip(thickness)
-    reached = float(np.median(np.diff(thick)) / (thin[1] - thin[0]))
-    least, most = factor_range or (0.0, math.inf)
-    beyond = not least * (1 - SAME_SPACING) <= reached <= most * (1 + SAME_SPACING)
-    if beyond:
-        _doubt(
-            "W-SR-RANGE",
-            "E-SR-RANGE",
-            f"a factor of {reached:.3g} is asked for, the network was trained for {least:g} to {most:g}",
-            "the result may be no better than interpolation",
-            fix="ask for a factor in that range, or take --bundle none",
-            strict=strict,
-            image=image,
-        )
-    model = SliceModel.between(thick, thin, slice_thickness=thickness, profile=profile)
-    distance = np.abs(thin[:, None] - thick)
-    results, padded = [], 0.0
-    for index, one in enumerate(voxels):
-        lr = one.float().permute(order).flip(flips).contiguous()
-        missing = meta.get("nan_voxels")
-        known = lr if missing is None else lr[~missing[index].permute(order).flip(flips)]
-        kind = _modality_of(lr, modality, meta.get("modality"))
-        outside = padding_mask(lr, kind, meta.get("padding_value"))
-        if kind == "CT" and (modality or meta.get("modality")):
-            doubt = check_hounsfield(lr if outside is None or bool(outside.all()) else lr[~outside])
-            if doubt:
-                _doubt(
-                    *("W-CT-HU", "E-CT-HU", doubt, "they are taken as HU"),
-                    fix="restore the rescale, or leave --modality out if it is no CT",
-                    strict=strict,
-                    image=image,
-                )
-        padding = 0.0
-        if outside is not None:
-            padding = float(lr[outside][0])
-            padded += float(outside.float().mean()) / len(voxels)
-            lr = torch.where(outside, CT_AIR, lr)
-        intensities = intensity_range(known, kind, ct_window=ct_window, mr_percentiles=mr_percentiles)
-        lr = intensities.normalize(lr)
+        return on_grid(voxels.float(), wanted, image)
+    stack = Stack.of(image, wanted, axis, slice_thickness=slice_thickness, profile=profile)
+    beyond = _is_beyond(stack.factor, factor_range, strict=strict, image=image)
+    result = torch.empty((len(voxels), *wanted.shape), device=voxels.device)
+    padded = 0.0
+    for index in range(len(voxels)):
+        scan = _scan(image, index, stack, modality, ct_window=ct_window, mr_percentiles=mr_percentiles, strict=strict)
         share = _share_of(progress, index, len(voxels)) if progress else None
-        sr = _propose(network, lr, model, thick, thin, tile_voxels=tile_voxels, progress=share)
-        sr = intensities.restore(model.enforce(sr, lr))
-        if outside is not None:
-            sr = torch.where(outside[..., distance.argmin(axis=1)], padding, sr)
-        results.append(sr.flip(flips).permute(*np.argsort(order).tolist()))
-    result = on_grid(torch.stack(results), wanted, image)
-    result.meta["super_resolved"] = True
-    reach = np.maximum(np.median(np.diff(thick)), thickness) / 2 * (1 + SAME_SPACING)
-    far = (distance > reach).all(axis=1)
-    if far.any():
-        result.meta["filled_slices"] = np.flatnonzero(far[::-1] if 2 in flips else far)
+        proposal, matrix = _propose(network, scan.slices, stack, tile_voxels=tile_voxels, progress=share)
+        for rows in blocks(len(proposal), proposal[0].numel()):
+            sr = proposal[rows] if matrix is None else apply_along(matrix, proposal[rows])
+            sr = stack.model.enforce(sr, scan.slices[rows])
+            stack.put(scan.in_file_units(sr, rows, stack.nearest), result[index], rows)
+        padded += scan.padding_share / len(voxels)
+    sharp = on_grid(result, wanted, image)
+    sharp.meta["super_resolved"] = True
+    if len(stack.filled):
+        sharp.meta["filled_slices"] = stack.filled
     if padded:
-        result.meta["padding_share"] = padded
+        sharp.meta["padding_share"] = padded
     if beyond:
-        result.meta["outside_training"] = reached
-    return result
+        sharp.meta["outside_training"] = stack.factor
+    return sharp
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """One volume as the network wants it, and the way back.
+
+    Attributes:
+        slices: (X, Y, m) canonical, normalized.
+        intensities: what they were normalized by.
+        outside: (X, Y, m) what a CT did not scan; None where it scanned all.
+        padding: the value that is put there.
+    """
+
+    slices: Tensor
+    intensities: IntensityRange
+    outside: Tensor | None
+    padding: float
+
+    @property
+    def padding_share(self) -> float:
+        """How much of the volume was not scanned, 0..1."""
+        return 0.0 if self.outside is None else float(self.outside.float().mean())
+
+    def in_file_units(self, sr: Tensor, rows: slice, nearest: np.ndarray) -> Tensor:
+        """Some rows of the result; ``nearest`` is the acquired slice whose padding each new one takes."""
+        sr = self.intensities.restore(sr)
+        return sr if self.outside is None else torch.where(self.outside[rows][..., nearest], self.padding, sr)
+
+
+def _scan(
+    image: Tensor,
+    index: int,
+    stack: Stack,
+    modality: Modality | None,
+    *,
+    ct_window: tuple[float, float],
+    mr_percentiles: tuple[float, float],
+    strict: bool,
+) -> _Scan:
+    """Volume ``index`` of the image: what it is, what of it was scanned, and its range of intensities."""
+    meta = image.meta if isinstance(image, MetaTensor) else {}
+    voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
+    lr = stack.oriented(voxels[index].float())
+    missing = meta.get("nan_voxels")
+    known = lr if missing is None else lr[~stack.oriented(missing[index])]
+    kind = _modality_of(lr, modality, meta.get("modality"))
+    outside = padding_mask(lr, kind, meta.get("padding_value"))
+    if kind == "CT" and (modality or meta.get("modality")):
+        doubt = check_hounsfield(lr if outside is None or bool(outside.all()) else lr[~outside])
+        if doubt:
+            _doubt(
+                *("W-CT-HU", "E-CT-HU", doubt, "they are taken as HU"),
+                fix="restore the rescale, or leave --modality out if it is no CT",
+                strict=strict,
+                image=image,
+            )
+    padding = 0.0
+    if outside is not None:
+        padding = float(lr[outside][0])
+        lr = torch.where(outside, CT_AIR, lr)
+    intensities = intensity_range(known, kind, ct_window=ct_window, mr_percentiles=mr_percentiles)
+    return _Scan(intensities.normalize(lr), intensities, outside, padding)
+
+
+def _is_beyond(factor: float, trained: tuple[float, float] | None, *, strict: bool, image: Tensor) -> bool:
+    """Whether the network was not trained for a factor, which is told."""
+    least, most = trained or (0.0, math.inf)
+    if least * (1 - SAME_SPACING) <= factor <= most * (1 + SAME_SPACING):
+        return False
+    _doubt(
+        "W-SR-RANGE",
+        "E-SR-RANGE",
+        f"a factor of {factor:.3g} is asked for, the network was trained for {least:g} to {most:g}",
+        "the result may be no better than interpolation",
+        fix="ask for a factor in that range, or take --bundle none",
+        strict=strict,
+        image=image,
+    )
+    return True
 
 
 def _doubt(warning: str, error: str, finding: str, consequence: str, *, fix: str, strict: bool, image: Tensor) -> None:
@@ -217,45 +244,39 @@ def _share_of(progress: Progress, index: int, count: int) -> Progress:
 
 
 def _propose(
-    network: nn.Module | None,
-    lr: Tensor,
-    model: SliceModel,
-    thick: np.ndarray,
-    thin: np.ndarray,
-    *,
-    tile_voxels: int,
-    progress: Progress | None,
-) -> Tensor:
-    """What the network makes of the acquired slices (X, Y, m), on the thin grid (X, Y, n)."""
+    network: nn.Module | None, lr: Tensor, stack: Stack, *, tile_voxels: int, progress: Progress | None
+) -> tuple[Tensor, Tensor | None]:
+    """What the network makes of the acquired slices (X, Y, m): slices, and the matrix to the thin grid.
+
+    The matrix is None where they lie on it already.
+    """
     if network is None:
-        return apply_along(model.spline, lr)
+        return lr, stack.model.spline
     device = next(network.parameters()).device
     if not isinstance(network, PyramidNet):
         in_plane, through = cast(ResidualNet, network).reach
-        return apply_in_tiles(
+        proposal = apply_in_tiles(
             lambda part: network(part.to(device)).to(part.device),
-            apply_along(model.spline, lr),
+            lr,
+            along=stack.model.spline,
             halo=(in_plane, in_plane, through),
             align=getattr(network, "fold", 1),
             tile_voxels=tile_voxels,
             progress=progress,
         )
-    step = (thick[-1] - thick[0]) / (len(thick) - 1)
-    levels = max(1, math.ceil(math.log2(step / (thin[1] - thin[0])) - 1e-6))
+        return proposal, None
+    levels = max(1, math.ceil(math.log2(stack.step / stack.thin_step) - 1e-6))
     in_plane, through = network.reach_of(levels)
     finest = apply_in_tiles(
         lambda part: network(part.to(device), levels).to(part.device),
-        apply_along(standard_slices(model, thick, thin), lr),
+        lr,
+        along=standard_slices(stack.model, stack.thick, stack.thin),
         halo=(in_plane, in_plane, through),
         scale=2**levels,
         tile_voxels=tile_voxels,
         progress=progress,
     )
-    count = finest.shape[-1]
-    positions = (thick[0] + thick[-1]) / 2 + (np.arange(count) - (count - 1) / 2) * step / 2**levels
-    if count == len(thin) and np.allclose(positions, thin, atol=1e-6 * step):
-        return finest
-    return apply_along(interpolation_matrix(positions, thin), finest)
+    return finest, stack.from_even(finest.shape[-1])
 
 
 class SuperResolutionInferer(Inferer):

@@ -8,6 +8,7 @@ acquired slices ``y`` and keeps what the scanner could not see of ``x``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,9 @@ FWHM = 2 * np.sqrt(2 * np.log(2))
 RIDGE = 1e-5
 """Added to the normal equations of B, so that strongly overlapping slices do not amplify noise
 without bound. A B differs from the identity by about this much."""
+
+BLOCK_VOXELS = 2**20
+"""Voxels that are taken at once: enough for all processors, few beside any volume."""
 
 # A cubic spline forgets what lies beyond by a factor 0.27 per sample: 24 samples reach 1e-14.
 _MIRRORED_SAMPLES = 24
@@ -147,6 +151,12 @@ def apply_along(matrix: Tensor, voxels: Tensor, axis: int = -1) -> Tensor:
     """
     matrix = matrix.to(voxels)
     return torch.movedim(torch.movedim(voxels, axis, -1) @ matrix.mT, -1, axis)
+
+
+def blocks(rows: int, voxels_in_row: int) -> Iterator[slice]:
+    """``rows`` of a volume in blocks of about :data:`BLOCK_VOXELS`, so that no step needs a second volume."""
+    step = max(1, BLOCK_VOXELS // voxels_in_row)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def enforce_consistency(sr: Tensor, lr: Tensor, acquisition: Tensor, spline: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .slices import apply_along
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -53,6 +55,7 @@ def apply_in_tiles(
     network: Callable[[Tensor], Tensor],
     voxels: Tensor,
     *,
+    along: Tensor | None = None,
     halo: tuple[int, int, int],
     align: int = 1,
     scale: int = 1,
@@ -64,18 +67,20 @@ def apply_in_tiles(
     Args:
         network: (1, 1, x, y, z) to (1, 1, x, y, z·scale).
         voxels: (X, Y, Z) normalized; the result is on its device.
+        along: (Z, m), where the network sees ``voxels`` (X, Y, m) through this matrix: it is applied to
+            one tile at a time.
         halo: what the network sees to each side, in voxels of the input.
         align: tiles start at multiples of this along Z.
         scale: output slices per input slice.
         tile_voxels: largest tile, in voxels of the output.
         progress: told the share of the work that is done.
     """
-    shape = tuple(voxels.shape)
+    shape = (*voxels.shape[:2], voxels.shape[2] if along is None else len(along))
     result = torch.empty(*shape[:2], shape[2] * scale, dtype=voxels.dtype, device=voxels.device)
     tiles = plan_tiles(shape, halo, voxels=max(1, tile_voxels // scale), align=(1, 1, align))
     for done, tile in enumerate(tiles, start=1):
-        part = voxels[tile.padded][None, None].contiguous(memory_format=torch.channels_last_3d)
-        output = network(part)[0, 0]
+        part = voxels[tile.padded] if along is None else apply_along(along[tile.padded[2]], voxels[tile.padded[:2]])
+        output = network(part[None, None].contiguous(memory_format=torch.channels_last_3d))[0, 0]
         result[_scaled(tile.core, scale)] = output[_scaled(tile.crop, scale)]
         if progress:
             progress(done / len(tiles))

@@ -14,9 +14,20 @@ import monai_sr
 PACKAGE = Path(monai_sr.__file__).parent
 
 FLOORS = {
-    0: {"errors", "codes", "grid", "slices", "profiles", "networks", "losses", "intensities", "metrics", "tiles"}
-    | {"processes"},
-    1: {"transforms", "handlers"},
+    0: {
+        "codes",
+        "errors",
+        "grid",
+        "intensities",
+        "losses",
+        "metrics",
+        "networks",
+        "processes",
+        "profiles",
+        "slices",
+        "tiles",
+    },
+    1: {"transforms", "handlers", "stacks"},
     2: {"inference", "images", "nifti", "itk", "dicom", "bundles", "bids"},
     3: {"batch", "conditions", "evaluation", "methods", "tables", "volumes"},
     4: {"cli", "arguments", "demo", "slicer", "__main__"},

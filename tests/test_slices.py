@@ -8,9 +8,11 @@ import torch
 from scipy import integrate, ndimage, stats
 
 from monai_sr.slices import (
+    BLOCK_VOXELS,
     RIDGE,
     SliceModel,
     apply_along,
+    blocks,
     consistent_spline_matrix,
     enforce_consistency,
     interpolation_matrix,
@@ -273,3 +275,10 @@ def test_a_wrong_argument_is_named_with_its_value(change, message):
 def test_an_order_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="order is 2"):
         interpolation_matrix(centered(5), centered(10, 0.5), order=2)
+
+
+@pytest.mark.parametrize(("rows", "voxels"), [(1, 10), (7, BLOCK_VOXELS // 3), (5, BLOCK_VOXELS * 2), (512, 9)])
+def test_blocks_are_bounded_and_together_every_row_once(rows, voxels):
+    parts = list(blocks(rows, voxels))
+    assert [row for part in parts for row in range(rows)[part]] == list(range(rows))
+    assert all(1 <= part.stop - part.start <= max(1, BLOCK_VOXELS // voxels) for part in parts)

@@ -141,6 +141,18 @@ def test_the_bound_counts_voxels_of_the_output():
     assert max(seen) * 8 <= 40_000
 
 
+def test_a_matrix_along_the_slices_is_applied_to_one_tile_at_a_time():
+    voxels, matrix, seen = torch.randn(20, 17, 12), torch.randn(30, 12), []
+
+    def spy(part):
+        seen.append(part.shape[-1])
+        return blur(part)
+
+    tiled = apply_in_tiles(spy, voxels, along=matrix, halo=(2, 2, 3), tile_voxels=1000)
+    assert len(seen) > 3 and max(seen) < 30
+    torch.testing.assert_close(tiled, blur((voxels @ matrix.T)[None, None])[0, 0], rtol=0, atol=1e-4)
+
+
 def test_progress_grows_to_one():
     told = []
     apply_in_tiles(lambda part: part, torch.zeros(20, 20, 20), halo=(1, 1, 1), tile_voxels=800, progress=told.append)
