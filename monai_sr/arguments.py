@@ -108,7 +108,7 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     wanted.add_argument("--factor", type=_positive, help="thin slices per thick one")
     wanted.add_argument("--spacing", type=_positive, metavar="MM", help="spacing of the thick slices")
     _add_thickness(sub, "[the slice spacing]")
-    _add_profile(sub)
+    _add_profile(sub, default="gaussian")
     _add_axis(sub)
 
     sub = command("evaluate", "Measure bundles against interpolation and peers on volumes of thin slices")
@@ -224,6 +224,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--spacing", type=_positive, metavar="MM", help="wanted slice spacing [the finer in-plane spacing]"
     )
     _add_thickness(parser, "[the DICOM header's, else the slice spacing]")
+    _add_profile(parser, default=None)
     _add_axis(parser)
     parser.add_argument(
         "--modality", type=str.upper, choices=("CT", "MR"), help="[the DICOM header's, else by the values]"
@@ -266,10 +267,9 @@ def _add_thickness(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def _add_profile(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--profile", choices=("gaussian", "box"), default="gaussian", help="slice profile [%(default)s]"
-    )
+def _add_profile(parser: argparse.ArgumentParser, *, default: str | None) -> None:
+    otherwise = default or "recognized from the slices"
+    parser.add_argument("--profile", choices=("gaussian", "box"), default=default, help=f"slice profile [{otherwise}]")
 
 
 def _add_axis(parser: argparse.ArgumentParser) -> None:

@@ -243,7 +243,7 @@ def _settings(options: argparse.Namespace) -> Any:
     )
 
 
-_MODEL_OPTIONS = ("spacing", "factor", "slice_thickness", "axis", "modality")
+_MODEL_OPTIONS = ("spacing", "factor", "slice_thickness", "profile", "axis", "modality")
 
 
 def _reading(options: argparse.Namespace) -> dict[str, Any]:

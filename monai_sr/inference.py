@@ -50,7 +50,7 @@ def super_resolve(
     factor: float | None = None,
     slice_thickness: float | np.ndarray | None = None,
     axis: int | None = None,
-    profile: Profile = "gaussian",
+    profile: Profile | None = None,
     modality: Modality | None = None,
     ct_window: tuple[float, float] = CT_WINDOW,
     mr_percentiles: tuple[float, float] = MR_PERCENTILES,
@@ -74,7 +74,8 @@ def super_resolve(
         slice_thickness: FWHM of the slice profile, mm; (m,) in the order of the voxels where slices
             differ. Default: what the image's metadata tell, else the slice spacing.
         axis: the through-plane axis, default the one of the largest spacing.
-        profile: "gaussian" or "box".
+        profile: "gaussian" or "box". Default: recognized from the slices, see
+            :func:`monai_sr.profiles.recognize_profile`.
         modality: "CT" or "MR". Default: what the metadata tell, else guessed from the values; then a
             mask or segmentation is refused.
         ct_window, mr_percentiles: see :func:`monai_sr.intensities.intensity_range`.
@@ -89,8 +90,8 @@ def super_resolve(
         metadata. The image itself, with a warning, where no finer spacing is wanted. Voxels outside
         what a CT scanned keep its padding value and take no part, ``padding_share`` in the metadata
         tells how many they are. ``filled_slices`` lists slices that lie in a gap, farther from an
-        acquired one than its spacing explains; ``outside_training`` is the factor where it is beyond
-        the range.
+        acquired one than its spacing explains; ``slice_profile`` is the profile it agrees with;
+        ``outside_training`` is the factor where it is beyond the range.
 
     Raises:
         ImageError: fewer than three slices, an image without contrast, labels, a CT that is not in
@@ -110,12 +111,14 @@ def super_resolve(
             image=image,
         )
         return on_grid(voxels.float(), wanted, image)
-    stack = Stack.of(image, wanted, axis, slice_thickness=slice_thickness, profile=profile)
+    stack = Stack.of(image, wanted, axis, slice_thickness=slice_thickness, profile=profile or "gaussian")
     beyond = _is_beyond(stack.factor, factor_range, strict=strict, image=image)
     result = torch.empty((len(voxels), *wanted.shape), device=voxels.device)
     padded = 0.0
     for index in range(len(voxels)):
         scan = _scan(image, index, stack, modality, ct_window=ct_window, mr_percentiles=mr_percentiles, strict=strict)
+        if profile is None and index == 0:  # volumes of one file were acquired in one way
+            stack = stack.recognized(scan.slices)
         share = _share_of(progress, index, len(voxels)) if progress else None
         proposal, matrix = _propose(network, scan.slices, stack, tile_voxels=tile_voxels, progress=share)
         for rows in blocks(len(proposal), proposal[0].numel()):
@@ -125,6 +128,7 @@ def super_resolve(
         padded += scan.padding_share / len(voxels)
     sharp = on_grid(result, wanted, image)
     sharp.meta["super_resolved"] = True
+    sharp.meta["slice_profile"] = stack.profile
     if len(stack.filled):
         sharp.meta["filled_slices"] = stack.filled
     if padded:

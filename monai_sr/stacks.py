@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .errors import ImageError, UsageError
 from .grid import SAME_SPACING, Grid
+from .profiles import recognize_profile
 from .slices import Profile, SliceModel, interpolation_matrix
 from .transforms import grid_of, uneven_positions
 
@@ -27,6 +28,8 @@ class Stack:
         order, flips: see :meth:`monai_sr.grid.Grid.canonical_order`.
         thick, thin: (m,) and (n,) centers of the slices, mm, increasing.
         thickness: FWHM of the slice profile, mm; one number, or (m,).
+        in_plane: spacing of the other two axes, mm, in that order.
+        profile: how the acquired slices weigh what lies within them.
         model: the matrices between them.
     """
 
@@ -35,6 +38,8 @@ class Stack:
     thick: np.ndarray
     thin: np.ndarray
     thickness: np.ndarray
+    in_plane: tuple[float, float]
+    profile: Profile
     model: SliceModel
 
     @classmethod
@@ -78,7 +83,18 @@ class Stack:
         if 2 in flips:
             thickness = np.flip(thickness)
         model = SliceModel.between(thick, thin, slice_thickness=thickness, profile=profile)
-        return cls(order, flips, thick, thin, thickness, model)
+        in_plane = grid.spacing[order[0]], grid.spacing[order[1]]
+        return cls(order, flips, thick, thin, thickness, in_plane, profile, model)
+
+    def recognized(self, slices: Tensor) -> Stack:
+        """The same with the profile that the slices (X, Y, m), canonical and normalized, tell themselves."""
+        profile = recognize_profile(
+            slices, in_plane=self.in_plane, positions=self.thick, slice_thickness=self.thickness
+        )
+        if profile == self.profile:
+            return self
+        model = SliceModel.between(self.thick, self.thin, slice_thickness=self.thickness, profile=profile)
+        return replace(self, profile=profile, model=model)
 
     @property
     def step(self) -> float:

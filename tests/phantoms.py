@@ -174,3 +174,11 @@ def away_from_ends(volume: torch.Tensor | np.ndarray, axis: int, voxels: int):
     index = [slice(None)] * 3
     index[axis] = slice(voxels, -voxels)
     return volume[(..., *index)]
+
+
+def anatomy(seed: int, shape: tuple[int, int, int] = (64, 64, 96)) -> torch.Tensor:
+    """(X, Y, Z) random field, 0..1, alike along every axis; amplitudes fall with the frequency as in images."""
+    spectrum = np.fft.rfftn(np.random.default_rng(seed).normal(size=shape))
+    frequency = np.sqrt(sum(f**2 for f in np.meshgrid(*map(np.fft.fftfreq, shape), indexing="ij")))
+    field = np.fft.irfftn(spectrum / (0.02 + frequency[..., : shape[2] // 2 + 1]) ** 2, shape)
+    return torch.from_numpy((field - field.min()) / np.ptp(field)).float()

@@ -227,6 +227,16 @@ def test_factor_spacing_and_axis_decide_the_grid(call, nifti, tmp_path, options,
     assert written.header.get_zooms() == pytest.approx(spacing)
 
 
+def test_the_slice_profile_is_used(call, nifti, tmp_path):
+    source, target = nifti(), tmp_path / "thin.nii.gz"
+    results = []
+    for words in ([], ["--profile", "gaussian"], ["--profile", "box"]):
+        assert call("run", source, target, "--bundle", "none", *words)[0] == 0
+        results.append(read_image(target))
+    torch.testing.assert_close(results[0], results[1])  # too few slices to tell
+    assert (results[2] - results[1]).abs().max() > 1
+
+
 def test_the_slice_thickness_is_used(call, nifti, tmp_path):
     source = nifti(data=RNG.normal(size=(8, 7, 6)).astype(np.float32))
     for thickness in (2.4, 4.0):

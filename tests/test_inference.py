@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
-from monai.transforms import Compose, LoadImaged, SaveImaged
+from monai.transforms import Compose, LoadImaged, Orientation, SaveImaged
 from torch import nn
 
 from monai_sr.errors import ImageError, ImageWarning, UsageError
@@ -460,6 +460,20 @@ def test_the_inferer_takes_a_batch_and_each_image_by_itself():
     result = SuperResolutionInferer(factor=2)(batch, network)
     for one, image in zip(result, images, strict=True):
         torch.testing.assert_close(one, super_resolve(image, network, factor=2).as_tensor())
+
+
+@pytest.mark.parametrize("profile", ["gaussian", "box"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_profile_is_recognized_where_nobody_tells_it(profile, axis):
+    hr = phantoms.constant(phantoms.grid((64, 64, 96)))
+    hr[:] = 1000 * phantoms.anatomy(0)
+    hr = Orientation(axcodes=("SAR", "RSA", "LAI")[axis])(hr)
+    thick = simulate_thick_slices(hr, 2.0, axis=axis, profile=profile)
+    sr = super_resolve(thick, None, factor=2, axis=axis)
+    assert sr.meta["slice_profile"] == profile
+    torch.testing.assert_close(sr, super_resolve(thick, None, factor=2, axis=axis, profile=profile), rtol=0, atol=0)
+    other = super_resolve(thick, None, factor=2, axis=axis, profile="box" if profile == "gaussian" else "gaussian")
+    assert (sr - other).abs().max() > 1
 
 
 # ------------------------------------------------------------- the training path

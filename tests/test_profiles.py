@@ -1,19 +1,12 @@
 """The slice profile, told from the slices."""
 
 import numpy as np
+import phantoms
 import pytest
 import torch
 
 from monai_sr.profiles import profile_score, recognize_profile
 from monai_sr.slices import apply_along, profile_matrix
-
-
-def anatomy(seed: int, shape: tuple[int, int, int] = (64, 64, 96)) -> torch.Tensor:
-    """A random field that looks the same along every axis: amplitudes fall with the frequency, as in images."""
-    spectrum = np.fft.rfftn(np.random.default_rng(seed).normal(size=shape))
-    frequency = np.sqrt(sum(f**2 for f in np.meshgrid(*map(np.fft.fftfreq, shape), indexing="ij")))
-    field = np.fft.irfftn(spectrum / (0.02 + frequency[..., : shape[2] // 2 + 1]) ** 2, shape)
-    return torch.from_numpy((field - field.min()) / np.ptp(field)).float()
 
 
 def seen(hr: torch.Tensor, factor: float, profile: str, *, ratio: float = 1.0) -> dict:
@@ -33,17 +26,17 @@ def seen(hr: torch.Tensor, factor: float, profile: str, *, ratio: float = 1.0) -
 @pytest.mark.parametrize("factor", [2, 2.5, 4])
 @pytest.mark.parametrize("profile", ["gaussian", "box"])
 def test_the_profile_is_recognized_by_its_slices(profile, factor, seed):
-    assert recognize_profile(**seen(anatomy(seed), factor, profile)) == profile
+    assert recognize_profile(**seen(phantoms.anatomy(seed), factor, profile)) == profile
 
 
 def test_turning_the_image_in_plane_changes_nothing():
-    told = seen(anatomy(0), 2, "box")
+    told = seen(phantoms.anatomy(0), 2, "box")
     turned = told | {"lr": told["lr"].transpose(0, 1)}
     assert profile_score(**turned) == pytest.approx(profile_score(**told), abs=1e-5)
 
 
 def test_units_of_space_do_not_matter():
-    told = seen(anatomy(0), 2, "box")
+    told = seen(phantoms.anatomy(0), 2, "box")
     finer = told | {
         "in_plane": (0.5, 0.5),
         "positions": told["positions"] / 2,
@@ -66,7 +59,7 @@ def test_units_of_space_do_not_matter():
     ids=["few slices", "uneven", "of different thickness", "gaps", "overlaps", "small field", "no structure"],
 )
 def test_where_there_is_too_little_to_go_by_it_is_taken_for_a_gaussian(change):
-    told = seen(anatomy(0), 2, "box")
+    told = seen(phantoms.anatomy(0), 2, "box")
     assert profile_score(**told) is not None
     assert profile_score(**(told | change(told))) is None
     assert recognize_profile(**(told | change(told))) == "gaussian"

@@ -58,7 +58,8 @@ class Settings:
     Attributes:
         bundle: name or folder, see :func:`monai_sr.bundles.load_bundle`.
         device: "auto", "cpu", "cuda", ...
-        options: spacing, factor, slice_thickness, axis and modality as of :func:`monai_sr.inference.super_resolve`.
+        options: spacing, factor, slice_thickness, profile, axis and modality as of
+            :func:`monai_sr.inference.super_resolve`.
         fill_gaps, merge_by_geometry: as of :func:`monai_sr.images.read_image`.
         reading: volume, nan and geometry as of :func:`monai_sr.images.read_image`.
         strict: as of :func:`monai_sr.inference.super_resolve`.
@@ -297,7 +298,7 @@ def super_resolve_within(
 def describe(sr: MetaTensor, made_by: MadeBy, case: Case, *, axis: int) -> dict[str, Any]:
     """The JSON beside a result: BIDS fields on how it was acquired and made, and the block ``monai_sr``."""
     block = made_by_block(made_by) | {"factor_outside_training": sr.meta.get("outside_training")}
-    block |= {"intended_use": "research only, not for diagnosis"}
+    block |= {"slice_profile": sr.meta.get("slice_profile"), "intended_use": "research only, not for diagnosis"}
     acquired = {} if case.series is None else acquisition(case.series)
     if case.series is not None:
         acquired["FilledSlices"] = [int(i) for i in sr.meta.get("filled_slices", ())]
