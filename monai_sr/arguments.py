@@ -96,6 +96,19 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     _add_many(sub)
     sub.set_defaults(format=None, series=None, fill_gaps=None, merge_by_geometry=None)
 
+    sub = command("slicer", "Super-resolve one volume as a command line module of 3D Slicer")
+    sub.add_argument("--xml", action="store_true", help="print the description of the module, and no more")
+    sub.add_argument("input", metavar="INPUT", nargs="?", help="volume of thick slices (NRRD, NIfTI, MetaImage)")
+    sub.add_argument("output", metavar="OUTPUT", nargs="?", help="volume of thin slices to write")
+    sub.add_argument("--difference", metavar="FILE", help="also write what the network adds to the consistent spline")
+    sub.add_argument(
+        "--consistency",
+        metavar="FILE",
+        help="also write what the acquired slices hold beyond the result averaged by the slice profile",
+    )
+    _add_model(sub)
+    _add_reading(sub)
+
     sub = command("check", "Tell what a DICOM folder, zip or image file holds, and what is wrong with it")
     sub.add_argument("source", metavar="SOURCE", help="folder, zip or file")
     _add_reading(sub)

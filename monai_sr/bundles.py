@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
-from torch import Tensor, nn
+from torch import nn
 
 from .errors import BundleError, UsageError
 from .inference import Progress, SuperResolutionInferer, super_resolve
@@ -67,7 +66,7 @@ class Model:
 
     def __call__(
         self,
-        image: Tensor,
+        image: Any,
         *,
         spacing: float | None = None,
         factor: float | None = None,
@@ -75,8 +74,8 @@ class Model:
         axis: int | None = None,
         progress: Progress | None = None,
         **options: Any,
-    ) -> MetaTensor:
-        """Super-resolve one volume; arguments as of :func:`monai_sr.inference.super_resolve`."""
+    ) -> Any:
+        """Super-resolve one volume; images and arguments as of :func:`monai_sr.inference.super_resolve`."""
         given = {"spacing": spacing, "factor": factor, "slice_thickness": slice_thickness, "axis": axis, **options}
         chosen = {key: value for key, value in given.items() if value is not None}
         return super_resolve(image, self.network, **(self._options | chosen), progress=progress)

@@ -1,4 +1,4 @@
-"""The command line: ``monai-sr run | bids | check | simulate | evaluate | demo | info | errors``.
+"""The command line: ``monai-sr run | bids | slicer | check | simulate | evaluate | demo | info | errors``.
 
 Only this module prints. torch and MONAI are imported when a command needs them, so that help and
 usage errors come at once.
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = {
         "run": run,
         "bids": bids,
+        "slicer": slicer,
         "check": check,
         "simulate": simulate,
         "evaluate": evaluate,
@@ -46,8 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "info": info,
         "errors": errors,
     }
-    options = make_parser(commands).parse_args(arguments)
-    options.words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["slicer"]:
+        from .slicer.description import given
+
+        words = ["slicer", *given(words[1:])]
+    options = make_parser(commands).parse_args(words)
+    options.words = words
     _quiet_libraries()
     failure: Exception
     try:
@@ -94,14 +100,52 @@ def run(options: argparse.Namespace) -> int:
     if target.is_dir() and not one_file:
         return _run_many(source, target, options)
     _check_alone(options)
+    _run_file(source, target, options)
+    return 0
+
+
+def _run_file(
+    source: Path, target: Path, options: argparse.Namespace, progress: Callable[[float], None] | None = None
+) -> tuple[Any, Any]:
+    """One image file to one; the volume that was read and the one that was written."""
     _check_target(source, target)
     from .bundles import load_bundle
     from .images import read_image
 
     model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
     image = read_image(source, **_reading(options))
-    sr = _super_resolved(image, model, options, source)
+    sr = _super_resolved(image, model, options, source, progress=progress)
     _write(sr, target, image)
+    return image, sr
+
+
+def slicer(options: argparse.Namespace) -> int:
+    """``monai-sr slicer INPUT OUTPUT``"""
+    if options.xml:
+        from .slicer.description import describe
+
+        print(describe())
+        return 0
+    if not options.output:
+        raise UsageError("E-USE", "an input and an output are needed", fix="give both, or --xml for the description")
+    source, target = Path(options.input), Path(options.output)
+    overlays = {name: Path(getattr(options, name)) for name in ("difference", "consistency") if getattr(options, name)}
+    for path in overlays.values():
+        _check_target(source, path)
+    if len({path.absolute() for path in (target, *overlays.values())}) <= len(overlays):
+        raise UsageError("E-OUT-CLASH", "two outputs have the same name", fix="name each", path=target)
+    from .images import write_image
+    from .slicer.overlays import consistency_map, difference_map
+    from .slicer.tags import told_to_slicer
+
+    with told_to_slicer("monai-sr", f"super-resolving by {options.bundle}") as progress:
+        image, sr = _run_file(source, target, options, progress)
+        told = {"slice_thickness": options.slice_thickness, "axis": options.axis}
+        if "difference" in overlays:
+            wanted = told | {"spacing": options.spacing, "factor": options.factor}
+            write_image(difference_map(image, sr, **wanted), overlays["difference"])
+        if "consistency" in overlays:
+            write_image(consistency_map(image, sr, **told), overlays["consistency"])
     return 0
 
 
@@ -251,7 +295,14 @@ def _reading(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("volume", "nan", "geometry")}
 
 
-def _super_resolved(image: Any, model: Any, options: argparse.Namespace, source: Path, name: str = "") -> Any:
+def _super_resolved(
+    image: Any,
+    model: Any,
+    options: argparse.Namespace,
+    source: Path,
+    name: str = "",
+    progress: Callable[[float], None] | None = None,
+) -> Any:
     from .batch import memory_budget, super_resolve_within
 
     with _naming(source):
@@ -259,7 +310,7 @@ def _super_resolved(image: Any, model: Any, options: argparse.Namespace, source:
             model,
             image,
             memory=memory_budget(),
-            progress=_progress(name or source.name),
+            progress=progress or _progress(name or source.name),
             strict=options.strict,
             **{name: getattr(options, name) for name in _MODEL_OPTIONS},
         )

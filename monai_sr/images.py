@@ -86,7 +86,7 @@ def read_image(
             return read_dicom(found.only(series), path=path, fill_gaps=fill_gaps)
         if not path.is_file():
             raise ImageError("E-IO-TYPE", "not a regular file", fix="give an image file or a DICOM folder")
-        return _checked(*_read_file(path, geometry), path=path, volume=volume, nan=nan)
+        return checked(*_read_file(path, geometry), path=path, volume=volume, nan=nan)
     except SuperResolutionError as error:
         raise error.at(path) from error.__cause__
     except PermissionError as error:
@@ -112,7 +112,7 @@ def read_dicom(
     Returns, raises: as :func:`read_image`.
     """
     try:
-        return _checked(*dicom.read_series(series, fill_gaps=fill_gaps, progress=progress), path=path)
+        return checked(*dicom.read_series(series, fill_gaps=fill_gaps, progress=progress), path=path)
     except SuperResolutionError as error:
         raise error.at(path) from error.__cause__
 
@@ -137,14 +137,7 @@ def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> 
     suffix = check_writable(path)
     grid = Grid((image.shape[1], image.shape[2], image.shape[3]), np.asarray(image.affine))  # type: ignore[attr-defined]
     meta = getattr(image, "meta", {})
-    wanted = np.dtype(dtype or meta.get("stored_dtype", "float32"))
-    voxels = image.detach().cpu().numpy()
-    beyond = beyond_type(voxels, wanted)
-    if beyond:
-        warn(f"W-OUT-CLIP: {path} - {beyond} voxels lie beyond what {wanted} holds and are held at its ends")
-    voxels = np.moveaxis(as_stored(voxels, wanted), 0, -1)
-    if len(image) == 1:
-        voxels = voxels[..., 0]
+    voxels = stored_voxels(image, dtype=dtype, path=path)
     if suffix in NIFTI_SUFFIXES:
         told = {key: meta[key] for key in ("has_orientation", "time_step", "super_resolved") if key in meta}
         nifti = nifti_image(voxels, grid, **told)
@@ -156,6 +149,17 @@ def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> 
     else:
         write_itk(voxels, grid, path)
     return path
+
+
+def stored_voxels(image: torch.Tensor, *, path: str | Path, dtype: Any = None) -> np.ndarray:
+    """(X, Y, Z), or (X, Y, Z, C) of C volumes, as :func:`write_image` stores them at ``path``."""
+    wanted = np.dtype(dtype or getattr(image, "meta", {}).get("stored_dtype", "float32"))
+    voxels = image.detach().cpu().numpy()
+    beyond = beyond_type(voxels, wanted)
+    if beyond:
+        warn(f"W-OUT-CLIP: {path} - {beyond} voxels lie beyond what {wanted} holds and are held at its ends")
+    voxels = np.moveaxis(as_stored(voxels, wanted), 0, -1)
+    return voxels[..., 0] if len(image) == 1 else voxels
 
 
 def check_writable(path: Path) -> str:
@@ -338,16 +342,16 @@ def _warn_name(path: Path, fact: str, *, compressed: bool) -> None:
         )
 
 
-def _checked(
+def checked(
     voxels: np.ndarray,
     affine: np.ndarray,
     meta: dict[str, Any],
     *,
-    path: Path,
+    path: str | Path,
     volume: int | str | None = None,
     nan: str = "fill",
 ) -> MetaTensor:
-    """Three-dimensional volumes of finite voxels on a sound grid, or an error."""
+    """Three-dimensional volumes of finite voxels on a sound grid, or an error; ``path`` is what it is called."""
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
     size = " x ".join(map(str, voxels.shape))

@@ -15,6 +15,7 @@ from monai.data import MetaTensor, decollate_batch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from .adapters import takes_any_image
 from .errors import ImageError, ImageWarning
 from .grid import SAME_SPACING
 from .intensities import (
@@ -41,6 +42,7 @@ TILE_VOXELS = 4_000_000
 Progress = Callable[[float], None]
 
 
+@takes_any_image
 @torch.no_grad()
 def super_resolve(
     image: Tensor,
@@ -67,7 +69,8 @@ def super_resolve(
 
     Args:
         image: (1, X, Y, Z) volume with affine, in the file's units; (C, X, Y, Z) for C volumes on
-            one grid, each taken by itself.
+            one grid, each taken by itself. Or a nibabel or SimpleITK image or ``(array, affine)``, see
+            :func:`monai_sr.adapters.taken`; then the result is of that kind, and of its type of voxels.
         network: ResidualNet, PyramidNet or SRCNN in eval mode; None for the consistent spline alone.
         spacing: wanted slice spacing, mm. Default: the finer in-plane spacing.
         factor: output slices per acquired slice instead; need not be an integer.

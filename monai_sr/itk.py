@@ -51,6 +51,17 @@ def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ImageError("E-IO-READ", f"cannot be read ({reason})", fix="check or convert the file") from error
+    return from_itk(image)
+
+
+def from_itk(image: Any) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Voxels float32, RAS+ affine and ``stored_dtype`` of a SimpleITK image.
+
+    Raises:
+        ImageError: voxels are no real numbers.
+    """
+    import SimpleITK as sitk
+
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError("E-IMG-DTYPE", "voxels are colors or vectors", fix="give a scalar (gray) image")
     voxels = sitk.GetArrayFromImage(image).T
@@ -108,8 +119,8 @@ def _check_stream(path: Path, offset: int, *, wbits: int) -> None:
         raise ImageError("E-IO-TRUNC", "the compressed data end early", fix="copy or download the file again")
 
 
-def write_itk(voxels: np.ndarray, grid: Grid, path: Path) -> None:
-    """Write a volume (X, Y, Z) through a temporary file."""
+def to_itk(voxels: np.ndarray, grid: Grid) -> Any:
+    """A volume (X, Y, Z) as a SimpleITK image."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
@@ -117,6 +128,14 @@ def write_itk(voxels: np.ndarray, grid: Grid, path: Path) -> None:
     image.SetSpacing(grid.spacing)
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / np.array(grid.spacing)).ravel().tolist())
+    return image
+
+
+def write_itk(voxels: np.ndarray, grid: Grid, path: Path) -> None:
+    """Write a volume (X, Y, Z) through a temporary file."""
+    import SimpleITK as sitk
+
+    image = to_itk(voxels, grid)
     folder = temporary_beside(path)  # SimpleITK goes by the suffix, so the name must keep it
     whole = folder / f"whole{path.suffix}"
     try:

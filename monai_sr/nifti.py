@@ -151,15 +151,40 @@ def read_nifti(
     scaled = (np.isfinite(slope) and slope not in (0, 1)) or (np.isfinite(intercept) and intercept != 0)
     stored = "float32" if scaled or dtype.itemsize > 4 else dtype.newbyteorder("=").name
     voxels = np.asarray(image.dataobj, dtype=np.float32)
+    return voxels, affine, _told(header, voxels, stored, has_orientation)
+
+
+def _told(header: Any, voxels: np.ndarray, stored: str, has_orientation: bool) -> dict[str, Any]:
+    """What :func:`read_nifti` returns as metadata."""
     meta: dict[str, Any] = {"stored_dtype": stored}
     if voxels.ndim > 3:
         meta["time_step"] = float(header["pixdim"][4]), int(header["xyzt_units"]) & _TIME_UNITS
     if not has_orientation:
         meta["has_orientation"] = False
-    return voxels, affine, meta
+    return meta
 
 
-def _nifti_affine(header: Any, path: Path, geometry: Form | None) -> tuple[np.ndarray, bool]:
+def from_nibabel(image: nib.spatialimages.SpatialImage, *, path: str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """An image of nibabel in memory as :func:`read_nifti` would read it from its file.
+
+    Raises:
+        ImageError: colors or complex numbers, no usable geometry.
+    """
+    source: Any = image.dataobj  # an array, or what reads one from the file
+    scaled = getattr(source, "slope", 1) != 1 or getattr(source, "inter", 0) != 0
+    dtype = np.dtype(source.dtype)
+    check_dtype(dtype)
+    stored = "float32" if scaled or dtype.itemsize > 4 else dtype.newbyteorder("=").name
+    voxels = np.asarray(source, dtype=np.float32)
+    if not isinstance(image, nib.Nifti1Pair):
+        return voxels, np.asarray(image.affine, dtype=np.float64), {"stored_dtype": stored}
+    # the affine of an image in memory may have been changed since its header was read; a new one agrees
+    header = type(image)(source, image.affine, image.header).header
+    affine, has_orientation = _nifti_affine(header, path, None)
+    return voxels, affine, _told(header, voxels, stored, has_orientation)
+
+
+def _nifti_affine(header: Any, path: str | Path, geometry: Form | None) -> tuple[np.ndarray, bool]:
     """Where voxels lie, mm, and whether the header tells an orientation at all."""
     spacing = header["pixdim"][1:4].astype(float)
     spacing[len(header.get_data_shape()) :] = 1.0  # of an axis that a picture has not

@@ -27,10 +27,37 @@ FLOORS = {
         "slices",
         "tiles",
     },
-    1: {"transforms", "handlers", "stacks"},
-    2: {"inference", "images", "nifti", "itk", "dicom", "bundles", "bids"},
-    3: {"batch", "conditions", "evaluation", "methods", "tables", "volumes"},
-    4: {"cli", "arguments", "demo", "slicer", "__main__"},
+    1: {
+        "handlers",
+        "stacks",
+        "transforms",
+    },
+    2: {
+        "adapters",
+        "bids",
+        "bundles",
+        "dicom",
+        "images",
+        "inference",
+        "itk",
+        "nifti",
+    },
+    3: {
+        "batch",
+        "conditions",
+        "evaluation",
+        "methods",
+        "tables",
+        "volumes",
+    },
+    4: {
+        "__main__",
+        "arguments",
+        "cli",
+        "demo",
+        "parameters",
+        "slicer",
+    },
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 GROUND_LIBRARIES = {"numpy", "scipy", "torch", "nibabel", "psutil"}
