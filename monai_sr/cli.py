@@ -1,4 +1,4 @@
-"""The command line: ``monai-sr run | bids | slicer | check | simulate | evaluate | demo | info | errors``.
+"""The command line: ``monai-sr COMMAND``, one function for each.
 
 Only this module prints. torch and MONAI are imported when a command needs them, so that help and
 usage errors come at once.
@@ -33,16 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code.
 
     0 all good, 2 usage, 3 no usable input, 4 some volumes failed, 5 all failed, 6 output not
-    writable or disk full, 7 bundle or weights missing, damaged or not trusted, 8 not enough memory, 10 internal
-    error, 130 interrupted, 143 terminated.
+    writable or disk full, 7 bundle or weights missing, damaged or not trusted, 8 not enough memory, 9 not
+    consistent, 10 internal error, 130 interrupted, 143 terminated.
     """
     commands = {
         "run": run,
         "bids": bids,
         "slicer": slicer,
         "check": check,
+        "verify": verify,
         "simulate": simulate,
         "evaluate": evaluate,
+        "calibrate": calibrate,
         "demo": demo,
         "info": info,
         "errors": errors,
@@ -115,7 +117,7 @@ def _run_file(
     model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
     image = read_image(source, **_reading(options))
     sr = _super_resolved(image, model, options, source, progress=progress)
-    _write(sr, target, image)
+    _write(sr, target, image, model, options)
     return image, sr
 
 
@@ -134,18 +136,20 @@ def slicer(options: argparse.Namespace) -> int:
         _check_target(source, path)
     if len({path.absolute() for path in (target, *overlays.values())}) <= len(overlays):
         raise UsageError("E-OUT-CLASH", "two outputs have the same name", fix="name each", path=target)
+    from .consistency import measure_consistency
     from .images import write_image
-    from .slicer.overlays import consistency_map, difference_map
+    from .slicer.overlays import difference_map
     from .slicer.tags import told_to_slicer
 
     with told_to_slicer("monai-sr", f"super-resolving by {options.bundle}") as progress:
         image, sr = _run_file(source, target, options, progress)
-        told = {"slice_thickness": options.slice_thickness, "axis": options.axis}
+        told = {name: getattr(options, name) for name in ("slice_thickness", "profile", "axis")}
         if "difference" in overlays:
             wanted = told | {"spacing": options.spacing, "factor": options.factor}
             write_image(difference_map(image, sr, **wanted), overlays["difference"])
         if "consistency" in overlays:
-            write_image(consistency_map(image, sr, **told), overlays["consistency"])
+            residual = measure_consistency(image, sr, **told).residual
+            write_image(residual.nan_to_num(), overlays["consistency"], dtype="float32")
     return 0
 
 
@@ -176,9 +180,11 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
     name = short_name(series)
     image = read_dicom(series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}"))
     sr = _super_resolved(image, model, options, source, name)
-    _write(sr, target, image)
+    told = _write(sr, target, image, model, options)
     made_by = _settings(options).made_by(model)
-    write_sidecar(target, describe(sr, made_by, Case(name, source, target, series=series), axis=2))
+    content = describe(sr, made_by, Case(name, source, target, series=series), axis=2)
+    content["monai_sr"] |= told
+    write_sidecar(target, content)
     return 0
 
 
@@ -284,6 +290,7 @@ def _settings(options: argparse.Namespace) -> Any:
         strict=options.strict,
         trust_bundle=options.trust_bundle,
         overwrite=options.overwrite,
+        maps=tuple(name for name in ("consistency",) if getattr(options, f"{name}_map")),
     )
 
 
@@ -317,11 +324,19 @@ def _super_resolved(
     return sr
 
 
-def _write(sr: Any, target: Path, image: Any) -> None:
+def _write(sr: Any, target: Path, image: Any, model: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Write a result and the maps asked for; what its sidecar is to tell about it."""
+    from .batch import consistency_of, map_path, write_map
     from .images import write_image
 
+    consistency = consistency_of(image, sr, model, _settings(options))
     write_image(sr, target)
     print(f"{target}: {_slices_text(image)} -> {_slices_text(sr)}")
+    if consistency is None:
+        return {}
+    if options.consistency_map:
+        print(write_map(consistency.residual, map_path(target, "consistency"), overwrite=True))
+    return {"consistency": consistency.summary()}
 
 
 def check(options: argparse.Namespace) -> int:
@@ -362,6 +377,34 @@ def check(options: argparse.Namespace) -> int:
         with _naming(source):
             found.only()
     return 0 if not bad else 4 if good else 5
+
+
+def verify(options: argparse.Namespace) -> int:
+    """``monai-sr verify THICK THIN``"""
+    sources = Path(options.thick), Path(options.thin)
+    from .bundles import trust_of
+    from .consistency import measure_consistency
+    from .dicom import is_dicom_source
+    from .images import check_writable, read_image, write_image, write_json
+
+    if options.map:
+        check_writable(Path(options.map))
+    limit = options.limit or trust_of("residual")["consistency"]["limit"]
+    acquired, result = (
+        read_image(source, volume=None if is_dicom_source(source) else options.volume, own_results=True)
+        for source in sources
+    )
+    told = {name: getattr(options, name) for name in ("slice_thickness", "profile", "axis")}
+    with _naming(sources[1]):
+        found = measure_consistency(acquired, result, **told)
+    print(f"{found.text()}\n{'limit':17} {limit:.3g} for each slice, and what rounding to integers costs")
+    if options.map:
+        print(write_image(found.residual, options.map, dtype="float32"))
+    if options.json:
+        print(write_json({"consistency": found.record() | {"limit": limit}}, Path(options.json)))
+    found.check(limit, path=sources[1])
+    print("consistent")
+    return 0
 
 
 def simulate(options: argparse.Namespace) -> int:
@@ -496,6 +539,21 @@ def _command_of(options: argparse.Namespace) -> str:
             text += f" {option} {' '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}"
     text += "".join(f" --peer '{peer.split('=')[0]}=…'" for peer in options.peer)
     return text + (" --robustness" if options.robustness else "")
+
+
+def calibrate(options: argparse.Namespace) -> int:
+    """``monai-sr calibrate BUNDLE DATASET``"""
+    from .bundles import bundle_path, load_bundle
+    from .calibration import calibrate, write_trust
+    from .volumes import datalist
+
+    model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
+    training, validation = (
+        [item["image"] for item in datalist(options.dataset, section)] for section in ("training", "validation")
+    )
+    found = calibrate(model, training, validation, crop=options.crop, progress=_progress("calibrate"))
+    print(write_trust(bundle_path(options.bundle), found))
+    return 0
 
 
 def demo(options: argparse.Namespace) -> int:

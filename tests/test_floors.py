@@ -36,6 +36,7 @@ FLOORS = {
         "adapters",
         "bids",
         "bundles",
+        "consistency",
         "dicom",
         "images",
         "inference",
@@ -44,6 +45,7 @@ FLOORS = {
     },
     3: {
         "batch",
+        "calibration",
         "conditions",
         "evaluation",
         "methods",

@@ -1,9 +1,10 @@
 """Many scans: find them, plan, super-resolve each on this machine or a cluster, and lose none."""
 
 from .cases import Case, check_names, find_cases, part_of
+from .companions import map_path, write_map
 from .log import RunLog, summary
 from .memory import MemoryShortError, memory_budget
-from .one import Outcome, Settings, describe, process, slices_text, super_resolve_within
+from .one import Outcome, Settings, consistency_of, describe, process, slices_text, super_resolve_within
 from .plan import plan_table
 from .records import write_sidecar
 from .run import exit_code, run_cases
@@ -15,9 +16,11 @@ __all__ = [
     "RunLog",
     "Settings",
     "check_names",
+    "consistency_of",
     "describe",
     "exit_code",
     "find_cases",
+    "map_path",
     "memory_budget",
     "part_of",
     "plan_table",
@@ -26,5 +29,6 @@ __all__ = [
     "slices_text",
     "summary",
     "super_resolve_within",
+    "write_map",
     "write_sidecar",
 ]

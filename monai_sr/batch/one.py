@@ -21,6 +21,7 @@ from monai.data import MetaTensor
 
 from ..bids import derivative_sidecar
 from ..bundles import Model, load_bundle
+from ..consistency import Consistency, check_result
 from ..dicom import MadeBy, acquisition, write_derived_series
 from ..errors import ImageError, ImageWarning, OutputError, SuperResolutionError, write_error
 from ..grid import Grid
@@ -29,6 +30,7 @@ from ..inference import Progress
 from ..processes import temporary_beside
 from ..transforms import grid_of, wanted_grid
 from .cases import Case
+from .companions import MAPS, map_path, remove_maps, write_map
 from .memory import TILE_LADDER, MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget
 from .records import (
     RECORD_VERSION,
@@ -65,6 +67,7 @@ class Settings:
         strict: as of :func:`monai_sr.inference.super_resolve`.
         trust_bundle: as of :func:`monai_sr.bundles.load_bundle`.
         overwrite: replace results that are not ours or were changed.
+        maps: of :data:`monai_sr.batch.companions.MAPS`, to be written beside each result.
         memory: bytes that a process may take; None to find out where it runs.
     """
 
@@ -77,6 +80,7 @@ class Settings:
     strict: bool = False
     trust_bundle: bool = False
     overwrite: bool = False
+    maps: tuple[str, ...] = ()
     memory: int | None = None
 
     def load(self, *, device: str | None = None) -> Model:
@@ -201,13 +205,14 @@ def _process(
         raise write_error(case.target.parent, error) from error
     with claimed(case.target) as claim:
         digest = _input_sha256(case)
-        if is_done(
+        done = is_done(
             case.target,
             made_by,
             input_sha256=digest,
             unfinished=claim.unfinished,
             overwrite=settings.overwrite,
-        ):
+        )
+        if done and all(map_path(case.target, kind).exists() for kind in settings.maps):
             return {"status": "skipped", "reason": ALREADY_DONE}
         image = _read(case, settings)
         if stamps(case.files) != before:
@@ -217,9 +222,15 @@ def _process(
         memory = settings.memory or memory_budget()
         options = {**settings.options, "strict": settings.strict}
         sr, how = super_resolve_within(model, image, memory=memory, progress=progress, **options)
+        consistency = consistency_of(image, sr, model, settings)
         change = f"{slices_text(image)} -> {slices_text(sr)}"
         claim.begin_writing()
         _write(sr, case, made_by)
+        remove_maps(case.target, set(MAPS) - set(settings.maps))
+        if consistency is not None:
+            how["consistency"] = consistency.summary()
+            if "consistency" in settings.maps:
+                write_map(consistency.residual, map_path(case.target, "consistency"), overwrite=settings.overwrite)
         content = describe(sr, made_by, case, axis=axis)
         if case.bids is not None:
             thickness = settings.options.get("slice_thickness") or case.bids.slice_thickness
@@ -293,6 +304,19 @@ def super_resolve_within(
     raise MemoryShortError(
         "E-MEM", f"memory ran out: {'; '.join(ran_out)}", fix="run on a machine with more memory, or with fewer --jobs"
     )
+
+
+def consistency_of(image: MetaTensor, sr: MetaTensor, model: Model, settings: Settings) -> Consistency | None:
+    """How far a result is from the acquired slices; None for an image that was passed through.
+
+    Raises:
+        QualityError: farther than the bundle's limit, under ``strict``.
+    """
+    if not sr.meta.get("super_resolved"):
+        return None
+    told = {name: settings.options.get(name) for name in ("slice_thickness", "axis")}
+    limit = model.trust.get("consistency", {}).get("limit")
+    return check_result(image, sr, limit=limit, strict=settings.strict, **told)
 
 
 def describe(sr: MetaTensor, made_by: MadeBy, case: Case, *, axis: int) -> dict[str, Any]:
