@@ -213,6 +213,12 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     sub.add_argument("--output", metavar="FOLDER", default="demo_output", help="[%(default)s]")
     _add_device(sub)
 
+    sub = command("watch", "Super-resolve new thick series of a DICOMweb archive and store the results beside them")
+    _add_archive(sub)
+    _add_model(sub)
+    _add_fill_gaps(sub)
+    sub.set_defaults(merge_by_geometry=None, volume=None, nan=None, geometry=None, overwrite=False)
+
     command("info", "List versions, devices and bundles")
 
     sub = command("errors", "Explain an error or warning by its code, or all of them")
@@ -350,15 +356,61 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_gate(parser: argparse.ArgumentParser) -> None:
+def _add_archive(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dicomweb", metavar="URL", required=True, help="root of the service: https://host/dicom-web")
     parser.add_argument(
-        "--fill-gaps", action="store_true", default=None, help="take DICOM series with missing slices too"
+        "--state", metavar="FOLDER", required=True, help="what became of each series; watchers may share it"
     )
+    parser.add_argument(
+        "--auth-file",
+        metavar="FILE",
+        help="credentials, 'user:password' or 'Bearer TOKEN' [MONAI_SR_DICOMWEB_USER and MONAI_SR_DICOMWEB_PASSWORD, "
+        "else MONAI_SR_DICOMWEB_TOKEN, else ~/.netrc]",
+    )
+    parser.add_argument("--ca-file", metavar="FILE", help="trust these certificates (PEM) and no others")
+    parser.add_argument("--once", action="store_true", help="look once and end, for cron")
+    parser.add_argument(
+        "--interval", type=_positive, default=60.0, metavar="SECONDS", help="between looks [%(default)g]"
+    )
+    parser.add_argument(
+        "--settle",
+        type=_share,
+        default=60.0,
+        metavar="SECONDS",
+        help="take a series when no slice came for so long [%(default)g]",
+    )
+    parser.add_argument(
+        "--days", type=_count, default=7, metavar="N", help="only studies dated within the last N days [%(default)s]"
+    )
+    parser.add_argument(
+        "--thick-ratio",
+        type=_positive,
+        default=2.0,
+        metavar="R",
+        help="a series is thick whose slices are at least R pixels apart [%(default)g]",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_positive,
+        default=60.0,
+        metavar="SECONDS",
+        help="give up a connection on which nothing comes for so long [%(default)g]",
+    )
+
+
+def _add_gate(parser: argparse.ArgumentParser) -> None:
+    _add_fill_gaps(parser)
     parser.add_argument(
         "--merge-by-geometry",
         action="store_true",
         default=None,
         help="join slices that each have a series of their own",
+    )
+
+
+def _add_fill_gaps(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fill-gaps", action="store_true", default=None, help="take DICOM series with missing slices too"
     )
 
 

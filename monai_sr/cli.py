@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 all good, 2 usage, 3 no usable input, 4 some volumes failed, 5 all failed, 6 output not
     writable or disk full, 7 bundle or weights missing, damaged or not trusted, 8 not enough memory, 9 not
-    consistent, 10 internal error, 130 interrupted, 143 terminated.
+    consistent, 10 internal error, 11 the archive cannot be reached or refuses, 130 interrupted, 143 terminated.
     """
     commands = {
         "run": run,
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": evaluate,
         "calibrate": calibrate,
         "demo": demo,
+        "watch": watch,
         "info": info,
         "errors": errors,
     }
@@ -571,6 +572,49 @@ def demo(options: argparse.Namespace) -> int:
     print(f"volumes and comparison.png are in {output.resolve()}")
     print(NOTICE)
     return 0
+
+
+def watch(options: argparse.Namespace) -> int:
+    """``monai-sr watch --dicomweb URL --state FOLDER``"""
+    try:
+        from .pacs import Archive, Credentials, Watcher
+        from .pacs import watch as watch_on
+    except ModuleNotFoundError as error:
+        if str(error.name).split(".")[0] not in ("requests", "dicomweb_client"):
+            raise
+        fix = 'pip install "monai-sr[pacs]"'
+        raise UsageError("E-EXTRA", f"{error.name} is not installed, which an archive needs", fix=fix) from error
+
+    def report(event: Any) -> None:
+        good = event.status == "stored"
+        text = f"{event.series}: {'left out, ' if event.status == 'left out' else ''}{event.text}"
+        _say(text) if good else print(f"monai-sr: {text}", file=sys.stderr, flush=True)
+
+    archive = Archive(
+        options.dicomweb,
+        auth=Credentials.find(options.auth_file),
+        ca_file=options.ca_file,
+        timeout=options.timeout,
+    )
+    _make_folder(Path(options.state))
+    watcher = Watcher(
+        archive,
+        Path(options.state),
+        _settings(options),
+        modalities=[options.modality] if options.modality else ["CT", "MR"],
+        days=options.days,
+        settle=options.settle,
+        thick_ratio=options.thick_ratio,
+        report=report,
+    )
+    if not options.once:
+        watch_on(watcher, interval=options.interval, report=lambda error: print(f"monai-sr: {error}", file=sys.stderr))
+    told = watcher.look()
+    _say(
+        f"{told.stored} stored, {told.left_out} left out, {told.failed} failed; "
+        f"{told.settled} done before, {told.waiting} not ready, {told.later} tried again later"
+    )
+    return told.exit_code
 
 
 def info(options: argparse.Namespace) -> int:

@@ -171,6 +171,49 @@ CODES: dict[str, tuple[str, str]] = {
     "E-OUT-PERM": ("The output cannot be written.", "Choose a folder you may write to."),
     "E-OUT-SAME": ("The output is the input, or lies inside the input folder.", "Write elsewhere."),
     "E-OUT-SPACE": ("The disk is full.", "Free some space and run again."),
+    "E-PACS-ANSWER": (
+        "What answers at the URL does not speak DICOMweb.",
+        "Give the root of the DICOMweb service, such as https://host/dicom-web.",
+    ),
+    "E-PACS-AUTH": (
+        "The archive does not accept the credentials, or wants some (401).",
+        "Give them by --auth-file, the environment or ~/.netrc.",
+    ),
+    "E-PACS-CONNECT": (
+        "The archive cannot be reached, does not answer in time, or the connection was lost.",
+        "Check the URL, the network and whether the archive runs; raise --timeout if it is slow.",
+    ),
+    "E-PACS-DERIVED": ("A series of derived images, not of acquired ones.", "Nothing; it is left out."),
+    "E-PACS-MISSING": (
+        "The archive has nothing at that path (404): no DICOMweb service, or a series that was removed.",
+        "Give the root of the DICOMweb service.",
+    ),
+    "E-PACS-REDIRECT": (
+        "The archive redirects elsewhere, which is not followed: images might go to another host.",
+        "Give the URL at which the archive answers itself.",
+    ),
+    "E-PACS-RIGHTS": (
+        "The archive forbids the request (403).",
+        "Ask for the rights to search, to retrieve and to store.",
+    ),
+    "E-PACS-SERVER": ("The archive answers with an error of its own.", "Look into the archive's log."),
+    "E-PACS-SHORT": (
+        "The archive sent fewer instances of a series than it says it has.",
+        "Nothing if they still arrive, it is tried again; else check the archive.",
+    ),
+    "E-PACS-STORE": (
+        "The archive did not take every instance of a result; after three times it is given up.",
+        "Look into the archive's log for the FailureReason that the message names.",
+    ),
+    "E-PACS-THIN": (
+        "A series whose slices are not clearly farther apart than its pixels.",
+        "Nothing, it is left out; or lower --thick-ratio.",
+    ),
+    "E-PACS-TLS": (
+        "No trusted connection can be made: the certificate is not signed by an authority that is trusted, "
+        "belongs to another name, or has expired.",
+        "Give the certificate of your authority by --ca-file, or have the archive's mended; nothing turns this off.",
+    ),
     "E-PEER": ("A program that is measured as a peer failed on a volume.", "Run its command by itself on that volume."),
     "E-REPORT": ("Pictures need matplotlib.", 'Install it: pip install "monai-sr[report]".'),
     "E-SCHED": (
@@ -272,6 +315,10 @@ CODES: dict[str, tuple[str, str]] = {
     "W-OUT-CLIP": (
         "Some voxels lie beyond what the voxel type of the file holds, and are held at its ends.",
         "Convert the input to float32 if those values matter.",
+    ),
+    "W-PACS-PLAIN": (
+        "The archive is spoken to by http, so images and credentials can be read on the way.",
+        "Use https.",
     ),
     "W-SR-NOGAIN": (
         "No finer spacing was wanted: the image is passed through.",

@@ -57,6 +57,7 @@ FLOORS = {
         "arguments",
         "cli",
         "demo",
+        "pacs",
         "parameters",
         "slicer",
     },

@@ -145,6 +145,21 @@ def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Fra
         raise BrokenFileError(uid or _uid_of(file), _cut(file)) from error
 
 
+def frames_of_header(dataset: Any) -> list[Frame]:
+    """The frames that a header tells of whose file is elsewhere, such as an archive's metadata.
+
+    Raises:
+        NotAnImageError, BrokenFileError: as :func:`read_frames`.
+    """
+    from pydicom.dataset import FileMetaDataset
+
+    uid = str(dataset.get("SeriesInstanceUID") or "")
+    if not hasattr(dataset, "file_meta"):
+        dataset.file_meta = FileMetaDataset()
+    _check_kind(dataset, Path("header"))
+    return _frames_of(dataset, Path("header"), uid)
+
+
 def _read(file: Path, *, force: bool) -> Any:
     """All attributes up to the pixels, and where those are."""
     from pydicom.filereader import read_partial
