@@ -7,20 +7,21 @@ import numpy as np
 import phantoms
 import pytest
 import torch
-from benchmarks import convergence
+from benchmarks import convergence, training
 from torch import nn
 from torch.utils.data import default_collate
 
 from monai_sr.images import write_image
 from monai_sr.inference import ConsistentInferer
 from monai_sr.networks import ResidualNet
+from monai_sr.volumes import datalist
 
 SETTINGS = convergence.Settings(budget=0.1, seed=3, batch=2, crop=8, validation_crop=16, points=2)
 
 
 @pytest.fixture
 def volumes() -> list[dict]:
-    """Two head-like volumes as :func:`convergence.load` leaves them."""
+    """Two head-like volumes as :func:`training.load` leaves them."""
     grid = phantoms.grid((20, 22, 24))
     return [
         {"image": (phantoms.known_value(grid) + 200 * phantoms.sphere(grid, radius=r) + 300) / 800, "weight": r}
@@ -50,27 +51,27 @@ def smallest(listed: str, folder, *words: str) -> None:
 
 def test_a_convolution_costs_its_kernel_for_every_entry_of_its_output():
     network = nn.Conv3d(3, 5, (3, 3, 1), padding=(1, 1, 0), stride=(1, 1, 2))
-    work = convergence.Work(network)
+    work = training.Work(network)
     network(torch.zeros(2, 3, 4, 6, 8))
     assert work.done == (2 * 5 * 4 * 6 * 4) * (3 * 3 * 3)
 
 
 def test_a_transposed_convolution_costs_its_kernel_for_every_entry_of_its_input():
     network = nn.ConvTranspose3d(3, 5, (1, 1, 4), (1, 1, 2), (0, 0, 1))
-    work = convergence.Work(network)
+    work = training.Work(network)
     network(torch.zeros(2, 3, 4, 6, 8))
     assert work.done == (2 * 3 * 4 * 6 * 8) * (5 * 4)
 
 
 def test_validation_is_no_training_work():
     network = nn.Sequential(nn.Conv3d(1, 1, 3)).eval()
-    work = convergence.Work(network)
+    work = training.Work(network)
     network(torch.zeros(1, 1, 4, 4, 4))
     assert work.done == 0
 
 
 def test_every_network_trains_on_the_same_crops_in_the_same_order(volumes):
-    thin, thick = (convergence.Crops(volumes, SETTINGS, kind, 4) for kind in ("thin", "thick"))
+    thin, thick = (training.Crops(volumes, SETTINGS, kind, 4) for kind in ("thin", "thick"))
     for index in [5, *range(len(thin))]:
         assert torch.equal(thin[index]["label"], thick[index]["label"])
         assert torch.equal(thin[index]["acquired"], thick[index]["acquired"])
@@ -80,10 +81,10 @@ def test_every_network_trains_on_the_same_crops_in_the_same_order(volumes):
 
 
 def test_the_consistency_step_takes_the_place_of_the_connection_to_the_output(volumes):
-    batch = default_collate([convergence.Crops(volumes, SETTINGS, "thin", 2)[index] for index in (2, 3)])
+    batch = default_collate([training.Crops(volumes, SETTINGS, "thin", 2)[index] for index in (2, 3)])
     network = ResidualNet(4, 4).eval()
     network.tail.weight.data.mul_(1000)
-    matrices = {key: batch[key] for key in convergence.PAIR}
+    matrices = {key: batch[key] for key in training.PAIR}
     bare = convergence.WithoutOutputConnection(network)
     assert not torch.allclose(network(batch["image"]), bare(batch["image"]), atol=0.1)
     predicted = [ConsistentInferer()(batch["image"], one, **matrices) for one in (network, bare)]
@@ -91,7 +92,7 @@ def test_the_consistency_step_takes_the_place_of_the_connection_to_the_output(vo
 
 
 def test_the_gain_of_a_network_that_adds_nothing_is_none(volumes):
-    validation = convergence.Validation(volumes, SETTINGS, "thin")
+    validation = training.Validation(volumes, SETTINGS, "thin")
     for inferer in (convergence.PlainInferer(), ConsistentInferer()):
         assert list(validation.gains(nn.Identity(), inferer).values()) == pytest.approx([0, 0], abs=1e-3)
 
@@ -101,7 +102,7 @@ def test_the_gain_of_the_truth_is_great_and_of_noise_a_loss(volumes):
         def forward(self, x):
             return x + 0.3 * torch.randn(x.shape)
 
-    validation = convergence.Validation(volumes, SETTINGS, "thin")
+    validation = training.Validation(volumes, SETTINGS, "thin")
     assert all(gain < -5 for gain in validation.gains(Add(), convergence.PlainInferer()).values())
     for _, pair in validation.pairs:
         pair["image"] = pair["label"] + 1e-4
@@ -121,8 +122,8 @@ def test_a_training_that_is_lost_ends_and_the_table_says_so(volumes, monkeypatch
 
 
 def test_the_table_tells_what_a_gain_costs():
-    def row(step: int, gain: float, clipped: float) -> convergence.Row:
-        return convergence.Row("clipped", step, 10.0 * step, gain - 0.1, gain + 0.1, 1.0, clipped, 60.0 * step)
+    def row(step: int, gain: float, clipped: float) -> training.Row:
+        return training.Row("clipped", step, 10.0 * step, gain - 0.1, gain + 0.1, 1.0, clipped, 60.0 * step)
 
     rows = [row(0, 0.3, 0), row(1, -0.5, 1.0), row(3, 0.25, 0.4), row(4, 0.15, 0.2)]
     text = convergence.table({"clipped": rows}, 0.2)
@@ -131,16 +132,16 @@ def test_the_table_tells_what_a_gain_costs():
 
 
 def test_names_in_the_plot_move_apart_and_keep_their_order():
-    placed = convergence.spread([0.1, 0.5, 0.51, 0.52, 0.99], 0.05)
+    placed = training.spread([0.1, 0.5, 0.51, 0.52, 0.99], 0.05)
     assert min(np.diff(placed)) > 0.049
     assert placed[0] == pytest.approx(0.1) and placed[2] == pytest.approx(0.51, abs=0.01)
-    assert max(convergence.spread([0.99, 1.0], 0.05)) <= 1
+    assert max(training.spread([0.99, 1.0], 0.05)) <= 1
 
 
 def test_the_smallest_benchmark_leaves_table_and_plot_and_is_not_repeated(listed, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "out"
     smallest(listed, folder)
-    rows = convergence.read_rows(folder / "convergence.csv")
+    rows = training.read_rows(folder / "convergence.csv")
     assert [row.step for row in rows] == [0, 1, 2]
     # 2 convolutions from 2 and to 2 channels, 18 inside, on folded slices: 8 x 8 x 4 places
     assert rows[-1].work == pytest.approx(2 * 256 * 27 * (2 * 2 * 16 + 18 * 16 * 16) / 1e9)
@@ -152,14 +153,14 @@ def test_the_smallest_benchmark_leaves_table_and_plot_and_is_not_repeated(listed
 
     monkeypatch.setattr(convergence, "train", trained)
     smallest(listed, folder)
-    assert convergence.read_rows(folder / "convergence.csv") == rows
+    assert training.read_rows(folder / "convergence.csv") == rows
     with pytest.raises(SystemExit, match="name another folder"):
         smallest(listed, folder, "--seed", "1")
 
 
 def test_the_benchmark_normalizes_and_pads_what_it_loads(listed):
-    entries = convergence.datalist(listed, "training")
-    loaded = [item["image"] for item in convergence.load(entries, 32)]
+    entries = datalist(listed, "training")
+    loaded = [item["image"] for item in training.load(entries, 32)]
     assert all(min(image.shape[1:]) >= 32 for image in loaded)
     assert all(0.8 < float(image.max()) < 1.6 for image in loaded)
 
