@@ -15,7 +15,6 @@ convergence.md and convergence.png. Gaussian profile as thick as the slices are 
 from __future__ import annotations
 
 import argparse
-import io
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -30,7 +29,6 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from monai_sr.handlers import GradientClipping
-from monai_sr.images import write_atomically
 from monai_sr.inference import ConsistentInferer
 from monai_sr.losses import CharbonnierLoss, PyramidLoss
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
@@ -56,6 +54,7 @@ from .training import (
     settle,
     spread,
     works_on,
+    write_plot,
     write_rows,
     write_text,
 )
@@ -366,10 +365,8 @@ def plot(found: dict[str, list[Row]], path: Path) -> None:
         panel.set_xlabel("forward multiply-adds, 10¹²")
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("PSNR over the consistent spline, dB")
-    content = io.BytesIO()
-    figure.savefig(content, dpi=80)
+    write_plot(path, figure)
     plt.close(figure)
-    write_atomically(path, lambda file: file.write(content.getvalue()))
 
 
 def _name_ends(panel: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:

@@ -355,6 +355,13 @@ def read_rows(path: Path) -> list[Row]:
         ]
 
 
+def write_plot(path: Path, figure: Any) -> None:
+    """A matplotlib figure as PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=80)
+    write_atomically(path, lambda file: file.write(content.getvalue()))
+
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart by color-blind eyes; without yellow. Source: Okabe and Ito 2008."""
 
