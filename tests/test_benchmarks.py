@@ -2,25 +2,29 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import phantoms
 import pytest
 import torch
-from benchmarks import convergence
+from benchmarks import convergence, pareto, training
+from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils.data import default_collate
 
 from monai_sr.images import write_image
 from monai_sr.inference import ConsistentInferer
-from monai_sr.networks import ResidualNet
+from monai_sr.losses import PyramidLoss
+from monai_sr.networks import PyramidNet, ResidualNet
+from monai_sr.volumes import datalist
 
 SETTINGS = convergence.Settings(budget=0.1, seed=3, batch=2, crop=8, validation_crop=16, points=2)
 
 
 @pytest.fixture
 def volumes() -> list[dict]:
-    """Two head-like volumes as :func:`convergence.load` leaves them."""
+    """Two head-like volumes as :func:`training.load` leaves them."""
     grid = phantoms.grid((20, 22, 24))
     return [
         {"image": (phantoms.known_value(grid) + 200 * phantoms.sphere(grid, radius=r) + 300) / 800, "weight": r}
@@ -50,27 +54,27 @@ def smallest(listed: str, folder, *words: str) -> None:
 
 def test_a_convolution_costs_its_kernel_for_every_entry_of_its_output():
     network = nn.Conv3d(3, 5, (3, 3, 1), padding=(1, 1, 0), stride=(1, 1, 2))
-    work = convergence.Work(network)
+    work = training.Work(network)
     network(torch.zeros(2, 3, 4, 6, 8))
     assert work.done == (2 * 5 * 4 * 6 * 4) * (3 * 3 * 3)
 
 
 def test_a_transposed_convolution_costs_its_kernel_for_every_entry_of_its_input():
     network = nn.ConvTranspose3d(3, 5, (1, 1, 4), (1, 1, 2), (0, 0, 1))
-    work = convergence.Work(network)
+    work = training.Work(network)
     network(torch.zeros(2, 3, 4, 6, 8))
     assert work.done == (2 * 3 * 4 * 6 * 8) * (5 * 4)
 
 
 def test_validation_is_no_training_work():
     network = nn.Sequential(nn.Conv3d(1, 1, 3)).eval()
-    work = convergence.Work(network)
+    work = training.Work(network)
     network(torch.zeros(1, 1, 4, 4, 4))
     assert work.done == 0
 
 
 def test_every_network_trains_on_the_same_crops_in_the_same_order(volumes):
-    thin, thick = (convergence.Crops(volumes, SETTINGS, kind, 4) for kind in ("thin", "thick"))
+    thin, thick = (training.Crops(volumes, SETTINGS, kind, 4) for kind in ("thin", "thick"))
     for index in [5, *range(len(thin))]:
         assert torch.equal(thin[index]["label"], thick[index]["label"])
         assert torch.equal(thin[index]["acquired"], thick[index]["acquired"])
@@ -80,10 +84,10 @@ def test_every_network_trains_on_the_same_crops_in_the_same_order(volumes):
 
 
 def test_the_consistency_step_takes_the_place_of_the_connection_to_the_output(volumes):
-    batch = default_collate([convergence.Crops(volumes, SETTINGS, "thin", 2)[index] for index in (2, 3)])
+    batch = default_collate([training.Crops(volumes, SETTINGS, "thin", 2)[index] for index in (2, 3)])
     network = ResidualNet(4, 4).eval()
     network.tail.weight.data.mul_(1000)
-    matrices = {key: batch[key] for key in convergence.PAIR}
+    matrices = {key: batch[key] for key in training.PAIR}
     bare = convergence.WithoutOutputConnection(network)
     assert not torch.allclose(network(batch["image"]), bare(batch["image"]), atol=0.1)
     predicted = [ConsistentInferer()(batch["image"], one, **matrices) for one in (network, bare)]
@@ -91,7 +95,7 @@ def test_the_consistency_step_takes_the_place_of_the_connection_to_the_output(vo
 
 
 def test_the_gain_of_a_network_that_adds_nothing_is_none(volumes):
-    validation = convergence.Validation(volumes, SETTINGS, "thin")
+    validation = training.Validation(volumes, SETTINGS, "thin")
     for inferer in (convergence.PlainInferer(), ConsistentInferer()):
         assert list(validation.gains(nn.Identity(), inferer).values()) == pytest.approx([0, 0], abs=1e-3)
 
@@ -101,7 +105,7 @@ def test_the_gain_of_the_truth_is_great_and_of_noise_a_loss(volumes):
         def forward(self, x):
             return x + 0.3 * torch.randn(x.shape)
 
-    validation = convergence.Validation(volumes, SETTINGS, "thin")
+    validation = training.Validation(volumes, SETTINGS, "thin")
     assert all(gain < -5 for gain in validation.gains(Add(), convergence.PlainInferer()).values())
     for _, pair in validation.pairs:
         pair["image"] = pair["label"] + 1e-4
@@ -121,8 +125,8 @@ def test_a_training_that_is_lost_ends_and_the_table_says_so(volumes, monkeypatch
 
 
 def test_the_table_tells_what_a_gain_costs():
-    def row(step: int, gain: float, clipped: float) -> convergence.Row:
-        return convergence.Row("clipped", step, 10.0 * step, gain - 0.1, gain + 0.1, 1.0, clipped, 60.0 * step)
+    def row(step: int, gain: float, clipped: float) -> training.Row:
+        return training.Row("clipped", step, 10.0 * step, gain - 0.1, gain + 0.1, 1.0, clipped, 60.0 * step)
 
     rows = [row(0, 0.3, 0), row(1, -0.5, 1.0), row(3, 0.25, 0.4), row(4, 0.15, 0.2)]
     text = convergence.table({"clipped": rows}, 0.2)
@@ -131,16 +135,16 @@ def test_the_table_tells_what_a_gain_costs():
 
 
 def test_names_in_the_plot_move_apart_and_keep_their_order():
-    placed = convergence.spread([0.1, 0.5, 0.51, 0.52, 0.99], 0.05)
+    placed = training.spread([0.1, 0.5, 0.51, 0.52, 0.99], 0.05)
     assert min(np.diff(placed)) > 0.049
     assert placed[0] == pytest.approx(0.1) and placed[2] == pytest.approx(0.51, abs=0.01)
-    assert max(convergence.spread([0.99, 1.0], 0.05)) <= 1
+    assert max(training.spread([0.99, 1.0], 0.05)) <= 1
 
 
 def test_the_smallest_benchmark_leaves_table_and_plot_and_is_not_repeated(listed, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "out"
     smallest(listed, folder)
-    rows = convergence.read_rows(folder / "convergence.csv")
+    rows = training.read_rows(folder / "convergence.csv")
     assert [row.step for row in rows] == [0, 1, 2]
     # 2 convolutions from 2 and to 2 channels, 18 inside, on folded slices: 8 x 8 x 4 places
     assert rows[-1].work == pytest.approx(2 * 256 * 27 * (2 * 2 * 16 + 18 * 16 * 16) / 1e9)
@@ -152,14 +156,14 @@ def test_the_smallest_benchmark_leaves_table_and_plot_and_is_not_repeated(listed
 
     monkeypatch.setattr(convergence, "train", trained)
     smallest(listed, folder)
-    assert convergence.read_rows(folder / "convergence.csv") == rows
+    assert training.read_rows(folder / "convergence.csv") == rows
     with pytest.raises(SystemExit, match="name another folder"):
         smallest(listed, folder, "--seed", "1")
 
 
 def test_the_benchmark_normalizes_and_pads_what_it_loads(listed):
-    entries = convergence.datalist(listed, "training")
-    loaded = [item["image"] for item in convergence.load(entries, 32)]
+    entries = datalist(listed, "training")
+    loaded = [item["image"] for item in training.load(entries, 32)]
     assert all(min(image.shape[1:]) >= 32 for image in loaded)
     assert all(0.8 < float(image.max()) < 1.6 for image in loaded)
 
@@ -168,3 +172,147 @@ def test_runs_have_names_of_their_own():
     names = [run.name for run in convergence.RUNS]
     assert len(set(names)) == len(names)
     assert all(isinstance(run.network(), nn.Module) for run in convergence.RUNS)
+
+
+# --------------------------------------------------------------------- quality against cost
+
+
+VARIANTS = [pytest.param(variant, id=variant.name) for variant in pareto.VARIANTS]
+
+
+def levels_of(network: nn.Module, factor: int) -> list[int]:
+    """What a pyramid must be told besides its input."""
+    return [int(math.log2(factor))] if isinstance(network, PyramidNet) else []
+
+
+@pytest.mark.parametrize("factor", training.FACTORS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_a_variant_costs_is_what_its_convolutions_do(variant, factor):
+    network = variant.network()
+    work = training.Work(network)
+    slices = 16 // factor if training.works_on(network) == "thick" else 16
+    with torch.no_grad():
+        network(torch.zeros(1, 1, 4, 4, slices), *levels_of(network, factor))
+    assert work.done == 4 * 4 * 16 * pareto.multiply_adds(network, factor)
+
+
+@pytest.mark.parametrize("factor", training.FACTORS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_starts_from_the_interpolation(variant, factor):
+    network = variant.network().eval()
+    thick = training.works_on(network) == "thick"
+    x = torch.rand(1, 1, 5, 7, 6 if thick else 9)
+    with torch.no_grad():
+        sr = network(x, *levels_of(network, factor))
+        start = PyramidNet(2)
+        nn.init.zeros_(start.residual.weight)
+        expected = start.eval()(x, *levels_of(start, factor)) if thick else x
+    assert sr.shape == expected.shape
+    assert 0 < float((sr - expected).abs().max()) < 0.5
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_is_a_residual_of_twenty_layers_or_a_pyramid_of_supervised_levels(variant):
+    network = variant.network()
+    if variant.family == "pyramid":
+        assert [level.shape[-1] for level in network(torch.zeros(1, 1, 4, 4, 2), 2)] == [4, 8]
+    else:
+        assert sum(isinstance(module, nn.Conv3d) for module in network.modules()) == 20
+
+
+@pytest.mark.parametrize("name", ["residual", "pyramid"])
+def test_the_shipped_network_is_the_one_that_is_marked(name):
+    (shipped,) = [variant for variant in pareto.VARIANTS if variant.shipped and variant.family == name]
+    config = Path(__file__).parents[1] / "bundles" / f"{name}_super_resolution" / "configs" / "train.json"
+    wanted = ConfigParser(json.loads(config.read_text())).get_parsed_content("network_def")
+    network = shipped.network()
+    assert type(network) is type(wanted)
+    network.load_state_dict(wanted.state_dict())
+    x = torch.rand(1, 1, 4, 4, 4)
+    assert torch.equal(network.eval()(x), wanted.eval()(x))
+
+
+def test_cells_go_back_to_where_their_voxels_were():
+    network = pareto.FoldedInPlane(8)
+    for part, ones in ((network.head, torch.eye(8)), (network.tail, torch.eye(8))):
+        nn.init.zeros_(part.weight)
+        part.weight.data[:, :, 1, 1, 1] = ones
+    network.body = nn.Sequential()
+    x = torch.rand(1, 1, 5, 4, 7)
+    torch.testing.assert_close(network(x), 2 * x)
+
+
+def test_a_shuffle_lays_the_two_halves_of_a_slice_side_by_side():
+    doubling = pareto.ShuffledDoubling(2)
+    nn.init.zeros_(doubling.halves.weight)
+    doubling.halves.bias.data = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    doubled = doubling(torch.zeros(1, 2, 1, 1, 2))
+    assert doubled.flatten(1).tolist() == [[1.0, 3.0, 1.0, 3.0, 2.0, 4.0, 2.0, 4.0]]
+
+
+def test_the_front_holds_what_nothing_cheaper_reaches():
+    points = [(3, 0.5), (1, 0.2), (2, 0.1), (3, 0.4), (5, 0.5), (4, 0.9), (1, 0.1), (6, 0.9)]
+    assert pareto.front(points) == [1, 0, 5]
+    assert pareto.front([]) == []
+
+
+def measured(name: str, *gains: float) -> list[training.Row]:
+    """A variant's measurements, one for each initialization."""
+    return [training.Row(name, 450, 1.0, gain - 0.1, gain + 0.1, 0.1, 0.2, 90.0) for gain in gains]
+
+
+def test_the_table_tells_cost_gain_and_who_is_on_the_front():
+    names = {"residual-32": (0.8, 1.0), "residual-16": (0.7,), "residual-24": (0.6,), "pyramid-32": (0.4, 0.8)}
+    text = pareto.table({name: measured(name, *gains) for name, gains in names.items()})
+    assert "| 251 | 251 | 502 | +0.80 | +1.00 | **+0.90** (+0.80, +1.00) | ×2, ×4 | 3.0 |" in text
+    assert "| 63 | 63 | 126 | +0.60 | +0.80 | **+0.70** | ×2, ×4 | 1.5 |" in text
+    assert "| 141 | 141 | 283 | +0.50 | +0.70 | **+0.60** | – | 1.5 |" in text
+    assert "| 114 | 171 | 227 | +0.50 | +0.70 | **+0.60** (+0.40, +0.80) | ×2, ×4 | 3.0 |" in text
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [line.split("|")[2].strip() for line in lines[2:5]] == ["63", "141", "251"]
+
+
+def test_chance_is_the_pooled_deviation_of_what_was_repeated():
+    found = {"a": measured("a", 0.8, 1.0), "b": measured("b", 0.4, 0.8), "c": measured("c", 5.0)}
+    pooled = np.mean([np.std([0.8, 1.0], ddof=1) ** 2, np.std([0.4, 0.8], ddof=1) ** 2]) ** 0.5
+    assert pareto.chance(found) == pytest.approx(pooled)
+    assert math.isnan(pareto.chance({"c": found["c"]}))
+
+
+def test_an_interrupted_benchmark_shows_what_is_there_and_goes_on(listed, tmp_path, monkeypatch, capsys):
+    few = pareto.Variant("residual-few", "few", "four layers", lambda: ResidualNet(4, 4), initializations=(0, 1))
+    other = pareto.Variant("pyramid-few", "few", "two layers", lambda: PyramidNet(4, 2), loss=PyramidLoss)
+    monkeypatch.setattr(pareto, "VARIANTS", [few, other])
+    folder, trained = tmp_path / "out", []
+    fit = training.fit
+
+    def interrupted(variant, *arguments, **keywords):
+        if len(trained) == 2:
+            raise RuntimeError("power is gone")
+        trained.append(keywords["initialization"])
+        return fit(variant, *arguments, **keywords)
+
+    small = {"--crops": "4", "--batch": "2", "--crop": "8", "--validation-crop": "16"}
+    words = [listed, "--output", str(folder), *(word for pair in small.items() for word in pair)]
+    monkeypatch.setattr(pareto, "fit", interrupted)
+    with pytest.raises(RuntimeError, match="power is gone"):
+        pareto.main(words)
+    assert trained == [0, 1]
+    assert "four layers" in (folder / "pareto.md").read_text()
+    assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    rows = [training.read_rows(folder / f"residual-few.{seed}.csv") for seed in (0, 1)]
+    assert [row.step for (row,) in rows] == [2, 2]
+    assert rows[0][0].gain != rows[1][0].gain
+    trained.pop()
+    pareto.main(words)
+    assert trained == [0, 0]
+    assert "two layers" in (folder / "pareto.md").read_text()
+    assert (folder / "pareto.md").read_text() in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="name another folder"):
+        pareto.main([*words, "--seed", "1"])
+
+
+def test_variants_have_names_of_their_own():
+    names = [variant.name for variant in pareto.VARIANTS]
+    assert len(set(names)) == len(names)
+    assert {variant.family for variant in pareto.VARIANTS} == set(pareto.FAMILIES)

@@ -15,49 +15,49 @@ convergence.md and convergence.png. Gaussian profile as thick as the slices are 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Events
-from monai.engines import PrepareBatchExtraInput, SupervisedTrainer
-from monai.handlers import LrScheduleHandler
 from monai.inferers import Inferer
-from monai.transforms import (
-    CenterSpatialCropd,
-    Compose,
-    CropForegroundd,
-    LoadImaged,
-    RandFlipd,
-    RandSpatialCropd,
-    SpatialPadd,
-)
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
+from torch.optim import SGD, Optimizer
 
-from monai_sr.evaluation import data_range, psnr
 from monai_sr.handlers import GradientClipping
-from monai_sr.images import VolumeReader, write_atomically
 from monai_sr.inference import ConsistentInferer
 from monai_sr.losses import CharbonnierLoss, PyramidLoss
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
-from monai_sr.slices import apply_along
-from monai_sr.transforms import NormalizeIntensitiesd, RandSimulateThickSlicesd
 from monai_sr.volumes import datalist
 
-FACTORS = (2, 4)
-"""Of the batches, in turn, and of validation: what residual and pyramid networks both do."""
+from .training import (
+    COLORS,
+    FACTORS,
+    PAIR,
+    CommonSettings,
+    Crops,
+    Recipe,
+    Row,
+    Work,
+    adam,
+    add_arguments,
+    fit,
+    load,
+    loader,
+    norm,
+    read_rows,
+    settings_of,
+    settle,
+    spread,
+    works_on,
+    write_plot,
+    write_rows,
+    write_text,
+)
 
 FEATURES = 16
 """Of the residual network and the pyramid, half of what is shipped."""
@@ -138,33 +138,21 @@ def srcnn_sgd(rate: float) -> Callable[[nn.Module], Optimizer]:
     return build
 
 
-def adam(rate: float) -> Callable[[nn.Module], Optimizer]:
-    """Adam as in the bundles."""
-    return lambda network: Adam(network.parameters(), rate)
-
-
 @dataclass(frozen=True)
-class Run:
-    """One network and how it is trained. ``short`` is what the plot calls it."""
+class Run(Recipe):
+    """A network with or without the consistency step."""
 
-    name: str
-    short: str
-    says: str
-    network: Callable[[], nn.Module]
-    optimizer: Callable[[nn.Module], Optimizer]
     loss: Callable[[], nn.Module] = SummedSquares
-    clipping: Callable[[], GradientClipping] | None = None
     consistent: bool = False
+
+    @property
+    def inferer(self) -> type[Inferer]:
+        return ConsistentInferer if self.consistent else PlainInferer
 
 
 def adjustable() -> GradientClipping:
     """VDSR's clipping; θ from its authors' code, https://github.com/kjw0612/rcn (gradRange)."""
     return GradientClipping(1e-4, "adjustable")
-
-
-def norm() -> GradientClipping:
-    """The bundles' clipping."""
-    return GradientClipping(0.1, "norm")
 
 
 HIGH = 0.1
@@ -284,237 +272,32 @@ RUNS = (
 )
 
 
-# ------------------------------------------------------------------------------- data
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all runs of a folder share. ``budget`` in 10⁹ multiply-adds."""
-
-    budget: float
-    seed: int
-    batch: int
-    crop: int
-    validation_crop: int
-    points: int
-
-
-def load(entries: Sequence[dict[str, Any]], size: int) -> list[dict[str, Any]]:
-    """Volumes, normalized and cropped to the body, at least ``size`` voxels a side."""
-    read = Compose(
-        [
-            LoadImaged("image", reader=VolumeReader, ensure_channel_first=True),
-            NormalizeIntensitiesd("image"),
-            CropForegroundd("image", "image", select_fn=lambda x: x > 0.1, margin=4, allow_smaller=False),
-            SpatialPadd("image", [size] * 3, mode="edge"),
-        ]
-    )
-    return [read(dict(entry)) for entry in entries]
-
-
-def simulation(factor: float, works_on: str) -> RandSimulateThickSlicesd:
-    """Thick slices without noise or mistakes; the slice axis is drawn."""
-    return RandSimulateThickSlicesd("image", factors=[factor], works_on=works_on, usual=1, box=0, mistaken=0, noisy=0)
-
-
-class Crops(Dataset):
-    """Training pairs: number ``index`` is the same whoever asks, a batch has one factor."""
-
-    def __init__(self, volumes: Sequence[dict[str, Any]], settings: Settings, works_on: str, batches: int) -> None:
-        self.volumes, self.settings, self.batches = volumes, settings, batches
-        weights = np.array([float(volume.get("weight", 1)) for volume in volumes])
-        self.shares = weights / weights.sum()
-        self.draw = [
-            Compose(
-                [
-                    RandSpatialCropd("image", [settings.crop] * 3, random_size=False),
-                    *(RandFlipd("image", prob=0.5, spatial_axis=axis) for axis in range(3)),
-                    simulation(factor, works_on),
-                ]
-            )
-            for factor in FACTORS
-        ]
-
-    def __len__(self) -> int:
-        return self.batches * self.settings.batch
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        random = np.random.RandomState([self.settings.seed, index])
-        volume = self.volumes[random.choice(len(self.volumes), p=self.shares)]
-        draw = self.draw[index // self.settings.batch % len(FACTORS)]
-        pair = draw.set_random_state(seed=int(random.randint(2**31)))({"image": volume["image"]})
-        return {key: pair[key] for key in ("image", "label", *PAIR)}
-
-
-PAIR = ("acquired", "acquisition", "spline")
-
-
-class Validation:
-    """The gain in PSNR over the consistent spline, on crops that no run trains on."""
-
-    def __init__(self, volumes: Sequence[dict[str, Any]], settings: Settings, works_on: str) -> None:
-        crop = CenterSpatialCropd("image", [settings.validation_crop] * 3)
-        self.pairs = []
-        for factor in FACTORS:
-            for number, volume in enumerate(volumes):
-                draw = Compose([crop, simulation(factor, works_on)]).set_random_state(seed=settings.seed + number)
-                self.pairs.append((factor, draw({"image": volume["image"]})))
-
-    def gains(self, network: nn.Module, inferer: Inferer) -> dict[int, float]:
-        """Mean gain in dB by factor; one thick slice at each end does not count."""
-        network.eval()
-        found: dict[int, list[float]] = {factor: [] for factor in FACTORS}
-        for factor, pair in self.pairs:
-            with torch.no_grad():
-                sr = inferer(pair["image"][None], network, **{key: pair[key][None] for key in PAIR})[0]
-            spline = apply_along(pair["spline"], pair["acquired"])
-            truth = pair["label"].numpy()
-            scale = data_range(truth)
-            ours, base = (
-                psnr(x[..., factor:-factor].numpy(), truth[..., factor:-factor], value_range=scale)
-                for x in (sr, spline)
-            )
-            found[factor].append(ours - base)
-        network.train()
-        return {factor: float(np.mean(values)) for factor, values in found.items()}
-
-
 # ---------------------------------------------------------------------------- training
 
 
-class Work:
-    """Counts the multiply-adds that the convolutions of a network spend on forward passes in training."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.done = 0
-        for module in network.modules():
-            if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-                module.register_forward_hook(self._count)
-
-    def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if module.training:
-            # each output entry of a convolution, each input entry of a transposed one, meets one such slice
-            entries = inputs[0] if isinstance(module, nn.ConvTranspose3d) else output
-            self.done += entries.numel() * module.weight[0].numel()
-
-
 @dataclass(frozen=True)
-class Row:
-    """One measurement. ``work`` in 10⁹ multiply-adds, ``clipped`` the share of gradient entries since the last."""
+class Settings(CommonSettings):
+    """What all runs of a folder share. ``budget`` in 10⁹ multiply-adds."""
 
-    run: str
-    step: int
-    work: float
-    gain_x2: float
-    gain_x4: float
-    loss: float
-    clipped: float
-    seconds: float
-
-    @property
-    def gain(self) -> float:
-        """Mean over both factors, dB; not a number once the network is not finite."""
-        return (self.gain_x2 + self.gain_x4) / 2
-
-
-class Watch:
-    """Handler that measures the network at even distances, and ends a training that is lost."""
-
-    def __init__(self, name: str, steps: int, points: int, work: Work, measure: Callable[[], dict[int, float]]) -> None:
-        self.name, self.work, self.measure = name, work, measure
-        self.at = {round(steps * point / points) for point in range(1, points + 1)}
-        self.rows: list[Row] = []
-        self.losses: list[float] = []
-        self.clipped: list[float] = []
-        self.started = time.process_time()
-
-    def attach(self, engine: SupervisedTrainer) -> None:
-        engine.add_event_handler(Events.STARTED, self.look)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: SupervisedTrainer) -> None:
-        self.losses.append(engine.state.output["loss"].item())
-        self.clipped.append(getattr(engine.state, "gradient_clipped", 0.0))
-        lost = not math.isfinite(self.losses[-1])
-        if lost:
-            engine.terminate()
-        if lost or engine.state.iteration in self.at:
-            self.look(engine)
-
-    def look(self, engine: SupervisedTrainer) -> None:
-        gains = self.measure()
-        mean = [float(np.mean(values)) if values else 0.0 for values in (self.losses, self.clipped)]
-        self.losses, self.clipped = [], []
-        seconds = time.process_time() - self.started
-        row = Row(self.name, engine.state.iteration, self.work.done / 1e9, gains[2], gains[4], *mean, seconds)
-        self.rows.append(row)
-        print(
-            f"{row.run:28}{row.work:8.0f}{row.gain:+8.2f} dB  loss {row.loss:.4g}  clipped {row.clipped:.3f}"
-            f"  {row.seconds:.0f} s",
-            flush=True,
-        )
+    budget: float
+    points: int
 
 
 def train(
     run: Run, settings: Settings, training: Sequence[dict[str, Any]], validation: Sequence[dict[str, Any]]
 ) -> list[Row]:
-    """Train one network by its recipe, and how it fared."""
-    torch.manual_seed(settings.seed)
-    network = run.network().to(memory_format=torch.channels_last_3d)
-    works_on = getattr(network, "works_on", "thin")
-    kind = ConsistentInferer if run.consistent else PlainInferer
+    """Spend the budget on one network, and how it fared at even distances."""
+    network = run.network()
     work = Work(network)
-    for batch in _loader(Crops(training, settings, works_on, len(FACTORS)), settings):
+    for batch in loader(Crops(training, settings, works_on(network), len(FACTORS))):
         with torch.no_grad():
-            kind()(batch["image"], network, **{key: batch[key] for key in PAIR})
+            run.inferer()(batch["image"], network, **{key: batch[key] for key in PAIR})
     steps = max(settings.points, round(settings.budget * 1e9 * len(FACTORS) / work.done))
-    work.done = 0
-    validate = Validation(validation, settings, works_on)
-    optimizer = run.optimizer(network)
-    cosine = LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
-    watch = Watch(run.name, steps, settings.points, work, lambda: validate.gains(network, kind()))
-    SupervisedTrainer(
-        device="cpu",
-        max_epochs=1,
-        train_data_loader=_loader(Crops(training, settings, works_on, steps), settings),
-        network=network,
-        optimizer=optimizer,
-        loss_function=run.loss(),
-        prepare_batch=PrepareBatchExtraInput(extra_keys={key: key for key in PAIR}),
-        inferer=kind(bfloat16=True),
-        train_handlers=[
-            *([run.clipping()] if run.clipping else []),
-            LrScheduleHandler(cosine, print_lr=False, epoch_level=False),
-            watch,
-        ],
-        decollate=False,
-    ).run()
-    return watch.rows
-
-
-def _loader(crops: Crops, settings: Settings) -> DataLoader:
-    return DataLoader(crops, batch_size=settings.batch)
+    at = {round(steps * point / settings.points) for point in range(settings.points + 1)}
+    return fit(run, settings, training, validation, steps=steps, at=at)
 
 
 # -------------------------------------------------------------------- tables and the plot
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """The measurements as CSV."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    _write(path, text.getvalue())
-
-
-def read_rows(path: Path) -> list[Row]:
-    """What :func:`write_rows` wrote."""
-    with path.open(newline="") as file:
-        return [
-            Row(line["run"], int(line["step"]), *(float(line[field.name]) for field in fields(Row)[2:]))
-            for line in csv.DictReader(file)
-        ]
 
 
 def table(found: dict[str, list[Row]], target: float) -> str:
@@ -544,9 +327,6 @@ def _line(run: Run, rows: Sequence[Row], target: float) -> str:
         gains = "– | – | **diverged**"
     return f"| {run.says} | {last.step} | {gains} | {best:+.2f} | {share} | {reached} | {last.seconds / 60:.1f} |"
 
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart by color-blind eyes; without yellow. Source: Okabe and Ito 2008."""
 
 LOST = "0.5"
 """The gray of what diverged."""
@@ -585,10 +365,8 @@ def plot(found: dict[str, list[Row]], path: Path) -> None:
         panel.set_xlabel("forward multiply-adds, 10¹²")
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("PSNR over the consistent spline, dB")
-    content = io.BytesIO()
-    figure.savefig(content, dpi=80)
+    write_plot(path, figure)
     plt.close(figure)
-    write_atomically(path, lambda file: file.write(content.getvalue()))
 
 
 def _name_ends(panel: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
@@ -614,52 +392,16 @@ def _name_ends(panel: Any, ends: Sequence[tuple[float, float, str, str]]) -> Non
         )
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Increasing places at least ``gap`` apart, in 0..1 as far as they fit, near the given ones."""
-    moved = list(places)
-    for _ in range(100):
-        for i in range(len(moved) - 1):
-            lack = gap - (moved[i + 1] - moved[i])
-            if lack > 0:
-                moved[i] -= lack / 2
-                moved[i + 1] += lack / 2
-        shift = max(0.0, -moved[0]) or min(0.0, 1 - moved[-1])
-        moved = [place + shift for place in moved]
-    return moved
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def settle(folder: Path, settings: Settings) -> None:
-    """Write down what the folder's runs share.
-
-    Raises:
-        SystemExit: it holds runs of other settings, which cannot be compared.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "settings.json"
-    if file.exists() and json.loads(file.read_text()) != asdict(settings):
-        raise SystemExit(f"{folder} holds runs with {file.read_text().strip()}: name another folder")
-    _write(file, json.dumps(asdict(settings)) + "\n")
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """Train what is missing, then write the table and the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("datalist", help="datalist or folder of volumes with thin slices")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    add_arguments(parser, batch=4, crop=24, validation_crop=40)
     parser.add_argument("--budget", type=float, default=1500, help="of each run, 10^9 forward multiply-adds")
     parser.add_argument("--target", type=float, default=0.5, help="gain in dB whose price is told")
     parser.add_argument("--runs", nargs="+", choices=[run.name for run in RUNS], default=[run.name for run in RUNS])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--crop", type=int, default=24, help="voxels a side, divisible by 4")
-    parser.add_argument("--validation-crop", type=int, default=40, help="voxels a side, divisible by 4")
     parser.add_argument("--points", type=int, default=8, help="measurements of each run, besides the one at the start")
     options = parser.parse_args(words)
-    settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+    settings = settings_of(Settings, options)
     settle(options.output, settings)
     files = {run.name: options.output / f"{run.name}.csv" for run in RUNS if run.name in options.runs}
     missing = [run for run in RUNS if run.name in files and not files[run.name].exists()]
@@ -672,7 +414,7 @@ def main(words: Sequence[str] | None = None) -> None:
     found = {name: read_rows(file) for name, file in files.items()}
     write_rows(options.output / "convergence.csv", [row for rows in found.values() for row in rows])
     text = table(found, options.target)
-    _write(options.output / "convergence.md", text)
+    write_text(options.output / "convergence.md", text)
     plot(found, options.output / "convergence.png")
     print(text)
 

@@ -1,0 +1,427 @@
+"""What quality costs: validation PSNR against multiply-adds per output voxel, for variants of both networks.
+
+    python -m tests.benchmarks.pareto DATALIST --output FOLDER [--crops 900]
+
+Every variant of VARIANTS is trained by the recipe of the bundles with MONAI's SupervisedTrainer, on the same
+number of crops, the same ones in the same order. Then it is measured on one crop from the middle of every
+validation volume at factors 2 and 4: PSNR less that of the consistent spline. The shipped networks are trained
+from several initializations, which tells how much chance there is in such a difference.
+
+What a variant costs is counted from its weights: the multiply-adds of its convolutions. All variants keep what
+makes a network what it is: twenty layers and a residual; levels, sums and supervision of every level.
+
+FOLDER gets a CSV file per training (one whose file is there is not repeated), and after every training
+pareto.md and pareto.png of all that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from monai_sr.handlers import GradientClipping
+from monai_sr.losses import CharbonnierLoss, PyramidLoss
+from monai_sr.networks import LinkedPair, PyramidNet, ResidualNet, _prepare
+from monai_sr.volumes import datalist
+
+from .training import (
+    COLORS,
+    FACTORS,
+    CommonSettings,
+    Recipe,
+    Row,
+    adam,
+    add_arguments,
+    fit,
+    load,
+    norm,
+    read_rows,
+    settings_of,
+    settle,
+    works_on,
+    write_plot,
+    write_rows,
+    write_text,
+)
+
+LAYERS = 20
+"""Of every residual network."""
+
+Kernel = tuple[int, int, int]
+
+WHOLE: Kernel = (3, 3, 3)
+THROUGH_PLANE: Kernel = (1, 1, 3)
+CUBES = WHOLE, WHOLE
+FACTORIZED = (3, 3, 1), THROUGH_PLANE
+EVERY_SECOND = WHOLE, (1, 1, 1)
+"""Kernels of the two layers of a linked pair."""
+
+
+# ------------------------------------------------------------- networks that are not shipped
+
+
+def convolution(inputs: int, outputs: int, kernel: Kernel = WHOLE) -> nn.Conv3d:
+    """One that keeps the size."""
+    return nn.Conv3d(inputs, outputs, kernel, padding=tuple(size // 2 for size in kernel))
+
+
+def residual(features: int, fold: int = 2, kernels: tuple[Kernel, Kernel] = CUBES) -> nn.Module:
+    """The residual network, with other kernels in the layers between the first and the last, in turn."""
+    network = ResidualNet(LAYERS, features, fold)
+    _change_kernels(network.body, kernels)
+    _prepare(network, last=network.tail)
+    return network
+
+
+def pyramid(features: int, depth: int = 8, kernels: tuple[Kernel, Kernel] = CUBES) -> nn.Module:
+    """The pyramid network, with other kernels in the layers before the doubling, in turn."""
+    network = PyramidNet(features, depth)
+    _change_kernels(network.body, kernels)
+    _prepare(network, last=network.residual)
+    return network
+
+
+def shuffled_pyramid(features: int) -> nn.Module:
+    """The pyramid network with a convolution and a shuffle of slices for the transposed convolution."""
+    network = PyramidNet(features)
+    network.double_features = ShuffledDoubling(features)
+    _prepare(network, last=network.residual)
+    return network
+
+
+def _change_kernels(body: nn.Sequential, kernels: tuple[Kernel, Kernel]) -> None:
+    for pair in body:
+        features = pair.first.in_channels
+        pair.first, pair.second = (convolution(features, features, kernel) for kernel in kernels)
+
+
+class FoldedInPlane(nn.Module):
+    """The residual network on cells of 2 × 2 × ``fold`` voxels as channels (pixel-unshuffle of all axes)."""
+
+    works_on = "thin"
+
+    def __init__(self, features: int, fold: int = 2) -> None:
+        super().__init__()
+        self.cell = (2, 2, fold)
+        channels = math.prod(self.cell)
+        self.head = convolution(channels, features)
+        self.body = nn.Sequential(*[LinkedPair(features) for _ in range((LAYERS - 2) // 2)])
+        self.tail = convolution(features, channels)
+        _prepare(self, last=self.tail)
+
+    def forward(self, x: Tensor) -> Tensor:
+        missing = [-size % cell for size, cell in zip(x.shape[2:], self.cell, strict=True)]
+        padded = F.pad(x, [0, missing[2], 0, missing[1], 0, missing[0]], mode="replicate")
+        b, (i, j, k) = len(x), self.cell
+        h, w, d = (size // cell for size, cell in zip(padded.shape[2:], self.cell, strict=True))
+        cells = padded.reshape(b, h, i, w, j, d, k).permute(0, 2, 4, 6, 1, 3, 5).reshape(b, i * j * k, h, w, d)
+        cells = self.tail(self.body(torch.relu(self.head(cells))))
+        residual = cells.reshape(b, i, j, k, h, w, d).permute(0, 4, 1, 5, 2, 6, 3).reshape(padded.shape)
+        return x + residual[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
+
+
+class ShuffledDoubling(nn.Module):
+    """Twice the slices: a convolution gives both halves of a slice as channels."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.halves = convolution(features, 2 * features, THROUGH_PLANE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, f, h, w, m = x.shape
+        return self.halves(x).reshape(b, 2, f, h, w, m).permute(0, 2, 3, 4, 5, 1).reshape(b, f, h, w, 2 * m)
+
+
+class TrunkPyramid(PyramidNet):
+    """A pyramid with more layers on the thick slices: a ``trunk`` before the first level, fewer in every level."""
+
+    def __init__(self, features: int, trunk: int, depth: int) -> None:
+        super().__init__(features, depth)
+        self.trunk = nn.Sequential(*[LinkedPair(features) for _ in range(trunk // 2)])
+        _prepare(self, last=self.residual)
+
+    def every_level(self, x: Tensor, levels: int) -> list[Tensor]:
+        image, features = x, self.trunk(torch.relu(self.embed(x)))
+        outputs: list[Tensor] = []
+        for level in range(levels):
+            if level:
+                features = torch.relu(self.embed(image)) + carried  # noqa: F821 - of the level before
+            carried = self.double_features(self.body(features))
+            image = self.double_image(image) + self.residual(torch.relu(carried))
+            outputs.append(image)
+        return outputs
+
+
+# ------------------------------------------------------------------------------ what it costs
+
+
+def multiply_adds(network: nn.Module, factor: int) -> float:
+    """Of the convolutions of a variant, per output voxel; ``factor`` a power of two where it is a pyramid.
+
+    Every weight meets every place of the grid that its layer works on once. The pyramid's doubling of the image
+    is no layer and not counted, 17 multiply-adds.
+    """
+    weights = {
+        name: sum(parameter.numel() for parameter in part.parameters() if parameter.ndim == 5)
+        for name, part in network.named_children()
+    }
+    if works_on(network) == "thin":
+        return sum(weights.values()) / network.head.in_channels  # voxels that are one place of the folded grid
+    trunk = weights.pop("trunk", 0)
+    # a level reads its residual on the slices that it makes, everything else works on half of them
+    level = weights.pop("residual") + sum(weights.values()) / 2
+    return level * sum(0.5**above for above in range(round(math.log2(factor)))) + trunk / factor
+
+
+# ------------------------------------------------------------------------------ the variants
+
+
+BUNDLE_ADAM = adam(1e-3)
+"""At the learning rate that both bundles begin with."""
+
+
+@dataclass(frozen=True)
+class Variant(Recipe):
+    """A network trained by the recipe of the bundles; ``initializations`` are the seeds of its first weights."""
+
+    optimizer: Callable[[nn.Module], Optimizer] = BUNDLE_ADAM
+    loss: Callable[[], nn.Module] = CharbonnierLoss
+    clipping: Callable[[], GradientClipping] | None = norm
+    shipped: bool = False
+    initializations: tuple[int, ...] = (0,)
+
+    @property
+    def family(self) -> str:
+        """Which of the two networks it is a variant of."""
+        return self.name.split("-")[0]
+
+    def cost(self, factor: int) -> float:
+        """Multiply-adds per output voxel, in thousands."""
+        return multiply_adds(self.network(), factor) / 1000
+
+
+def _residual(name: str, short: str, says: str, network: Callable[[], nn.Module], **more: Any) -> Variant:
+    return Variant(f"residual-{name}", short, says, network, **more)
+
+
+def _pyramid(name: str, short: str, says: str, network: Callable[[], nn.Module], **more: Any) -> Variant:
+    return Variant(f"pyramid-{name}", short, says, network, loss=PyramidLoss, **more)
+
+
+SHIPPED: dict[str, Any] = {"shipped": True, "initializations": (0, 1)}
+
+VARIANTS = (
+    _residual("32", "32", "**shipped**: 32 features, 2 slices folded", lambda: residual(32), **SHIPPED),
+    _pyramid("32", "32", "**shipped**: 32 features, 8 layers a level", lambda: pyramid(32), **SHIPPED),
+    _residual("16", "16", "16 features", lambda: residual(16)),
+    _pyramid("16", "16", "16 features", lambda: pyramid(16)),
+    _residual("32-in-plane", "32, 2×2×2", "2×2×2 voxels folded", lambda: FoldedInPlane(32)),
+    _residual("32-factorized", "32, factorized", "3×3×1 and 1×1×3 in turn", lambda: residual(32, 2, FACTORIZED)),
+    _pyramid("32-factorized", "32, factorized", "3×3×1 and 1×1×3 in turn", lambda: pyramid(32, 8, FACTORIZED)),
+    _pyramid("32-trunk", "32, 4 + 4", "4 layers on the thick slices, 4 a level", lambda: TrunkPyramid(32, 4, 4)),
+    _pyramid("32-depth-4", "32, 4 layers", "4 layers a level", lambda: pyramid(32, 4)),
+    _residual("64-in-plane", "64, 2×2×2", "64 features, 2×2×2 voxels folded", lambda: FoldedInPlane(64)),
+    _pyramid("64-factorized", "64, factorized", "64 features, factorized", lambda: pyramid(64, 8, FACTORIZED)),
+    _residual("32-fold-4", "32, fold 4", "4 slices folded", lambda: residual(32, 4)),
+    _residual("64-factorized", "64, factorized", "64 features, factorized", lambda: residual(64, 2, FACTORIZED)),
+    _pyramid("24", "24", "24 features", lambda: pyramid(24)),
+    _residual("24", "24", "24 features", lambda: residual(24)),
+    _residual("48-fold-4", "48, fold 4", "48 features, 4 slices folded", lambda: residual(48, 4)),
+    _pyramid("32-shuffle", "32, shuffled", "convolution and shuffle of slices", lambda: shuffled_pyramid(32)),
+    _residual("32-every-second", "32, half 1×1×1", "every other layer 1×1×1", lambda: residual(32, 2, EVERY_SECOND)),
+    _residual("8", "8", "8 features", lambda: residual(8)),
+    _residual("16-fold-1", "16, no fold", "16 features, nothing folded", lambda: residual(16, 1)),
+    _pyramid("32-depth-12", "32, 12 layers", "12 layers a level", lambda: pyramid(32, 12)),
+    _pyramid("48", "48", "48 features", lambda: pyramid(48)),
+)
+"""In the order of training: what an interruption should not cost comes first."""
+
+
+# -------------------------------------------------------------------- the front, table and plot
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which of the points (cost, gain) no other beats in one without being worse in the other; cheapest first."""
+    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
+    best, kept = -math.inf, []
+    for index in order:
+        if points[index][1] > best:
+            best = points[index][1]
+            kept.append(index)
+    return kept
+
+
+def gain(rows: Sequence[Row], factor: int) -> float:
+    """Mean over the initializations of one variant, dB."""
+    return float(np.mean([{2: row.gain_x2, 4: row.gain_x4}[factor] for row in rows]))
+
+
+def fronts(found: dict[str, list[Row]], factor: int) -> dict[str, list[Variant]]:
+    """Of each network the variants on its front, cheapest first."""
+    kept = {}
+    for family in FAMILIES:
+        variants = [variant for variant in VARIANTS if variant.name in found and variant.family == family]
+        points = [(variant.cost(factor), gain(found[variant.name], factor)) for variant in variants]
+        kept[family] = [variants[index] for index in front(points)]
+    return kept
+
+
+def chance(found: dict[str, list[Row]]) -> float:
+    """Standard deviation of the mean gain over initializations, pooled over the variants that have several, dB."""
+    repeated = [[row.gain for row in rows] for rows in found.values() if len(rows) > 1]
+    degrees = sum(len(gains) - 1 for gains in repeated)
+    return math.sqrt(sum(np.var(gains) * len(gains) for gains in repeated) / degrees) if degrees else math.nan
+
+
+def table(found: dict[str, list[Row]]) -> str:
+    """A Markdown line for every variant, the cheapest first."""
+    lines = [
+        "| | multiply-adds ×2 | ×4 | weights | gain ×2 | ×4 | mean gain | front | core minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    kept = {factor: fronts(found, factor) for factor in FACTORS}
+    for family in FAMILIES:
+        variants = [variant for variant in VARIANTS if variant.name in found and variant.family == family]
+        if variants:
+            lines.append(f"| **{family}** | | | | | | | | |")
+        for variant in sorted(variants, key=lambda variant: variant.cost(max(FACTORS))):
+            on = ", ".join(f"×{factor}" for factor in FACTORS if variant in kept[factor][family])
+            lines.append(_line(variant, found[variant.name], on))
+    return "\n".join(lines) + f"\n\nStandard deviation over initializations: {chance(found):.2f} dB.\n"
+
+
+def _line(variant: Variant, rows: Sequence[Row], on: str) -> str:
+    costs = " | ".join(f"{variant.cost(factor):.0f}" for factor in FACTORS)
+    weights = sum(parameter.numel() for parameter in variant.network().parameters()) / 1000
+    gains = " | ".join(f"{gain(rows, factor):+.2f}" for factor in FACTORS)
+    each = f" ({', '.join(f'{row.gain:+.2f}' for row in rows)})" if len(rows) > 1 else ""
+    mean = np.mean([row.gain for row in rows])
+    minutes = sum(row.seconds for row in rows) / 60
+    return (
+        f"| {variant.says} | {costs} | {weights:.0f} | {gains} | **{mean:+.2f}**{each} | {on or '–'} | {minutes:.1f} |"
+    )
+
+
+FAMILIES = {"residual": COLORS[0], "pyramid": COLORS[1]}
+"""The two networks and their colors."""
+
+
+TICKS = (20, 50, 100, 200, 400)
+
+
+def plot(found: dict[str, list[Row]], path: Path) -> None:
+    """Gain against cost for each factor, the fronts as lines, what is shipped as stars."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(12, 5.4), layout="constrained", sharex=True)
+    for panel, factor in zip(panels, FACTORS, strict=True):
+        panel.set_xscale("log")
+        panel.set_title(f"×{factor}", fontsize=11)
+        panel.set_xlabel("multiply-adds per output voxel, 10³")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.margins(0.12, 0.06)
+        named = []
+        for variant in (variant for variant in VARIANTS if variant.name in found):
+            rows, color = found[variant.name], FAMILIES[variant.family]
+            x, y = variant.cost(factor), gain(rows, factor)
+            each = [gain([row], factor) for row in rows]
+            panel.plot([x, x], [min(each), max(each)], color=color, linewidth=1)
+            panel.plot(x, y, "*" if variant.shipped else "o", color=color, markersize=15 if variant.shipped else 6)
+            named.append((x, y, variant.short, color))
+        for family, kept in fronts(found, factor).items():
+            costs = [variant.cost(factor) for variant in kept]
+            gains = [gain(found[variant.name], factor) for variant in kept]
+            panel.plot(costs, gains, color=FAMILIES[family], linewidth=1.2, alpha=0.5)
+            panel.plot([], [], "o-", color=FAMILIES[family], label=f"{family}: variants and front")
+        panel.plot([], [], "*", color="0.3", markersize=12, label="shipped")
+        panel.set_xticks(TICKS, [f"{tick}" for tick in TICKS])
+        panel.set_xticks([], minor=True)
+        _name_points(figure, panel, named)
+    panels[0].set_ylabel("PSNR over the consistent spline, dB")
+    panels[0].legend(frameon=False, fontsize=9, loc="lower right")
+    write_plot(path, figure)
+    plt.close(figure)
+
+
+PLACES = ((9, 0, "left"), (-9, 0, "right"), (0, 11, "center"), (0, -11, "center"), (9, 11, "left"), (-9, -11, "right"))
+"""Where a name may stand beside its point: offset in points, and how it is aligned."""
+
+
+def _name_points(figure: Any, panel: Any, points: Sequence[tuple[float, float, str, str]]) -> None:
+    """Each point's name at the first place beside it that is free, or the last."""
+    figure.draw_without_rendering()
+    taken = panel.transData.transform([point[:2] for point in points])
+    boxes: list[Any] = []
+    for x, y, name, color in points:
+        text = panel.annotate(name, (x, y), (0, 0), textcoords="offset points", va="center", color=color, fontsize=8)
+        for right, up, alignment in PLACES:
+            text.set(position=(right, up), horizontalalignment=alignment)
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in boxes) and not any(box.contains(*point) for point in taken):
+                break
+        boxes.append(box)
+
+
+@dataclass(frozen=True)
+class Settings(CommonSettings):
+    """What all trainings of a folder share."""
+
+    crops: int
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Train what is missing; the table and the plot grow with it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser, batch=2, crop=32, validation_crop=64)
+    names = [variant.name for variant in VARIANTS]
+    parser.add_argument("--variants", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--crops", type=int, default=900, help="that each variant is trained on")
+    options = parser.parse_args(words)
+    settings = settings_of(Settings, options)
+    settle(options.output, settings)
+    chosen = [variant for variant in VARIANTS if variant.name in options.variants]
+    files = {
+        (variant, seed): options.output / f"{variant.name}.{seed}.csv"
+        for variant in chosen
+        for seed in variant.initializations
+    }
+    missing = {key: file for key, file in files.items() if not file.exists()}
+    if missing:
+        torch.set_num_threads(1)
+        training = load(datalist(options.datalist, "training"), settings.crop)
+        validation = load(datalist(options.datalist, "validation"), settings.validation_crop)
+    steps = settings.crops // settings.batch
+    for (variant, seed), file in missing.items():
+        rows = fit(variant, settings, training, validation, steps=steps, at={steps}, initialization=seed)
+        write_rows(file, rows)
+        report(options.output, files)
+    print(report(options.output, files))
+
+
+def report(folder: Path, files: dict[tuple[Variant, int], Path]) -> str:
+    """Table and plot of the trainings that are done."""
+    found: dict[str, list[Row]] = {}
+    for (variant, _), file in files.items():
+        if file.exists():
+            found.setdefault(variant.name, []).append(read_rows(file)[-1])
+    text = table(found)
+    write_text(folder / "pareto.md", text)
+    plot(found, folder / "pareto.png")
+    return text
+
+
+if __name__ == "__main__":
+    main()
