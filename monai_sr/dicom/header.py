@@ -156,7 +156,7 @@ def frames_of_header(dataset: Any) -> list[Frame]:
     uid = str(dataset.get("SeriesInstanceUID") or "")
     if not hasattr(dataset, "file_meta"):
         dataset.file_meta = FileMetaDataset()
-    _check_kind(dataset, Path("header"))
+    _check_kind(dataset, Path("header"), own_results=False)
     return _frames_of(dataset, Path("header"), uid)
 
 

@@ -11,7 +11,7 @@ from pydicom import Dataset
 
 from ..dicom import Frame
 from ..dicom.header import BrokenFileError, NotAnImageError, frames_of_header, pydicom_silent
-from ..inference import FEWEST_SLICES
+from ..stacks import FEWEST_SLICES
 
 THICK_RATIO = 2.0
 """Slices at least so many pixels apart are thick."""
