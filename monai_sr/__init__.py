@@ -45,6 +45,8 @@ _HOME = {
     "simulate_thick_slices": "transforms",
     "super_resolve": "inference",
     "write_image": "images",
+    "write_index": "batch",
+    "write_report": "report",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from .batch import Settings as Settings
     from .batch import find_cases as find_cases
     from .batch import run_cases as run_cases
+    from .batch import write_index as write_index
     from .bundles import Model as Model
     from .bundles import load_bundle as load_bundle
     from .conditions import Condition as Condition
@@ -74,6 +77,7 @@ if TYPE_CHECKING:
     from .networks import SRCNN as SRCNN
     from .networks import PyramidNet as PyramidNet
     from .networks import ResidualNet as ResidualNet
+    from .report import write_report as write_report
     from .slices import SliceModel as SliceModel
     from .slices import interpolation_matrix as interpolation_matrix
     from .slices import profile_matrix as profile_matrix

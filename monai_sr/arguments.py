@@ -233,6 +233,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fail where the result would not be worth having: nothing to gain, factor not trained, CT not in HU",
     )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="write a page with pictures beside each result (.html), also where it fails, and an index.html of many",
+    )
     _add_device(parser)
     _add_trust(parser)
 

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -98,10 +99,12 @@ def run(options: argparse.Namespace) -> int:
     from .bundles import load_bundle
     from .images import read_image
 
-    model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
-    image = read_image(source, **_reading(options))
-    sr = _super_resolved(image, model, options, source)
-    _write(sr, target, image)
+    with _page(options, source, target, source.name) as page:
+        model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
+        page.image = image = read_image(source, **_reading(options))
+        sr = _super_resolved(image, model, options, source)
+        _write(sr, target, image)
+        _show(page, sr, model, options)
     return 0
 
 
@@ -117,7 +120,7 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
         raise UsageError("E-OUT-FORMAT", "a DICOM series needs a folder", fix="name a folder", path=target)
     _check_alone(options)
     _check_target(source, target)
-    from .batch import Case, describe, write_sidecar
+    from .batch import describe, write_sidecar
     from .bundles import load_bundle
     from .dicom import find_series, short_name
     from .images import read_dicom, refuse_file_options
@@ -130,12 +133,60 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
         print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
     model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
     name = short_name(series)
-    image = read_dicom(series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}"))
-    sr = _super_resolved(image, model, options, source, name)
-    _write(sr, target, image)
-    made_by = _settings(options).made_by(model)
-    write_sidecar(target, describe(sr, made_by, Case(name, source, target, series=series), axis=2))
+    with _page(options, source, target, name, series) as page:
+        image = read_dicom(series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}"))
+        page.image = image
+        sr = _super_resolved(image, model, options, source, name)
+        _write(sr, target, image)
+        made_by = _settings(options).made_by(model)
+        write_sidecar(target, describe(sr, made_by, page.case, axis=2))
+        _show(page, sr, model, options)
     return 0
+
+
+@contextmanager
+def _page(options: argparse.Namespace, source: Path, target: Path, name: str, series: Any = None) -> Iterator[Any]:
+    """The report of one volume: if it fails, its page says why; what was warned of stands on the page too."""
+    from .batch import Case, CasePage
+    from .batch.one import failure
+
+    page = CasePage(Case(name, source, target, series=series), wanted=options.report, overwrite=True)
+    options.warned, options.started, tell = [], time.monotonic(), warnings.showwarning
+
+    def note(message: Any, *rest: Any, **named: Any) -> None:
+        options.warned.append(str(message).replace(str(source), name))
+        tell(message, *rest, **named)
+
+    warnings.showwarning = note
+    try:
+        yield page
+    except Exception as error:
+        told = failure(error)
+        page.show_failure(told["code"], told["reason"], options.warned)
+        raise
+    finally:
+        warnings.showwarning = tell
+
+
+def _show(page: Any, sr: Any, model: Any, options: argparse.Namespace) -> None:
+    """Write the report of one volume that is done."""
+    if not page.wanted:
+        return
+    from .batch.records import made_by_block, sha256_of, sha256_of_result
+    from .transforms import wanted_grid
+
+    chosen = {name: getattr(options, name) for name in ("spacing", "factor", "axis")}
+    record = made_by_block(_settings(options).made_by(model)) | options.how
+    record |= {
+        "input_sha256": sha256_of(page.case.files),
+        "output_sha256": sha256_of_result(page.case.target),
+        "warnings": options.warned,
+        "seconds": round(time.monotonic() - options.started, 3),
+    }
+    axis = wanted_grid(page.image, **chosen)[1]
+    page.show_result(page.image, sr, record, axis=axis, slice_thickness=options.slice_thickness)
+    if page.written:
+        print(page.written)
 
 
 def _run_many(source: Path, target: Path, options: argparse.Namespace) -> int:
@@ -240,6 +291,7 @@ def _settings(options: argparse.Namespace) -> Any:
         strict=options.strict,
         trust_bundle=options.trust_bundle,
         overwrite=options.overwrite,
+        report=options.report,
     )
 
 
@@ -255,7 +307,7 @@ def _super_resolved(image: Any, model: Any, options: argparse.Namespace, source:
     from .batch import memory_budget, super_resolve_within
 
     with _naming(source):
-        sr, _ = super_resolve_within(
+        sr, options.how = super_resolve_within(
             model,
             image,
             memory=memory_budget(),

@@ -261,6 +261,10 @@ CODES: dict[str, tuple[str, str]] = {
         "Some voxels lie beyond what the voxel type of the file holds, and are held at its ends.",
         "Convert the input to float32 if those values matter.",
     ),
+    "W-REPORT": (
+        "The page about a volume could not be written; the result is as it should be.",
+        "Run again with --report when the cause that the message names is gone.",
+    ),
     "W-SR-NOGAIN": (
         "No finer spacing was wanted: the image is passed through.",
         "Ask for a finer --spacing; --strict makes it an error.",

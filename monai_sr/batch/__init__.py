@@ -4,12 +4,14 @@ from .cases import Case, check_names, find_cases, part_of
 from .log import RunLog, summary
 from .memory import MemoryShortError, memory_budget
 from .one import Outcome, Settings, describe, process, slices_text, super_resolve_within
+from .pages import CasePage, report_path, write_index
 from .plan import plan_table
 from .records import write_sidecar
 from .run import exit_code, run_cases
 
 __all__ = [
     "Case",
+    "CasePage",
     "MemoryShortError",
     "Outcome",
     "RunLog",
@@ -22,9 +24,11 @@ __all__ = [
     "part_of",
     "plan_table",
     "process",
+    "report_path",
     "run_cases",
     "slices_text",
     "summary",
     "super_resolve_within",
+    "write_index",
     "write_sidecar",
 ]
