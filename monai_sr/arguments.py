@@ -261,6 +261,14 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write what remains of the acquired slices beside the result, as ..._consistency.nii.gz",
     )
+    parser.add_argument(
+        "--mask",
+        action="append",
+        default=[],
+        metavar="FILE|PATTERN",
+        help="carry a mask or segmentation along to the new grid; for many volumes a pattern such as '*_seg.nii.gz', "
+        "where * is the name of each; may be repeated",
+    )
     _add_device(parser)
     _add_trust(parser)
 

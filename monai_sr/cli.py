@@ -102,8 +102,9 @@ def run(options: argparse.Namespace) -> int:
 
     model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
     image = read_image(source, **_reading(options))
+    masks = _masks(source, options)
     sr = _super_resolved(image, model, options, source)
-    _write(sr, target, image, model, options)
+    _write(sr, target, image, model, options, source=source, masks=masks)
     return 0
 
 
@@ -133,8 +134,9 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
     model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
     name = short_name(series)
     image = read_dicom(series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}"))
+    masks = _masks(source, options)
     sr = _super_resolved(image, model, options, source, name)
-    told = _write(sr, target, image, model, options)
+    told = _write(sr, target, image, model, options, source=source, masks=masks)
     made_by = _settings(options).made_by(model)
     content = describe(sr, made_by, Case(name, source, target, series=series), axis=2)
     content["monai_sr"] |= told
@@ -158,6 +160,7 @@ def _run_many(source: Path, target: Path, options: argparse.Namespace) -> int:
         as_nifti=options.format == "nifti",
         merge_by_geometry=bool(options.merge_by_geometry),
         participants=options.participant_label,
+        masks=options.mask,
     )
     if options.format == "dicom" and not all(case.is_derived_dicom or case.fault for case in cases):
         raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="leave --format out", path=source)
@@ -271,14 +274,35 @@ def _super_resolved(image: Any, model: Any, options: argparse.Namespace, source:
     return sr
 
 
-def _write(sr: Any, target: Path, image: Any, model: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """Write a result and the maps asked for; what its sidecar is to tell about it."""
-    from .batch import consistency_of, map_path, write_map
-    from .images import write_image
+def _masks(source: Path, options: argparse.Namespace) -> dict[Path, Any]:
+    """The masks of one volume, read before any work is done."""
+    from .batch import masks_beside
+    from .images import read_labels
 
+    named = [Path(text) for text in options.mask if "*" not in text]
+    beside = masks_beside(source, [text for text in options.mask if "*" in text])
+    return {path: read_labels(path) for path in (*named, *beside)}
+
+
+def _write(
+    sr: Any, target: Path, image: Any, model: Any, options: argparse.Namespace, *, source: Path, masks: dict[Path, Any]
+) -> dict[str, Any]:
+    """Write a result, and the masks and maps asked for; what its sidecar is to tell about it."""
+    from .batch import consistency_of, map_path, mask_path, write_map, write_masks
+    from .images import write_image
+    from .labels import carry_labels
+
+    with _naming(source):
+        carried = {
+            mask_path(target, source, path): carry_labels(labels, image, sr, axis=options.axis)
+            for path, labels in masks.items()
+        }
     consistency = consistency_of(image, sr, model, _settings(options))
     write_image(sr, target)
     print(f"{target}: {_slices_text(image)} -> {_slices_text(sr)}")
+    write_masks(carried, overwrite=True)
+    for path in carried:
+        print(path)
     if consistency is None:
         return {}
     if options.consistency_map:

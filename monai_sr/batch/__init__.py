@@ -1,7 +1,7 @@
 """Many scans: find them, plan, super-resolve each on this machine or a cluster, and lose none."""
 
 from .cases import Case, check_names, find_cases, part_of
-from .companions import map_path, write_map
+from .companions import map_path, mask_path, masks_beside, write_map, write_masks
 from .log import RunLog, summary
 from .memory import MemoryShortError, memory_budget
 from .one import Outcome, Settings, consistency_of, describe, process, slices_text, super_resolve_within
@@ -21,6 +21,8 @@ __all__ = [
     "exit_code",
     "find_cases",
     "map_path",
+    "mask_path",
+    "masks_beside",
     "memory_budget",
     "part_of",
     "plan_table",
@@ -30,5 +32,6 @@ __all__ = [
     "summary",
     "super_resolve_within",
     "write_map",
+    "write_masks",
     "write_sidecar",
 ]

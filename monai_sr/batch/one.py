@@ -25,12 +25,13 @@ from ..consistency import Consistency, check_result
 from ..dicom import MadeBy, acquisition, write_derived_series
 from ..errors import ImageError, ImageWarning, OutputError, SuperResolutionError, write_error
 from ..grid import Grid
-from ..images import image_suffix, read_dicom, read_image, refuse_file_options, write_image
+from ..images import image_suffix, read_dicom, read_image, read_labels, refuse_file_options, write_image
 from ..inference import Progress
+from ..labels import carry_labels
 from ..processes import temporary_beside
 from ..transforms import grid_of, wanted_grid
 from .cases import Case
-from .companions import MAPS, map_path, remove_maps, write_map
+from .companions import MAPS, map_path, remove_maps, write_map, write_masks
 from .memory import TILE_LADDER, MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget
 from .records import (
     RECORD_VERSION,
@@ -211,9 +212,11 @@ def _process(
             unfinished=claim.unfinished,
             overwrite=settings.overwrite,
         )
-        if done and all(map_path(case.target, kind).exists() for kind in settings.maps):
+        beside = [map_path(case.target, kind) for kind in settings.maps] + list(case.mask_targets)
+        if done and all(path.exists() for path in beside):
             return {"status": "skipped", "reason": ALREADY_DONE}
         image = _read(case, settings)
+        labels = [read_labels(mask) for mask in case.masks]
         if stamps(case.files) != before:
             raise ImageError("E-IO-CHANGED", "it changed while it was read", fix="run again when copying is done")
         wanted, axis = _wanted(image, settings.options)
@@ -222,9 +225,11 @@ def _process(
         options = {**settings.options, "strict": settings.strict}
         sr, how = super_resolve_within(model, image, memory=memory, progress=progress, **options)
         consistency = consistency_of(image, sr, model, settings)
+        carried = [carry_labels(mask, image, sr, axis=axis) for mask in labels]
         change = f"{slices_text(image)} -> {slices_text(sr)}"
         claim.begin_writing()
         _write(sr, case, made_by)
+        write_masks(dict(zip(case.mask_targets, carried, strict=True)), overwrite=settings.overwrite)
         remove_maps(case.target, set(MAPS) - set(settings.maps))
         if consistency is not None:
             how["consistency"] = consistency.summary()
