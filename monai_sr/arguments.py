@@ -101,6 +101,21 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     _add_reading(sub)
     _add_gate(sub)
 
+    sub = command("verify", "Tell whether a super-resolved volume, of any program, agrees with the acquired one")
+    sub.add_argument("thick", metavar="THICK", help="acquired volume: file, or DICOM folder or zip")
+    sub.add_argument("thin", metavar="THIN", help="super-resolved volume, on any grid with parallel axes")
+    _add_thickness(sub, "[the DICOM header's, else the slice spacing]")
+    _add_profile(sub)
+    _add_axis(sub)
+    sub.add_argument(
+        "--volume", type=_volume, metavar="K|all", help="of files of several volumes: which one, from 0, or all"
+    )
+    sub.add_argument("--map", metavar="FILE", help="write what remains of each acquired voxel there")
+    sub.add_argument("--json", metavar="FILE", help="write the figures there")
+    sub.add_argument(
+        "--limit", type=_positive, metavar="SHARE", help="largest NRMSE of a slice [the limit of the residual bundle]"
+    )
+
     sub = command("simulate", "Make a thick-slice volume from a thin-slice one")
     sub.add_argument("input", metavar="INPUT", help="volume of thin slices")
     sub.add_argument("output", metavar="OUTPUT", help="file to write")
@@ -171,6 +186,13 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     sub.add_argument("--output", metavar="FOLDER", help="write scores.csv and scores.json there")
     sub.add_argument("--markdown", metavar="FILE", help="write the table there, ready for a model card")
 
+    sub = command("calibrate", "Measure how far a bundle may be trusted and write it into its metadata.json")
+    sub.add_argument("bundle", metavar="BUNDLE", help="residual, pyramid or a bundle folder")
+    sub.add_argument("dataset", metavar="DATASET", help="datalist or folder, as for training")
+    sub.add_argument("--crop", type=_voxels, default=96, metavar="VOXELS", help="of each volume, a side [%(default)s]")
+    _add_device(sub)
+    _add_trust(sub)
+
     sub = command("demo", "Super-resolve the shipped example with both bundles and draw the result")
     sub.add_argument("--output", metavar="FOLDER", default="demo_output", help="[%(default)s]")
     _add_device(sub)
@@ -231,7 +253,21 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="fail where the result would not be worth having: nothing to gain, factor not trained, CT not in HU",
+        help="fail where the result would not be worth having: nothing to gain, not like what was trained on, "
+        "CT not in HU, not consistent",
+    )
+    parser.add_argument(
+        "--consistency-map",
+        action="store_true",
+        help="write what remains of the acquired slices beside the result, as ..._consistency.nii.gz",
+    )
+    parser.add_argument(
+        "--mask",
+        action="append",
+        default=[],
+        metavar="FILE|PATTERN",
+        help="carry a mask or segmentation along to the new grid; for many volumes a pattern such as '*_seg.nii.gz', "
+        "where * is the name of each; may be repeated",
     )
     parser.add_argument(
         "--report",

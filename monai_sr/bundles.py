@@ -9,6 +9,7 @@ import logging
 import pickle
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Model:
         version: from its metadata.
         network: in eval mode on its device; None for the consistent spline.
         weights_sha256: of the file of weights; empty without a network.
+        trust: see :func:`trust_of`.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class Model:
         options: dict[str, Any],
         *,
         weights_sha256: str = "",
+        trust: Mapping[str, Any] | None = None,
     ) -> None:
         self.name, self.version, self.network, self.weights_sha256 = name, version, network, weights_sha256
+        self.trust = dict(trust or {})
         self._options = options
 
     @property
@@ -63,7 +67,8 @@ class Model:
         if self.network is None or device == self.device:
             return self
         network = copy.deepcopy(self.network).to(device)
-        return Model(self.name, self.version, network, self._options, weights_sha256=self.weights_sha256)
+        digest = self.weights_sha256
+        return Model(self.name, self.version, network, self._options, weights_sha256=digest, trust=self.trust)
 
     def __call__(
         self,
@@ -108,6 +113,26 @@ def bundle_root(name: str) -> str:
     return str(here if here.name == name and (here / "configs").is_dir() else bundle_path(name))
 
 
+def trust_of(name_or_path: str | Path) -> dict[str, Any]:
+    """What a bundle's ``metadata.json`` tells of how far it may be trusted, as ``monai-sr calibrate`` wrote it.
+
+    ``consistency`` holds the ``limit`` on the NRMSE of a slice.
+    The consistent spline has what the residual bundle has for its consistency; a bundle that was not
+    calibrated has nothing.
+
+    Raises:
+        BundleError: there is no such bundle, or its metadata cannot be read.
+    """
+    if str(name_or_path) == SPLINE:
+        return {"consistency": trust_of("residual").get("consistency", {})}
+    path = bundle_path(name_or_path) / "configs" / "metadata.json"
+    try:
+        trust = json.loads(path.read_text()).get("trust", {})
+    except (OSError, ValueError, AttributeError) as error:
+        raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", fix="restore the bundle", path=path) from error
+    return trust if isinstance(trust, dict) else {}
+
+
 def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "auto", trust_bundle: bool = False) -> Model:
     """Load a bundle by its ``inference.json``, so that it runs as ``python -m monai.bundle run`` runs it.
 
@@ -126,7 +151,7 @@ def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "auto"
     """
     where = pick_device(device)
     if str(name_or_path) == SPLINE:
-        return Model(SPLINE, "", None, {})
+        return Model(SPLINE, "", None, {}, trust=trust_of(SPLINE))
     folder = bundle_path(name_or_path)
     if not (trust_bundle or any(folder.is_relative_to(home.resolve()) for home in _homes())):
         raise BundleError(
@@ -156,7 +181,7 @@ def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "auto"
     network = network.to(where, memory_format=torch.channels_last_3d).eval()
     version = str(parser["_meta_"].get("version", ""))
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return Model(folder.name, version, network, inferer.options, weights_sha256=digest)
+    return Model(folder.name, version, network, inferer.options, weights_sha256=digest, trust=trust_of(folder))
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

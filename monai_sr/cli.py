@@ -1,4 +1,4 @@
-"""The command line: ``monai-sr run | bids | check | simulate | evaluate | demo | info | errors``.
+"""The command line: ``monai-sr run | bids | check | verify | simulate | evaluate | calibrate | demo | info | errors``.
 
 Only this module prints. torch and MONAI are imported when a command needs them, so that help and
 usage errors come at once.
@@ -34,15 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code.
 
     0 all good, 2 usage, 3 no usable input, 4 some volumes failed, 5 all failed, 6 output not
-    writable or disk full, 7 bundle or weights missing, damaged or not trusted, 8 not enough memory, 10 internal
-    error, 130 interrupted, 143 terminated.
+    writable or disk full, 7 bundle or weights missing, damaged or not trusted, 8 not enough memory, 9 not
+    consistent, 10 internal error, 130 interrupted, 143 terminated.
     """
     commands = {
         "run": run,
         "bids": bids,
         "check": check,
+        "verify": verify,
         "simulate": simulate,
         "evaluate": evaluate,
+        "calibrate": calibrate,
         "demo": demo,
         "info": info,
         "errors": errors,
@@ -102,9 +104,10 @@ def run(options: argparse.Namespace) -> int:
     with _page(options, source, target, source.name) as page:
         model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
         page.image = image = read_image(source, **_reading(options))
+        masks = _masks(source, options)
         sr = _super_resolved(image, model, options, source)
-        _write(sr, target, image)
-        _show(page, sr, model, options)
+        told = _write(sr, target, image, model, options, source=source, masks=masks)
+        _show(page, sr, model, options, told)
     return 0
 
 
@@ -136,11 +139,14 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
     with _page(options, source, target, name, series) as page:
         image = read_dicom(series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}"))
         page.image = image
+        masks = _masks(source, options)
         sr = _super_resolved(image, model, options, source, name)
-        _write(sr, target, image)
+        told = _write(sr, target, image, model, options, source=source, masks=masks)
         made_by = _settings(options).made_by(model)
-        write_sidecar(target, describe(sr, made_by, page.case, axis=2))
-        _show(page, sr, model, options)
+        content = describe(sr, made_by, page.case, axis=2)
+        content["monai_sr"] |= told
+        write_sidecar(target, content)
+        _show(page, sr, model, options, told)
     return 0
 
 
@@ -168,7 +174,7 @@ def _page(options: argparse.Namespace, source: Path, target: Path, name: str, se
         warnings.showwarning = tell
 
 
-def _show(page: Any, sr: Any, model: Any, options: argparse.Namespace) -> None:
+def _show(page: Any, sr: Any, model: Any, options: argparse.Namespace, told: dict[str, Any]) -> None:
     """Write the report of one volume that is done."""
     if not page.wanted:
         return
@@ -176,7 +182,7 @@ def _show(page: Any, sr: Any, model: Any, options: argparse.Namespace) -> None:
     from .transforms import wanted_grid
 
     chosen = {name: getattr(options, name) for name in ("spacing", "factor", "axis")}
-    record = made_by_block(_settings(options).made_by(model)) | options.how
+    record = made_by_block(_settings(options).made_by(model)) | options.how | told
     record |= {
         "input_sha256": sha256_of(page.case.files),
         "output_sha256": sha256_of_result(page.case.target),
@@ -184,7 +190,8 @@ def _show(page: Any, sr: Any, model: Any, options: argparse.Namespace) -> None:
         "seconds": round(time.monotonic() - options.started, 3),
     }
     axis = wanted_grid(page.image, **chosen)[1]
-    page.show_result(page.image, sr, record, axis=axis, slice_thickness=options.slice_thickness)
+    measured = {"slice_thickness": options.slice_thickness, "consistency": options.measured}
+    page.show_result(page.image, sr, record, axis=axis, **measured)
     if page.written:
         print(page.written)
 
@@ -205,6 +212,7 @@ def _run_many(source: Path, target: Path, options: argparse.Namespace) -> int:
         as_nifti=options.format == "nifti",
         merge_by_geometry=bool(options.merge_by_geometry),
         participants=options.participant_label,
+        masks=options.mask,
     )
     if options.format == "dicom" and not all(case.is_derived_dicom or case.fault for case in cases):
         raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="leave --format out", path=source)
@@ -291,6 +299,7 @@ def _settings(options: argparse.Namespace) -> Any:
         strict=options.strict,
         trust_bundle=options.trust_bundle,
         overwrite=options.overwrite,
+        maps=tuple(name for name in ("consistency",) if getattr(options, f"{name}_map")),
         report=options.report,
     )
 
@@ -318,11 +327,40 @@ def _super_resolved(image: Any, model: Any, options: argparse.Namespace, source:
     return sr
 
 
-def _write(sr: Any, target: Path, image: Any) -> None:
-    from .images import write_image
+def _masks(source: Path, options: argparse.Namespace) -> dict[Path, Any]:
+    """The masks of one volume, read before any work is done."""
+    from .batch import masks_beside
+    from .images import read_labels
 
+    named = [Path(text) for text in options.mask if "*" not in text]
+    beside = masks_beside(source, [text for text in options.mask if "*" in text])
+    return {path: read_labels(path) for path in (*named, *beside)}
+
+
+def _write(
+    sr: Any, target: Path, image: Any, model: Any, options: argparse.Namespace, *, source: Path, masks: dict[Path, Any]
+) -> dict[str, Any]:
+    """Write a result, and the masks and maps asked for; what its sidecar is to tell about it."""
+    from .batch import consistency_of, map_path, mask_path, write_map, write_masks
+    from .images import write_image
+    from .labels import carry_labels
+
+    with _naming(source):
+        carried = {
+            mask_path(target, source, path): carry_labels(labels, image, sr, axis=options.axis)
+            for path, labels in masks.items()
+        }
+    options.measured = consistency = consistency_of(image, sr, model, _settings(options))
     write_image(sr, target)
     print(f"{target}: {_slices_text(image)} -> {_slices_text(sr)}")
+    write_masks(carried, overwrite=True)
+    for path in carried:
+        print(path)
+    if consistency is None:
+        return {}
+    if options.consistency_map:
+        print(write_map(consistency.residual, map_path(target, "consistency"), overwrite=True))
+    return {"consistency": consistency.summary()}
 
 
 def check(options: argparse.Namespace) -> int:
@@ -363,6 +401,34 @@ def check(options: argparse.Namespace) -> int:
         with _naming(source):
             found.only()
     return 0 if not bad else 4 if good else 5
+
+
+def verify(options: argparse.Namespace) -> int:
+    """``monai-sr verify THICK THIN``"""
+    sources = Path(options.thick), Path(options.thin)
+    from .bundles import trust_of
+    from .consistency import measure_consistency
+    from .dicom import is_dicom_source
+    from .images import check_writable, read_image, write_image, write_json
+
+    if options.map:
+        check_writable(Path(options.map))
+    limit = options.limit or trust_of("residual")["consistency"]["limit"]
+    acquired, result = (
+        read_image(source, volume=None if is_dicom_source(source) else options.volume, own_results=True)
+        for source in sources
+    )
+    told = {name: getattr(options, name) for name in ("slice_thickness", "profile", "axis")}
+    with _naming(sources[1]):
+        found = measure_consistency(acquired, result, **told)
+    print(f"{found.text()}\n{'limit':17} {limit:.3g} for each slice, and what rounding to integers costs")
+    if options.map:
+        print(write_image(found.residual, options.map, dtype="float32"))
+    if options.json:
+        print(write_json({"consistency": found.record() | {"limit": limit}}, Path(options.json)))
+    found.check(limit, path=sources[1])
+    print("consistent")
+    return 0
 
 
 def simulate(options: argparse.Namespace) -> int:
@@ -497,6 +563,21 @@ def _command_of(options: argparse.Namespace) -> str:
             text += f" {option} {' '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}"
     text += "".join(f" --peer '{peer.split('=')[0]}=…'" for peer in options.peer)
     return text + (" --robustness" if options.robustness else "")
+
+
+def calibrate(options: argparse.Namespace) -> int:
+    """``monai-sr calibrate BUNDLE DATASET``"""
+    from .bundles import bundle_path, load_bundle
+    from .calibration import calibrate, write_trust
+    from .volumes import datalist
+
+    model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
+    training, validation = (
+        [item["image"] for item in datalist(options.dataset, section)] for section in ("training", "validation")
+    )
+    found = calibrate(model, training, validation, crop=options.crop, progress=_progress("calibrate"))
+    print(write_trust(bundle_path(options.bundle), found))
+    return 0
 
 
 def demo(options: argparse.Namespace) -> int:

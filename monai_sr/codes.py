@@ -28,6 +28,14 @@ CODES: dict[str, tuple[str, str]] = {
         "An error that nobody expected: a fault of monai-sr, not of the image.",
         "Run again with --debug and report what it prints.",
     ),
+    "E-CON-GRID": (
+        "Two volumes cannot be compared: their axes are not parallel, or they do not overlap.",
+        "Give the acquired volume and its super-resolved one, on axes that are parallel.",
+    ),
+    "E-CON-LIMIT": (
+        "A result contradicts the acquired slices by more than the limit (in run: under --strict).",
+        "Check slice thickness, profile and where the result comes from; look at the map.",
+    ),
     "E-CT-HU": (
         "The values of a CT are no Hounsfield units, as after scaling to 0..1 or without rescale.",
         "Restore RescaleSlope and RescaleIntercept, or convert from the original DICOM again.",
@@ -142,6 +150,11 @@ CODES: dict[str, tuple[str, str]] = {
         "A list of files cannot be used.",
         "Write it as UTF-8 text, a path a line, or as CSV with a column named input.",
     ),
+    "E-MASK-GRID": (
+        "A mask does not lie where its image lies, or has another number of voxels.",
+        "Give a mask on the grid of the acquired image; resample it by nearest neighbor if need be.",
+    ),
+    "E-MASK-VALUES": ("A mask holds other values than whole numbers.", "Give labels, not a map of probabilities."),
     "E-MEM": (
         "Memory does not suffice, even with the smallest tiles.",
         "Run on a machine with more memory, with fewer --jobs, or ask for a coarser --spacing.",
@@ -210,6 +223,10 @@ CODES: dict[str, tuple[str, str]] = {
     "W-BIDS-THICKNESS": (
         "SliceThickness beside a BIDS image is none of CT or MR in mm; it is not used.",
         "Correct it, or give --slice-thickness.",
+    ),
+    "W-CON-LIMIT": (
+        "A result contradicts the acquired slices by more than the bundle's limit.",
+        "Check the slice thickness; look at --consistency-map; --strict makes it an error.",
     ),
     "W-CT-HU": (
         "The values of a CT reach down neither to air nor to fat: perhaps they are no Hounsfield units.",

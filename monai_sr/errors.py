@@ -59,6 +59,12 @@ class BundleError(SuperResolutionError):
     exit_code = 7
 
 
+class QualityError(SuperResolutionError):
+    """A result was made or found that is not good enough."""
+
+    exit_code = 9
+
+
 class UsageError(SuperResolutionError, ValueError):
     """Options that contradict each other or the input."""
 

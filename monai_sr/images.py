@@ -6,6 +6,7 @@ temporary name and renamed, so a file that exists is complete.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import warnings
@@ -51,6 +52,7 @@ def read_image(
     series: str | None = None,
     fill_gaps: bool = False,
     merge_by_geometry: bool = False,
+    own_results: bool = False,
 ) -> MetaTensor:
     """Read one volume: NIfTI, NRRD, MetaImage and others of SimpleITK's formats, or a DICOM series.
 
@@ -62,7 +64,7 @@ def read_image(
             remembers them as ``nan_voxels``, so that they take no part in statistics; "refuse" is an error.
         geometry: the NIfTI form to go by. Default: the sform if its code is above 0, else the qform.
         series: which DICOM series, by SeriesInstanceUID or SeriesNumber, if there are several.
-        fill_gaps, merge_by_geometry: see :func:`monai_sr.dicom.read_series` and
+        fill_gaps, merge_by_geometry, own_results: see :func:`monai_sr.dicom.read_series` and
             :func:`monai_sr.dicom.find_series`.
 
     Returns:
@@ -82,7 +84,7 @@ def read_image(
     try:
         if path.is_dir() or dicom.is_dicom_source(path):
             refuse_file_options(volume=volume, geometry=geometry)
-            found = dicom.find_series(path, merge_by_geometry=merge_by_geometry)
+            found = dicom.find_series(path, merge_by_geometry=merge_by_geometry, own_results=own_results)
             return read_dicom(found.only(series), path=path, fill_gaps=fill_gaps)
         if not path.is_file():
             raise ImageError("E-IO-TYPE", "not a regular file", fix="give an image file or a DICOM folder")
@@ -91,6 +93,20 @@ def read_image(
         raise error.at(path) from error.__cause__
     except PermissionError as error:
         raise ImageError("E-IO-PERM", "the file may not be read", fix="change its permissions", path=path) from error
+
+
+def read_labels(path: str | Path) -> MetaTensor:
+    """Read a mask or segmentation from an image file; it may hold one label only, or none.
+
+    Returns, raises: as :func:`read_image`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputMissingError("E-IO-MISSING", "there is no such mask", fix="check the path", path=path)
+    try:
+        return _checked(*_read_file(path, None), path=path, may_be_constant=True)
+    except SuperResolutionError as error:
+        raise error.at(path) from error.__cause__
 
 
 def refuse_file_options(*, volume: int | str | None = None, geometry: str | None = None) -> None:
@@ -215,7 +231,17 @@ def beyond_type(voxels: np.ndarray, dtype: np.dtype) -> int:
     return int((voxels > limits.max + 0.5).sum() + ((voxels < limits.min - 0.5).sum() if limits.min else 0))
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_json(content: Mapping[str, Any], path: Path, *, indent: int = 2) -> Path:
+    """Write JSON, atomically.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_atomically(path, lambda file: file.write(f"{json.dumps(content, indent=indent)}\n".encode()))
+    return path
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, and rename it."""
     temporary = temporary_beside(path)
     try:
@@ -346,6 +372,7 @@ def _checked(
     path: Path,
     volume: int | str | None = None,
     nan: str = "fill",
+    may_be_constant: bool = False,
 ) -> MetaTensor:
     """Three-dimensional volumes of finite voxels on a sound grid, or an error."""
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
@@ -364,7 +391,7 @@ def _checked(
         raise ImageError("E-IMG-NAN", count, fix="mend them, or have them filled by --nan fill")
     for one, without in zip(volumes, missing, strict=True):
         known = one[~without] if without.any() else one
-        if known.min() == known.max():
+        if known.min() == known.max() and not may_be_constant:
             raise ImageError("E-IMG-CONST", f"every voxel is {known.flat[0]:g}", fix="give an image with contrast")
     if missing.any():
         lowest = volumes[~missing].min()

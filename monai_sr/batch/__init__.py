@@ -1,9 +1,10 @@
 """Many scans: find them, plan, super-resolve each on this machine or a cluster, and lose none."""
 
 from .cases import Case, check_names, find_cases, part_of
+from .companions import map_path, mask_path, masks_beside, write_map, write_masks
 from .log import RunLog, summary
 from .memory import MemoryShortError, memory_budget
-from .one import Outcome, Settings, describe, process, slices_text, super_resolve_within
+from .one import Outcome, Settings, consistency_of, describe, process, slices_text, super_resolve_within
 from .pages import CasePage, report_path, write_index
 from .plan import plan_table
 from .records import write_sidecar
@@ -17,9 +18,13 @@ __all__ = [
     "RunLog",
     "Settings",
     "check_names",
+    "consistency_of",
     "describe",
     "exit_code",
     "find_cases",
+    "map_path",
+    "mask_path",
+    "masks_beside",
     "memory_budget",
     "part_of",
     "plan_table",
@@ -30,5 +35,7 @@ __all__ = [
     "summary",
     "super_resolve_within",
     "write_index",
+    "write_map",
+    "write_masks",
     "write_sidecar",
 ]

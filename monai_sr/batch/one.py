@@ -21,14 +21,17 @@ from monai.data import MetaTensor
 
 from ..bids import derivative_sidecar
 from ..bundles import Model, load_bundle
+from ..consistency import Consistency, check_result
 from ..dicom import MadeBy, acquisition, write_derived_series
 from ..errors import ImageError, ImageWarning, OutputError, SuperResolutionError, write_error
 from ..grid import Grid
-from ..images import image_suffix, read_dicom, read_image, refuse_file_options, write_image
+from ..images import image_suffix, read_dicom, read_image, read_labels, refuse_file_options, write_image
 from ..inference import Progress
+from ..labels import carry_labels
 from ..processes import temporary_beside
 from ..transforms import grid_of, wanted_grid
 from .cases import Case
+from .companions import MAPS, map_path, remove_maps, write_map, write_masks
 from .memory import TILE_LADDER, MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget
 from .pages import CasePage
 from .records import (
@@ -66,6 +69,7 @@ class Settings:
         strict: as of :func:`monai_sr.inference.super_resolve`.
         trust_bundle: as of :func:`monai_sr.bundles.load_bundle`.
         overwrite: replace results that are not ours or were changed.
+        maps: of :data:`monai_sr.batch.companions.MAPS`, to be written beside each result.
         report: write a page with pictures beside each result, or in its place where a case fails.
         memory: bytes that a process may take; None to find out where it runs.
     """
@@ -79,6 +83,7 @@ class Settings:
     strict: bool = False
     trust_bundle: bool = False
     overwrite: bool = False
+    maps: tuple[str, ...] = ()
     report: bool = False
     memory: int | None = None
 
@@ -218,19 +223,22 @@ def _process(
         raise write_error(case.target.parent, error) from error
     with claimed(case.target) as claim:
         digest = _input_sha256(case)
-        if is_done(
+        done = is_done(
             case.target,
             made_by,
             input_sha256=digest,
             unfinished=claim.unfinished,
             overwrite=settings.overwrite,
-        ):
+        )
+        beside = [map_path(case.target, kind) for kind in settings.maps] + list(case.mask_targets)
+        if done and all(path.exists() for path in beside):
             if page.is_current:
                 return {"status": "skipped", "reason": ALREADY_DONE}
             if not case.is_derived_dicom:  # such a series is made again: what we made is never read
                 _show_done(case, settings, page)
                 return {"status": "skipped", "reason": ALREADY_DONE}
         image = page.image = _read(case, settings)
+        labels = [read_labels(mask) for mask in case.masks]
         if stamps(case.files) != before:
             raise ImageError("E-IO-CHANGED", "it changed while it was read", fix="run again when copying is done")
         wanted, axis = _wanted(image, settings.options)
@@ -238,9 +246,17 @@ def _process(
         memory = settings.memory or memory_budget()
         options = {**settings.options, "strict": settings.strict}
         sr, how = super_resolve_within(model, image, memory=memory, progress=progress, **options)
+        consistency = consistency_of(image, sr, model, settings)
+        carried = [carry_labels(mask, image, sr, axis=axis) for mask in labels]
         change = f"{slices_text(image)} -> {slices_text(sr)}"
         claim.begin_writing()
         _write(sr, case, made_by)
+        write_masks(dict(zip(case.mask_targets, carried, strict=True)), overwrite=settings.overwrite)
+        remove_maps(case.target, set(MAPS) - set(settings.maps))
+        if consistency is not None:
+            how["consistency"] = consistency.summary()
+            if "consistency" in settings.maps:
+                write_map(consistency.residual, map_path(case.target, "consistency"), overwrite=settings.overwrite)
         content = describe(sr, made_by, case, axis=axis)
         if case.bids is not None:
             thickness = settings.options.get("slice_thickness") or case.bids.slice_thickness
@@ -255,7 +271,8 @@ def _process(
         }
         write_sidecar(case.target, content)
         thickness = settings.options.get("slice_thickness")
-        page.show_result(image, sr, content["monai_sr"], axis=axis, slice_thickness=thickness)
+        measured = {"slice_thickness": thickness, "consistency": consistency}
+        page.show_result(image, sr, content["monai_sr"], axis=axis, **measured)
     return {"status": "done", "change": change}
 
 
@@ -324,6 +341,19 @@ def super_resolve_within(
     raise MemoryShortError(
         "E-MEM", f"memory ran out: {'; '.join(ran_out)}", fix="run on a machine with more memory, or with fewer --jobs"
     )
+
+
+def consistency_of(image: MetaTensor, sr: MetaTensor, model: Model, settings: Settings) -> Consistency | None:
+    """How far a result is from the acquired slices; None for an image that was passed through.
+
+    Raises:
+        QualityError: farther than the bundle's limit, under ``strict``.
+    """
+    if not sr.meta.get("super_resolved"):
+        return None
+    told = {name: settings.options.get(name) for name in ("slice_thickness", "axis")}
+    limit = model.trust.get("consistency", {}).get("limit")
+    return check_result(image, sr, limit=limit, strict=settings.strict, **told)
 
 
 def describe(sr: MetaTensor, made_by: MadeBy, case: Case, *, axis: int) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..dicom import MadeBy
 from ..errors import ImageError, OutputError, write_error
-from ..images import image_suffix, write_atomically
+from ..images import image_suffix, write_json
 from ..nifti import is_super_resolved
 from ..processes import hidden_beside, is_alive, own_mark, temporary_beside
 
@@ -57,11 +57,7 @@ def write_sidecar(target: Path, content: Mapping[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-
-    def write(file: BinaryIO) -> None:
-        file.write(f"{json.dumps(content, indent=2)}\n".encode())
-
-    write_atomically(sidecar_path(target), write)
+    write_json(content, sidecar_path(target))
 
 
 def sha256_of(paths: Iterable[Path]) -> str:

@@ -109,8 +109,12 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def read_frames(file: Path) -> tuple[Any, list[Frame]]:
+def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Frame]]:
     """The pydicom Dataset of a file whose pixels stay unread, and the frames it holds.
+
+    Args:
+        file: which.
+        own_results: take also what monai-sr made.
 
     Raises:
         NotAnImageError: the file is not DICOM, or of a kind that holds no CT or MR slice.
@@ -123,7 +127,7 @@ def read_frames(file: Path) -> tuple[Any, list[Frame]]:
     try:
         dataset = _read(file, force=not marked)
         uid = str(dataset.get("SeriesInstanceUID") or "")
-        _check_kind(dataset, file)
+        _check_kind(dataset, file, own_results=own_results)
         _check_whole(dataset)
         if PIXEL_DATA not in dataset or not dataset.get("Rows") or not dataset.get("Columns"):
             raise BrokenFileError(uid, _cut(file))
@@ -187,7 +191,7 @@ def _looks_like_dicom(file: Path) -> bool:
     return len(start) == 8 and start[0] in (2, 8) and start[1] == 0 and start[3] == 0
 
 
-def _check_kind(dataset: Any, file: Path) -> None:
+def _check_kind(dataset: Any, file: Path, *, own_results: bool) -> None:
     """That a file holds CT or MR slices as they were acquired."""
     sop_class, modality = str(dataset.get("SOPClassUID") or ""), str(dataset.get("Modality") or "")
     media = str(dataset.file_meta.get("MediaStorageSOPClassUID") or "")
@@ -210,7 +214,7 @@ def _check_kind(dataset: Any, file: Path) -> None:
     if "MOSAIC" in kinds:
         raise NotAnImageError("E-DCM-MOSAIC", "mosaic of many slices in one; dcm2niix converts it")
     equipment = dataset.get("ContributingEquipmentSequence") or []
-    if any(str(item.get("Manufacturer", "")) == "monai-sr" for item in equipment):
+    if not own_results and any(str(item.get("Manufacturer", "")) == "monai-sr" for item in equipment):
         raise NotAnImageError("E-DCM-OWN", "made by monai-sr")
 
 

@@ -115,7 +115,7 @@ class Found:
         return f"choose one by its number or UID: {listed or 'none can be used'}"
 
 
-def find_series(source: str | Path, *, merge_by_geometry: bool = False) -> Found:
+def find_series(source: str | Path, *, merge_by_geometry: bool = False, own_results: bool = False) -> Found:
     """Every CT and MR series in a folder tree, a zip, or one file.
 
     A series is what shares SeriesInstanceUID, matrix, pixel spacing, frame of reference and
@@ -124,6 +124,7 @@ def find_series(source: str | Path, *, merge_by_geometry: bool = False) -> Found
     Args:
         source: a folder, searched to any depth; a ``.zip``; or a (multi-frame) DICOM file.
         merge_by_geometry: join slices that each have a series of their own but fit together.
+        own_results: take also series that monai-sr made, as one does to look at them.
 
     Raises:
         InputMissingError: nothing is there.
@@ -147,7 +148,7 @@ def find_series(source: str | Path, *, merge_by_geometry: bool = False) -> Found
     with header.pydicom_silent():
         for file in files:
             try:
-                dataset, new = header.read_frames(file)
+                dataset, new = header.read_frames(file, own_results=own_results)
             except header.NotAnImageError as other:
                 left[other.code, other.reason] += 1
             except header.BrokenFileError as fault:

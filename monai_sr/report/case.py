@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 
+from ..bundles import trust_of
 from ..codes import CODES
 from ..consistency import Consistency, measure_consistency
+from ..errors import BundleError
 from ..grid import SAME_SPACING
 from ..transforms import grid_of
 from .overlays import consistency_overlay, uncertainty_overlay
@@ -127,7 +129,7 @@ def write_report(
         warnings=notes(warnings),
         curves=curves(scene),
         curves_hidden="",
-        trust=trust(consistency),
+        trust=trust(consistency, _limit(record)),
         trust_hidden="",
         facts=tables(facts),
         methods=for_methods(paragraph, references(record, made_by)),
@@ -209,6 +211,14 @@ def write_failure_report(
         methods_hidden=" hidden",
         dialog=help_dialog() if pictures else "",
     )
+
+
+def _limit(record: Mapping[str, Any]) -> float | None:
+    """What the bundle allows a slice to be off, as a share of the range; None if nobody measured it."""
+    try:
+        return trust_of(str(record["bundle"])).get("consistency", {}).get("limit")
+    except (KeyError, BundleError):
+        return None
 
 
 def _axis(image: MetaTensor, sr: MetaTensor) -> int:

@@ -77,7 +77,7 @@ def curves(scene: Scene) -> str:
     return "".join(parts) or "<p>Too few slices for curves.</p>"
 
 
-def trust(found: Consistency) -> str:
+def trust(found: Consistency, limit: float | None) -> str:
     """How far the result is from the acquired slices, as a table and slice by slice."""
     unit = "HU" if found.unit == "HU" else "signal units"
     rows: Rows = [
@@ -91,6 +91,9 @@ def trust(found: Consistency) -> str:
     ]
     if found.rounding:
         rows.append(("of that, rounding", f"up to {found.rounding:g} {unit}: the result is stored as whole numbers"))
+    if limit is not None:
+        verdict = "within" if found.within(limit) else "beyond"
+        rows.append(("limit of the bundle", f"{100 * limit:.3g} % of the range in any slice, and rounding: {verdict}"))
     rows += [("note", note) for note in found.notes]
     numbers = np.arange(1, len(found.slice_nrmse) + 1)
     drawn = plot(
@@ -98,6 +101,7 @@ def trust(found: Consistency) -> str:
         title=f"Root mean square difference of each acquired slice and the re-acquired result, {unit}",
         x="acquired slice, in the order of the file",
         y=f"root mean square, {unit}",
+        marks=[] if limit is None else [Mark("limit", y=limit * found.value_range)],
     )
     return (
         '<div class="pair"><div><p>The result, averaged again by the slice profile at the places of the acquired '
