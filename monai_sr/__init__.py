@@ -12,6 +12,7 @@ _HOME = {
     "Case": "batch",
     "CharbonnierLoss": "losses",
     "Condition": "conditions",
+    "Consistency": "consistency",
     "ConsistentInferer": "inference",
     "GradientClipping": "handlers",
     "Grid": "grid",
@@ -34,17 +35,22 @@ _HOME = {
     "SuperResolutionError": "errors",
     "SuperResolutionInferer": "inference",
     "SuperResolvedGridd": "transforms",
+    "carry_labels": "labels",
     "evaluate": "evaluation",
     "find_cases": "batch",
     "interpolate_slices": "transforms",
     "interpolation_matrix": "slices",
     "load_bundle": "bundles",
+    "measure_consistency": "consistency",
     "profile_matrix": "slices",
     "read_image": "images",
+    "read_labels": "images",
     "run_cases": "batch",
     "simulate_thick_slices": "transforms",
     "super_resolve": "inference",
     "write_image": "images",
+    "write_index": "batch",
+    "write_report": "report",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]
@@ -55,9 +61,12 @@ if TYPE_CHECKING:
     from .batch import Settings as Settings
     from .batch import find_cases as find_cases
     from .batch import run_cases as run_cases
+    from .batch import write_index as write_index
     from .bundles import Model as Model
     from .bundles import load_bundle as load_bundle
     from .conditions import Condition as Condition
+    from .consistency import Consistency as Consistency
+    from .consistency import measure_consistency as measure_consistency
     from .errors import ImageError as ImageError
     from .errors import ImageWarning as ImageWarning
     from .errors import SuperResolutionError as SuperResolutionError
@@ -65,15 +74,18 @@ if TYPE_CHECKING:
     from .grid import Grid as Grid
     from .handlers import GradientClipping as GradientClipping
     from .images import read_image as read_image
+    from .images import read_labels as read_labels
     from .images import write_image as write_image
     from .inference import ConsistentInferer as ConsistentInferer
     from .inference import SuperResolutionInferer as SuperResolutionInferer
     from .inference import super_resolve as super_resolve
+    from .labels import carry_labels as carry_labels
     from .losses import CharbonnierLoss as CharbonnierLoss
     from .losses import PyramidLoss as PyramidLoss
     from .networks import SRCNN as SRCNN
     from .networks import PyramidNet as PyramidNet
     from .networks import ResidualNet as ResidualNet
+    from .report import write_report as write_report
     from .slices import SliceModel as SliceModel
     from .slices import interpolation_matrix as interpolation_matrix
     from .slices import profile_matrix as profile_matrix

@@ -26,6 +26,9 @@ MANY: dict[str, Any] = {
 }
 """Options that concern many volumes only, and their defaults."""
 
+MAPS: dict[str, Any] = {"consistency_map": False, "mask": [], "report": False}
+"""Options of what is written beside a result, and their defaults."""
+
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -110,7 +113,7 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     )
     _add_model(sub)
     _add_reading(sub)
-    sub.set_defaults(fill_gaps=None, merge_by_geometry=None, overwrite=False, consistency_map=False)
+    sub.set_defaults(fill_gaps=None, merge_by_geometry=None, overwrite=False, **MAPS)
 
     sub = command("check", "Tell what a DICOM folder, zip or image file holds, and what is wrong with it")
     sub.add_argument("source", metavar="SOURCE", help="folder, zip or file")
@@ -217,7 +220,7 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     _add_archive(sub)
     _add_model(sub)
     _add_fill_gaps(sub)
-    sub.set_defaults(merge_by_geometry=None, volume=None, nan=None, geometry=None, overwrite=False)
+    sub.set_defaults(merge_by_geometry=None, volume=None, nan=None, geometry=None, overwrite=False, **MAPS)
 
     command("info", "List versions, devices and bundles")
 
@@ -288,6 +291,19 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
         "--consistency-map",
         action="store_true",
         help="write what remains of the acquired slices beside the result, as ..._consistency.nii.gz",
+    )
+    parser.add_argument(
+        "--mask",
+        action="append",
+        default=[],
+        metavar="FILE|PATTERN",
+        help="carry a mask or segmentation along to the new grid; for many volumes a pattern such as '*_seg.nii.gz', "
+        "where * is the name of each; may be repeated",
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="write a page with pictures beside each result (.html), also where it fails, and an index.html of many",
     )
 
 

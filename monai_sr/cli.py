@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -115,10 +116,13 @@ def _run_file(
     from .bundles import load_bundle
     from .images import read_image
 
-    model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
-    image = read_image(source, **_reading(options))
-    sr = _super_resolved(image, model, options, source, progress=progress)
-    _write(sr, target, image, model, options)
+    with _page(options, source, target, source.name) as page:
+        model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
+        page.image = image = read_image(source, **_reading(options))
+        masks = _masks(source, options)
+        sr = _super_resolved(image, model, options, source, progress=progress)
+        told = _write(sr, target, image, model, options, source=source, masks=masks)
+        _show(page, sr, model, options, told)
     return image, sr
 
 
@@ -166,7 +170,7 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
         raise UsageError("E-OUT-FORMAT", "a DICOM series needs a folder", fix="name a folder", path=target)
     _check_alone(options)
     _check_target(source, target)
-    from .batch import Case, describe, write_sidecar
+    from .batch import describe, write_sidecar
     from .bundles import load_bundle
     from .dicom import find_series, short_name
     from .images import read_dicom, refuse_file_options
@@ -179,14 +183,64 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
         print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
     model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
     name = short_name(series)
-    image = read_dicom(series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}"))
-    sr = _super_resolved(image, model, options, source, name)
-    told = _write(sr, target, image, model, options)
-    made_by = _settings(options).made_by(model)
-    content = describe(sr, made_by, Case(name, source, target, series=series), axis=2)
-    content["monai_sr"] |= told
-    write_sidecar(target, content)
+    with _page(options, source, target, name, series) as page:
+        image = read_dicom(series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}"))
+        page.image = image
+        masks = _masks(source, options)
+        sr = _super_resolved(image, model, options, source, name)
+        told = _write(sr, target, image, model, options, source=source, masks=masks)
+        made_by = _settings(options).made_by(model)
+        content = describe(sr, made_by, page.case, axis=2)
+        content["monai_sr"] |= told
+        write_sidecar(target, content)
+        _show(page, sr, model, options, told)
     return 0
+
+
+@contextmanager
+def _page(options: argparse.Namespace, source: Path, target: Path, name: str, series: Any = None) -> Iterator[Any]:
+    """The report of one volume: if it fails, its page says why; what was warned of stands on the page too."""
+    from .batch import Case, CasePage
+    from .batch.one import failure
+
+    page = CasePage(Case(name, source, target, series=series), wanted=options.report, overwrite=True)
+    options.warned, options.started, tell = [], time.monotonic(), warnings.showwarning
+
+    def note(message: Any, *rest: Any, **named: Any) -> None:
+        options.warned.append(str(message).replace(str(source), name))
+        tell(message, *rest, **named)
+
+    warnings.showwarning = note
+    try:
+        yield page
+    except Exception as error:
+        told = failure(error)
+        page.show_failure(told["code"], told["reason"], options.warned)
+        raise
+    finally:
+        warnings.showwarning = tell
+
+
+def _show(page: Any, sr: Any, model: Any, options: argparse.Namespace, told: dict[str, Any]) -> None:
+    """Write the report of one volume that is done."""
+    if not page.wanted:
+        return
+    from .batch.records import made_by_block, sha256_of, sha256_of_result
+    from .transforms import wanted_grid
+
+    chosen = {name: getattr(options, name) for name in ("spacing", "factor", "axis")}
+    record = made_by_block(_settings(options).made_by(model)) | options.how | told
+    record |= {
+        "input_sha256": sha256_of(page.case.files),
+        "output_sha256": sha256_of_result(page.case.target),
+        "warnings": options.warned,
+        "seconds": round(time.monotonic() - options.started, 3),
+    }
+    axis = wanted_grid(page.image, **chosen)[1]
+    measured = {"slice_thickness": options.slice_thickness, "consistency": options.measured}
+    page.show_result(page.image, sr, record, axis=axis, **measured)
+    if page.written:
+        print(page.written)
 
 
 def _run_many(source: Path, target: Path, options: argparse.Namespace) -> int:
@@ -205,6 +259,7 @@ def _run_many(source: Path, target: Path, options: argparse.Namespace) -> int:
         as_nifti=options.format == "nifti",
         merge_by_geometry=bool(options.merge_by_geometry),
         participants=options.participant_label,
+        masks=options.mask,
     )
     if options.format == "dicom" and not all(case.is_derived_dicom or case.fault for case in cases):
         raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="leave --format out", path=source)
@@ -292,6 +347,7 @@ def _settings(options: argparse.Namespace) -> Any:
         trust_bundle=options.trust_bundle,
         overwrite=options.overwrite,
         maps=tuple(name for name in ("consistency",) if getattr(options, f"{name}_map")),
+        report=options.report,
     )
 
 
@@ -314,7 +370,7 @@ def _super_resolved(
     from .batch import memory_budget, super_resolve_within
 
     with _naming(source):
-        sr, _ = super_resolve_within(
+        sr, options.how = super_resolve_within(
             model,
             image,
             memory=memory_budget(),
@@ -325,14 +381,35 @@ def _super_resolved(
     return sr
 
 
-def _write(sr: Any, target: Path, image: Any, model: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """Write a result and the maps asked for; what its sidecar is to tell about it."""
-    from .batch import consistency_of, map_path, write_map
-    from .images import write_image
+def _masks(source: Path, options: argparse.Namespace) -> dict[Path, Any]:
+    """The masks of one volume, read before any work is done."""
+    from .batch import masks_beside
+    from .images import read_labels
 
-    consistency = consistency_of(image, sr, model, _settings(options))
+    named = [Path(text) for text in options.mask if "*" not in text]
+    beside = masks_beside(source, [text for text in options.mask if "*" in text])
+    return {path: read_labels(path) for path in (*named, *beside)}
+
+
+def _write(
+    sr: Any, target: Path, image: Any, model: Any, options: argparse.Namespace, *, source: Path, masks: dict[Path, Any]
+) -> dict[str, Any]:
+    """Write a result, and the masks and maps asked for; what its sidecar is to tell about it."""
+    from .batch import consistency_of, map_path, mask_path, write_map, write_masks
+    from .images import write_image
+    from .labels import carry_labels
+
+    with _naming(source):
+        carried = {
+            mask_path(target, source, path): carry_labels(labels, image, sr, axis=options.axis)
+            for path, labels in masks.items()
+        }
+    options.measured = consistency = consistency_of(image, sr, model, _settings(options))
     write_image(sr, target)
     print(f"{target}: {_slices_text(image)} -> {_slices_text(sr)}")
+    write_masks(carried, overwrite=True)
+    for path in carried:
+        print(path)
     if consistency is None:
         return {}
     if options.consistency_map:

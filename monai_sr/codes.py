@@ -150,6 +150,11 @@ CODES: dict[str, tuple[str, str]] = {
         "A list of files cannot be used.",
         "Write it as UTF-8 text, a path a line, or as CSV with a column named input.",
     ),
+    "E-MASK-GRID": (
+        "A mask does not lie where its image lies, or has another number of voxels.",
+        "Give a mask on the grid of the acquired image; resample it by nearest neighbor if need be.",
+    ),
+    "E-MASK-VALUES": ("A mask holds other values than whole numbers.", "Give labels, not a map of probabilities."),
     "E-MEM": (
         "Memory does not suffice, even with the smallest tiles.",
         "Run on a machine with more memory, with fewer --jobs, or ask for a coarser --spacing.",
@@ -319,6 +324,10 @@ CODES: dict[str, tuple[str, str]] = {
     "W-PACS-PLAIN": (
         "The archive is spoken to by http, so images and credentials can be read on the way.",
         "Use https.",
+    ),
+    "W-REPORT": (
+        "The page about a volume could not be written; the result is as it should be.",
+        "Run again with --report when the cause that the message names is gone.",
     ),
     "W-SR-NOGAIN": (
         "No finer spacing was wanted: the image is passed through.",

@@ -95,6 +95,20 @@ def read_image(
         raise ImageError("E-IO-PERM", "the file may not be read", fix="change its permissions", path=path) from error
 
 
+def read_labels(path: str | Path) -> MetaTensor:
+    """Read a mask or segmentation from an image file; it may hold one label only, or none.
+
+    Returns, raises: as :func:`read_image`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputMissingError("E-IO-MISSING", "there is no such mask", fix="check the path", path=path)
+    try:
+        return checked(*_read_file(path, None), path=path, may_be_constant=True)
+    except SuperResolutionError as error:
+        raise error.at(path) from error.__cause__
+
+
 def refuse_file_options(*, volume: int | str | None = None, geometry: str | None = None) -> None:
     """Options that say nothing about an input are refused rather than passed over.
 
@@ -362,6 +376,7 @@ def checked(
     path: str | Path,
     volume: int | str | None = None,
     nan: str = "fill",
+    may_be_constant: bool = False,
 ) -> MetaTensor:
     """Three-dimensional volumes of finite voxels on a sound grid, or an error; ``path`` is what it is called."""
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
@@ -380,7 +395,7 @@ def checked(
         raise ImageError("E-IMG-NAN", count, fix="mend them, or have them filled by --nan fill")
     for one, without in zip(volumes, missing, strict=True):
         known = one[~without] if without.any() else one
-        if known.min() == known.max():
+        if known.min() == known.max() and not may_be_constant:
             raise ImageError("E-IMG-CONST", f"every voxel is {known.flat[0]:g}", fix="give an image with contrast")
     if missing.any():
         lowest = volumes[~missing].min()

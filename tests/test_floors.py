@@ -41,6 +41,7 @@ FLOORS = {
         "images",
         "inference",
         "itk",
+        "labels",
         "nifti",
     },
     3: {
@@ -49,6 +50,7 @@ FLOORS = {
         "conditions",
         "evaluation",
         "methods",
+        "report",
         "tables",
         "volumes",
     },

@@ -187,7 +187,7 @@ def test_a_series_with_a_gap_fails_once_and_is_judged_anew_when_the_slice_comes(
     pacs.add(files[:4] + files[5:])
     told, (event,) = events_of(pacs, tmp_path / "state")
     assert (told.failed, told.exit_code) == (1, 5) and event.text.startswith("E-DCM-GAP")
-    assert events_of(pacs, tmp_path / "state")[0].settled == 1
+    assert events_of(pacs, tmp_path / "state")[0].settled == 2
     pacs.add(files)
     assert events_of(pacs, tmp_path / "state")[0].stored == 1
     assert not leftovers(tmp_path / "state")
@@ -307,7 +307,7 @@ def test_instances_that_are_not_taken_are_sent_three_times_and_then_given_up(pac
     assert (told.failed, pacs.asked("POST")) == (1, 3)
     (event,) = (event for event in events if event.status == "failed")
     assert event.text.startswith("E-PACS-STORE: 2 of 26 instances were not taken")
-    assert not leftovers(tmp_path / "state") and events_of(pacs, tmp_path / "state")[0].settled == 1
+    assert not leftovers(tmp_path / "state") and events_of(pacs, tmp_path / "state")[0].settled == 2
 
 
 def test_an_archive_that_takes_nothing_says_why(pacs, fill, tmp_path):

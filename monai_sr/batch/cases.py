@@ -17,6 +17,7 @@ from ..bids import BidsImage, find_bids_images, is_bids
 from ..dicom import Series, find_series, is_dicom_source, short_name
 from ..errors import ImageWarning, InputMissingError, OutputError, SuperResolutionError, UsageError
 from ..images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix
+from .companions import mask_path, masks_beside
 from .records import is_own_result, sidecar_path
 
 LIST_SUFFIXES = (".txt", ".csv")
@@ -38,6 +39,7 @@ class Case:
         target: the file to be written, or the folder of a derived DICOM series.
         series: the DICOM series.
         bids: the image of a BIDS dataset.
+        masks: files of labels on its grid, to be carried along.
         fault: why it cannot be processed, where that is known already.
     """
 
@@ -46,12 +48,19 @@ class Case:
     target: Path
     series: Series | None = None
     bids: BidsImage | None = None
+    masks: tuple[Path, ...] = ()
     fault: SuperResolutionError | None = None
 
     @property
     def files(self) -> list[Path]:
-        """The files that its voxels are read from, each once, in the order of the slices."""
-        return [self.source] if self.series is None else list(dict.fromkeys(f.file for f in self.series.frames))
+        """The files that its voxels are read from, each once, in the order of the slices, and its masks."""
+        frames = [] if self.series is None else list(dict.fromkeys(f.file for f in self.series.frames))
+        return [*(frames or [self.source]), *self.masks]
+
+    @property
+    def mask_targets(self) -> tuple[Path, ...]:
+        """Where the carried masks belong."""
+        return tuple(mask_path(self.target, self.source, mask) for mask in self.masks)
 
     def without_archive(self) -> Case:
         """The same, fit to be sent to another process; this one keeps what a zip was unpacked to."""
@@ -73,6 +82,7 @@ def find_cases(
     as_nifti: bool = False,
     merge_by_geometry: bool = False,
     participants: Sequence[str] | None = None,
+    masks: Sequence[str] = (),
 ) -> list[Case]:
     """Every volume of a source, with the names of all results resolved.
 
@@ -92,6 +102,8 @@ def find_cases(
         as_nifti: write NIfTI of DICOM, not derived DICOM.
         merge_by_geometry: see :func:`monai_sr.dicom.find_series`.
         participants: only these of a BIDS dataset, all if empty; None to find out whether it is one.
+        masks: patterns such as ``*_seg.nii.gz`` of masks that stand beside image files, ``*`` being the
+            image's name without suffix; they are carried along, and are no images themselves.
 
     Raises:
         InputMissingError: there is nothing there.
@@ -117,6 +129,7 @@ def find_cases(
         cases = list(_listed(source, target, dicom))
     else:
         cases = _found(source, target, dicom)
+    cases = _with_masks(cases, masks)
     chosen = [case for case in cases if _is_chosen(case, include, exclude)]
     if not chosen:
         raise InputMissingError(
@@ -127,6 +140,24 @@ def find_cases(
         )
     check_names(chosen)
     return chosen
+
+
+def _with_masks(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
+    """The cases with the masks beside them, and without those that are such masks.
+
+    Raises:
+        UsageError: a pattern that would name one file for all.
+    """
+    for pattern in patterns:
+        if "*" not in pattern:
+            raise UsageError(
+                "E-USE",
+                f"--mask {pattern} names one file for many volumes",
+                fix="let a * stand for the name of each image, such as '*_seg.nii.gz'",
+            )
+    found = [case if case.series else replace(case, masks=masks_beside(case.source, patterns)) for case in cases]
+    taken = {mask for case in found for mask in case.masks}
+    return [case for case in found if case.series is not None or case.source not in taken]
 
 
 def part_of(cases: Sequence[Case], *, part: int, parts: int) -> list[Case]:
@@ -147,14 +178,14 @@ def check_names(cases: Iterable[Case]) -> None:
         UsageError: E-OUT-CLASH, E-OUT-SAME, E-OUT-FORMAT.
     """
     cases = list(cases)
-    inputs = {_identity(case.source): case for case in cases if case.series is None}
+    inputs = {_identity(path): case for case in cases for path in (case.source, *case.masks) if case.series is None}
     taken: dict[str, Case] = {}
     for case in cases:
         if case.series is None and case.fault is None and image_suffix(case.target) not in WRITTEN:
             raise UsageError(
                 "E-OUT-FORMAT", "no image format has that suffix", fix=f"use {', '.join(WRITTEN)}", path=case.target
             )
-        for path in (case.target, sidecar_path(case.target)):
+        for path in (case.target, sidecar_path(case.target), *case.mask_targets):
             if _identity(path) in inputs:
                 raise UsageError(
                     "E-OUT-SAME", f"the result of {case.name} would replace an input", fix="write elsewhere", path=path

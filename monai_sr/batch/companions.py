@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from monai.data import MetaTensor
@@ -32,6 +32,34 @@ def map_path(target: Path, kind: str) -> Path:
     return target.with_name(f"{stem_of(target)}_{kind}.nii.gz")
 
 
+def mask_path(target: Path, source: Path, mask: Path) -> Path:
+    """Where a carried mask belongs: ``thin_seg.nii.gz`` beside ``thin.nii.gz`` if ``a_seg.nii.gz`` was
+    that of ``a.nii.gz``; ``thin_tumor.nii.gz`` for a mask called otherwise.
+
+    Args:
+        target: the result.
+        source: the image that the result is made from.
+        mask: its mask.
+    """
+    own = stem_of(mask).removeprefix(stem_of(source)).strip("_-. ") or stem_of(mask)
+    if _OF_BIDS in target.name:
+        of = target.name.split(_OF_BIDS)[0]
+        return target.with_name(f"{of}_res-thin_desc-SR{''.join(filter(str.isalnum, own))}_dseg.nii.gz")
+    suffix = ".nii" if image_suffix(mask) == ".nii" else ".nii.gz"  # whose headers say that they are ours
+    return target.with_name(f"{stem_of(target)}_{own}{suffix}")
+
+
+def masks_beside(source: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
+    """Masks that stand beside an image and are called like it.
+
+    Args:
+        source: the image.
+        patterns: names in which ``*`` stands for that of the image without its suffix, ``*_seg.nii.gz``.
+    """
+    found = (source.parent / pattern.replace("*", stem_of(source)) for pattern in patterns)
+    return tuple(path for path in found if path.is_file() and path != source)
+
+
 def stem_of(path: Path) -> str:
     """The name of an image file without its suffix; of a folder its name."""
     suffix = image_suffix(path)
@@ -44,15 +72,31 @@ def write_map(image: MetaTensor, path: Path, *, overwrite: bool = False) -> Path
     Raises:
         OutputError: what stands there is not ours, or it cannot be written.
     """
+    _spare(path, overwrite=overwrite)
+    image.meta["super_resolved"] = True
+    return write_image(image, path, dtype="float32")
+
+
+def write_masks(masks: Mapping[Path, MetaTensor], *, overwrite: bool = False) -> None:
+    """Write carried masks, each where it belongs and in its own type.
+
+    Raises:
+        OutputError: what stands there is not ours, or it cannot be written.
+    """
+    for path, labels in masks.items():
+        _spare(path, overwrite=overwrite)
+        write_image(labels, path)
+
+
+def _spare(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what we did not make."""
     if path.exists() and not overwrite and not is_super_resolved(path):
         raise OutputError(
             "E-OUT-EXISTS",
-            "it exists already, and it is not a map of ours",
+            "it exists already, and monai-sr did not make it",
             fix="move it away, or give --overwrite",
             path=path,
         )
-    image.meta["super_resolved"] = True
-    return write_image(image, path, dtype="float32")
 
 
 def remove_maps(target: Path, kinds: Iterable[str]) -> None:

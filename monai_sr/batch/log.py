@@ -43,6 +43,8 @@ class RunLog:
             OutputError: it cannot be written.
         """
         told = self._row(outcome) | {"warnings": list(outcome.warnings)}
+        if outcome.report:
+            told["report"] = os.path.relpath(outcome.report, self.lines.parent)
         line = json.dumps(told | {"ended": datetime.now(timezone.utc).isoformat(timespec="seconds")}) + "\n"
         try:
             with open(self.lines, "ab+") as file:

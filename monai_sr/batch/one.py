@@ -9,7 +9,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -25,19 +25,22 @@ from ..consistency import Consistency, check_result
 from ..dicom import MadeBy, acquisition, write_derived_series
 from ..errors import ImageError, ImageWarning, OutputError, SuperResolutionError, write_error
 from ..grid import Grid
-from ..images import image_suffix, read_dicom, read_image, refuse_file_options, write_image
+from ..images import image_suffix, read_dicom, read_image, read_labels, refuse_file_options, write_image
 from ..inference import Progress
+from ..labels import carry_labels
 from ..processes import temporary_beside
 from ..transforms import grid_of, wanted_grid
 from .cases import Case
-from .companions import MAPS, map_path, remove_maps, write_map
+from .companions import MAPS, map_path, remove_maps, write_map, write_masks
 from .memory import TILE_LADDER, MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget
+from .pages import CasePage
 from .records import (
     RECORD_VERSION,
     ClaimedError,
     claimed,
     is_done,
     made_by_block,
+    record_beside,
     sha256_of,
     sha256_of_result,
     stamps,
@@ -68,6 +71,7 @@ class Settings:
         trust_bundle: as of :func:`monai_sr.bundles.load_bundle`.
         overwrite: replace results that are not ours or were changed.
         maps: of :data:`monai_sr.batch.companions.MAPS`, to be written beside each result.
+        report: write a page with pictures beside each result, or in its place where a case fails.
         memory: bytes that a process may take; None to find out where it runs.
     """
 
@@ -81,6 +85,7 @@ class Settings:
     trust_bundle: bool = False
     overwrite: bool = False
     maps: tuple[str, ...] = ()
+    report: bool = False
     memory: int | None = None
 
     def load(self, *, device: str | None = None) -> Model:
@@ -123,6 +128,7 @@ class Outcome:
         peak_memory_mib: of the process up to its end.
         exit_code: of the error.
         debug: the traceback of an error.
+        report: path of the page about it, if there is one.
     """
 
     case: str
@@ -136,6 +142,7 @@ class Outcome:
     peak_memory_mib: float = 0.0
     exit_code: int = 0
     debug: str = field(default="", repr=False)
+    report: str = ""
 
 
 def process(case: Case, settings: Settings, model: Model, *, progress: Progress | None = None) -> Outcome:
@@ -143,20 +150,23 @@ def process(case: Case, settings: Settings, model: Model, *, progress: Progress 
     started = time.monotonic()
     _reset_peak()
     result: dict[str, Any]
+    page = CasePage(case, wanted=settings.report, overwrite=settings.overwrite)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", ImageWarning)
         try:
             try:
-                result = _process(case, settings, model, caught, progress)
+                result = _process(case, settings, model, caught, page, progress)
             except ImageError as error:
                 if error.code != "E-IO-CHANGED":
                     raise
-                result = _process(case, settings, model, caught, progress)
+                result = _process(case, settings, model, caught, page, progress)
         except ClaimedError:
             result = {"status": "skipped", "reason": CLAIMED}
         except Exception as error:
             result = failure(error)
+        if result["status"] == "failed":
+            page.show_failure(result["code"], result["reason"], _texts(caught, case))
     return Outcome(
         case.name,
         **result,
@@ -164,7 +174,15 @@ def process(case: Case, settings: Settings, model: Model, *, progress: Progress 
         warnings=_texts(caught, case),
         seconds=round(time.monotonic() - started, 3),
         peak_memory_mib=round(_peak_mib(), 1),
+        report=page.written,
     )
+
+
+def failed(case: Case, settings: Settings, outcome: Outcome) -> Outcome:
+    """An outcome of a case that no process ended, with its page."""
+    page = CasePage(case, wanted=settings.report, overwrite=settings.overwrite)
+    page.show_failure(outcome.code, outcome.reason)
+    return replace(outcome, report=page.written)
 
 
 def failure(error: Exception) -> dict[str, Any]:
@@ -191,6 +209,7 @@ def _process(
     settings: Settings,
     model: Model,
     caught: list[warnings.WarningMessage],
+    page: CasePage,
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Fields of the outcome of a case that is done or skipped; raises for one that fails."""
@@ -212,9 +231,15 @@ def _process(
             unfinished=claim.unfinished,
             overwrite=settings.overwrite,
         )
-        if done and all(map_path(case.target, kind).exists() for kind in settings.maps):
-            return {"status": "skipped", "reason": ALREADY_DONE}
-        image = _read(case, settings)
+        beside = [map_path(case.target, kind) for kind in settings.maps] + list(case.mask_targets)
+        if done and all(path.exists() for path in beside):
+            if page.is_current:
+                return {"status": "skipped", "reason": ALREADY_DONE}
+            if not case.is_derived_dicom:  # such a series is made again: what we made is never read
+                _show_done(case, settings, page)
+                return {"status": "skipped", "reason": ALREADY_DONE}
+        image = page.image = _read(case, settings)
+        labels = [read_labels(mask) for mask in case.masks]
         if stamps(case.files) != before:
             raise ImageError("E-IO-CHANGED", "it changed while it was read", fix="run again when copying is done")
         wanted, axis = _wanted(image, settings.options)
@@ -223,9 +248,11 @@ def _process(
         options = {**settings.options, "strict": settings.strict}
         sr, how = super_resolve_within(model, image, memory=memory, progress=progress, **options)
         consistency = consistency_of(image, sr, model, settings)
+        carried = [carry_labels(mask, image, sr, axis=axis) for mask in labels]
         change = f"{slices_text(image)} -> {slices_text(sr)}"
         claim.begin_writing()
         _write(sr, case, made_by)
+        write_masks(dict(zip(case.mask_targets, carried, strict=True)), overwrite=settings.overwrite)
         remove_maps(case.target, set(MAPS) - set(settings.maps))
         if consistency is not None:
             how["consistency"] = consistency.summary()
@@ -244,7 +271,17 @@ def _process(
             "peak_memory_mib": round(_peak_mib(), 1),
         }
         write_sidecar(case.target, content)
+        thickness = settings.options.get("slice_thickness")
+        page.show_result(image, sr, content["monai_sr"], axis=axis, slice_thickness=thickness, consistency=consistency)
     return {"status": "done", "change": change}
+
+
+def _show_done(case: Case, settings: Settings, page: CasePage) -> None:
+    """The page of a case that was done without one, from its files."""
+    image, record = _read(case, settings), record_beside(case.target) or {}
+    sr = read_image(case.target, volume="all" if len(image) > 1 else None)
+    axis = _wanted(image, settings.options)[1]
+    page.show_result(image, sr, record, axis=axis, slice_thickness=settings.options.get("slice_thickness"))
 
 
 def super_resolve_within(

@@ -16,7 +16,8 @@ from .cases import Case
 from .cluster import run_on_cluster
 from .log import RunLog
 from .memory import memory_budget
-from .one import CLAIMED, Outcome, Settings, failure, process
+from .one import CLAIMED, Outcome, Settings, failed, failure, process
+from .pages import write_index
 from .plan import plan_case
 from .records import drop_claim
 from .workers import LOST, run_in_processes
@@ -76,6 +77,8 @@ def run_cases(
                         continue
                     if outcome.code == LOST:
                         drop_claim(case.target)
+                    if outcome.status == "failed" and not outcome.report:
+                        outcome = failed(case, settings, outcome)
                     ended[case.target] = outcome
                     if log is not None:
                         log.add(outcome)
@@ -91,6 +94,8 @@ def run_cases(
     all_of_them = [ended.get(case.target) or Outcome(case.name, "skipped", reason=NOT_RUN) for case in cases]
     if log is not None:
         log.close(all_of_them)
+        if settings.report:
+            write_index(log.lines.parent)
     return all_of_them
 
 

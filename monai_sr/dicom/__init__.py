@@ -4,7 +4,7 @@ from .derive import MadeBy, write_derived_series
 from .header import is_dicom
 from .scan import Found, LeftOut, find_series, is_dicom_source, short_name
 from .series import Frame, Series
-from .sidecar import acquisition
+from .sidecar import acquisition, series_description
 from .stack import Stack, read_series, stack_of
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "is_dicom",
     "is_dicom_source",
     "read_series",
+    "series_description",
     "short_name",
     "stack_of",
     "write_derived_series",

@@ -30,6 +30,12 @@ WORDS = (
 _RENAMED = {"KVP": "XRayTubeVoltage"}
 
 
+def series_description(series: Series | None) -> str:
+    """SeriesDescription, which people know a series by; for pages that they look at, not for logs or names."""
+    told = value_of(series.frames[0], "SeriesDescription") if series is not None else None
+    return " ".join("".join(c if c.isprintable() else " " for c in str(told or "")).split())[:64]
+
+
 def acquisition(series: Series) -> dict[str, Any]:
     """How the slices were acquired, as BIDS names it; what the header lacks is absent."""
     first = series.frames[0]

@@ -1,0 +1,176 @@
+"""Report pages of a run: one beside each result or in its place, and an index of all. Never in the way.
+
+Whatever goes wrong with a page is a warning; the case is as done, or as failed, as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+
+from ..dicom import series_description
+from ..errors import ImageWarning, SuperResolutionError
+from ..report import IndexRow, summary_of, write_failure_report, write_index_page, write_report
+from .cases import Case
+from .records import record_beside, sidecar_path
+
+INDEX = "index.html"
+
+
+def report_path(target: Path) -> Path:
+    """The page beside a result."""
+    return sidecar_path(target).with_suffix(".html")
+
+
+class CasePage:
+    """The page of a case while that is processed. Does nothing unless one is wanted.
+
+    Args:
+        case: which.
+        wanted: whether a page is to be written.
+        overwrite: replace also a file of that name that is no page of ours.
+
+    Attributes:
+        image: what was read of the case, for the page of one that fails.
+    """
+
+    def __init__(self, case: Case, *, wanted: bool, overwrite: bool = False) -> None:
+        self.case, self.wanted, self.overwrite = case, wanted, overwrite
+        self.path = report_path(case.target)
+        self.image: MetaTensor | None = None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether there is nothing to write about a case that is done: its page tells of the result that stands."""
+        told = summary_of(self.path).get("output_sha256") if self.wanted else None
+        return not self.wanted or (bool(told) and told == (record_beside(self.case.target) or {}).get("output_sha256"))
+
+    @property
+    def written(self) -> str:
+        """Where the page is, if there is one."""
+        return str(self.path) if self.wanted and summary_of(self.path) else ""
+
+    def show_result(
+        self,
+        image: MetaTensor,
+        sr: MetaTensor,
+        record: Mapping[str, Any],
+        *,
+        axis: int,
+        slice_thickness: float | np.ndarray | None = None,
+        **measured: Any,
+    ) -> None:
+        """Write the page of a result; ``measured`` as of :func:`monai_sr.report.write_report`."""
+        self._write(
+            lambda: write_report(
+                self.path,
+                image,
+                sr,
+                name=self.case.name,
+                description=series_description(self.case.series),
+                axis=axis,
+                slice_thickness=slice_thickness,
+                record=record,
+                warnings=record.get("warnings", ()),
+                **measured,
+            )
+        )
+
+    def show_failure(self, code: str, reason: str, warnings: Sequence[str] = ()) -> None:
+        """Write the page of a case that failed."""
+        self._write(
+            lambda: write_failure_report(
+                self.path,
+                name=self.case.name,
+                code=code,
+                reason=reason,
+                image=self.image,
+                description=series_description(self.case.series),
+                warnings=warnings,
+            )
+        )
+
+    def _write(self, write: Callable[[], Any]) -> None:
+        if not self.wanted:
+            return
+        if self.path.exists() and not summary_of(self.path) and not self.overwrite:
+            _warn(f"{self.path.name} stands there and is no report of monai-sr")
+            return
+        _guarded(write)
+
+
+def write_index(folder: str | Path) -> Path | None:
+    """Write ``index.html`` over all volumes that runs into a folder met, by their logs.
+
+    Args:
+        folder: the output folder, with one or more ``monai-sr-run*.jsonl``.
+
+    Returns:
+        Its path; None, with a warning, if it could not be written.
+    """
+    path = Path(folder) / INDEX
+    if path.exists() and not summary_of(path):
+        _warn(f"{path.name} stands there and is no report of monai-sr")
+        return None
+    return path if _guarded(lambda: write_index_page(path, index_rows(Path(folder)))) else None
+
+
+def index_rows(folder: Path) -> list[IndexRow]:
+    """The last word of the logs on every case; of one that was done already, the word when it was done."""
+    rows: dict[str, dict[str, Any]] = {}
+    for log in sorted(folder.glob("monai-sr-run*.jsonl"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                told = json.loads(line)
+                name, status = str(told["case"]), told["status"]
+            except (ValueError, KeyError, TypeError):  # torn by a kill
+                continue
+            if status == "skipped" and told.get("output"):
+                told = (
+                    rows.get(name, told)
+                    | {"status": "done", "reason": "", "output": told["output"]}
+                    | ({"report": told["report"]} if told.get("report") else {})
+                )
+            rows[name] = told
+    return [_row(folder, name, told) for name, told in rows.items()]
+
+
+def _row(folder: Path, name: str, told: Mapping[str, Any]) -> IndexRow:
+    report = str(told.get("report") or "")
+    summary = summary_of(folder / report) if report else {}
+    return IndexRow(
+        case=name,
+        status=str(told["status"]),
+        code=str(told.get("code") or ""),
+        reason=str(told.get("reason") or ""),
+        change=str(told.get("change") or ""),
+        warnings=tuple(map(str, told.get("warnings") or ())),
+        seconds=float(told.get("seconds") or 0),
+        report=report if summary else "",
+        thumbnail=str(summary.get("thumbnail") or ""),
+    )
+
+
+def _guarded(write: Callable[[], Any]) -> bool:
+    """Whether it was written; if not, a warning tells why, without a header's text."""
+    try:
+        write()
+    except SuperResolutionError as error:
+        _warn(f"{error.code}, {error.problem}")
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        _warn(f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}")
+    else:
+        return True
+    return False
+
+
+def _warn(why: str) -> None:
+    warnings.warn(ImageWarning(f"W-REPORT: the report was not written ({why})"), stacklevel=2)

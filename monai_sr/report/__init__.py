@@ -1,0 +1,7 @@
+"""Pages that show a result, with numbers and pictures: one HTML file for each case, and an index of many."""
+
+from .case import write_failure_report, write_report
+from .index import IndexRow, write_index_page
+from .page import summary_of
+
+__all__ = ["IndexRow", "summary_of", "write_failure_report", "write_index_page", "write_report"]

@@ -1,0 +1,78 @@
+"""The page over many cases: a line for each, with its picture, and a link to its own page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from .page import write_page
+
+_ORDER = {"failed": 0, "done": 1, "skipped": 2}
+_IMAGE = "data:image/png;base64,"
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One case.
+
+    Attributes:
+        case: its name.
+        status: done, failed or skipped.
+        code, reason: why it is not done.
+        change: grid before and after, in words.
+        warnings: each ``W-code: …``.
+        seconds: it took.
+        report: path of its page as seen from the index, if there is one.
+        thumbnail: a picture as a data URL.
+    """
+
+    case: str
+    status: str
+    code: str = ""
+    reason: str = ""
+    change: str = ""
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    report: str = ""
+    thumbnail: str = ""
+
+
+def write_index_page(path: str | Path, rows: Sequence[IndexRow], *, title: str = "Super-resolved volumes") -> Path:
+    """Write the index; cases that failed come first, each group by name.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    counts = Counter(row.status for row in rows)
+    lead = ", ".join(f"{counts[status]} {status}" for status in ("done", "failed", "skipped") if counts[status])
+    ordered = sorted(rows, key=lambda row: (_ORDER.get(row.status, 3), row.case))
+    return write_page(
+        Path(path),
+        "index.html",
+        "index.js",
+        title=escape(title),
+        lead=escape(lead or "No volume."),
+        rows="\n".join(map(_row, ordered)),
+    )
+
+
+def _row(row: IndexRow) -> str:
+    name = escape(row.case)
+    if row.report:
+        name = f'<a href="{escape(quote(Path(row.report).as_posix()))}">{name}</a>'
+    # only a picture of ours: the page it comes from may have been changed
+    picture = f'<img alt="" src="{escape(row.thumbnail)}">' if row.thumbnail.startswith(_IMAGE) else ""
+    notes = [f"<code>{escape(row.code)}</code> {escape(row.reason)}"] if row.code else [escape(row.reason)]
+    notes += [escape(text) for text in row.warnings]
+    status = row.status if row.status in _ORDER else "skipped"
+    seconds = f"{row.seconds:.3g} s" if row.seconds else ""
+    grids = escape(row.change).replace("-&gt;", "<br>→ ")
+    return (
+        f'<tr><td>{picture}</td><th scope="row">{name}</th>'
+        f'<td><span class="status {status}">{escape(row.status)}</span></td><td>{grids}</td>'
+        f'<td>{"<br>".join(note for note in notes if note)}</td><td class="number">{seconds}</td></tr>'
+    )

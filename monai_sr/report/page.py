@@ -1,0 +1,68 @@
+"""Filling a template and writing it: style and script inside, and a policy that forbids everything else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from html import escape
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, BinaryIO
+
+from ..images import write_atomically
+
+_OPENING = b'<script type="application/json" id="monai-sr">'
+
+_HEAD = 2**17
+"""Bytes of a page within which its summary stands."""
+
+
+def write_page(path: Path, template: str, script: str, **parts: str) -> Path:
+    """Fill a template of this package and write it, atomically.
+
+    Args:
+        path: where.
+        template: its file; ``$name`` stands for a part.
+        script: the file of the one script that may run.
+        parts: as HTML: whoever makes them has escaped what is not ours.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    program = _asset(script)
+    digest = base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    ours = {"policy": policy, "style": _asset("report.css"), "script": program, "version": escape(version("monai-sr"))}
+    filled = Template(_asset(template)).substitute(parts, **ours).encode()
+
+    def write(file: BinaryIO) -> None:
+        file.write(filled)
+
+    write_atomically(path, write)
+    return path
+
+
+def script_json(content: Any) -> str:
+    """JSON that may stand inside a script element."""
+    return json.dumps(content).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def summary_of(path: Path) -> dict[str, Any]:
+    """What a page of ours says of itself in its head; empty for any other file, or none."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+        found = json.loads(head.split(_OPENING, 1)[1].split(b"</script>", 1)[0])
+    except (OSError, ValueError, IndexError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _asset(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")

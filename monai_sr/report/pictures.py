@@ -1,0 +1,209 @@
+"""The pictures of a case as a part of its page: planes, layers, maps, windows, and the buttons for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+import numpy as np
+
+from .overlays import Overlay
+from .png import data_url
+from .views import Scene, nearest_plane
+from .windows import Windows
+
+LAYERS = {"thick": "thick, as acquired", "cubic": "cubic interpolation", "sr": "super-resolved"}
+BUTTONS = {"thick": "Thick", "cubic": "Cubic", "sr": "SR"}
+
+PIXELS = 4_000_000
+"""Of all pictures of a case together, which makes about 3 MB."""
+
+MOST, LEAST = 9, 3
+"""Pictures in a plane."""
+
+FLAT = 1.25
+"""Two planes whose heights together are at most so much of the third's are set above each other."""
+
+THUMBNAIL = 96
+"""Pixels on the longer side of the picture in an index."""
+
+
+def viewer(
+    scene: Scene, windows: Windows, layers: list[str], overlays: Mapping[str, tuple[Overlay, np.ndarray]]
+) -> str:
+    """The part of a page with all pictures of a scene.
+
+    Args:
+        scene: what is shown.
+        windows: its gray.
+        layers: of :data:`LAYERS`; the last is shown first.
+        overlays: by kind, each with its values (a, b, m) or, for uncertainty, (a, b, n).
+    """
+    order = scene.showing_order()
+    sizes = {lacking: scene.size(lacking) for lacking in order}
+    pixels = sum(int(np.prod([n for a, n in enumerate(scene.thin.shape) if a != lacking])) for lacking in order)
+    count = int(np.clip(PIXELS // max(1, pixels * len(layers)), LEAST, MOST))
+    planes = [_plane(scene, windows, lacking, count, layers, overlays) for lacking in order]
+    (w1, h1), (w2, h2), (w3, h3) = (sizes[lacking] for lacking in order)
+    # of a flat slab the two planes that matter go above each other, so that they are not small beside the third
+    if h1 + h2 <= FLAT * h3:
+        style = f"--w:{max(w1, w2):.2f};--widest:{max(w1, w2):.2f}"
+        planes = [f'<div class="column" style="{style}">{planes[0]}{planes[1]}</div>', planes[2]]
+        wide, tall = max(w1, w2) + w3, max(h1 + h2, h3)
+    else:
+        wide, tall = w1 + w2 + w3, max(h1, h2, h3)
+    shown = layers[-1]
+    classes = "viewer" + (" alone" if len(layers) == 1 else "")
+    scales = "".join(overlay.scale() for overlay, _ in overlays.values())
+    return (
+        f'<section class="{classes}" aria-label="Pictures" data-layer="{shown}" data-mode="flip" data-window="0">'
+        f"{_filters(windows)}{_tools(windows, layers, list(overlays))}"
+        f'<div class="planes" style="--sum:{wide:.1f};--tall:{tall:.1f}">{"".join(planes)}</div>'
+        f'<div class="scales">{scales}</div>'
+        '<p class="hint">Keys: '
+        + ("1, 2, 3 or space flip thick, cubic and SR in place; 4 side by side; " if len(layers) > 1 else "")
+        + "← → slices; + − zoom; w window; ? all keys.</p></section>"
+    )
+
+
+def _filters(windows: Windows) -> str:
+    """Each window as an SVG filter: a table from the code in a picture to the gray on the screen."""
+    filters = []
+    for index, preset in enumerate(windows.presets):
+        values = " ".join(f"{v:.3f}".rstrip("0").rstrip(".") for v in windows.table(preset))
+        channels = "".join(f'<feFunc{c} type="table" tableValues="{values}"/>' for c in "RGB")
+        filters.append(
+            f'<filter id="window-{index}" color-interpolation-filters="sRGB" x="0" y="0" width="1" height="1">'
+            f"<feComponentTransfer>{channels}</feComponentTransfer></filter>"
+        )
+    return f'<svg width="0" height="0" aria-hidden="true" style="position:absolute">{"".join(filters)}</svg>'
+
+
+def _tools(windows: Windows, layers: list[str], overlays: list[str]) -> str:
+    def button(action: str, text: str, key: str, *, value: str = "", label: str = "", toggles: bool = False) -> str:
+        attributes = f' data-value="{value}"' if value else ""
+        attributes += ' aria-pressed="false"' if toggles else ""
+        attributes += f' aria-label="{label}"' if label else ""
+        hint = f"<kbd>{key}</kbd>" if key else ""
+        return f'<button type="button" data-do="{action}"{attributes}>{text}{hint}</button>'
+
+    groups = []
+    if len(layers) > 1:
+        flips = [
+            button("layer", BUTTONS[layer], str(number), value=layer, toggles=True)
+            for number, layer in enumerate(layers, 1)
+        ]
+        groups.append(("What is shown", "".join(flips) + button("side", "Side by side", "4", toggles=True)))
+    if overlays:
+        names = {"consistency": ("Consistency", "c"), "uncertainty": ("Uncertainty", "u")}
+        maps = [button("overlay", names[o][0], names[o][1], value=o, toggles=True) for o in overlays]
+        groups.append(("Maps", "".join(maps)))
+    unit = f" {windows.unit}" if windows.unit else ""
+    choices = "".join(
+        f'<option value="{i}">{escape(preset)} ({low:.4g} to {high:.4g}{unit})</option>'
+        for i, (preset, (low, high)) in enumerate(windows.presets.items())
+    )
+    zoom = (
+        button("out", "−", "", label="Farther")
+        + button("fit", "100 %", "", label="All of it")
+        + button("in", "+", "", label="Closer")
+    )
+    looks = [
+        ("Zoom", zoom),
+        ("Looks", button("voxels", "Voxels", "v", toggles=True) + button("help", "?", "", label="Keys")),
+    ]
+    rendered = "".join(
+        f'<div class="group" role="group" aria-label="{label}">{content}</div>' for label, content in groups
+    )
+    rendered += f"<label>Window <select>{choices}</select></label>"
+    rendered += "".join(
+        f'<div class="group" role="group" aria-label="{label}">{content}</div>' for label, content in looks
+    )
+    return f'<div class="tools">{rendered}</div>'
+
+
+def _plane(
+    scene: Scene,
+    windows: Windows,
+    lacking: int,
+    count: int,
+    layers: list[str],
+    overlays: Mapping[str, tuple[Overlay, np.ndarray]],
+) -> str:
+    width, height = scene.size(lacking)
+    name, places = scene.name(lacking), scene.chosen(lacking, count)
+    words = [_place(scene, lacking, index) for index in places]
+    middle = len(places) // 2
+    corners = "".join(f'<span class="letter {side}">{letter}</span>' for side, letter in scene.letters(lacking).items())
+    frames = []
+    for layer in layers:
+        images = []
+        for number, index in enumerate(places):
+            codes = windows.encode(scene.picture(scene.plane(layer, lacking, index), lacking))
+            alt = f"{name}, {words[number]}, {LAYERS[layer]}"
+            images.append(_img(data_url(codes), number, alt, css="gray", shown=number == middle))
+        ruler, share = _ruler(width)
+        tag = f'<span class="tag {layer}">{escape(BUTTONS[layer])}</span>' if len(layers) > 1 else ""
+        frames.append(
+            f'<div class="frame {layer}" data-layer="{layer}"><div class="canvas">{"".join(images)}</div>'
+            f'{tag}{corners}<span class="ruler" style="width:{share:.1f}%">{ruler}</span></div>'
+        )
+    over = []
+    for kind, (overlay, values) in overlays.items():
+        for number, index in enumerate(places):
+            if kind == "consistency":
+                plane = nearest_plane(values, scene.nearest, lacking, index)
+            else:
+                plane = np.take(values, index, axis=lacking)
+            source = overlay.picture(scene.picture(plane, lacking))
+            if source:
+                alt = f"{kind} map over {name}, {words[number]}"
+                over.append(_img(source, number, alt, css=f"overlay {kind}", shown=number == middle))
+    if overlays:
+        frames.append(f'<div class="frame over"><div class="canvas">{"".join(over)}</div></div>')
+    told = "|".join(words)
+    return (
+        f'<figure class="plane" data-plane="{name}" data-width="{width:.3f}" style="--w:{width:.2f};--h:{height:.2f}">'
+        f'<div class="frames">{"".join(frames)}</div><figcaption><strong>{name.capitalize()}</strong>'
+        f'<input type="range" min="0" max="{len(places) - 1}" value="{middle}" aria-label="{name} slice" '
+        f'aria-valuetext="{words[middle]}" data-places="{told}"><output>{words[middle]}</output></figcaption></figure>'
+    )
+
+
+def _img(source: str, number: int, alt: str, *, css: str, shown: bool) -> str:
+    hidden = "" if shown else " hidden"
+    return f'<img class="{css}" data-slice="{number}" alt="{escape(alt)}" src="{source}"{hidden}>'
+
+
+def _place(scene: Scene, lacking: int, index: int) -> str:
+    """Where a plane lies along the axis that it lacks, counted from the middle."""
+    n, step = scene.thin.shape[lacking], scene.spacings[lacking]
+    offset = scene.thin_at[index] if lacking == 2 else (index - (n - 1) / 2) * step
+    text = f"{offset:+.1f} mm".replace("-", "−")
+    if not scene.has_orientation:
+        return text
+    if abs(offset) < 0.05:
+        return "the middle"
+    positive, negative = "RAS"[scene.directions[lacking]], "LPI"[scene.directions[lacking]]
+    return f"{abs(offset):.1f} mm {positive if offset >= 0 else negative} of the middle"
+
+
+def _ruler(width: float) -> tuple[str, float]:
+    """A round length at most a third of a picture, and its share of the width in percent."""
+    length = next((mm for mm in (100, 50, 20, 10, 5, 2, 1) if mm <= width / 3), 1)
+    return f"{length} mm", 100 * length / width
+
+
+def thumbnail(scene: Scene, windows: Windows, layer: str) -> str:
+    """A small picture for an index, as a data URL."""
+    lacking = scene.showing_order()[0]
+    (index,) = scene.chosen(lacking, 1)
+    picture = scene.picture(scene.plane(layer, lacking, index), lacking)
+    width, height = scene.size(lacking)
+    scale = THUMBNAIL / max(width, height)
+    rows, columns = (
+        np.minimum(((np.arange(max(1, round(mm * scale))) + 0.5) / max(1, round(mm * scale)) * n).astype(int), n - 1)
+        for mm, n in zip((height, width), picture.shape, strict=True)
+    )
+    gray = windows.table(next(iter(windows.presets)))[windows.encode(picture[np.ix_(rows, columns)])]
+    return data_url(np.rint(gray * 255).astype(np.uint8))

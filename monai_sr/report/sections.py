@@ -1,0 +1,176 @@
+"""What stands below the pictures: curves, agreement, warnings, tables, the Methods paragraph, and help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+from ..codes import CODES
+from ..consistency import Consistency
+from .curves import spectra, steepest_profile
+from .svg import Curve, Mark, plot
+from .views import Scene
+from .words import Rows
+
+KEYS = (
+    ("1 2 3", "thick, cubic, super-resolved"),
+    ("space", "the next of them, in place"),
+    ("4", "side by side, and back"),
+    ("← →", "slice before, slice after, of the plane under the pointer"),
+    ("+ − 0", "closer, farther, all of it; drag to move, double click to look closer"),
+    ("c", "map of what does not agree with the acquired slices"),
+    ("u", "map of uncertainty"),
+    ("w", "next window"),
+    ("v", "voxels as squares, or smooth"),
+    ("?", "this help"),
+)
+
+
+def curves(scene: Scene) -> str:
+    """The profile along the steepest edge, and the spectrum, each with what it shows in words."""
+    unit = "HU" if scene.modality == "CT" else "signal"
+    parts = []
+    profile = steepest_profile(scene)
+    if profile is not None:
+        x, y, z = (f"{v:.1f}" for v in profile.place)
+        drawn = plot(
+            [
+                Curve("thick, as acquired", "thick", profile.thick_at, profile.thick, "steps"),
+                Curve("cubic", "cubic", profile.thin_at, profile.cubic),
+                Curve("super-resolved", "sr", profile.thin_at, profile.sr),
+            ],
+            title=f"{unit} along a line across the slices, thick, cubic and super-resolved",
+            x="mm across the slices, from the edge",
+            y=unit,
+        )
+        parts.append(
+            f'<figure class="graph">{drawn}<figcaption>Along the line across the slices where neighboring acquired '
+            f"slices differ most, at R {x}, A {y}, S {z} mm.</figcaption></figure>"
+        )
+    found = spectra(scene)
+    if found:
+        reference = max(float(s.power.max()) for s in found.values())
+        nyquist = float(found["thick"].frequency[-1])
+        finest = float(found["sr"].frequency[-1])
+        names = {"thick": "thick", "cubic": "cubic", "sr": "super-resolved", "in-plane": "in-plane, as acquired"}
+        curves = []
+        for key, spectrum in found.items():
+            shown = spectrum.frequency <= finest * 1.0001
+            level = 10 * np.log10(np.maximum(spectrum.power[shown], reference * 1e-9) / reference)
+            curves.append(Curve(names[key], key.replace("-", ""), spectrum.frequency[shown], level))
+        bottom = min(float(np.min(c.y)) for c in curves if c.kind in ("sr", "inplane"))
+        drawn = plot(
+            curves,
+            title="Power over spatial frequency across the slices, thick, cubic and super-resolved, and in-plane",
+            x="cycles per mm",
+            y="power, dB",
+            marks=[Mark("finest the acquired slices hold", x=nyquist)],
+            y_range=(max(-90.0, 10 * np.floor(bottom / 10) - 5), 3.0),
+        )
+        parts.append(
+            f'<figure class="graph">{drawn}<figcaption>Power of lines across the slices, and of lines in-plane to '
+            "compare with. Right of the mark the acquired slices hold nothing that can be told apart: what a result "
+            "has there is estimated.</figcaption></figure>"
+        )
+    return "".join(parts) or "<p>Too few slices for curves.</p>"
+
+
+def trust(found: Consistency, limit: float | None) -> str:
+    """How far the result is from the acquired slices, as a table and slice by slice."""
+    unit = "HU" if found.unit == "HU" else "signal units"
+    rows: Rows = [
+        ("root mean square", f"{found.nrmse * found.value_range:.3g} {unit}, {100 * found.nrmse:.3g} % of the range"),
+        ("95th percentile", f"{found.p95:.3g} {unit}"),
+        ("largest", f"{found.maximum:.3g} {unit}"),
+        (
+            "worst slice",
+            f"number {found.worst_slice + 1} of {len(found.slice_nrmse)}, {100 * found.score:.3g} % of the range",
+        ),
+    ]
+    if found.rounding:
+        rows.append(("of that, rounding", f"up to {found.rounding:g} {unit}: the result is stored as whole numbers"))
+    if limit is not None:
+        verdict = "within" if found.within(limit) else "beyond"
+        rows.append(("limit of the bundle", f"{100 * limit:.3g} % of the range in any slice, and rounding: {verdict}"))
+    rows += [("note", note) for note in found.notes]
+    numbers = np.arange(1, len(found.slice_nrmse) + 1)
+    drawn = plot(
+        [Curve("root mean square", "sr", numbers, found.slice_nrmse * found.value_range, "bars")],
+        title=f"Root mean square difference of each acquired slice and the re-acquired result, {unit}",
+        x="acquired slice, in the order of the file",
+        y=f"root mean square, {unit}",
+        marks=[] if limit is None else [Mark("limit", y=limit * found.value_range)],
+    )
+    return (
+        '<div class="pair"><div><p>The result, averaged again by the slice profile at the places of the acquired '
+        "slices, less those slices. It shows every contradiction; it cannot show what is invented between slices.</p>"
+        f'{_table(rows, "")}</div><figure class="graph">{drawn}</figure></div>'
+    )
+
+
+def notes(texts: Sequence[str]) -> str:
+    """All warnings with their codes and remedies; empty without any."""
+    if not texts:
+        return ""
+    items = []
+    for text in texts:
+        code = code_of(text)
+        meaning = CODES.get(code, ("", ""))[1]
+        body = text.split(": ", 1)[1] if code and ": " in text else text
+        items.append(f"<dt>{escape(code or 'Warning')}</dt><dd>{escape(body)}</dd>")
+        if meaning:
+            items.append(f'<dd class="remedy">{escape(meaning)}</dd>')
+    count = "1 warning" if len(texts) == 1 else f"{len(texts)} warnings"
+    return (
+        '<section class="notes" aria-labelledby="notes-heading">'
+        f'<h2 id="notes-heading">{count}</h2><dl>{"".join(items)}</dl></section>'
+    )
+
+
+def code_of(text: str) -> str:
+    """The code that a warning begins with; empty if none that we know."""
+    head = text.split(":", 1)[0]
+    return head if head in CODES else ""
+
+
+def _table(rows: Rows, caption: str) -> str:
+    lines = "".join(
+        f'<tr><th scope="row">{escape(key)}</th><td{_hash(key)}>{escape(value)}</td></tr>' for key, value in rows
+    )
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f'<table class="facts">{title}<tbody>{lines}</tbody></table>'
+
+
+def _hash(key: str) -> str:
+    return ' class="hash"' if key.startswith("SHA-256") else ""
+
+
+def tables(facts: Mapping[str, Rows]) -> str:
+    """Tables side by side, each by its caption."""
+    return f'<div class="tables">{"".join(_table(rows, caption) for caption, rows in facts.items() if rows)}</div>'
+
+
+def for_methods(paragraph: str, bibtex: str) -> str:
+    """The paragraph and its references, to be copied."""
+
+    def copier(of: str, what: str) -> str:
+        return f'<button type="button" class="copy" data-of="{of}" hidden>Copy {what}</button>'
+
+    return (
+        f'<div class="methods"><blockquote id="paragraph">{escape(paragraph)}</blockquote>{copier("paragraph", "text")}'
+        f'<h3>BibTeX</h3><pre id="bibtex" tabindex="0">{escape(bibtex)}</pre>{copier("bibtex", "BibTeX")}</div>'
+    )
+
+
+def help_dialog() -> str:
+    """All keys."""
+    rows = "".join(
+        f"<tr><td>{' '.join(f'<kbd>{escape(k)}</kbd>' for k in keys.split())}</td><td>{escape(what)}</td></tr>"
+        for keys, what in KEYS
+    )
+    return (
+        f'<dialog aria-labelledby="keys-heading"><h2 id="keys-heading">Keys</h2><table>{rows}</table>'
+        '<button type="button">Close</button></dialog>'
+    )

@@ -1,0 +1,191 @@
+"""Line and bar plots as inline SVG: sharp at any size, colored by the page's style sheet, no library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+import numpy as np
+
+WIDTH, HEIGHT = 660, 330
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 14, 46
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a plot.
+
+    Attributes:
+        label: for the legend.
+        kind: class of the style sheet, such as "sr".
+        x, y: values; a NaN breaks the line.
+        drawn: "line", or "steps" that change halfway between points, or "bars" from 0.
+        low, high: an interval for each point, drawn as a whisker.
+    """
+
+    label: str
+    kind: str
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
+    drawn: Literal["line", "steps", "bars", "points"] = "line"
+    low: Sequence[float] | np.ndarray | None = None
+    high: Sequence[float] | np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A vertical (``x``) or horizontal (``y``) line with a word at it."""
+
+    label: str
+    x: float | None = None
+    y: float | None = None
+
+
+def plot(
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    marks: Sequence[Mark] = (),
+    y_range: tuple[float, float] | None = None,
+    x_ticks: Sequence[tuple[float, str]] | None = None,
+    reversed_x: bool = False,
+) -> str:
+    """An ``<svg>`` element with axes, legend and curves.
+
+    Args:
+        curves: at least one, drawn in this order.
+        title: what it shows, for those who do not see it.
+        x, y: what the axes count, with the unit.
+        marks: see :class:`Mark`.
+        y_range: ends of the vertical axis; by the values if None.
+        x_ticks: places and words along the horizontal axis; round numbers if None.
+        reversed_x: let values grow to the left.
+    """
+    xs = np.concatenate([np.asarray(c.x, dtype=float) for c in curves])
+    ys = np.concatenate([np.asarray(v, dtype=float) for c in curves for v in (c.y, c.low, c.high) if v is not None])
+    ys = np.concatenate([ys, [m.y for m in marks if m.y is not None]])
+    if any(c.drawn == "bars" for c in curves):
+        ys = np.append(ys, 0.0)
+        half = float(np.diff(xs).min()) / 2 if len(xs) > 1 else 0.5
+        xs = np.concatenate([xs - half, xs + half])
+    left, right = float(np.nanmin(xs)), float(np.nanmax(xs))
+    bottom, top = y_range or _padded(ys[np.isfinite(ys)])
+    if right <= left:
+        left, right = left - 0.5, right + 0.5
+
+    def across(value: float) -> float:
+        share = (value - left) / (right - left)
+        return _LEFT + (1 - share if reversed_x else share) * (WIDTH - _LEFT - _RIGHT)
+
+    def up(value: float) -> float:
+        share = (min(max(value, bottom), top) - bottom) / (top - bottom)
+        return HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM)
+
+    parts = [
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
+        f"<title>{escape(title)}</title>",
+    ]
+    for value in _ticks(bottom, top):
+        parts.append(f'<path class="grid" d="M{_LEFT} {up(value):.1f}H{WIDTH - _RIGHT}"/>')
+        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{up(value) + 4:.1f}" text-anchor="end">{_g(value)}</text>')
+    for value, word in x_ticks or [(value, _g(value)) for value in _ticks(left, right)]:
+        parts.append(f'<path class="stub" d="M{across(value):.1f} {HEIGHT - _BOTTOM}v5"/>')
+        parts.append(
+            f'<text class="tick" x="{across(value):.1f}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">'
+            f"{escape(word)}</text>"
+        )
+    parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>')
+    middle = (_TOP + HEIGHT - _BOTTOM) / 2
+    parts.append(f'<text class="name" x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{HEIGHT - 6}">{escape(x)}</text>')
+    parts.append(f'<text class="name" transform="translate(14 {middle}) rotate(-90)">{escape(y)}</text>')
+    for mark in marks:
+        if mark.x is not None and left <= mark.x <= right:
+            at = across(mark.x)
+            side, anchor = (-5, "end") if at > WIDTH * 0.6 else (5, "start")
+            parts.append(f'<path class="mark" d="M{at:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>')
+            parts.append(
+                f'<text class="tick" x="{at + side:.1f}" y="{_TOP + 10}" text-anchor="{anchor}">'
+                f"{escape(mark.label)}</text>"
+            )
+        if mark.y is not None and bottom <= mark.y <= top:
+            parts.append(f'<path class="mark" d="M{_LEFT} {up(mark.y):.1f}H{WIDTH - _RIGHT}"/>')
+            parts.append(
+                f'<text class="tick" x="{WIDTH - _RIGHT}" y="{up(mark.y) - 5:.1f}" text-anchor="end">'
+                f"{escape(mark.label)}</text>"
+            )
+    for curve in curves:
+        parts.append(_drawn(curve, across, up))
+    parts.append("</svg>")
+    return "".join(parts) + legend(curves)
+
+
+def legend(curves: Sequence[Curve]) -> str:
+    """The words of a plot, each beside its color, as a list below it."""
+    if len(curves) < 2:
+        return ""
+    items = "".join(f'<li class="{escape(c.kind)} {c.drawn}">{escape(c.label)}</li>' for c in curves)
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _drawn(curve: Curve, across, up) -> str:  # type: ignore[no-untyped-def]
+    x, y = np.asarray(curve.x, dtype=float), np.asarray(curve.y, dtype=float)
+    parts = []
+    if curve.low is not None and curve.high is not None:
+        for at, low, high in zip(x, curve.low, curve.high, strict=True):
+            if math.isfinite(low) and math.isfinite(high):
+                parts.append(f'<path class="whisker {curve.kind}" d="M{across(at):.1f} {up(low):.1f}V{up(high):.1f}"/>')
+    if curve.drawn == "bars":
+        half = abs(across(1) - across(0)) * (float(np.diff(x).min()) if len(x) > 1 else 1.0) / 2
+        for at, value in zip(x, y, strict=True):
+            if math.isfinite(value):
+                tall = up(0) - up(value)
+                parts.append(
+                    f'<rect class="bar {curve.kind}" x="{across(at) - half * 0.85:.1f}" y="{up(value):.1f}" '
+                    f'width="{half * 1.7:.1f}" height="{max(tall, 0.5):.1f}"/>'
+                )
+        return "".join(parts)
+    if curve.drawn == "points":
+        dots = "".join(
+            f'<circle class="dot {curve.kind}" cx="{across(at):.1f}" cy="{up(value):.1f}" r="3.2"/>'
+            for at, value in zip(x, y, strict=True)
+            if math.isfinite(value)
+        )
+        return "".join(parts) + dots
+    if curve.drawn == "steps" and len(x) > 1:
+        borders = np.concatenate([[x[0] - (x[1] - x[0]) / 2], (x[1:] + x[:-1]) / 2, [x[-1] + (x[-1] - x[-2]) / 2]])
+        borders = np.clip(borders, x[0], x[-1])
+        x, y = np.repeat(borders, 2)[1:-1], np.repeat(y, 2)
+    path, pen = [], "M"
+    for at, value in zip(x, y, strict=True):
+        if math.isfinite(value):
+            path.append(f"{pen}{across(at):.1f} {up(value):.1f}")
+            pen = "L"
+        else:
+            pen = "M"
+    return "".join(parts) + f'<path class="curve {curve.kind}" d="{"".join(path)}"/>'
+
+
+def _padded(values: np.ndarray) -> tuple[float, float]:
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    if high <= low:
+        return low - 0.5, high + 0.5
+    pad = (high - low) * 0.05
+    return (0.0 if low == 0 else low - pad), high + pad
+
+
+def _ticks(low: float, high: float, wanted: int = 6) -> list[float]:
+    """Round numbers from low to high."""
+    rough = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * f for f in (1, 2, 2.5, 5, 10) if power * f >= rough * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [k * step + 0.0 for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _g(value: float) -> str:
+    return f"{value:.6g}".replace("-", "−")

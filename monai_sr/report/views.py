@@ -1,0 +1,222 @@
+"""What a report shows of a case: planes through the acquired and the new slices, as a radiologist holds them.
+
+Coronal and axial pictures have the patient's right on the viewer's left, sagittal ones anterior on the
+left; superior, or anterior in axial ones, is at the top. Nothing is resampled but the thick slices
+across their own axis, so a picture has square voxels only on paper: its size in mm tells how to draw it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import nibabel as nib
+import numpy as np
+from monai.data import MetaTensor
+from torch import Tensor
+
+from ..grid import Grid
+from ..images import as_stored
+from ..intensities import CT_AIR, Modality, guess_modality
+from ..slices import interpolation_matrix
+from ..transforms import grid_of, uneven_positions
+
+NAMES = ("sagittal", "coronal", "axial")
+"""Planes by the direction they lack: left-right, front-back, head-feet."""
+
+LETTERS = ("RL", "AP", "SI")
+"""Of each direction, what stands at the left or top of a picture and what opposite."""
+
+LARGEST_SIDE = 768
+"""Pixels; a larger picture is averaged down."""
+
+LEAST_BODY = 0.1
+"""Planes that hold less of the body than this share of the fullest one are not shown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One volume before and after, with its axes as RAS in-plane and the through-plane axis last.
+
+    Attributes:
+        thick: (a, b, m) acquired, in the file's units.
+        thin: (a, b, n) the result; the acquired slices themselves where there is none.
+        thick_at, thin_at: slice positions, mm on one line.
+        spacing: of the two in-plane axes, mm.
+        directions: for each axis 0 for left-right, 1 for front-back, 2 for head-feet.
+        modality: "CT" or "MR".
+        has_orientation: whether the file tells which side is which.
+        stored: the type in which the result is written.
+        affine: of the acquired grid.
+        axes, flips: how the axes of the file were turned, see :meth:`monai_sr.grid.Grid.canonical_order`.
+    """
+
+    thick: np.ndarray
+    thin: np.ndarray
+    thick_at: np.ndarray
+    thin_at: np.ndarray
+    spacing: tuple[float, float]
+    directions: tuple[int, int, int]
+    modality: Modality
+    has_orientation: bool
+    stored: np.dtype
+    affine: np.ndarray
+    axes: tuple[int, ...]
+    flips: tuple[int, ...]
+
+    @classmethod
+    def of(cls, image: MetaTensor, sr: MetaTensor | None, axis: int) -> Scene:
+        """The first volume of an image and of its result, sliced along ``axis``."""
+        grid = grid_of(image)
+        order, flips = grid.canonical_order(axis)
+        orientation = nib.io_orientation(grid.affine)
+        after = grid if sr is None else grid_of(sr)
+        uneven = uneven_positions(image)
+        thick_at = grid.positions(axis)
+        if uneven is not None:
+            thick_at = -uneven[::-1] if 2 in flips else uneven
+        thick = turned(image, order, flips)
+        return cls(
+            thick=thick,
+            thin=thick if sr is None else turned(sr, order, flips),
+            thick_at=thick_at,
+            thin_at=thick_at if sr is None else after.positions(axis),
+            spacing=(grid.spacing[order[0]], grid.spacing[order[1]]),
+            directions=tuple(int(orientation[a, 0]) for a in order),  # type: ignore[arg-type]
+            modality=image.meta.get("modality") or guess_modality(image),
+            has_orientation=bool(image.meta.get("has_orientation", True)),
+            stored=np.dtype(image.meta.get("stored_dtype", "float32")),
+            affine=grid.affine,
+            axes=tuple(order),
+            flips=tuple(flips),
+        )
+
+    @cached_property
+    def nearest(self) -> np.ndarray:
+        """(n,) the acquired slice nearest to each thin one."""
+        return np.abs(self.thin_at[:, None] - self.thick_at).argmin(axis=1)
+
+    @cached_property
+    def cubic(self) -> np.ndarray:
+        """(n, m) cubic interpolation of the acquired slices."""
+        return interpolation_matrix(self.thick_at, self.thin_at).numpy().astype(np.float32)
+
+    @cached_property
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """At most about 40,000 acquired voxels spread over the volume, (a', b', m'), and which lie in the body."""
+        steps = [max(1, n // 34) for n in self.thick.shape]
+        some = self.thick[tuple(slice(s // 2, None, s) for s in steps)]
+        if self.modality == "CT":
+            some = np.maximum(some, CT_AIR)
+            return some, some > -500
+        low, high = np.percentile(some, (0.5, 99.5))
+        return some, some > low + 0.12 * (high - low)
+
+    @property
+    def spacings(self) -> tuple[float, float, float]:
+        """Of the result's voxels in this order, mm."""
+        step = float(self.thin_at[-1] - self.thin_at[0]) / max(1, len(self.thin_at) - 1)
+        return (*self.spacing, step)
+
+    def plane(self, layer: str, lacking: int, index: int) -> np.ndarray:
+        """Voxels of one plane in the file's units, its two axes in the order of this scene.
+
+        Args:
+            layer: "thick" (as acquired, each thin slice showing the nearest), "cubic" or "sr".
+            lacking: the axis across the plane.
+            index: voxel along it, of the result.
+        """
+        if layer == "sr":
+            return as_stored(np.take(self.thin, index, axis=lacking), self.stored).astype(np.float32)
+        if layer == "thick":
+            return nearest_plane(self.thick, self.nearest, lacking, index)
+        air = np.float32(CT_AIR if self.modality == "CT" else -np.inf)  # padding would ring
+        if lacking < 2:
+            return np.maximum(np.take(self.thick, index, axis=lacking), air) @ self.cubic.T
+        weights = self.cubic[index]
+        used = np.flatnonzero(np.abs(weights) > 1e-6)
+        return np.maximum(self.thick[..., used], air) @ weights[used]
+
+    def picture(self, plane: np.ndarray, lacking: int) -> np.ndarray:
+        """(height, width) of a plane as it is looked at, averaged down where it is large."""
+        first, second = (self.directions[a] for a in range(3) if a != lacking)
+        if first > second:
+            plane = plane.T
+        return _smaller(_smaller(plane[::-1, ::-1].T, 0), 1)
+
+    def size(self, lacking: int) -> tuple[float, float]:
+        """Width and height of a picture in mm."""
+        extents = {
+            self.directions[a]: n * s for a, (n, s) in enumerate(zip(self.thin.shape, self.spacings, strict=True))
+        }
+        del extents[self.directions[lacking]]
+        across, up = sorted(extents)
+        return extents[across], extents[up]
+
+    def letters(self, lacking: int) -> dict[str, str]:
+        """What stands at the left, right, top and bottom of a picture; nothing if the file does not tell."""
+        if not self.has_orientation:
+            return {}
+        across, up = sorted(self.directions[a] for a in range(3) if a != lacking)
+        return dict(zip(("left", "right", "top", "bottom"), (*LETTERS[across], *LETTERS[up]), strict=True))
+
+    def name(self, lacking: int) -> str:
+        """What the plane is called."""
+        return NAMES[self.directions[lacking]]
+
+    def showing_order(self) -> list[int]:
+        """Axes across the planes: first those that show the slices from the side, coronal before sagittal."""
+        return sorted(range(3), key=lambda a: (a == 2, -self.directions[a]))
+
+    def chosen(self, lacking: int, count: int) -> list[int]:
+        """Places of the planes to be shown, evenly through the body; between acquired slices, where they are those."""
+        _, body = self.sample
+        share = body.mean(axis=tuple(a for a in range(3) if a != lacking))
+        full = np.flatnonzero(share >= LEAST_BODY * share.max()) if share.max() else np.arange(len(share))
+        n = self.thin.shape[lacking]
+        first, last = (int(full[0]) / len(share), (int(full[-1]) + 1) / len(share))
+        places = first + (last - first) * (np.arange(count) + 0.5) / count
+        found = np.clip((places * n).astype(int), 0, n - 1)
+        if lacking == 2 and len(self.thick_at) < n:
+            distance = np.abs(self.thin_at[:, None] - self.thick_at).min(axis=1)
+            reach = max(1, round(n / len(self.thick_at)))
+            near = [np.arange(max(0, i - reach // 2), min(n, i + reach - reach // 2)) for i in found]
+            found = np.array([one[np.argmax(distance[one])] for one in near])
+        return sorted(set(found.tolist()))
+
+    def world(self, place: tuple[float, float, float]) -> np.ndarray:
+        """(3,) RAS mm of a point, counted in acquired voxels of this scene's axes."""
+        index = np.zeros(3)
+        for position, (axis, value) in enumerate(zip(self.axes, place, strict=True)):
+            index[axis] = self.thick.shape[position] - 1 - value if position in self.flips else value
+        return self.affine[:3, :3] @ index + self.affine[:3, 3]
+
+
+def turned(volume: Tensor, order: list[int] | tuple[int, ...], flips: list[int] | tuple[int, ...]) -> np.ndarray:
+    """The first channel with its axes in that order and direction; a view, not a copy."""
+    voxels = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+    return np.flip(voxels[0].detach().cpu().float().numpy().transpose(order), tuple(flips))
+
+
+def nearest_plane(thick: np.ndarray, nearest: np.ndarray, lacking: int, index: int) -> np.ndarray:
+    """A plane of a volume (a, b, m) on the acquired grid, each thin slice showing the nearest acquired one."""
+    if lacking == 2:
+        return thick[..., nearest[index]]
+    return np.take(thick, index, axis=lacking)[:, nearest]
+
+
+def tilt(grid: Grid, axis: int) -> float:
+    """Degrees between the slices and the nearest of the patient's planes."""
+    normal = grid.affine[:3, axis] / grid.spacing[axis]
+    return float(np.degrees(np.arccos(np.clip(np.abs(normal).max(), 0, 1))))
+
+
+def _smaller(picture: np.ndarray, axis: int) -> np.ndarray:
+    """Means over neighbors along an axis, until it is no longer than :data:`LARGEST_SIDE`."""
+    n = picture.shape[axis]
+    step = -(-n // LARGEST_SIDE)
+    if step == 1:
+        return picture
+    starts = np.arange(0, n, step)
+    counts = np.diff([*starts, n]).reshape([-1 if a == axis else 1 for a in range(2)])
+    return np.add.reduceat(picture, starts, axis=axis) / counts

@@ -1,0 +1,185 @@
+"""What a report says in words: geometry, provenance, and the paragraph and references for a Methods section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.data import MetaTensor
+
+from ..grid import Grid
+from .views import Scene, tilt
+
+BIBTEX = {
+    "residual_super_resolution": """@inproceedings{kim2016vdsr,
+  title     = {Accurate Image Super-Resolution Using Very Deep Convolutional Networks},
+  author    = {Kim, Jiwon and Lee, Jung Kwon and Lee, Kyoung Mu},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  pages     = {1646--1654},
+  year      = {2016},
+  doi       = {10.1109/CVPR.2016.182}
+}""",
+    "pyramid_super_resolution": """@inproceedings{lai2017lapsrn,
+  title     = {Deep Laplacian Pyramid Networks for Fast and Accurate Super-Resolution},
+  author    = {Lai, Wei-Sheng and Huang, Jia-Bin and Ahuja, Narendra and Yang, Ming-Hsuan},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  pages     = {5835--5843},
+  year      = {2017},
+  doi       = {10.1109/CVPR.2017.618}
+}""",
+    "monai": """@article{cardoso2022monai,
+  title   = {{MONAI}: An open-source framework for deep learning in healthcare},
+  author  = {Cardoso, M. Jorge and Li, Wenqi and Brown, Richard and others},
+  journal = {arXiv preprint arXiv:2211.02701},
+  year    = {2022},
+  doi     = {10.48550/arXiv.2211.02701}
+}""",
+}
+
+SOFTWARE = """@software{{monaisr,
+  title   = {{monai-sr: super-resolution of thick-slice CT and MR as MONAI bundles}},
+  author  = {{{{The monai-sr authors}}}},
+  version = {{{version}}},
+  license = {{Apache-2.0}}
+}}"""
+
+NETWORKS = {
+    "residual_super_resolution": "a 20-layer residual convolutional network after VDSR (Kim et al., 2016)",
+    "pyramid_super_resolution": "a Laplacian pyramid network after LapSRN (Lai et al., 2017)",
+}
+
+DIRECTIONS = ("left-right", "anterior-posterior", "superior-inferior")
+
+Rows = list[tuple[str, str]]
+
+
+def mm(values: Sequence[float] | float) -> str:
+    """Lengths as people read them."""
+    several = [values] if isinstance(values, float | int) else values
+    return " × ".join(f"{v:.4g}" for v in several) + " mm"
+
+
+def thickness_text(thickness: float | np.ndarray) -> str:
+    """One thickness, or from which to which."""
+    values = np.atleast_1d(thickness)
+    if np.ptp(values) < 1e-6:
+        return mm(float(values[0]))
+    return f"{values.min():.4g} to {values.max():.4g} mm"
+
+
+def geometry(
+    image: MetaTensor, before: Grid, after: Grid | None, scene: Scene, *, axis: int, thickness: Any, told_by: str
+) -> Rows:
+    """What the grids were and are."""
+    slices = DIRECTIONS[scene.directions[2]]
+    rows: Rows = [
+        ("acquired", f"{' × '.join(map(str, before.shape))} voxels of {mm(before.spacing)}"),
+    ]
+    if after is not None:
+        factor = before.spacing[axis] / after.spacing[axis]
+        rows += [
+            ("result", f"{' × '.join(map(str, after.shape))} voxels of {mm(after.spacing)}"),
+            ("slice spacing", f"{mm(before.spacing[axis])} before, {mm(after.spacing[axis])} after: ×{factor:.3g}"),
+        ]
+    rows.append(("slice thickness", f"{thickness_text(thickness)}, {told_by}"))
+    gap = float(before.spacing[axis] - np.median(thickness))
+    if abs(gap) > 0.01 * before.spacing[axis]:
+        rows.append(("gap or overlap", f"{abs(gap):.3g} mm {'between slices unseen' if gap > 0 else 'of overlap'}"))
+    if scene.has_orientation:
+        codes = "".join(nib.aff2axcodes(before.affine))
+        angle = tilt(before, axis)
+        lean = f", tilted by {angle:.1f}° from them" if angle > 0.5 else ""
+        rows.append(("slices", f"{scene.name(2)}, stacked {slices} (axis {axis} of the file){lean}"))
+        rows.append(("orientation of the file", codes))
+    else:
+        rows.append(("orientation", "the file tells none: sides are not marked"))
+    if image.meta.get("slice_positions") is not None:
+        rows.append(("positions", "uneven; each slice is used where it lies"))
+    rows.append(("modality", scene.modality))
+    if len(image) > 1:
+        rows.append(("volumes", f"{len(image)} in the file; this page shows the first"))
+    return rows
+
+
+def provenance(record: Mapping[str, Any], *, name: str, description: str, version: str) -> Rows:
+    """Where the result comes from, as its record tells."""
+    rows: Rows = [("input", name)] if name else []
+    if description:
+        rows.append(("series description", description))
+    rows.append(("software", f"monai-sr {version}"))
+    bundle = record.get("bundle")
+    if bundle == "none":
+        rows.append(("method", "consistent spline, no network"))
+    elif bundle:
+        rows.append(("bundle", f"{bundle} {record.get('version') or ''}".strip()))
+    for key, words in (
+        ("weights_sha256", "SHA-256 of the weights"),
+        ("input_sha256", "SHA-256 of the input"),
+        ("output_sha256", "SHA-256 of the output"),
+    ):
+        if record.get(key):
+            rows.append((words, str(record[key])))
+    options = record.get("options") or {}
+    if options:
+        rows.append(("options", ", ".join(f"{key} {value}" for key, value in sorted(options.items()))))
+    engine = ", ".join(str(record[key]) for key in ("engine", "device") if record.get(key))
+    if engine:
+        rows.append(("computed by", engine))
+    if record.get("seconds") is not None:
+        rows.append(("run time", f"{float(record['seconds']):.3g} s"))
+    if record.get("peak_memory_mib"):
+        rows.append(("peak memory", f"{float(record['peak_memory_mib']):.0f} MiB"))
+    return rows
+
+
+def methods(
+    before: Grid,
+    after: Grid,
+    *,
+    axis: int,
+    modality: str,
+    thickness: Any,
+    told_by: str,
+    record: Mapping[str, Any],
+    version: str,
+    nrmse: float | None,
+) -> str:
+    """A paragraph on how this volume was made, to be pasted."""
+    factor = before.spacing[axis] / after.spacing[axis]
+    in_plane = [s for a, s in enumerate(before.spacing) if a != axis]
+    bundle = str(record.get("bundle") or "none")
+    weights = f", weights SHA-256 {record['weights_sha256'][:12]}…" if record.get("weights_sha256") else ""
+    if bundle == "none":
+        how = (
+            "Slices were interpolated by the consistent spline, the cubic spline whose averages over the slice "
+            "profile are exactly the acquired slices; no network was used."
+        )
+    else:
+        network = NETWORKS.get(bundle, "a convolutional network")
+        how = (
+            f"Thin slices were proposed by {network} (bundle {bundle} {record.get('version') or ''}{weights}) built "
+            "on MONAI (Cardoso et al., 2022), and made to agree with the acquired slices in closed form: averaged "
+            "over the slice profile, the result gives them back."
+        ).replace(" ,", ",")
+    again = (
+        f" Re-acquired with a Gaussian slice profile of {thickness_text(thickness)} full width at half maximum, the "
+        f"result differs from the acquired slices by {nrmse:.2g} of their intensity range (root mean square)."
+        if nrmse is not None
+        else ""
+    )
+    source = "assumed equal to the slice spacing" if "assumed" in told_by else told_by
+    return (
+        f"The thick-slice {modality} volume ({mm(in_plane)} in-plane, slice spacing {mm(before.spacing[axis])}, slice "
+        f"thickness {thickness_text(thickness)}, {source}) was super-resolved across its slices by a factor of "
+        f"{factor:.3g} to a slice spacing of {mm(after.spacing[axis])} with monai-sr {version}. {how}{again} Voxel "
+        "size is not resolution: between the acquired slices, detail is estimated."
+    )
+
+
+def references(record: Mapping[str, Any], version: str) -> str:
+    """BibTeX of what the paragraph cites; both networks' papers where the bundle is none of ours."""
+    bundle = str(record.get("bundle") or "none")
+    wanted = [bundle] if bundle in BIBTEX else [] if bundle == "none" else list(NETWORKS)
+    return "\n\n".join([*(BIBTEX[key] for key in wanted), BIBTEX["monai"], SOFTWARE.format(version=version)])
