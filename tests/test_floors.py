@@ -16,7 +16,7 @@ PACKAGE = Path(monai_sr.__file__).parent
 FLOORS = {
     0: {"errors", "codes", "grid", "slices", "networks", "losses", "intensities", "metrics", "tiles", "processes"},
     1: {"transforms", "handlers", "stacks"},
-    2: {"inference", "images", "nifti", "itk", "dicom", "bundles", "bids"},
+    2: {"inference", "images", "nifti", "itk", "dicom", "bundles", "bids", "engines", "streaming", "quantization"},
     3: {"batch", "conditions", "evaluation", "methods", "tables", "volumes"},
     4: {"cli", "arguments", "demo", "slicer", "__main__"},
 }
