@@ -201,6 +201,7 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     )
     sub.add_argument("--limit", type=_count, metavar="N", help="only the first volumes")
     _add_device(sub)
+    _add_engine(sub)
     _add_trust(sub)
     sub.add_argument("--output", metavar="FOLDER", help="write scores.csv and scores.json there")
     sub.add_argument("--markdown", metavar="FILE", help="write the table there, ready for a model card")
@@ -283,6 +284,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "CT not in HU, not consistent",
     )
     _add_device(parser)
+    _add_engine(parser)
     _add_trust(parser)
 
 
@@ -432,3 +434,16 @@ def _add_fill_gaps(parser: argparse.ArgumentParser) -> None:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... [%(default)s]")
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "torch", "openvino"),
+        help="what computes the network [auto: on the CPU the fastest installed, see monai-sr info]",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "int8", "float16", "bfloat16"),
+        help="of its convolutions: int8 on the CPU, float16 or bfloat16 on a GPU [float32]",
+    )

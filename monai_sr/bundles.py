@@ -17,6 +17,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
+from .engines import bare, engine_of, precision_of, run_by
 from .errors import BundleError, UsageError
 from .inference import Progress, SuperResolutionInferer, super_resolve
 from .nifti import warn
@@ -37,7 +38,7 @@ class Model:
     Attributes:
         name: the bundle's folder name, or "none".
         version: from its metadata.
-        network: in eval mode on its device; None for the consistent spline.
+        network: in eval mode on its device, or the engine in its place; None for the consistent spline.
         weights_sha256: of the file of weights; empty without a network.
         trust: see :func:`trust_of`.
     """
@@ -61,11 +62,21 @@ class Model:
         """Where the network is; the CPU without one."""
         return torch.device("cpu") if self.network is None else next(self.network.parameters()).device
 
+    @property
+    def engine(self) -> str:
+        """What computes the network, "torch" or "openvino"; empty without one."""
+        return engine_of(self.network)
+
+    @property
+    def precision(self) -> str:
+        """What its convolutions are computed in; empty without a network."""
+        return precision_of(self.network)
+
     def on(self, device: torch.device) -> Model:
-        """This model on a device; itself if it is there already, else a copy."""
+        """This model on a device; itself if it is there already, else a copy, by torch in float32."""
         if self.network is None or device == self.device:
             return self
-        network = copy.deepcopy(self.network).to(device)
+        network = copy.deepcopy(bare(self.network)).to(device)
         digest = self.weights_sha256
         return Model(self.name, self.version, network, self._options, weights_sha256=digest, trust=self.trust)
 
@@ -132,7 +143,14 @@ def trust_of(name_or_path: str | Path) -> dict[str, Any]:
     return trust if isinstance(trust, dict) else {}
 
 
-def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "auto", trust_bundle: bool = False) -> Model:
+def load_bundle(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    engine: str | None = None,
+    precision: str | None = None,
+    trust_bundle: bool = False,
+) -> Model:
     """Load a bundle by its ``inference.json``, so that it runs as ``python -m monai.bundle run`` runs it.
 
     A bundle's configuration may run any code, as MONAI defines it. Those that ship with the package
@@ -141,12 +159,14 @@ def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "auto"
     Args:
         name_or_path: "residual", "pyramid", "none" for the consistent spline, or a bundle folder.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
+        engine: "auto" for the fastest that is installed, "torch" or "openvino". Default: as the bundle says.
+        precision: "float32"; on the CPU "int8", on a GPU "float16" or "bfloat16". Default: as the bundle says.
         trust_bundle: let a bundle from elsewhere run its code.
 
     Raises:
         BundleError: no such bundle, it is not trusted, or its weights are missing, damaged or of
             another shape.
-        UsageError: the device is not there.
+        UsageError: the device is not there, or engine, precision and device do not fit together.
     """
     where = pick_device(device)
     if str(name_or_path) == SPLINE:
@@ -179,6 +199,8 @@ def load_bundle(name_or_path: str | Path, *, device: str | torch.device = "auto"
     load_weights(network, weights)
     network = network.to(where, memory_format=torch.channels_last_3d).eval()
     version = str(parser["_meta_"].get("version", ""))
+    given = {"engine": engine, "precision": precision}
+    network = run_by(network, **inferer.engine | {name: value for name, value in given.items() if value})
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     return Model(folder.name, version, network, inferer.options, weights_sha256=digest, trust=trust_of(folder))
 

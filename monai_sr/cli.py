@@ -117,7 +117,7 @@ def _run_file(
     from .images import read_image
 
     with _page(options, source, target, source.name) as page:
-        model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
+        model = load_bundle(options.bundle, **_loading(options))
         page.image = image = read_image(source, **_reading(options))
         masks = _masks(source, options)
         sr = _super_resolved(image, model, options, source, progress=progress)
@@ -181,7 +181,7 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
         series = found.only(options.series)
     for left in found.left_out:
         print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
-    model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
+    model = load_bundle(options.bundle, **_loading(options))
     name = short_name(series)
     with _page(options, source, target, name, series) as page:
         image = read_dicom(series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}"))
@@ -339,6 +339,8 @@ def _settings(options: argparse.Namespace) -> Any:
     return Settings(
         bundle=options.bundle,
         device=options.device,
+        engine=options.engine,
+        precision=options.precision,
         options={name: getattr(options, name) for name in _MODEL_OPTIONS},
         fill_gaps=bool(options.fill_gaps),
         merge_by_geometry=bool(options.merge_by_geometry),
@@ -352,6 +354,11 @@ def _settings(options: argparse.Namespace) -> Any:
 
 
 _MODEL_OPTIONS = ("spacing", "factor", "slice_thickness", "profile", "axis", "modality")
+
+
+def _loading(options: argparse.Namespace) -> dict[str, Any]:
+    """How a bundle is to be loaded."""
+    return {name: getattr(options, name) for name in ("device", "engine", "precision", "trust_bundle")}
 
 
 def _reading(options: argparse.Namespace) -> dict[str, Any]:
@@ -528,9 +535,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
     conditions, axes = _conditions(options), _evaluated_axes(options.axis)
     models: dict[str, Any] = dict(map(peer, options.peer))
-    bundles = {
-        name: load_bundle(name, device=options.device, trust_bundle=options.trust_bundle) for name in options.bundle
-    }
+    bundles = {name: load_bundle(name, **_loading(options)) for name in options.bundle}
     models = bundles | models
     volumes = [path for source in options.volumes for path in find_volumes(source)][: options.limit]
     failed = 0
@@ -625,7 +630,7 @@ def calibrate(options: argparse.Namespace) -> int:
     from .calibration import calibrate, write_trust
     from .volumes import datalist
 
-    model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
+    model = load_bundle(options.bundle, **_loading(options))
     training, validation = (
         [item["image"] for item in datalist(options.dataset, section)] for section in ("training", "validation")
     )
@@ -699,17 +704,20 @@ def info(options: argparse.Namespace) -> int:
     from importlib.metadata import PackageNotFoundError, version
 
     print(f"monai-sr {__version__} - {NOTICE}")
-    for package in ("torch", "monai", "nibabel", "pydicom", "SimpleITK", "numpy"):
+    fastest = "torch"
+    for package in ("torch", "openvino", "monai", "nibabel", "pydicom", "SimpleITK", "numpy"):
         try:
             print(f"  {package:12} {version(package)}")
+            fastest = "openvino" if package == "openvino" else fastest
         except PackageNotFoundError:
-            print(f"  {package:12} not installed")
+            hint = ', faster: pip install "monai-sr[cpu]"' if package == "openvino" else ""
+            print(f"  {package:12} not installed{hint}")
     import torch
 
     from .bundles import SPLINE, bundle_path, shipped_bundles
 
     print("devices")
-    print(f"  cpu          {torch.get_num_threads()} threads")
+    print(f"  cpu          {torch.get_num_threads()} threads, computes by {fastest} (--engine auto)")
     for index in range(torch.cuda.device_count()):
         print(f"  cuda:{index}       {torch.cuda.get_device_name(index)}")
     print("bundles")

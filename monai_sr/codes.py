@@ -92,6 +92,10 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "E-DCM-TRUNC": ("A DICOM file has fewer pixels than its header says.", "Copy or export the file again."),
     "E-DEV": ("The device cannot be used here.", "Give --device auto or cpu; check the driver of the GPU."),
+    "E-ENGINE": (
+        "Engine, precision and device do not fit together, or to the network.",
+        "Leave --engine and --precision out, or give what the message names.",
+    ),
     "E-EXTRA": ("A package is missing that only this option needs.", "Install what the message names."),
     "E-HDR-AFFINE": (
         "The affine that tells where voxels lie holds NaN or infinite values, or the form asked for is absent.",
@@ -248,6 +252,10 @@ CODES: dict[str, tuple[str, str]] = {
     "E-W-HASH": (
         "The weights are damaged, or hold something else than plain tensors; nothing in them was run.",
         "Restore models/model.pt of the bundle.",
+    ),
+    "E-W-INT8": (
+        "The 8-bit form of a bundle (models/int8.json) is missing, damaged, or was made from other weights.",
+        "Give --precision float32, or make it anew by python -m monai_sr.quantize.",
     ),
     "E-W-MISSING": ("The weights, or the example, are missing.", "Install the package or restore the bundle anew."),
     "E-W-SHAPE": (

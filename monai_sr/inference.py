@@ -16,6 +16,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from .adapters import takes_any_image
+from .engines import run_by
 from .errors import ImageError, ImageWarning
 from .grid import SAME_SPACING
 from .intensities import (
@@ -33,7 +34,8 @@ from .intensities import (
 from .networks import PyramidNet, ResidualNet
 from .slices import Profile, apply_along, blocks, enforce_consistency
 from .stacks import Stack
-from .tiles import apply_in_tiles
+from .streaming import StreamedNet
+from .tiles import apply_in_rows, apply_in_tiles
 from .transforms import grid_of, on_grid, standard_slices, uneven_positions, wanted_grid
 
 TILE_VOXELS = 4_000_000
@@ -259,49 +261,59 @@ def _propose(
     """
     if network is None:
         return lr, stack.model.spline
-    device = next(network.parameters()).device
-    if not isinstance(network, PyramidNet):
-        in_plane, through = cast(ResidualNet, network).reach
+    levels: tuple[int, ...] = ()
+    scale, along = 1, stack.model.spline
+    if network.works_on == "thick":
+        level = max(1, math.ceil(math.log2(stack.step / stack.thin_step) - 1e-6))
+        levels, scale, along = (level,), 2**level, standard_slices(stack.model, stack.thick, stack.thin)
+        reach = cast(PyramidNet, network).reach_of(level)
+    else:
+        reach = cast(ResidualNet, network).reach
+    how: Any = {"along": along, "align": getattr(network, "fold", 1), "scale": scale}
+    how |= {"tile_voxels": tile_voxels, "progress": progress}
+    if isinstance(network, StreamedNet):
+        counts = network.row_counts(len(lr), *levels)
+        proposal = apply_in_rows(lambda: network.stream(*levels), lr, row_counts=counts, halo=reach, **how)
+    else:
+        device = next(network.parameters()).device
         proposal = apply_in_tiles(
-            lambda part: network(part.to(device)).to(part.device),
-            lr,
-            along=stack.model.spline,
-            halo=(in_plane, in_plane, through),
-            align=getattr(network, "fold", 1),
-            tile_voxels=tile_voxels,
-            progress=progress,
+            lambda part: network(part.to(device), *levels).to(part.device), lr, halo=(reach[0], *reach), **how
         )
-        return proposal, None
-    levels = max(1, math.ceil(math.log2(stack.step / stack.thin_step) - 1e-6))
-    in_plane, through = network.reach_of(levels)
-    finest = apply_in_tiles(
-        lambda part: network(part.to(device), levels).to(part.device),
-        lr,
-        along=standard_slices(stack.model, stack.thick, stack.thin),
-        halo=(in_plane, in_plane, through),
-        scale=2**levels,
-        tile_voxels=tile_voxels,
-        progress=progress,
-    )
-    return finest, stack.from_even(finest.shape[-1])
+    return proposal, stack.from_even(proposal.shape[-1]) if levels else None
 
 
 class SuperResolutionInferer(Inferer):
     """:func:`super_resolve` for MONAI's evaluator: a batch of thick volumes to thin ones.
 
-    Takes the options of :func:`super_resolve`. Follow it by ``SuperResolvedGridd`` with the same
-    spacing, factor and axis, because an evaluator keeps the input's affine.
+    Takes the options of :func:`super_resolve`, and ``engine``, ``precision`` and ``int8`` of
+    :func:`monai_sr.engines.run_by`, with which the network must not be trained further. Follow it by
+    ``SuperResolvedGridd`` with the same spacing, factor and axis, because an evaluator keeps the
+    input's affine.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self, *, engine: str = "torch", precision: str = "float32", int8: str | None = None, **options: Any
+    ) -> None:
         super().__init__()
+        self.engine: dict[str, Any] = {"engine": engine, "precision": precision, "int8": int8}
         self.options = options
+        self._computed: tuple[nn.Module, nn.Module] | None = None
 
     def __call__(self, inputs: Tensor, network: nn.Module | None, *args: Any, **kwargs: Any) -> Tensor:
         """(B, 1, X, Y, Z) MetaTensor in the file's units to (B, 1, X', Y', Z')."""
-        bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+        if isinstance(network, nn.parallel.DistributedDataParallel):
+            network = network.module
         images = decollate_batch(inputs) if isinstance(inputs, MetaTensor) else list(inputs)
-        return torch.stack([super_resolve(i, bare, **(self.options | kwargs)).as_tensor() for i in images])
+        computed = None if network is None else self._engine_for(network)
+        return torch.stack([super_resolve(i, computed, **(self.options | kwargs)).as_tensor() for i in images])
+
+    def _engine_for(self, network: nn.Module) -> nn.Module:
+        """What computes the network, kept from one call to the next: an evaluator has loaded its weights by now."""
+        if self.engine["engine"] == "torch" and self.engine["precision"] == "float32":
+            return network
+        if self._computed is None or self._computed[0] is not network:
+            self._computed = network, run_by(network, **self.engine)
+        return self._computed[1]
 
 
 class ConsistentInferer(Inferer):

@@ -7,13 +7,16 @@ to float rounding and nothing needs blending.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .slices import apply_along
+
+ROWS_HELD = 26
+"""A network that takes a few rows at a time holds as much memory as another one for so many rows."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,47 @@ def apply_in_tiles(
     return result
 
 
+def apply_in_rows(
+    begin: Callable[[], Callable[[Tensor, bool], Tensor]],
+    voxels: Tensor,
+    *,
+    row_counts: Sequence[int],
+    along: Tensor | None = None,
+    halo: tuple[int, int],
+    align: int = 1,
+    scale: int = 1,
+    tile_voxels: int,
+    progress: Callable[[float], None] | None = None,
+) -> Tensor:
+    """A network that takes a few rows at a time over (X, Y, Z): the first axis is not cut and needs no halo.
+
+    Args:
+        begin: called for each tile; see :meth:`monai_sr.streaming.StreamedNet.stream`.
+        voxels, along, align, scale, progress: as of :func:`apply_in_tiles`.
+        row_counts: how many rows the network wants at a time.
+        halo: what the network sees to each side along Y and Z, in voxels of the input.
+        tile_voxels: largest block of :data:`ROWS_HELD` rows, in voxels of the output.
+    """
+    shape = (*voxels.shape[:2], voxels.shape[2] if along is None else len(along))
+    result = torch.empty(*shape[:2], shape[2] * scale, dtype=voxels.dtype, device=voxels.device)
+    block = (ROWS_HELD, *shape[1:])
+    tiles = plan_tiles(block, (0, *halo), voxels=max(1, tile_voxels // scale), align=(ROWS_HELD, 1, align))
+    for number, tile in enumerate(tiles):
+        _, columns, slices = tile.padded
+        push, start, done = begin(), 0, 0
+        for count in row_counts:
+            part = voxels[start : start + count, columns]
+            part = part[..., slices] if along is None else apply_along(along[slices], part)
+            start += count
+            rows = push(part[None, None], start == shape[0])[0, 0]
+            core = (slice(done, done + len(rows)), *tile.core[1:])
+            result[_scaled(core, scale)] = rows[_scaled((slice(None), *tile.crop[1:]), scale)]
+            done += len(rows)
+            if progress:
+                progress((number + start / shape[0]) / len(tiles))
+    return result
+
+
 def _cuts(
     shape: tuple[int, ...], halo: tuple[int, ...], align: tuple[int, ...], most: int = 40
 ) -> Iterator[tuple[int, ...]]:
@@ -114,4 +158,5 @@ def _grid_of_tiles(shape: tuple[int, ...], steps: tuple[int, ...], halo: tuple[i
 
 
 def _scaled(part: tuple[slice, ...], scale: int) -> tuple[slice, ...]:
+    """A part of the input as one of the output, which has ``scale`` times the slices."""
     return (*part[:2], slice(part[2].start * scale, part[2].stop * scale))

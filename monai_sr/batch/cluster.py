@@ -89,15 +89,15 @@ def _process_here(case: Case, settings: Settings) -> Outcome:
     with _ONE_AT_A_TIME:
         torch.set_num_threads(get_worker().state.nthreads)  # Dask lets libraries use one
         try:
-            model = _model(settings.bundle, settings.device, settings.trust_bundle)
+            model = _model(settings.bundle, settings.device, settings.engine, settings.precision, settings.trust_bundle)
         except SuperResolutionError as error:
             return Outcome(case.name, **failure(error))
         return process(case, replace(settings, memory=_memory()), model)
 
 
 @cache
-def _model(bundle: str, device: str, trust_bundle: bool) -> Model:
-    return load_bundle(bundle, device=device, trust_bundle=trust_bundle)
+def _model(bundle: str, device: str, engine: str | None, precision: str | None, trust_bundle: bool) -> Model:
+    return load_bundle(bundle, device=device, engine=engine, precision=precision, trust_bundle=trust_bundle)
 
 
 @cache

@@ -46,9 +46,9 @@ def volume_bytes(voxels_in: int, voxels_out: int) -> int:
 def least_tile(network: nn.Module, factor: float) -> int:
     """Voxels of the output in the smallest tile that is made: four halos a side, see :mod:`monai_sr.tiles`."""
     scale = 1
-    if isinstance(network, PyramidNet):
+    if network.works_on == "thick":
         levels = math.ceil(math.log2(max(2.0, factor)) - 1e-6)
-        (in_plane, through), scale = network.reach_of(levels), 2**levels
+        (in_plane, through), scale = cast(PyramidNet, network).reach_of(levels), 2**levels
     else:
         in_plane, through = cast(ResidualNet, network).reach
     return (4 * in_plane + 1) ** 2 * (4 * through + int(getattr(network, "fold", 1))) * scale

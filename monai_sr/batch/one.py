@@ -23,6 +23,7 @@ from ..bids import derivative_sidecar
 from ..bundles import Model, load_bundle
 from ..consistency import Consistency, check_result
 from ..dicom import MadeBy, acquisition, write_derived_series
+from ..engines import engine_text
 from ..errors import ImageError, ImageWarning, OutputError, SuperResolutionError, write_error
 from ..grid import Grid
 from ..images import image_suffix, read_dicom, read_image, read_labels, refuse_file_options, write_image
@@ -63,6 +64,7 @@ class Settings:
     Attributes:
         bundle: name or folder, see :func:`monai_sr.bundles.load_bundle`.
         device: "auto", "cpu", "cuda", ...
+        engine, precision: as of :func:`monai_sr.bundles.load_bundle`.
         options: spacing, factor, slice_thickness, profile, axis and modality as of
             :func:`monai_sr.inference.super_resolve`.
         fill_gaps, merge_by_geometry: as of :func:`monai_sr.images.read_image`.
@@ -77,6 +79,8 @@ class Settings:
 
     bundle: str = "residual"
     device: str = "auto"
+    engine: str | None = None
+    precision: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     fill_gaps: bool = False
     merge_by_geometry: bool = False
@@ -94,7 +98,13 @@ class Settings:
         Raises:
             SuperResolutionError: bundle or device cannot be used.
         """
-        return load_bundle(self.bundle, device=device or self.device, trust_bundle=self.trust_bundle)
+        return load_bundle(
+            self.bundle,
+            device=device or self.device,
+            engine=self.engine,
+            precision=self.precision,
+            trust_bundle=self.trust_bundle,
+        )
 
     def made_by(self, model: Model, *, slice_thickness: float | None = None) -> MadeBy:
         """What is written into results, and decides whether they are done.
@@ -109,6 +119,8 @@ class Settings:
             del chosen["nan"]
         if chosen.get("slice_thickness") is None:
             chosen["slice_thickness"] = slice_thickness
+        if model.network is not None:
+            chosen |= {"engine": model.engine, "precision": model.precision}
         options = {name: str(value) for name, value in chosen.items() if value is not None}
         return MadeBy(model.name, model.version, model.weights_sha256, options)
 
@@ -299,7 +311,7 @@ def super_resolve_within(
         options: as of :func:`monai_sr.inference.super_resolve`.
 
     Returns:
-        The result, and what a record tells of how it was made: ``engine``, ``device``,
+        The result, and what a record tells of how it was made: ``engine`` and its version, ``device``,
         ``tile_voxels``, ``ran_out_of_memory``.
 
     Raises:
@@ -319,15 +331,16 @@ def super_resolve_within(
     if device.type != "cpu":
         ladder += [(torch.device("cpu"), steps[-1])]
     for where, tile in ladder:
+        running = model.on(where)
         try:
-            sr = model.on(where)(image, tile_voxels=tile, progress=progress, **options)
+            sr = running(image, tile_voxels=tile, progress=progress, **options)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             ran_out.append(f"{where}, tiles of {tile} voxels")
         else:
             how: dict[str, Any] = {
-                "engine": f"torch {torch.__version__}",
+                "engine": engine_text(running.network),
                 "device": str(where),
                 "tile_voxels": tile,
             }

@@ -1,0 +1,349 @@
+"""Our networks in OpenVINO, a few rows of a volume at a time, so that nothing is computed twice.
+
+A tile needs a halo as wide as the network sees, and twenty layers in tiles of a usual size compute
+more halo than tile. Here every layer keeps the last two rows that it was given, along the first
+in-plane axis, and goes on from there with the next ones: no halo, and memory for a few rows only.
+
+The graphs are written down here rather than converted: layers are few, whatever passes from one call
+to the next keeps the layout that convolutions work in, transposed convolutions become convolutions
+of the same weights, and quantization to 8 bits is ours to place. (Also, OpenVINO's converter reports
+its use to its makers.)
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import UsageError
+from .networks import LinkedPair, PlainPair, PyramidNet, ResidualNet
+
+ROWS = 8
+"""Rows that are computed at once."""
+
+GRAPHS = 12
+"""Compiled graphs that are kept: three for each size of tile."""
+
+Push = Callable[[Tensor, bool], Tensor]
+
+
+@cache
+def openvino() -> ModuleType:
+    """OpenVINO without its telemetry, which otherwise reports to its makers that it was imported.
+
+    Raises:
+        UsageError: it is not installed (E-EXTRA).
+    """
+    name = "openvino_telemetry"
+    there = sys.modules.get(name)
+    sys.modules[name] = cast(ModuleType, None)  # so its import fails, and a stand-in that sends nothing is used
+    try:
+        import openvino
+    except ImportError as error:
+        raise UsageError("E-EXTRA", "openvino is not installed", fix='pip install "monai-sr[cpu]"') from error
+    finally:
+        if there is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = there
+    return openvino
+
+
+def can_stream(network: nn.Module) -> bool:
+    """Whether there is a graph for a network."""
+    return type(network) in (ResidualNet, PyramidNet)
+
+
+def thread_count(root: Path = Path("/")) -> int:
+    """Threads to compute with: torch's, which OMP_NUM_THREADS and jobs set, within the quota of a container."""
+    threads = torch.get_num_threads()
+    try:
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+        threads = min(threads, max(1, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such group, or no quota ("max")
+        pass
+    return threads
+
+
+class StreamedNet(nn.Module):
+    """A ResidualNet or PyramidNet that OpenVINO computes; takes the network's place in ``super_resolve``.
+
+    Args:
+        network: in eval mode on the CPU, in float32. Its weights are not to be changed afterwards.
+        ranges: largest magnitude of each tensor that is quantized to 8 bits, by its name in
+            :class:`_Graph`; None to compute in float32.
+    """
+
+    def __init__(self, network: ResidualNet | PyramidNet, *, ranges: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        openvino()
+        self.network, self.ranges = network, ranges
+        self.works_on, self.fold = network.works_on, int(getattr(network, "fold", 1))
+        self._graphs: dict[tuple[Any, ...], Any] = {}
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """As of :class:`monai_sr.networks.ResidualNet`."""
+        return cast(ResidualNet, self.network).reach
+
+    def reach_of(self, levels: int) -> tuple[int, int]:
+        """As of :class:`monai_sr.networks.PyramidNet`."""
+        return cast(PyramidNet, self.network).reach_of(levels)
+
+    def forward(self, x: Tensor, levels: int | None = None) -> Tensor:
+        """(1, 1, X, Y, Z) to what the network makes of it."""
+        push, blocks = self.stream(levels), x.split(self.row_counts(x.shape[2], levels), dim=2)
+        return torch.cat([push(block, n == len(blocks)) for n, block in enumerate(blocks, start=1)], dim=2)
+
+    def row_counts(self, rows: int, levels: int | None = None) -> list[int]:
+        """In how many rows each a volume is to be given to :meth:`stream`: first enough to fill every layer."""
+        first = self._ahead(levels) + 2
+        if rows <= first + ROWS:
+            return [rows]
+        middle, last = divmod(rows - first - 1, ROWS)
+        return [first, *[ROWS] * middle, last + 1]
+
+    def stream(self, levels: int | None = None) -> Push:
+        """Begin a volume: a function of its next rows, and whether they are the last.
+
+        It takes (1, 1, x, Y, Z) and gives (1, 1, x', Y, Z'): the rows that are complete by then, after
+        the last ones all that are left.
+        """
+        kept: list[np.ndarray] = []
+        begun = False
+
+        def push(part: Tensor, last: bool) -> Tensor:
+            nonlocal kept, begun
+            slices = part.shape[4]
+            rows = F.pad(part.cpu(), [0, -slices % self.fold, 0, 0, 0, 0], mode="replicate")[0, 0].contiguous()
+            given = [rows.reshape(1, *rows.shape[:2], -1, self.fold).numpy(), *kept]
+            request = self._request(given[0].shape[1:4], levels, begin=not begun, end=last)
+            results = [np.empty(tuple(port.shape), port.element_type.to_dtype()) for port in request.model_outputs]
+            for index, array in enumerate(given):
+                request.set_input_tensor(index, openvino().Tensor(array, shared_memory=True))
+            for index, array in enumerate(results):
+                request.set_output_tensor(index, openvino().Tensor(array, shared_memory=True))
+            request.infer()
+            done, kept, begun = torch.from_numpy(results[0]), results[1:], True
+            scale = done.shape[3] * done.shape[4] // rows.shape[2]
+            return done.reshape(1, 1, *done.shape[1:3], -1)[..., : slices * scale]
+
+        return push
+
+    def _ahead(self, levels: int | None) -> int:
+        """Rows that an output row sees ahead."""
+        if isinstance(self.network, PyramidNet):
+            return self.network.reach_of(self.network.levels if levels is None else levels)[0]
+        return self.network.reach[0]
+
+    def _request(self, shape: tuple[int, ...], levels: int | None, *, begin: bool, end: bool) -> Any:
+        """The compiled graph for so many rows of that size; the graphs of the last few sizes are kept."""
+        threads = thread_count()
+        key = (shape, levels, begin, end, threads)
+        if key not in self._graphs:
+            if len(self._graphs) >= GRAPHS:
+                del self._graphs[next(iter(self._graphs))]
+            graph = _Graph(shape, self.ranges, begin=begin, end=end)
+            if isinstance(self.network, PyramidNet):
+                model = graph.pyramid(self.network, self.network.levels if levels is None else levels)
+            else:
+                model = graph.residual(self.network)
+            compiled = (
+                openvino()
+                .Core()
+                .compile_model(
+                    model,
+                    "CPU",
+                    {
+                        "INFERENCE_PRECISION_HINT": "f32",  # without it bfloat16, on processors that have it
+                        "INFERENCE_NUM_THREADS": threads,
+                        "NUM_STREAMS": 1,
+                        "ENABLE_CPU_PINNING": False,  # the processes of several jobs would take the same cores
+                    },
+                )
+            )
+            self._graphs[key] = compiled.create_infer_request()
+        return self._graphs[key]
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """A tensor (1, C, x, Y, Z) of a graph.
+
+    Attributes:
+        value: in float32, or whole numbers of 8 bits.
+        lag: by how many rows it is behind the graph's input.
+        step: what a whole number means; None in float32.
+    """
+
+    value: Any
+    lag: int
+    step: float | None = None
+
+
+class _Graph:
+    """Builds the graph of a network for one block of rows.
+
+    A block at the ``begin`` of a volume has zeros before it, where another has the rows that every
+    layer kept; one at its ``end`` has zeros behind it, and keeps nothing.
+
+    Args:
+        shape: rows, columns and slices (folded ones) of the block.
+        ranges: see :class:`StreamedNet`.
+        begin, end: whether the block is the first, the last.
+    """
+
+    def __init__(self, shape: tuple[int, ...], ranges: Mapping[str, float] | None, *, begin: bool, end: bool) -> None:
+        self.rows, self.columns, self.slices = shape
+        self.ranges, self.begin, self.end = ranges, begin, end
+        self.op = openvino().opset13
+        self.given: list[Any] = []
+        self.kept: list[Any] = []
+
+    def residual(self, network: ResidualNet) -> Any:
+        """The graph of a ResidualNet; its input and output are (1, x, Y, Z/fold, fold)."""
+        image = self._input(network.fold)
+        x = self._quantized(self._convolved(image, network.head, relu=True), "head", signed=False)
+        x = self._pairs(x, network.body, "body", last=True)
+        return self._model(self._added(image, self._convolved(x, network.tail)))
+
+    def pyramid(self, network: PyramidNet, levels: int) -> Any:
+        """The graph of a PyramidNet; its input is (1, x, Y, m, 1), its output (1, x, Y, m·2^levels, 1)."""
+        image, carried = self._input(1), None
+        for level in range(levels):
+            x = self._convolved(image, network.embed, relu=True)
+            if carried is not None:
+                x = self._added(self._quantized(carried, f"{level}.carried", signed=True), x)
+            x = self._quantized(x, f"{level}.embed", signed=carried is not None)
+            x = self._pairs(x, network.body, f"{level}.body", last=True)
+            carried = self._doubled(x, network.double_features)
+            positive = _Rows(self.op.relu(carried.value), carried.lag)
+            detail = self._convolved(self._quantized(positive, f"{level}.detail", signed=False), network.residual)
+            image = self._added(self._doubled_image(image, network), detail)
+        return self._model(image)
+
+    # ---------------------------------------------------------------- layers
+
+    def _pairs(self, x: _Rows, body: nn.Sequential, name: str, *, last: bool) -> _Rows:
+        """The pairs of convolutions with their identity links."""
+        for index, pair in enumerate(body):
+            assert isinstance(pair, LinkedPair)
+            plain = isinstance(pair, PlainPair)
+            inner = self._convolved(x, pair.first, relu=True)
+            inner = self._quantized(inner, f"{name}.{index}.inner", signed=False)
+            outer = self._convolved(inner, pair.second, relu=plain)
+            x = self._quantized(outer if plain else self._added(x, outer), f"{name}.{index}", signed=not plain)
+        return x
+
+    def _convolved(self, x: _Rows, layer: nn.Conv3d, *, relu: bool = False) -> _Rows:
+        """A convolution of 3×3×3, padded by zeros, and what is kept for the next rows."""
+        op = self.op
+        seen = self._with_history(x, 2)
+        pads = [int(self.begin), 1, 1], [int(self.end), 1, 1]
+        y = op.convolution(self._real(seen), self._weights(layer.weight, x), [1] * 3, *pads, [1] * 3)
+        y = op.add(y, op.constant(_array(layer.bias).reshape(1, -1, 1, 1, 1)))
+        return _Rows(op.relu(y) if relu else y, x.lag + 1)
+
+    def _doubled(self, x: _Rows, layer: nn.ConvTranspose3d) -> _Rows:
+        """Twice the slices: as a convolution that gives the two halves of a slice as channels, side by side.
+
+        Output slice 2i takes taps 1 and 3 of slices i and i − 1, output slice 2i + 1 taps 2 and 0 of i and
+        i + 1.
+        """
+        op, taps = self.op, layer.weight.detach()[:, :, 0, 0, :]
+        zero = torch.zeros_like(taps[..., 0])
+        even = torch.stack([taps[..., 3], taps[..., 1], zero], dim=-1)
+        odd = torch.stack([zero, taps[..., 2], taps[..., 0]], dim=-1)
+        weights = torch.cat([even, odd], dim=1).transpose(0, 1)[:, :, None, None, :]
+        y = op.convolution(self._real(x), self._weights(weights, x), [1] * 3, [0, 0, 1], [0, 0, 1], [1] * 3)
+        y = op.add(y, op.constant(np.tile(_array(layer.bias), 2).reshape(1, -1, 1, 1, 1)))
+        return _Rows(self._interleaved(y, layer.out_channels), x.lag)
+
+    def _doubled_image(self, image: _Rows, network: PyramidNet) -> _Rows:
+        """Twice the slices of the image, by the matrix that :meth:`PyramidNet.double_image` stands for."""
+        slices = int(image.value.get_output_shape(0)[4])
+        unit = torch.eye(slices)[:, None, None, None, :]
+        matrix = network.double_image(unit)[:, 0, 0, 0, :]
+        return _Rows(self.op.matmul(image.value, self.op.constant(_array(matrix)), False, False), image.lag)
+
+    def _interleaved(self, y: Any, channels: int) -> Any:
+        """(1, 2C, x, Y, Z) to (1, C, x, Y, 2Z): in memory, where channels come last, nothing moves."""
+        op = self.op
+        _, _, rows, columns, slices = (int(n) for n in y.get_output_shape(0))
+        last = op.transpose(y, [0, 2, 3, 4, 1])
+        return op.transpose(op.reshape(last, [1, rows, columns, 2 * slices, channels], False), [0, 4, 1, 2, 3])
+
+    def _added(self, x: _Rows, y: _Rows) -> _Rows:
+        """``x``, kept back until it is as late as ``y``, plus ``y``."""
+        seen = self._with_history(x, y.lag - x.lag)
+        if not self.end:
+            count = int(y.value.get_output_shape(0)[2])
+            seen = _Rows(self.op.slice(seen.value, [0], [count], [1], [2]), y.lag, x.step)
+        return _Rows(self.op.add(self._real(seen), y.value), y.lag)
+
+    # ----------------------------------------------------- from block to block
+
+    def _with_history(self, x: _Rows, count: int) -> _Rows:
+        """``x`` behind the last ``count`` rows before it."""
+        op, value, kind = self.op, x.value, x.value.get_output_element_type(0)
+        if not self.begin:
+            _, channels, _, columns, slices = (int(n) for n in value.get_output_shape(0))
+            before = op.parameter([1, count, columns, slices, channels], kind)
+            self.given.append(before)
+            value = op.concat([op.transpose(before, [0, 4, 1, 2, 3]), value], 2)
+        if not self.end:
+            rows = int(value.get_output_shape(0)[2])
+            last = op.slice(value, [rows - count], [rows], [1], [2])
+            self.kept.append(op.transpose(last, [0, 2, 3, 4, 1]))
+        return _Rows(value, x.lag, x.step)
+
+    def _input(self, channels: int) -> _Rows:
+        block = self.op.parameter([1, self.rows, self.columns, self.slices, channels], np.float32)
+        self.given.append(block)
+        return _Rows(self.op.transpose(block, [0, 4, 1, 2, 3]), 0)
+
+    def _model(self, result: _Rows) -> Any:
+        last = self.op.transpose(result.value, [0, 2, 3, 4, 1])
+        return openvino().Model([last, *self.kept], self.given, "monai-sr")
+
+    # ---------------------------------------------------------------- 8 bits
+
+    def _quantized(self, x: _Rows, name: str, *, signed: bool) -> _Rows:
+        """``x`` in whole numbers of 8 bits; as it is where everything is float32."""
+        if self.ranges is None:
+            return x
+        op, most = self.op, 127 if signed else 255
+        least, step = -most if signed else 0, self.ranges[name] / most
+        ends = [np.float32(v) for v in (least * step, most * step, least, most)]
+        whole = op.fake_quantize(x.value, *ends, most - least + 1)
+        return _Rows(op.convert(whole, np.int8 if signed else np.uint8), x.lag, step)
+
+    def _real(self, x: _Rows) -> Any:
+        if x.step is None:
+            return x.value
+        return self.op.multiply(self.op.convert(x.value, np.float32), np.float32(x.step))
+
+    def _weights(self, weight: Tensor, x: _Rows) -> Any:
+        """Weights for ``x``: in 8 bits with a step for each output channel, if ``x`` is in 8 bits."""
+        op, real = self.op, _array(weight)
+        if x.step is None:
+            return op.constant(real)
+        step = np.maximum(np.abs(real).max(axis=(1, 2, 3, 4), keepdims=True), np.finfo(np.float32).tiny) / 127
+        whole = op.convert(op.constant(np.round(real / step).astype(np.int8)), np.float32)
+        return op.multiply(whole, op.constant(step.astype(np.float32)))
+
+
+def _array(values: Tensor | None) -> np.ndarray:
+    assert values is not None
+    return values.detach().float().contiguous().numpy()

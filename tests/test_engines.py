@@ -1,0 +1,301 @@
+"""Engines and precisions give the network's result, and whoever asks for what is not there is told."""
+
+from __future__ from collections import defaultdict
+import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import phantoms
+import pytest
+import torch
+
+from monai_sr import streaming
+from monai_sr.batch import Settings, find_cases, run_cases
+from monai_sr.bundles import NAMES, load_bundle
+from monai_sr.cli import main
+from monai_sr.engines import ENGINES, PRECISIONS, HalfNet, choose_engine, engine_text, run_by
+from monai_sr.errors import UsageError
+from monai_sr.images import read_image, write_image
+from monai_sr.inference import SuperResolutionInferer, super_resolve
+from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
+from monai_sr.streaming import StreamedNet, thread_count
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def lively(network):
+    """A network whose every layer matters, in eval mode."""
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network.eval()
+
+
+NETWORKS = {
+    "residual": lambda: lively(ResidualNet(6, 8)),
+    "unfolded": lambda: lively(ResidualNet(4, 8, fold=1)),
+    "plain": lambda: lively(ResidualNet(6, 8, fold=3, links=False)),
+    "pyramid": lambda: lively(PyramidNet(8, 2)),
+    "deep": lambda: lively(PyramidNet(8, 4, levels=1)),
+}
+
+
+@pytest.fixture
+def without_openvino(monkeypatch):
+    """As if openvino were not installed."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    streaming.openvino.cache_clear()
+    yield
+    streaming.openvino.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def thick(tmp_path_factory):
+    """A small head-like volume of thick slices, as a file."""
+    path = tmp_path_factory.mktemp("thick") / "scan.nii.gz"
+    write_image(phantoms.body((20, 22, 9), (1.0, 1.0, 3.0)), path, dtype=np.int16)
+    return path
+
+
+# ------------------------------------------------------------- the same result
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(40, 7, 6), (9, 5, 7), (1, 1, 3)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_streamed_rows_are_what_the_network_makes_of_the_whole(name, shape, levels):
+    network = NETWORKS[name]()
+    arguments = (levels,) if name in ("pyramid", "deep") else ()
+    image = torch.rand(1, 1, *shape)
+    with torch.no_grad():
+        expected = network(image, *arguments)
+    streamed = StreamedNet(network)(image, *arguments)
+    scale = (expected - expected.mean()).abs().max()
+    assert streamed.shape == expected.shape
+    assert (streamed - expected).abs().max() < 1e-5 * scale
+
+
+def test_a_network_is_streamed_with_the_levels_it_has_when_it_is_not_told():
+    network, image = NETWORKS["pyramid"](), torch.rand(1, 1, 30, 5, 6)
+    with torch.no_grad():
+        assert torch.allclose(StreamedNet(network)(image), network(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["residual", "pyramid"])
+@pytest.mark.parametrize("tile_voxels", [1, 60_000])
+def test_tiles_of_streamed_rows_do_not_show(name, tile_voxels):
+    network, image = StreamedNet(NETWORKS[name]()), phantoms.body((30, 90, 40), (1.0, 1.0, 3.0))
+    options = {"factor": 2.0, "modality": "MR"}
+    whole = super_resolve(image, network, **options)
+    tiled = super_resolve(image, network, tile_voxels=tile_voxels, **options)
+    assert np.ptp(whole.numpy()) > 1
+    assert (tiled - whole).abs().max() < 1e-5 * np.ptp(whole.numpy())
+
+
+def test_progress_of_streamed_rows_grows_to_the_whole():
+    told = []
+    super_resolve(
+        phantoms.body((60, 20, 16), (1.0, 1.0, 3.0)), StreamedNet(NETWORKS["residual"]()), progress=told.append
+    )
+    assert len(told) > 5 and told == sorted(told) and told[-1] == 1
+
+
+@pytest.mark.parametrize("bundle", sorted(NAMES))
+def test_both_engines_give_the_same_voxels_on_a_phantom(bundle):
+    image = phantoms.body((34, 30, 12), (1.0, 1.0, 3.0))
+    results = {engine: load_bundle(bundle, device="cpu", engine=engine)(image) for engine in ("torch", "openvino")}
+    spread = float(np.ptp(results["torch"].numpy()))
+    assert (results["openvino"] - results["torch"]).abs().max() < 1e-4 * spread
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("bundle", sorted(NAMES))
+def test_both_engines_give_the_same_voxels_on_a_scan(bundle, shared_data):
+    image = read_image(shared_data / "volumes" / "ct" / "chest_cta_rider0117_0p8mm.nii.gz")[:, 100:170, 100:150, 30:50]
+    results = {engine: load_bundle(bundle, device="cpu", engine=engine)(image, factor=3) for engine in ENGINES[1:]}
+    spread = float(np.ptp(results["torch"].numpy()))
+    assert 0 < (results["openvino"] - results["torch"]).abs().max() < 1e-4 * spread
+
+
+def test_the_inferer_computes_by_the_engine_it_is_told_with_the_weights_of_the_moment():
+    network, image = NETWORKS["residual"](), phantoms.body((16, 16, 12), (1.0, 1.0, 3.0))
+    inferer = SuperResolutionInferer(factor=2, modality="MR", engine="openvino")
+    by_torch = SuperResolutionInferer(factor=2, modality="MR")
+    assert (inferer([image], network) - by_torch([image], network)).abs().max() < 0.01
+    assert isinstance(inferer._engine_for(network), StreamedNet)
+    assert inferer._engine_for(network) is inferer._engine_for(network)
+    other = NETWORKS["residual"]()
+    assert (inferer([image], other) - by_torch([image], other)).abs().max() < 0.01
+
+
+# ------------------------------------------------------------------ the choice
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "device", "chosen"),
+    [
+        ("auto", "float32", CPU, "openvino"),
+        ("auto", "int8", CPU, "openvino"),
+        ("torch", "float32", CPU, "torch"),
+        ("openvino", "int8", CPU, "openvino"),
+        ("auto", "float32", CUDA, "torch"),
+        ("auto", "float16", CUDA, "torch"),
+        ("torch", "bfloat16", CUDA, "torch"),
+    ],
+)
+def test_auto_is_the_fastest_that_fits(engine, precision, device, chosen):
+    assert choose_engine(ResidualNet(4, 4), engine=engine, precision=precision, device=device) == chosen
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "device", "told"),
+    [
+        ("auto", "float16", CPU, "float16 is for a GPU"),
+        ("auto", "bfloat16", CPU, "bfloat16 is for a GPU"),
+        ("torch", "int8", CPU, "torch does not compute in int8"),
+        ("auto", "int8", CUDA, "int8 is for the CPU"),
+        ("openvino", "float32", CUDA, "OpenVINO computes on the CPU"),
+        ("onnx", "float32", CPU, "'onnx' is none of"),
+        ("auto", "float64", CPU, "'float64' is none of"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_with_what_does(engine, precision, device, told):
+    with pytest.raises(UsageError, match=told) as caught:
+        choose_engine(ResidualNet(4, 4), engine=engine, precision=precision, device=device)
+    assert caught.value.code == "E-ENGINE" and "give " in caught.value.fix
+
+
+def test_a_network_without_a_graph_is_left_to_torch_unless_openvino_is_asked_for():
+    assert choose_engine(SRCNN(), engine="auto", precision="float32", device=CPU) == "torch"
+    for options in ({"engine": "openvino"}, {"precision": "int8"}):
+        with pytest.raises(UsageError, match="no OpenVINO graph for SRCNN"):
+            run_by(SRCNN(), **options)
+
+
+def test_without_openvino_torch_computes_and_asking_for_openvino_names_the_extra(without_openvino):
+    network = ResidualNet(4, 4)
+    assert choose_engine(network, engine="auto", precision="float32", device=CPU) == "torch"
+    assert load_bundle("pyramid", device="cpu").engine == "torch"
+    for options in ({"engine": "openvino", "precision": "float32"}, {"engine": "auto", "precision": "int8"}):
+        with pytest.raises(UsageError, match=r'openvino is not installed\. Fix: pip install "monai-sr\[cpu\]"'):
+            choose_engine(network, device=CPU, **options)
+
+
+def test_without_openvino_the_command_line_works_and_info_says_so(thick, tmp_path):
+    hidden = "import sys; sys.modules['openvino'] = None; from monai_sr.cli import main; sys.exit(main({}))"
+
+    def call(*words):
+        return subprocess.run(
+            [sys.executable, "-c", hidden.format(list(words))], capture_output=True, text=True, check=False
+        )
+
+    done = call("run", str(thick), str(tmp_path / "thin.nii.gz"), "--bundle", "pyramid")
+    assert done.returncode == 0 and (tmp_path / "thin.nii.gz").is_file()
+    refused = call("run", str(thick), str(tmp_path / "other.nii.gz"), "--engine", "openvino")
+    assert refused.returncode == 2 and "E-EXTRA" in refused.stderr and "monai-sr[cpu]" in refused.stderr
+
+
+def test_info_names_the_engine_that_auto_takes(capsys):
+    assert main(["info"]) == 0
+    told = capsys.readouterr().out
+    model = load_bundle("pyramid", device="cpu")
+    assert f"computes by {model.engine} (--engine auto)" in told
+    assert engine_text(model.network).split(",")[0].split() == next(
+        line.split() for line in told.splitlines() if line.strip().startswith(model.engine)
+    )
+
+
+def test_openvino_is_imported_without_its_telemetry():
+    code = (
+        "from monai_sr.streaming import openvino; openvino();"
+        "import sys, openvino.tools.ovc.telemetry_utils as t;"
+        "print(t.tm.__name__, 'openvino_telemetry' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "False"]
+
+
+@pytest.mark.parametrize(("text", "quota"), [("max 100000", 64), ("150000 100000", 2), ("10000 100000", 1), ("?", 64)])
+def test_threads_keep_within_the_quota_of_a_container(text, quota, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text(f"{text}\n")
+    assert thread_count(tmp_path) == quota
+    assert thread_count(tmp_path / "elsewhere") == 64
+
+
+# ------------------------------------------------------------ 16 bits on a GPU
+
+
+@pytest.mark.parametrize("name", ["residual", "pyramid"])
+def test_in_16_bits_only_the_convolutions_are_rounded(name):
+    network = NETWORKS[name]()
+    half = HalfNet(network, "bfloat16")  # the CPU's autocast stands for a GPU's
+    image = torch.rand(1, 1, 8, 8, 8) + 1000
+    with torch.no_grad():
+        exact, rounded = network(image), half(image)
+    assert rounded.dtype == torch.float32 and half.works_on == network.works_on
+    error = (rounded - exact).abs().max()
+    assert 0 < error < 0.02 * exact.abs().max()
+    for layer in (network.tail if name == "residual" else network.residual,):
+        torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        assert torch.equal(half(image), network(image))  # what is left is the image path
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("bundle", sorted(NAMES))
+def test_16_bits_on_a_gpu_stay_near_32(bundle, precision):
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    image = phantoms.body((34, 30, 12), (1.0, 1.0, 3.0))
+    exact = load_bundle(bundle, device="cpu", engine="torch")(image)
+    model = load_bundle(bundle, device="cuda", precision=precision)
+    assert model.precision == precision
+    assert (model(image) - exact).abs().max() < 0.01 * np.ptp(exact.numpy())
+    assert (model.on(CPU)(image) - exact).abs().max() < 1e-4 * np.ptp(exact.numpy())
+
+
+# ---------------------------------------------------------- what is written down
+
+
+def test_the_json_tells_engine_and_precision_and_another_engine_makes_the_result_anew(thick, tmp_path):
+    def record(**choice):
+        cases = find_cases(thick.parent, tmp_path)
+        (outcome,) = run_cases(cases, Settings(bundle="pyramid", device="cpu", options={"factor": 2}, **choice))
+        return outcome.status, json.loads((tmp_path / "scan.json").read_text())["monai_sr"]
+
+    status, told = record()
+    assert status == "done" and told["engine"].startswith("openvino ") and told["engine"].endswith(", float32")
+    assert told["options"] == {"factor": "2", "engine": "openvino", "precision": "float32"}
+    assert record()[0] == "skipped"
+    assert record(engine="openvino")[0] == "skipped"  # which is what auto took
+    status, told = record(engine="torch")
+    assert status == "done" and told["engine"] == f"torch {torch.__version__}, float32"
+    assert told["options"]["engine"] == "torch"
+
+
+def test_the_same_command_gives_the_same_bytes_also_in_two_jobs(thick, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.nii.gz").write_bytes(thick.read_bytes())
+    written = []
+    for out, jobs in (("one", "1"), ("two", "1"), ("three", "2")):
+        words = ["run", str(folder), str(tmp_path / out), "--bundle", "pyramid", "--jobs", jobs, "--factor", "3"]
+        assert main(words) == 0
+        written += [(tmp_path / out / f"{name}.nii.gz").read_bytes() for name in ("a", "b")]
+    assert len(set(written)) == 1
+
+
+def test_python_and_the_command_line_know_the_same_choices():
+    from monai_sr.arguments import make_parser
+
+    parser = make_parser(defaultdict(lambda: main))
+    for engine in ENGINES:
+        assert parser.parse_args(["run", "a", "b", "--engine", engine]).engine == engine
+    for precision in PRECISIONS:
+        assert parser.parse_args(["run", "a", "b", "--precision", precision]).precision == precision
