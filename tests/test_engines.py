@@ -1,11 +1,11 @@
 """Engines and precisions give the network's result, and whoever asks for what is not there is told."""
 
-from __future__ from collections import defaultdict
-import annotations
+from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections import defaultdict
 
 import numpy as np
 import phantoms
