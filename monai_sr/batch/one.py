@@ -270,8 +270,7 @@ def _process(
             "peak_memory_mib": round(_peak_mib(), 1),
         }
         write_sidecar(case.target, content)
-        thickness = settings.options.get("slice_thickness")
-        measured = {"slice_thickness": thickness, "consistency": consistency}
+        measured = {"slice_thickness": settings.options.get("slice_thickness"), "consistency": consistency}
         page.show_result(image, sr, content["monai_sr"], axis=axis, **measured)
     return {"status": "done", "change": change}
 
