@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monai.data import MetaTensor
 
 from ..dicom import series_description
@@ -64,7 +63,6 @@ class CasePage:
         record: Mapping[str, Any],
         *,
         axis: int,
-        slice_thickness: float | np.ndarray | None = None,
         **measured: Any,
     ) -> None:
         """Write the page of a result; ``measured`` as of :func:`monai_sr.report.write_report`."""
@@ -76,7 +74,6 @@ class CasePage:
                 name=self.case.name,
                 description=series_description(self.case.series),
                 axis=axis,
-                slice_thickness=slice_thickness,
                 record=record,
                 warnings=record.get("warnings", ()),
                 **measured,

@@ -101,7 +101,7 @@ def trust(found: Consistency, limit: float | None) -> str:
         title=f"Root mean square difference of each acquired slice and the re-acquired result, {unit}",
         x="acquired slice, in the order of the file",
         y=f"root mean square, {unit}",
-        marks=[] if limit is None else [Mark("limit", y=limit * found.value_range)],
+        marks=[] if limit is None or limit > 4 * found.score else [Mark("limit", y=limit * found.value_range)],
     )
     return (
         '<div class="pair"><div><p>The result, averaged again by the slice profile at the places of the acquired '

@@ -1,0 +1,421 @@
+"""The pages of a run: one file each that needs nothing else, says what is true, and is never in the way."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import dicom_phantoms
+import numpy as np
+import phantoms
+import pytest
+import torch
+from monai.data import MetaTensor
+from test_batch import SPLINE, record_of, run, scan
+from test_cli import call, fails, quiet  # noqa: F401 - fixtures
+
+import monai_sr.batch.pages
+from monai_sr.batch import find_cases, process, report_path, run_cases
+from monai_sr.batch.pages import CasePage, index_rows
+from monai_sr.errors import ImageWarning
+from monai_sr.images import read_image, write_image
+from monai_sr.inference import super_resolve
+from monai_sr.report import IndexRow, summary_of, write_failure_report, write_index_page, write_report
+
+REPORTING = SPLINE.__class__(**{**SPLINE.__dict__, "report": True})
+RNG = np.random.default_rng(0)
+HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
+
+
+class Page(HTMLParser):
+    """A page taken apart: its elements, and what is in them."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img", "input", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str, **wanted: str) -> list[dict]:
+        return [a for t, a in self.elements if t == tag and all(a.get(k) == v for k, v in wanted.items())]
+
+
+@pytest.fixture
+def image() -> MetaTensor:
+    volume = phantoms.body((24, 22, 12), (1.0, 1.0, 4.0))
+    volume.meta["stored_dtype"] = "int16"
+    return volume
+
+
+@pytest.fixture
+def made(tmp_path, image) -> Path:
+    record = {"bundle": "residual_super_resolution", "version": "0.3.0", "weights_sha256": "ab" * 32, "seconds": 1.5}
+    return write_report(
+        tmp_path / "a.html",
+        image,
+        super_resolve(image, None, factor=4),
+        name="a.nii.gz",
+        record=record,
+        warnings=["W-SR-RANGE: a factor of 8"],
+    )
+
+
+# ------------------------------------------------------------- one page
+
+
+def test_a_page_is_sound_needs_nothing_else_and_forbids_it(made):
+    page = Page(made)
+    (policy,) = page.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert policy["content"].startswith("default-src 'none'; img-src data:;")
+    assert "unsafe-inline" not in re.search(r"script-src [^;]*", policy["content"]).group()
+    for _, attributes in page.elements:
+        for name in ("src", "href", "action", "data"):
+            assert attributes.get(name, "data:").startswith("data:"), attributes
+    assert not re.search(r"url\((?!#)|@import", made.read_text())
+    assert made.stat().st_size < 2e6
+
+
+def test_a_page_shows_three_layers_in_three_planes_and_says_so_without_eyes(made):
+    page = Page(made)
+    grays = page.all("img", **{"class": "gray"})
+    alts = {i["alt"].split(",")[0] + "|" + i["alt"].rsplit(", ", 1)[1] for i in grays}
+    layers = ("as acquired", "cubic interpolation", "super-resolved")
+    assert alts == {f"{plane}|{layer}" for plane in ("coronal", "sagittal", "axial") for layer in layers}
+    assert [f["data-plane"] for f in page.all("figure", **{"class": "plane"})][:2] == ["coronal", "sagittal"]
+    assert len([i for i in grays if "hidden" not in i]) == 9
+    assert all(i.get("alt") for i in page.all("img"))
+    assert len(page.all("svg", **{"class": "plot"})) == 3
+    assert all(plot["aria-label"] for plot in page.all("svg", **{"class": "plot"}))
+
+
+def test_a_page_tells_geometry_provenance_agreement_warnings_and_method(made):
+    text = Page(made).text
+    for words in (
+        "24 × 22 × 12 voxels of 1 × 1 × 4 mm",
+        "24 × 22 × 48 voxels of 1 × 1 × 1 mm",
+        "4 mm, assumed equal to the slice spacing",
+        "axial, stacked superior-inferior (axis 2 of the file)",
+        "residual_super_resolution 0.3.0",
+        "ab" * 32,
+        "1 warning W-SR-RANGE a factor of 8",
+        "Research only, not for diagnosis.",
+        "super-resolved across its slices by a factor of 4 to a slice spacing of 1 mm",
+        "kim2016vdsr",
+        "cardoso2022monai",
+        "monaisr",
+    ):
+        assert words in text, words
+    assert "lai2017lapsrn" not in text
+
+
+def test_figures_of_agreement_are_those_of_the_stored_result(made, image):
+    text = Page(made).text
+    share = float(re.search(r"root mean square [\d.e-]+ signal units, ([\d.e-]+) % of the range", text).group(1))
+    assert 0 < share < 0.2  # of rounding to int16, no more
+    wrong = super_resolve(image, None, factor=4) + 30
+    worse = Page(write_report(made.with_name("b.html"), image, wrong)).text
+    found = float(re.search(r"root mean square ([\d.e-]+) signal units", worse).group(1))
+    assert found == pytest.approx(30, rel=0.01)
+
+
+def test_the_spline_cites_no_network_and_a_foreign_bundle_both(tmp_path, image):
+    sr = super_resolve(image, None, factor=2)
+    for bundle, cited in (("none", set()), ("mine", {"kim2016vdsr", "lai2017lapsrn"})):
+        text = Page(write_report(tmp_path / f"{bundle}.html", image, sr, record={"bundle": bundle})).text
+        assert {key for key in ("kim2016vdsr", "lai2017lapsrn") if key in text} == cited
+
+
+@pytest.mark.parametrize("text", [HOSTILE, "${script} $policy $$", "ünï 中文 \u202e"])
+def test_names_descriptions_and_warnings_are_text_whatever_they_say(tmp_path, image, text):
+    sr = super_resolve(image, None, factor=2)
+    told = {"bundle": text, "version": text, "options": {text: text}, "engine": text, "output_sha256": text}
+    path = write_report(
+        tmp_path / "a.html", image, sr, name=text, description=text, record=told, warnings=[text, f"W-SR-RANGE: {text}"]
+    )
+    failed = write_failure_report(
+        tmp_path / "f.html", name=text, code=text, reason=text, image=image, description=text, warnings=[text]
+    )
+    index = write_index_page(
+        tmp_path / "index.html",
+        [IndexRow(text, text, text, text, text, (text,), 1.0, text, "javascript:alert(1)")],
+        title=text,
+    )
+    for made in (path, failed, index):
+        page = Page(made)
+        assert " ".join(text.split()) in page.text
+        assert not [a for _, a in page.elements if any(name.startswith("on") for name in a)]
+        assert len(page.all("script")) == 2 and not page.all("img", src="x")
+        assert not [a for a in page.all("a") if a["href"].startswith("javascript:")]
+    assert summary_of(path)["output_sha256"] == text
+
+
+def test_equal_results_give_equal_bytes(tmp_path, image):
+    sr = super_resolve(image, None, factor=2)
+    pages = [write_report(tmp_path / name, image, sr, name="x", record={"seconds": 2}) for name in ("a.html", "b.html")]
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.html", "b.html"]
+
+
+@pytest.mark.parametrize(("grid", "axis"), list(phantoms.grids().values())[::4])
+def test_any_orientation_and_slice_axis_has_a_page(tmp_path, grid, axis):
+    image = phantoms.draw(grid, phantoms.known_value_at)
+    path = write_report(tmp_path / "a.html", image, super_resolve(image, None, axis=axis, factor=2.5), axis=axis)
+    planes = [f["data-plane"] for f in Page(path).all("figure", **{"class": "plane"})]
+    assert sorted(planes) == ["axial", "coronal", "sagittal"]
+
+
+def test_an_image_that_was_passed_through_and_several_volumes_have_a_page_too(tmp_path):
+    image = phantoms.body((12, 13, 14))
+    with pytest.warns(ImageWarning, match="W-SR-NOGAIN"):
+        same = super_resolve(image, None)
+    assert "×1" in Page(write_report(tmp_path / "a.html", image, same)).text
+    both = torch.cat([image, image + 5])
+    image = MetaTensor(both, affine=image.affine)
+    sr = super_resolve(image, None, factor=2, axis=2)
+    assert "2 in the file; this page shows the first" in Page(write_report(tmp_path / "b.html", image, sr)).text
+
+
+def test_uncertainty_is_a_map_with_a_scale_where_there_is_one(tmp_path, image):
+    sr = super_resolve(image, None, factor=2)
+    uncertainty = MetaTensor(sr.as_tensor().abs() / 50, affine=sr.affine)
+    with_map = Page(write_report(tmp_path / "a.html", image, sr, uncertainty=uncertainty))
+    assert with_map.all("button", **{"data-value": "uncertainty"}) and with_map.all(
+        "img", **{"class": "overlay uncertainty"}
+    )
+    assert "Standard deviation (signal)" in with_map.text
+    without = Page(write_report(tmp_path / "b.html", image, sr))
+    assert not without.all("button", **{"data-value": "uncertainty"})
+
+
+def test_a_large_volume_makes_a_page_of_a_few_mb(tmp_path):
+    image = MetaTensor(torch.from_numpy(RNG.normal(500, 200, (1, 320, 300, 24)).astype(np.float32)))
+    image.affine = torch.diag(torch.tensor([0.7, 0.7, 5.0, 1.0], dtype=torch.float64))
+    path = write_report(tmp_path / "a.html", image, super_resolve(image, None, factor=6))
+    assert path.stat().st_size < 6e6  # of pure noise, which nothing compresses
+
+
+# ------------------------------------------------------------- the pages of a run
+
+
+@pytest.fixture
+def scans(tmp_path) -> Path:
+    folder = tmp_path / "in"
+    scan(folder / "a.nii.gz")
+    scan(folder / "deep" / "b.nii", seed=1)
+    bad = scan(folder / "bad.nii.gz")
+    bad.write_bytes(bad.read_bytes()[:200])
+    scan(folder / "flat.nii.gz", spacing=(1.0, 1.0, 1.0))
+    return folder
+
+
+def test_every_case_of_a_run_has_a_page_and_the_index_knows_them_all(scans, tmp_path):
+    out = tmp_path / "out"
+    outcomes = run(scans, out, REPORTING)
+    for name, outcome in outcomes.items():
+        path = Path(outcome.report)
+        assert path.name == f"{Path(name).name.split('.')[0]}.html", name
+        assert summary_of(path)["kind"] == ("failure" if outcome.status == "failed" else "case")
+    assert summary_of(out / "deep" / "b.html")["output_sha256"] == record_of(out / "deep" / "b.json")["output_sha256"]
+    assert "E-IO-TRUNC" in Page(out / "bad.html").text
+    index = Page(out / "index.html")
+    assert {a["href"] for a in index.all("a")} == {"a.html", "bad.html", "deep/b.html", "flat.html"}
+    assert "3 done, 1 failed" in index.text and "W-SR-NOGAIN" in index.text
+    assert len(index.all("img")) == 3
+
+
+def test_without_the_option_there_is_no_page(scans, tmp_path):
+    run(scans, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.html"))
+
+
+def test_a_case_that_was_done_without_a_page_gets_the_page_it_would_have_had_and_nothing_is_made_again(scans, tmp_path):
+    out = tmp_path / "out"
+    run(scans, out, REPORTING)
+    before = {p: p.read_bytes() for p in out.rglob("*.html") if p.name in ("a.html", "b.html")}
+    times = {p: p.stat().st_mtime_ns for p in out.rglob("*.nii*")}
+    for path in before:
+        path.unlink()
+    outcomes = run(scans, out, REPORTING)
+    assert outcomes["a.nii.gz"].status == "skipped" and outcomes["a.nii.gz"].report
+    assert {p: p.read_bytes() for p in before} == before
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.nii*")} == times
+    stamps = {p: p.stat().st_mtime_ns for p in before}
+    run(scans, out, REPORTING)
+    assert {p: p.stat().st_mtime_ns for p in before} == stamps
+    assert "3 done, 1 failed" in Page(out / "index.html").text  # what was done before is done
+
+
+def test_a_page_of_an_older_result_is_made_again_with_the_result(scans, tmp_path):
+    out = tmp_path / "out"
+    run(scans, out, REPORTING)
+    before = summary_of(out / "a.html")["output_sha256"]
+    run(scans, out, REPORTING.__class__(**{**REPORTING.__dict__, "options": {"factor": 3}}))
+    assert summary_of(out / "a.html")["output_sha256"] == record_of(out / "a.json")["output_sha256"] != before
+
+
+def test_a_page_that_fails_is_a_warning_and_the_case_is_done(scans, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise KeyError("CANARY")
+
+    for name in ("write_report", "write_failure_report", "write_index_page"):
+        monkeypatch.setattr(monai_sr.batch.pages, name, broken)
+    with pytest.warns(ImageWarning, match="W-REPORT"):  # of the index
+        outcomes = run(scans, tmp_path / "out", REPORTING)
+    assert {n: o.status for n, o in outcomes.items()}["a.nii.gz"] == "done"
+    assert outcomes["bad.nii.gz"].code == "E-IO-TRUNC"
+    for outcome in outcomes.values():
+        (told,) = [text for text in outcome.warnings if text.startswith("W-REPORT")]
+        assert "KeyError" in told and "CANARY" not in told
+        assert not outcome.report
+    assert record_of(tmp_path / "out" / "a.json")["warnings"] == []
+
+
+def test_a_file_of_that_name_that_is_no_page_of_ours_is_spared(scans, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("a.html", "index.html"):
+        (out / name).write_text("mine")
+    with pytest.warns(ImageWarning, match="W-REPORT.*index.html"):
+        outcomes = run(scans, out, REPORTING)
+    assert outcomes["a.nii.gz"].status == "done" and "a.html stands there" in outcomes["a.nii.gz"].warnings[0]
+    assert (out / "a.html").read_text() == (out / "index.html").read_text() == "mine"
+    (case,) = find_cases(scans / "a.nii.gz", out)
+    page = CasePage(case, wanted=True, overwrite=True)
+    page.show_failure("E-BUG", "x")
+    assert page.written
+
+
+def test_a_case_that_fails_after_it_was_read_shows_what_was_read(tmp_path):
+    scan(tmp_path / "in" / "flat.nii.gz", spacing=(1.0, 1.0, 1.0))
+    strict = REPORTING.__class__(**{**REPORTING.__dict__, "strict": True})
+    (outcome,) = run(tmp_path / "in", tmp_path / "out", strict).values()
+    assert outcome.code == "E-SR-NOGAIN"
+    page = Page(Path(outcome.report))
+    assert {i["alt"].rsplit(", ", 1)[1] for i in page.all("img")} == {"as acquired"}
+    assert "What was read" in page.text and "8 × 7 × 6 voxels" in page.text
+
+
+def test_a_case_whose_fault_is_known_before_it_runs_has_a_page(tmp_path):
+    (tmp_path / "list.txt").write_text("gone.nii.gz\n")
+    (outcome,) = run(tmp_path / "list.txt", tmp_path / "out", REPORTING).values()
+    assert "E-IO-MISSING" in Page(Path(outcome.report)).text
+
+
+def test_the_index_is_the_last_word_of_all_logs(tmp_path):
+    def line(**told):
+        return json.dumps({"case": "a", "status": "done", "change": "x", "seconds": 1} | told) + "\n"
+
+    (tmp_path / "monai-sr-run.part-0-of-2.jsonl").write_text(
+        line() + line(status="failed", code="E-BUG") + line(case="b", status="failed", code="E-X") + '{"case": "torn'
+    )
+    (tmp_path / "monai-sr-run.part-1-of-2.jsonl").write_text(
+        line(case="b") + line(case="b", status="skipped", change="", output="b.nii") + line(case="c", status="skipped")
+    )
+    rows = {row.case: (row.status, row.code, row.change) for row in index_rows(tmp_path)}
+    assert rows == {"a": ("failed", "E-BUG", "x"), "b": ("done", "", "x"), "c": ("skipped", "", "x")}
+
+
+def test_processes_of_this_machine_write_pages_too(scans, tmp_path):
+    cases = find_cases(scans, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    outcomes = run_cases(cases, REPORTING, jobs=2)
+    assert all(summary_of(Path(o.report)) for o in outcomes)
+
+
+# ------------------------------------------------------------- DICOM and privacy
+
+
+def test_of_a_header_a_page_tells_the_description_and_nothing_that_points_to_a_patient(tmp_path):
+    dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices(series=1, SeriesDescription="T2 tra <5mm>\n"))
+    gap = dicom_phantoms.Stack((0.0, 4.0, 8.0, 16.0, 20.0, 24.0))
+    dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices(gap, series=2, SeriesDescription="broken"))
+    outcomes = run(tmp_path / "in", tmp_path / "out", REPORTING)
+    assert sorted(o.status for o in outcomes.values()) == ["done", "failed"]
+    for outcome in outcomes.values():
+        text = Page(Path(outcome.report)).text
+        assert dicom_phantoms.tells_nothing(Path(outcome.report).read_text(), "")
+        assert ("T2 tra <5mm>" if outcome.status == "done" else "broken") in text
+        assert outcome.case in text
+    assert dicom_phantoms.tells_nothing((tmp_path / "out" / "index.html").read_text(), "")
+
+
+def test_a_derived_series_that_lacks_its_page_is_made_again_with_equal_bytes(tmp_path):
+    dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices())
+    (case,) = find_cases(tmp_path / "in", tmp_path / "out")
+    model = REPORTING.load()
+    first = process(case, REPORTING, model)
+    slices = {p.name: p.read_bytes() for p in case.target.iterdir()}
+    assert summary_of(report_path(case.target))["kind"] == "case" and first.status == "done"
+    report_path(case.target).unlink()
+    assert process(case, REPORTING, model).status == "done"
+    assert {p.name: p.read_bytes() for p in case.target.iterdir()} == slices and report_path(case.target).exists()
+    assert process(case, REPORTING, model).status == "skipped"
+
+
+# ------------------------------------------------------------- one volume by the command line
+
+
+def test_one_volume_has_its_page_beside_it(call, tmp_path):  # noqa: F811
+    source = scan(tmp_path / "scan.nii.gz")
+    code, out, err = call("run", source, tmp_path / "thin.nii.gz", "--bundle", "none", "--report", "--factor", "2")
+    assert code == 0 and str(tmp_path / "thin.html") in out and not err
+    page = Page(tmp_path / "thin.html")
+    assert "consistent spline, no network" in page.text and "scan.nii.gz" in page.text
+    assert "torch" in page.text and "factor 2.0" in page.text
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_one_volume_that_fails_leaves_its_page_and_the_same_message(call, tmp_path):  # noqa: F811
+    source = scan(tmp_path / "scan.nii.gz", spacing=(1.0, 1.0, 1.0))
+    arguments = ("run", source, tmp_path / "thin.nii.gz", "--bundle", "none", "--strict")
+    plain = call(*arguments)
+    assert not (tmp_path / "thin.html").exists()
+    assert call(*arguments, "--report") == plain and plain[0] == 5
+    page = Page(tmp_path / "thin.html")
+    assert "E-SR-NOGAIN" in page.text and page.all("img")
+
+
+def test_a_warning_stands_on_the_page_by_the_name_of_the_volume(call, tmp_path):  # noqa: F811
+    source = scan(tmp_path / "scan.nii.gz", spacing=(1.0, 1.0, 1.0))
+    code, _, err = call("run", source, tmp_path / "thin.nii.gz", "--bundle", "none", "--report")
+    assert code == 0 and "W-SR-NOGAIN" in err
+    text = Page(tmp_path / "thin.html").text
+    assert "W-SR-NOGAIN" in text and str(tmp_path) not in (tmp_path / "thin.html").read_text()
+
+
+def test_a_dicom_series_to_one_file_has_its_page(call, tmp_path):  # noqa: F811
+    dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices(SeriesDescription="T2 tra"))
+    assert call("run", tmp_path / "in", tmp_path / "thin.nii.gz", "--bundle", "none", "--report")[0] == 0
+    text = Page(tmp_path / "thin.html").text
+    assert "T2 tra" in text and "as the file tells" in text
+
+
+def test_from_python_a_result_of_any_program_can_be_shown(tmp_path):
+    thick = read_image(scan(tmp_path / "thick.nii.gz"))
+    theirs = write_image(super_resolve(thick, None, factor=2), tmp_path / "theirs.nii.gz")
+    assert "24 mm" not in Page(write_report(tmp_path / "a.html", thick, read_image(theirs))).text
