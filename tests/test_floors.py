@@ -18,7 +18,7 @@ FLOORS = {
     1: {"transforms", "handlers"},
     2: {"adapters", "inference", "images", "nifti", "itk", "dicom", "bundles", "bids"},
     3: {"batch", "conditions", "evaluation", "methods", "tables", "volumes"},
-    4: {"cli", "arguments", "parameters", "demo", "slicer", "__main__"},
+    4: {"cli", "arguments", "parameters", "nipype", "boutiques", "demo", "slicer", "__main__"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 GROUND_LIBRARIES = {"numpy", "scipy", "torch", "nibabel", "psutil"}
