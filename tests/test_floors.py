@@ -60,8 +60,10 @@ FLOORS = {
     4: {
         "__main__",
         "arguments",
+        "boutiques",
         "cli",
         "demo",
+        "nipype",
         "pacs",
         "parameters",
         "slicer",

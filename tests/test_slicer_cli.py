@@ -46,7 +46,7 @@ def thick(tmp_path) -> Path:
 
 
 def namespace(*words: str, command: str = "run") -> dict:
-    return vars(make_parser(defaultdict(lambda: lambda _: 0)).parse_args([command, *words]))
+    return vars(make_parser(defaultdict(lambda: None)).parse_args([command, *words]))
 
 
 def as_words(module) -> list[str]:
