@@ -14,7 +14,7 @@ import pytest
 from monai_sr.arguments import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "monai_sr" / "workflows" / "README.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "monai_sr" / name / "README.md" for name in ("pacs", "workflows"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
