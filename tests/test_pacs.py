@@ -25,7 +25,8 @@ from monai_sr.batch import Settings
 from monai_sr.cli import main
 from monai_sr.dicom import find_series
 from monai_sr.errors import OutputError, UsageError
-from monai_sr.pacs import Archive, Credentials, PacsError, RemoteSeries, Watcher, archive, why_not
+from monai_sr.pacs import Archive, Credentials, PacsError, RemoteSeries, Watcher, archive, watch, why_not
+from monai_sr.processes import _mark_of, hidden_beside
 
 THIN = even(8, 2.0)
 
@@ -236,8 +237,10 @@ def test_an_archive_that_does_not_say_what_it_stored_is_asked(pacs, fill, tmp_pa
 # ------------------------------------------------------------- failures
 
 
-@pytest.mark.parametrize("part", ["/series?", "/metadata", f"/{dicom_phantoms.uid_of(1)} "])
-@pytest.mark.parametrize("status", [503, 429, 500, 0])
+@pytest.mark.parametrize(
+    ("part", "status"),
+    [("/series?", 429), ("/series?", 0), ("/metadata", 500), *((f"/{dicom_phantoms.uid_of(1)} ", n) for n in (503, 0))],
+)
 def test_what_fails_for_a_moment_is_tried_again(pacs, fill, tmp_path, part, status):
     fill()
     pacs.faults = [Fault("GET", part, status, times=2, after=40)]
@@ -307,7 +310,8 @@ def test_instances_that_are_not_taken_are_sent_three_times_and_then_given_up(pac
     assert (told.failed, pacs.asked("POST")) == (1, 3)
     (event,) = (event for event in events if event.status == "failed")
     assert event.text.startswith("E-PACS-STORE: 2 of 26 instances were not taken")
-    assert not leftovers(tmp_path / "state") and events_of(pacs, tmp_path / "state")[0].settled == 2
+    assert not leftovers(tmp_path / "state")
+    assert watcher(pacs, tmp_path / "state").look().settled == 2 and pacs.asked("POST") == 3
 
 
 def test_an_archive_that_takes_nothing_says_why(pacs, fill, tmp_path):
@@ -354,8 +358,7 @@ def test_an_archive_that_is_not_there_or_does_not_answer_is_told(pacs, tmp_path)
         Archive(pacs.url, timeout=0.1).search("CT")
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
-@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(("method", "status"), [("GET", 301), ("GET", 308), ("POST", 302), ("POST", 307)])
 def test_no_redirect_is_followed(pacs, fill, tmp_path, method, status):
     fill()
     with FakePacs() as elsewhere:
@@ -543,6 +546,7 @@ def test_a_watcher_that_is_killed_while_it_stores_is_finished_by_the_next(pacs, 
     assert len(derived) == 26 and not leftovers(state)
 
 
+@pytest.mark.slow
 def test_a_watcher_that_is_killed_while_it_fetches_leaves_nothing_behind(pacs, fill, tmp_path):
     made = fill()
     state = tmp_path / "state"
@@ -570,6 +574,7 @@ def test_a_series_that_kills_every_process_is_given_up(pacs, fill, tmp_path):
     assert told[0].text.startswith("E-WORKER") and "killed, 3 times" in told[0].text
 
 
+@pytest.mark.slow
 def test_two_watchers_on_one_folder_store_each_series_once(pacs, fill, tmp_path):
     for number in range(1, 5):
         fill(number)
@@ -580,6 +585,7 @@ def test_two_watchers_on_one_folder_store_each_series_once(pacs, fill, tmp_path)
     assert not leftovers(tmp_path / "state")
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_watch_within_seconds_and_the_attempt_does_not_count(pacs, fill, tmp_path):
     fill()
     state = tmp_path / "state"
@@ -596,16 +602,33 @@ def test_sigterm_ends_a_watch_within_seconds_and_the_attempt_does_not_count(pacs
     assert events_of(pacs, state)[0].stored == 1 and set(pacs.stored.values()) == {1}
 
 
-def test_a_watch_goes_on_while_the_archive_is_away(pacs, fill, tmp_path):
+def test_a_watch_goes_on_while_the_archive_is_away(pacs, fill, tmp_path, monkeypatch):
     fill()
     pacs.faults = [Fault("GET", "/series?", 503, times=6)]
-    words = [*watch_once(pacs, tmp_path / "state"), "--interval", "0.1"]
-    words.remove("--once")
-    process = command(*words)
-    wait_for(lambda: pacs.stored, process)
-    process.terminate()
-    _, err = process.communicate()
-    assert "E-PACS-SERVER" in err
+    slept, told = [], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if pacs.stored:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        watch(watcher(pacs, tmp_path / "state"), interval=30.0, report=told.append)
+    assert slept.count(30.0) == 3  # two looks in vain, and the one that stored
+    assert [error.code for error in told] == ["E-PACS-SERVER"] * 2
+
+
+def test_a_series_that_another_watcher_works_on_is_left_to_it(pacs, fill, tmp_path):
+    fill()
+    one = watcher(pacs, tmp_path / "state")
+    place = one._state.place(str(dicom_phantoms.uid_of(1)))
+    (tmp_path / "state").mkdir()
+    claim = hidden_beside(place, "claim")
+    claim.write_text(_mark_of(os.getppid()))
+    assert one.look().waiting == 1 and not pacs.asked("GET", "/metadata")
+    claim.unlink()
+    assert one.look().stored == 1
 
 
 def test_a_record_of_a_later_version_is_not_touched(pacs, fill, tmp_path):

@@ -14,11 +14,7 @@ import pytest
 from monai_sr.arguments import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "monai_sr" / "workflows" / "README.md",
-    ROOT / "monai_sr" / "slicer" / "extension" / "README.md",
-]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "monai_sr").rglob("README.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
