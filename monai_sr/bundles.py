@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
-import logging
 import pickle
 import zipfile
 import zlib
@@ -17,17 +15,14 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
+from . import shelf
 from .engines import bare, engine_of, precision_of, run_by
 from .errors import BundleError, UsageError
 from .inference import Progress, SuperResolutionInferer, super_resolve
 from .nifti import warn
-
-NAMES = {"residual": "residual_super_resolution", "pyramid": "pyramid_super_resolution"}
-"""The bundles that ship, by the short names the command line knows."""
-
-SPLINE = "none"
-"""Instead of a bundle: the consistent spline alone, super-resolution without a network."""
-
+from .shelf import NAMES as NAMES
+from .shelf import SPLINE, bundle_path
+from .shelf import shipped_bundles as shipped_bundles
 
 _DOS_FOLDER = 0x10
 
@@ -97,23 +92,6 @@ class Model:
         return super_resolve(image, self.network, **(self._options | chosen), progress=progress)
 
 
-def bundle_path(name_or_path: str | Path) -> Path:
-    """The folder of a bundle: one of :data:`NAMES`, or any path that holds ``configs/inference.json``.
-
-    Raises:
-        BundleError: there is no such bundle.
-    """
-    name = NAMES.get(str(name_or_path), str(name_or_path))
-    for folder in (*(home / name for home in _homes()), Path(name_or_path)):
-        if (folder / "configs" / "inference.json").is_file():
-            return folder.resolve()
-    raise BundleError(
-        "E-W-BUNDLE",
-        f"there is no bundle {str(name_or_path)!r}",
-        fix=f"give {', '.join(NAMES)}, {SPLINE}, or the path of a bundle folder",
-    )
-
-
 def bundle_root(name: str) -> str:
     """Where the configs of bundle ``name`` find their files when nobody says: the bundle's own folder.
 
@@ -172,7 +150,7 @@ def load_bundle(
     if str(name_or_path) == SPLINE:
         return Model(SPLINE, "", None, {}, trust=trust_of(SPLINE))
     folder = bundle_path(name_or_path)
-    if not (trust_bundle or any(folder.is_relative_to(home.resolve()) for home in _homes())):
+    if not (trust_bundle or any(folder.is_relative_to(home.resolve()) for home in shelf.homes())):
         raise BundleError(
             "E-W-TRUST",
             "this bundle does not ship with monai-sr, and its configuration may run any code",
@@ -274,21 +252,3 @@ def pick_device(device: str | torch.device) -> torch.device:
             "E-DEV", f"device {str(device)!r} cannot be used here (torch {torch.__version__})", fix="give auto or cpu"
         ) from error
     return chosen
-
-
-def shipped_bundles() -> dict[str, dict[str, Any]]:
-    """The metadata of the bundles that ship, by their short names; needs no torch."""
-    found = {}
-    for short in NAMES:
-        try:
-            path = bundle_path(short) / "configs" / "metadata.json"
-            found[short] = json.loads(path.read_text())
-        except (BundleError, OSError, ValueError) as error:
-            logging.getLogger(__name__).warning("%s: %s", short, error)
-    return found
-
-
-def _homes() -> list[Path]:
-    """Where bundles lie: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    return [package / "_bundles", package.parent / "bundles"]

@@ -712,14 +712,13 @@ def info(options: argparse.Namespace) -> int:
         except PackageNotFoundError:
             hint = ', faster: pip install "monai-sr[cpu]"' if package == "openvino" else ""
             print(f"  {package:12} not installed{hint}")
-    import torch
-
-    from .bundles import SPLINE, bundle_path, shipped_bundles
+    from .devices import cpu_threads, gpu_names
+    from .shelf import SPLINE, bundle_path, shipped_bundles
 
     print("devices")
-    print(f"  cpu          {torch.get_num_threads()} threads, computes by {fastest} (--engine auto)")
-    for index in range(torch.cuda.device_count()):
-        print(f"  cuda:{index}       {torch.cuda.get_device_name(index)}")
+    print(f"  cpu          {cpu_threads()} threads, computes by {fastest} (--engine auto)")
+    for index, name in enumerate(gpu_names()):
+        print(f"  cuda:{index}       {name}")
     print("bundles")
     for name, metadata in shipped_bundles().items():
         print(f"  {name:12} {metadata['version']:8} {bundle_path(name)}")

@@ -32,6 +32,7 @@ from .grid import Grid
 from .itk import read_itk, write_itk
 from .nifti import Form, gunzip, is_nifti, nifti_image, read_nifti, stream_nifti, warn
 from .processes import temporary_beside
+from .slices import blocks
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".mha")
@@ -170,11 +171,11 @@ def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> 
 def stored_voxels(image: torch.Tensor, *, path: str | Path, dtype: Any = None) -> np.ndarray:
     """(X, Y, Z), or (X, Y, Z, C) of C volumes, as :func:`write_image` stores them at ``path``."""
     wanted = np.dtype(dtype or getattr(image, "meta", {}).get("stored_dtype", "float32"))
-    voxels = image.detach().cpu().numpy()
+    voxels = np.moveaxis(image.detach().cpu().numpy(), 0, -1)
     beyond = beyond_type(voxels, wanted)
     if beyond:
         warn(f"W-OUT-CLIP: {path} - {beyond} voxels lie beyond what {wanted} holds and are held at its ends")
-    voxels = np.moveaxis(as_stored(voxels, wanted), 0, -1)
+    voxels = as_stored(voxels, wanted)
     return voxels[..., 0] if len(image) == 1 else voxels
 
 
@@ -214,13 +215,17 @@ def image_suffix(path: Path) -> str:
 
 
 def as_stored(voxels: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Voxels in the type of the file: rounded and saturated for integers."""
-    if not np.issubdtype(dtype, np.integer):
-        return voxels.astype(dtype, copy=False)
-    limits = np.iinfo(dtype)
-    # float32 cannot hold the ends of 32-bit types exactly; clip in float64 there
-    wide = voxels.astype(np.float64) if dtype.itemsize > 2 else voxels
-    return np.clip(np.rint(wide), limits.min, limits.max).astype(dtype)
+    """Voxels in the type of the file, rounded and saturated for integers, and in its order: first axis fastest."""
+    stored = np.empty(voxels.shape, dtype, order="F")
+    for rows in blocks(len(voxels), voxels[0].size):
+        part = voxels[rows]
+        if np.issubdtype(dtype, np.integer):
+            limits = np.iinfo(dtype)
+            # float32 cannot hold the ends of 32-bit types exactly; clip in float64 there
+            part = np.rint(part.astype(np.float64) if dtype.itemsize > 2 else part)
+            np.clip(part, limits.min, limits.max, out=part)
+        stored[rows] = part
+    return stored
 
 
 def beyond_type(voxels: np.ndarray, dtype: np.dtype) -> int:
@@ -231,8 +236,11 @@ def beyond_type(voxels: np.ndarray, dtype: np.dtype) -> int:
     """
     if not np.issubdtype(dtype, np.integer):
         return 0
-    limits = np.iinfo(dtype)
-    return int((voxels > limits.max + 0.5).sum() + ((voxels < limits.min - 0.5).sum() if limits.min else 0))
+    limits, count = np.iinfo(dtype), 0
+    for rows in blocks(len(voxels), voxels[0].size):
+        part = voxels[rows]
+        count += int((part > limits.max + 0.5).sum() + ((part < limits.min - 0.5).sum() if limits.min else 0))
+    return count
 
 
 def write_json(content: Mapping[str, Any], path: Path, *, indent: int = 2) -> Path:

@@ -31,7 +31,7 @@ from .intensities import (
     intensity_range,
     padding_mask,
 )
-from .networks import PyramidNet, ResidualNet
+from .networks import PyramidNet, ResidualNet, levels_for
 from .slices import Profile, apply_along, blocks, enforce_consistency
 from .stacks import Stack
 from .streaming import StreamedNet
@@ -264,7 +264,7 @@ def _propose(
     levels: tuple[int, ...] = ()
     scale, along = 1, stack.model.spline
     if network.works_on == "thick":
-        level = max(1, math.ceil(math.log2(stack.step / stack.thin_step) - 1e-6))
+        level = levels_for(stack.step / stack.thin_step)
         levels, scale, along = (level,), 2**level, standard_slices(stack.model, stack.thick, stack.thin)
         reach = cast(PyramidNet, network).reach_of(level)
     else:

@@ -11,13 +11,15 @@ from typing import Any, BinaryIO, Literal, cast
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 from nibabel.spatialimages import HeaderDataError
 
 from .errors import ImageError, ImageWarning
 from .grid import Grid
 
 COMPRESSION = 3
-"""gzip level of results: speed counts for more than the last bytes."""
+"""ISA-L's gzip level of results, its highest: a CT takes a seventh of the time of zlib's level 3 and 3 % more
+room (measured by ``python -m tests.benchmarks.compression``)."""
 
 MOST_BYTES = 2**44
 """A header that claims more than these 16 TiB is damaged."""
@@ -299,8 +301,8 @@ def stream_nifti(image: nib.Nifti1Image, file: BinaryIO, *, compressed: bool) ->
         image.to_stream(cast(io.IOBase, file))
         return
     # no name and no time in the gzip header: equal results are equal files
-    with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=COMPRESSION, mtime=0) as stream:
-        image.to_stream(stream)
+    with igzip.IGzipFile(filename="", mode="wb", fileobj=file, compresslevel=COMPRESSION, mtime=0) as stream:
+        image.to_stream(cast(io.IOBase, stream))
 
 
 def check_dtype(dtype: np.dtype) -> None:

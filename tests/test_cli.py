@@ -25,6 +25,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 import monai_sr.bundles
 import monai_sr.cli
+from monai_sr import devices
 from monai_sr.bundles import NAMES
 from monai_sr.cli import main
 from monai_sr.dicom import find_series
@@ -139,8 +140,8 @@ SMALLER = {"residual": {"features": 4, "layers": 4}, "pyramid": {"features": 4, 
 @pytest.fixture
 def bundle(tmp_path_factory, monkeypatch):
     """A bundle of random weights by short name, outside the folder that is watched, in a trusted place."""
-    homes = monai_sr.bundles._homes()
-    monkeypatch.setattr(monai_sr.bundles, "_homes", lambda: homes)
+    homes = monai_sr.shelf.homes()
+    monkeypatch.setattr(monai_sr.shelf, "homes", lambda: homes)
 
     def make(short, **changes):
         homes.append(tmp_path_factory.mktemp("bundles"))
@@ -155,7 +156,7 @@ def shipped(tmp_path_factory, monkeypatch) -> Path:
     home = tmp_path_factory.mktemp("home")
     for short in NAMES:
         make_bundle(home, short, **SMALLER[short])
-    monkeypatch.setattr(monai_sr.bundles, "_homes", lambda: [home])
+    monkeypatch.setattr(monai_sr.shelf, "homes", lambda: [home])
     return home
 
 
@@ -890,6 +891,27 @@ def test_info_lists_versions_devices_and_bundles(call, shipped):
         metadata = json.loads((shipped / name / "configs" / "metadata.json").read_text())
         assert [short, metadata["version"], str((shipped / name).resolve())] in lines
     assert any(line[0] == "none" for line in lines)
+
+
+def test_info_comes_at_once_because_it_needs_neither_torch_nor_monai():
+    code = "import sys, monai_sr.cli as c; c.main(['info']); print({'torch', 'monai', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLES.parent, capture_output=True, text=True, check=True)
+    assert "residual" in done.stdout and done.stdout.endswith("set()\n")
+
+
+@pytest.mark.parametrize(("torch_version", "note"), [("2.13.0", ""), ("2.13.0+cpu", "built for the CPU")])
+def test_info_tells_the_gpus_of_the_driver_and_whether_torch_can_use_them(
+    call, monkeypatch, tmp_path, torch_version, note
+):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho NVIDIA Test 9000\necho NVIDIA Test 9001\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(devices, "version", lambda package: torch_version)
+    out = call("info")[1]
+    assert f"cuda:1       NVIDIA Test 9001{' (not used' if note else ''}" in out and note in out
+    tool.write_text("#!/bin/sh\nexit 9\n")  # a driver that does not answer
+    assert "cuda" not in call("info")[1]
 
 
 def gains_of(table: str) -> dict[str, float]:

@@ -45,6 +45,7 @@ FLOORS = {
         "labels",
         "nifti",
         "quantization",
+        "shelf",
         "streaming",
     },
     3: {
@@ -63,6 +64,7 @@ FLOORS = {
         "boutiques",
         "cli",
         "demo",
+        "devices",
         "nipype",
         "pacs",
         "parameters",

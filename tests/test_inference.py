@@ -121,8 +121,10 @@ def test_a_network_is_right_before_consistency_mends_it(monkeypatch, network, fa
     assert error.max() < 1.5  # half of a pyramid's finest slice off would be 3 or more
 
 
-@pytest.mark.parametrize(("factor", "levels"), [(1.5, 1), (2, 1), (2.1, 2), (3, 2), (4, 2), (5, 3), (8, 3)])
-def test_the_pyramid_has_at_least_as_many_slices_as_are_wanted(factor, levels):
+@pytest.mark.parametrize(
+    ("factor", "levels"), [(1.5, 1), (2, 1), (2.1, 2), (3, 2), (4, 2), (5, 2), (7.9, 2), (8, 3), (15, 3), (16, 4)]
+)
+def test_the_pyramid_doubles_to_at_least_the_wanted_slices_and_above_4_to_most_of_them(factor, levels):
     spy = Spy(pyramid())
     super_resolve(noise(), spy.network, factor=factor)
     assert spy.levels == levels

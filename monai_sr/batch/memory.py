@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import nn
 
 from ..errors import SuperResolutionError
 from ..inference import TILE_VOXELS
-from ..networks import PyramidNet, ResidualNet
+from ..networks import PyramidNet, ResidualNet, levels_for
 
 SHARE = 0.85
 """Of the memory there is that a run may plan with; the rest is for what no estimate foresees."""
@@ -47,7 +46,7 @@ def least_tile(network: nn.Module, factor: float) -> int:
     """Voxels of the output in the smallest tile that is made: four halos a side, see :mod:`monai_sr.tiles`."""
     scale = 1
     if network.works_on == "thick":
-        levels = math.ceil(math.log2(max(2.0, factor)) - 1e-6)
+        levels = levels_for(factor)
         (in_plane, through), scale = cast(PyramidNet, network).reach_of(levels), 2**levels
     else:
         in_plane, through = cast(ResidualNet, network).reach
