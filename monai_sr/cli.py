@@ -140,12 +140,12 @@ def slicer(options: argparse.Namespace) -> int:
 
     with told_to_slicer("monai-sr", f"super-resolving by {options.bundle}") as progress:
         image, sr = _run_file(source, target, options, progress)
-        told = {"slice_thickness": options.slice_thickness, "axis": options.axis}
         if "difference" in overlays:
-            wanted = told | {"spacing": options.spacing, "factor": options.factor}
-            write_image(difference_map(image, sr, **wanted), overlays["difference"])
+            asked = {name: getattr(options, name) for name in _MODEL_OPTIONS}
+            write_image(difference_map(image, sr, **asked), overlays["difference"])
         if "consistency" in overlays:
-            write_image(consistency_map(image, sr, **told), overlays["consistency"])
+            left = consistency_map(image, sr, slice_thickness=options.slice_thickness, axis=options.axis)
+            write_image(left, overlays["consistency"])
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from monai.data import MetaTensor
 from torch import Tensor
 
@@ -10,27 +12,18 @@ from ..slices import Profile, apply_along, profile_matrix
 from ..transforms import grid_of, on_grid
 
 
-def difference_map(
-    image: MetaTensor,
-    sr: MetaTensor,
-    *,
-    spacing: float | None = None,
-    factor: float | None = None,
-    slice_thickness: float | None = None,
-    axis: int | None = None,
-) -> MetaTensor:
+def difference_map(image: MetaTensor, sr: MetaTensor, **asked: Any) -> MetaTensor:
     """What a result has beyond the consistent spline: all that came from the network.
 
     Args:
         image: (1, X, Y, Z) the acquired volume.
         sr: (1, X', Y', Z') the result.
-        spacing, factor, slice_thickness, axis: what it was asked for by.
+        asked: the options of :func:`monai_sr.inference.super_resolve` that it was made by.
 
     Returns:
         float32 on the grid of ``sr``, in the file's units.
     """
-    spline = super_resolve(image, None, spacing=spacing, factor=factor, slice_thickness=slice_thickness, axis=axis)
-    return _overlay(sr.as_tensor() - spline.as_tensor(), sr)
+    return _overlay(sr.as_tensor() - super_resolve(image, None, **asked).as_tensor(), sr)
 
 
 def consistency_map(
@@ -54,6 +47,8 @@ def consistency_map(
         float32 on the grid of ``image``, in the file's units.
     """
     grid = grid_of(image)
+    if grid_of(sr).shape == grid.shape:  # passed through: the result is what was acquired
+        return _overlay(image.as_tensor().float() - sr.as_tensor(), image)
     axis = grid.through_plane_axis if axis is None else axis
     thickness = slice_thickness or image.meta.get("slice_thickness") or grid.spacing[axis]
     thin, thick = grid_of(sr).positions(axis), grid.positions(axis)
