@@ -148,12 +148,13 @@ def slicer(options: argparse.Namespace) -> int:
 
     with told_to_slicer("monai-sr", f"super-resolving by {options.bundle}") as progress:
         image, sr = _run_file(source, target, options, progress)
-        told = {name: getattr(options, name) for name in ("slice_thickness", "profile", "axis")}
         if "difference" in overlays:
-            wanted = told | {"spacing": options.spacing, "factor": options.factor}
-            write_image(difference_map(image, sr, **wanted), overlays["difference"])
+            asked = {name: getattr(options, name) for name in _MODEL_OPTIONS}
+            write_image(difference_map(image, sr, **asked), overlays["difference"])
         if "consistency" in overlays:
-            residual = measure_consistency(image, sr, **told).residual
+            told = {name: getattr(options, name) for name in ("slice_thickness", "profile", "axis")}
+            passed_through = not sr.meta.get("super_resolved")
+            residual = image - sr if passed_through else measure_consistency(image, sr, **told).residual
             write_image(residual.nan_to_num(), overlays["consistency"], dtype="float32")
     return 0
 

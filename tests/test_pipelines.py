@@ -76,6 +76,7 @@ def on_path(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
 
 
+@pytest.mark.slow
 def test_nipype_runs_the_example_of_the_page_and_gives_what_the_command_line_gives(
     nipype, on_path, thick, tmp_path, monkeypatch
 ):
@@ -157,8 +158,7 @@ def test_boutiques_finds_the_descriptor_valid(tmp_path):
         bosh.validate(str(tmp_path / "spoiled.json"))
 
 
-def test_boutiques_runs_what_the_command_line_runs(thick, on_path, tmp_path, monkeypatch):
-    """``bosh exec launch`` puts the words together and runs them, defaults included."""
+def test_boutiques_puts_the_words_together_as_a_user_would(thick, tmp_path, monkeypatch):
     bosh = pytest.importorskip("boutiques")
     monkeypatch.chdir(tmp_path)
     invocation = {"input": str(thick), "output": "thin.nii.gz", "bundle": "none", "spacing": 2.0, "strict": True}
@@ -167,6 +167,14 @@ def test_boutiques_runs_what_the_command_line_runs(thick, on_path, tmp_path, mon
     assert words[:4] == ["monai-sr", "run", str(thick), "thin.nii.gz"]
     by_hand = [str(thick), "thin.nii.gz", "--bundle", "none", "--spacing", "2", "--strict"]
     assert options_of("run", words[2:]) == options_of("run", by_hand)
+
+
+@pytest.mark.slow
+def test_boutiques_runs_what_the_command_line_runs(thick, on_path, tmp_path, monkeypatch):
+    bosh = pytest.importorskip("boutiques")
+    monkeypatch.chdir(tmp_path)
+    invocation = {"input": str(thick), "output": "thin.nii.gz", "bundle": "none", "spacing": 2.0}
+    (tmp_path / "invocation.json").write_text(json.dumps(invocation))
     done = bosh.execute("launch", str(WORKFLOWS / "boutiques.json"), "invocation.json", "--skip-data-collection")
     assert done.exit_code == 0, done.stderr
     assert nib.load(tmp_path / "thin.nii.gz").shape == (10, 9, 12)

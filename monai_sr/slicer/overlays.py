@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from monai.data import MetaTensor
-from torch import Tensor
 
 from ..inference import super_resolve
-from ..slices import Profile
 from ..transforms import grid_of, on_grid
 
 
-def difference_map(
-    image: MetaTensor,
-    sr: MetaTensor,
-    *,
-    spacing: float | None = None,
-    factor: float | None = None,
-    slice_thickness: float | None = None,
-    profile: Profile | None = None,
-    axis: int | None = None,
-) -> MetaTensor:
+def difference_map(image: MetaTensor, sr: MetaTensor, **asked: Any) -> MetaTensor:
     """What a result has beyond the consistent spline: all that came from the network.
 
     Args:
         image: (1, X, Y, Z) the acquired volume.
         sr: (1, X', Y', Z') the result.
-        spacing, factor, slice_thickness, profile, axis: what it was asked for by.
+        asked: the options of :func:`monai_sr.inference.super_resolve` that it was made by.
 
     Returns:
         float32 on the grid of ``sr``, in the file's units.
     """
-    told = {"slice_thickness": slice_thickness, "profile": profile or sr.meta.get("slice_profile"), "axis": axis}
-    spline = super_resolve(image, None, spacing=spacing, factor=factor, **told)
-    return _overlay(sr.as_tensor() - spline.as_tensor(), sr)
-
-
-def _overlay(voxels: Tensor, like: MetaTensor) -> MetaTensor:
-    made = on_grid(voxels, grid_of(like), like)
+    made = on_grid(sr.as_tensor() - super_resolve(image, None, **asked).as_tensor(), grid_of(sr), sr)
     made.meta["stored_dtype"] = "float32"
     return made

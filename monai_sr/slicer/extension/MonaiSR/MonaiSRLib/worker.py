@@ -51,8 +51,13 @@ class Worker:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line.rstrip("\n"))
+        with self._process.stdout as output:
+            for line in output:
+                if self.cancelled:
+                    # PythonSlicer starts another process, which may outlive it: that one ends when nobody
+                    # listens to its progress
+                    break
+                self._lines.put(line.rstrip("\n"))
 
     def lines(self) -> list[str]:
         """What was said since the last call, for the log; tags become :attr:`progress`."""
