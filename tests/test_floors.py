@@ -18,7 +18,7 @@ FLOORS = {
     1: {"transforms", "handlers"},
     2: {"inference", "images", "nifti", "itk", "dicom", "bundles", "bids"},
     3: {"batch", "conditions", "evaluation", "methods", "tables", "volumes"},
-    4: {"cli", "arguments", "demo", "slicer", "pacs", "__main__"},
+    4: {"cli", "arguments", "demo", "slicer", "pacs", "deploy", "__main__"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 GROUND_LIBRARIES = {"numpy", "scipy", "torch", "nibabel", "psutil"}
