@@ -272,7 +272,12 @@ class SuperResolutionInferer(Inferer):
     def __call__(self, inputs: Tensor, network: nn.Module | None, *args: Any, **kwargs: Any) -> Tensor:
         """(B, 1, X, Y, Z) MetaTensor in the file's units to (B, 1, X', Y', Z')."""
         bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-        images = decollate_batch(inputs) if isinstance(inputs, MetaTensor) else list(inputs)
+        if not isinstance(inputs, MetaTensor):
+            images = list(inputs)
+        elif inputs.is_batch:
+            images = decollate_batch(inputs)
+        else:  # image[None], as of MONAI Label, whose metadata stay those of one image
+            images = [MetaTensor(voxels, meta=inputs.meta) for voxels in inputs.as_tensor()]
         return torch.stack([super_resolve(i, bare, **(self.options | kwargs)).as_tensor() for i in images])
 
 

@@ -462,6 +462,13 @@ def test_the_inferer_takes_a_batch_and_each_image_by_itself():
         torch.testing.assert_close(one, super_resolve(image, network, factor=2).as_tensor())
 
 
+def test_the_inferer_takes_an_image_that_was_given_a_batch_axis_by_hand():
+    image = noise()
+    image.meta["slice_thickness"] = 7.0
+    result = SuperResolutionInferer(factor=2)(image[None], None)  # as MONAI Label calls it
+    torch.testing.assert_close(result[0], super_resolve(image, None, factor=2).as_tensor())
+
+
 # ------------------------------------------------------------- the training path
 
 
