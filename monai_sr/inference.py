@@ -303,7 +303,12 @@ class SuperResolutionInferer(Inferer):
         """(B, 1, X, Y, Z) MetaTensor in the file's units to (B, 1, X', Y', Z')."""
         if isinstance(network, nn.parallel.DistributedDataParallel):
             network = network.module
-        images = decollate_batch(inputs) if isinstance(inputs, MetaTensor) else list(inputs)
+        if not isinstance(inputs, MetaTensor):
+            images = list(inputs)
+        elif inputs.is_batch:
+            images = decollate_batch(inputs)
+        else:  # image[None], as of MONAI Label, whose metadata stay those of one image
+            images = [MetaTensor(voxels, meta=inputs.meta) for voxels in inputs.as_tensor()]
         computed = None if network is None else self._engine_for(network)
         return torch.stack([super_resolve(i, computed, **(self.options | kwargs)).as_tensor() for i in images])
 

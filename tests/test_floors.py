@@ -64,6 +64,7 @@ FLOORS = {
         "boutiques",
         "cli",
         "demo",
+        "deploy",
         "devices",
         "nipype",
         "pacs",

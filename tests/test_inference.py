@@ -478,6 +478,13 @@ def test_the_profile_is_recognized_where_nobody_tells_it(profile, axis):
     assert (sr - other).abs().max() > 1
 
 
+def test_the_inferer_takes_an_image_that_was_given_a_batch_axis_by_hand():
+    image = noise()
+    image.meta["slice_thickness"] = 7.0
+    result = SuperResolutionInferer(factor=2)(image[None], None)  # as MONAI Label calls it
+    torch.testing.assert_close(result[0], super_resolve(image, None, factor=2).as_tensor())
+
+
 # ------------------------------------------------------------- the training path
 
 

@@ -28,6 +28,8 @@ from monai_sr.errors import OutputError, UsageError
 from monai_sr.pacs import Archive, Credentials, PacsError, RemoteSeries, Watcher, archive, watch, why_not
 from monai_sr.processes import _mark_of, hidden_beside
 
+watch_module = sys.modules["monai_sr.pacs.watch"]  # whose name the function has taken
+
 THIN = even(8, 2.0)
 
 
@@ -275,6 +277,20 @@ def test_one_series_that_the_archive_cannot_give_out_does_not_stop_the_others(pa
     assert pacs.asked("GET", f"{bad.SeriesInstanceUID}/metadata") == asked
     pacs.faults = []
     assert watcher(pacs, tmp_path / "state").look().stored == 1
+
+
+def test_a_fault_of_ours_fails_one_series_and_tells_nothing_of_the_patient(pacs, fill, tmp_path, monkeypatch):
+    fill(1)
+    fill(2)
+
+    def why_not_but_once(headers, **options):
+        monkeypatch.undo()
+        raise KeyError(headers[0].PatientName)
+
+    monkeypatch.setattr(watch_module, "why_not", why_not_but_once)
+    told, events = events_of(pacs, tmp_path / "state")
+    assert (told.failed, told.stored, told.exit_code) == (1, 1, 4)
+    assert "E-BUG: KeyError in test_pacs.py" in events[0].text and tells_nothing(events)
 
 
 def test_a_series_that_comes_short_is_not_used(pacs, fill, tmp_path, monkeypatch):

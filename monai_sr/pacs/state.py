@@ -67,12 +67,12 @@ class State:
     Args:
         folder: where; made if it is not there.
         made_by: what makes results.
-        thick_ratio: which series are taken.
+        rules: by which series are taken; others judge every series anew.
     """
 
-    def __init__(self, folder: Path, made_by: MadeBy, *, thick_ratio: float) -> None:
+    def __init__(self, folder: Path, made_by: MadeBy, *, rules: Mapping[str, Any]) -> None:
         self.folder = folder
-        self._settings = json.dumps(made_by_block(made_by) | {"thick_ratio": thick_ratio}, sort_keys=True)
+        self._settings = json.dumps(made_by_block(made_by) | dict(rules), sort_keys=True)
 
     def place(self, series_uid: str) -> Path:
         """Where the results of a series wait; its records are beside."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..batch import Case, Settings, find_cases, process
-from ..batch.one import CLAIMED
+from ..batch.one import CLAIMED, failure
 from ..batch.records import ClaimedError, claimed
-from ..errors import ImageError, ImageWarning, OutputError, write_error
+from ..errors import ImageError, ImageWarning, OutputError, UsageError, write_error
 from ..inference import Progress
 from ..processes import remove_leftovers, temporary_beside
 from .access import PacsError
@@ -111,7 +111,8 @@ class Watcher:
 
     def __post_init__(self) -> None:
         self._model = self.settings.load()
-        self._state = State(self.folder, self.settings.made_by(self._model), thick_ratio=self.thick_ratio)
+        rules = {"thick_ratio": self.thick_ratio, "strict": self.settings.strict}
+        self._state = State(self.folder, self.settings.made_by(self._model), rules=rules)
         self._postponed: dict[Path, tuple[float, float]] = {}  # until when, and for how long
 
     def look(self) -> Round:
@@ -182,12 +183,15 @@ class Watcher:
                 raise
             told.later += 1
             self.report(Event(name_of(series.uid), "later", f"{error.code}: {error.problem}; it is tried again"))
-        except (OutputError, ClaimedError, KeyboardInterrupt, SystemExit) as error:
+        except (OutputError, ClaimedError) as error:
             self._interrupted(place, entry, error)
             raise
-        except BaseException as error:
-            if not isinstance(error, Exception):  # SIGTERM
-                self._interrupted(place, entry, error)
+        except Exception as error:  # a fault of ours, which others need not suffer
+            told_of = failure(error)
+            entry = replace(entry, status="failed", code=told_of["code"], reason=told_of["reason"])
+            self._close(series, place, entry, told)
+        except BaseException as error:  # stopped from outside
+            self._interrupted(place, entry, error)
             raise
         else:
             self._postponed.pop(place, None)
@@ -245,7 +249,7 @@ class Watcher:
                 warnings.simplefilter("ignore", ImageWarning)  # of files that are left out
                 try:
                     cases = find_cases(fetched, place)
-                except ImageError as error:
+                except (ImageError, UsageError) as error:
                     return error.code, error.problem
             for old in _results(place):
                 if old not in {case.target for case in cases}:
