@@ -218,29 +218,35 @@ def _pyramid(name: str, short: str, says: str, network: Callable[[], nn.Module],
     return Variant(f"pyramid-{name}", short, says, network, loss=PyramidLoss, **more)
 
 
-SHIPPED: dict[str, Any] = {"shipped": True, "initializations": (0, 1)}
+TWICE: dict[str, Any] = {"initializations": (0, 1)}
+"""From two first weights, which tells how much of a difference is chance."""
 
 VARIANTS = (
-    _residual("32", "32", "**shipped**: 32 features, 2 slices folded", lambda: residual(32), **SHIPPED),
-    _pyramid("32", "32", "**shipped**: 32 features, 8 layers a level", lambda: pyramid(32), **SHIPPED),
-    _residual("16", "16", "16 features", lambda: residual(16)),
+    _residual("32", "32", "**shipped**: 32 features, 2 slices folded", lambda: residual(32), shipped=True, **TWICE),
+    _pyramid("32", "32", "**shipped**: 32 features, 8 layers a level", lambda: pyramid(32), shipped=True, **TWICE),
     _pyramid("16", "16", "16 features", lambda: pyramid(16)),
     _residual("32-in-plane", "32, 2×2×2", "2×2×2 voxels folded", lambda: FoldedInPlane(32)),
-    _residual("32-factorized", "32, factorized", "3×3×1 and 1×1×3 in turn", lambda: residual(32, 2, FACTORIZED)),
     _pyramid("32-factorized", "32, factorized", "3×3×1 and 1×1×3 in turn", lambda: pyramid(32, 8, FACTORIZED)),
-    _pyramid("32-trunk", "32, 4 + 4", "4 layers on the thick slices, 4 a level", lambda: TrunkPyramid(32, 4, 4)),
     _pyramid("32-depth-4", "32, 4 layers", "4 layers a level", lambda: pyramid(32, 4)),
-    _residual("64-in-plane", "64, 2×2×2", "64 features, 2×2×2 voxels folded", lambda: FoldedInPlane(64)),
-    _pyramid("64-factorized", "64, factorized", "64 features, factorized", lambda: pyramid(64, 8, FACTORIZED)),
-    _residual("32-fold-4", "32, fold 4", "4 slices folded", lambda: residual(32, 4)),
     _residual("64-factorized", "64, factorized", "64 features, factorized", lambda: residual(64, 2, FACTORIZED)),
+    _residual("48-factorized", "48, factorized", "48 features, factorized", lambda: residual(48, 2, FACTORIZED)),
+    _pyramid("64-factorized", "64, factorized", "64 features, factorized", lambda: pyramid(64, 8, FACTORIZED)),
+    _residual("16", "16", "16 features", lambda: residual(16), **TWICE),
+    _residual(
+        "32-factorized", "32, factorized", "3×3×1 and 1×1×3 in turn", lambda: residual(32, 2, FACTORIZED), **TWICE
+    ),
     _pyramid("24", "24", "24 features", lambda: pyramid(24)),
+    _residual("32-fold-4", "32, fold 4", "4 slices folded", lambda: residual(32, 4)),
     _residual("24", "24", "24 features", lambda: residual(24)),
-    _residual("48-fold-4", "48, fold 4", "48 features, 4 slices folded", lambda: residual(48, 4)),
+    _pyramid(
+        "32-trunk", "32, 4 + 4", "4 layers on the thick slices, 4 a level", lambda: TrunkPyramid(32, 4, 4), **TWICE
+    ),
+    _residual("8", "8", "8 features", lambda: residual(8)),
     _pyramid("32-shuffle", "32, shuffled", "convolution and shuffle of slices", lambda: shuffled_pyramid(32)),
     _residual("32-every-second", "32, half 1×1×1", "every other layer 1×1×1", lambda: residual(32, 2, EVERY_SECOND)),
-    _residual("8", "8", "8 features", lambda: residual(8)),
+    _residual("64-in-plane", "64, 2×2×2", "64 features, 2×2×2 voxels folded", lambda: FoldedInPlane(64)),
     _residual("16-fold-1", "16, no fold", "16 features, nothing folded", lambda: residual(16, 1)),
+    _residual("48-fold-4", "48, fold 4", "48 features, 4 slices folded", lambda: residual(48, 4)),
     _pyramid("32-depth-12", "32, 12 layers", "12 layers a level", lambda: pyramid(32, 12)),
     _pyramid("48", "48", "48 features", lambda: pyramid(48)),
 )
