@@ -183,7 +183,7 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     sub.add_argument("--limit", type=_count, metavar="N", help="only the first volumes")
     _add_device(sub)
     _add_trust(sub)
-    sub.add_argument("--output", metavar="FOLDER", help="write scores.csv and scores.json there")
+    sub.add_argument("--output", metavar="FOLDER", help="write scores.csv, scores.json and charts (.svg) there")
     sub.add_argument("--markdown", metavar="FILE", help="write the table there, ready for a model card")
 
     sub = command("calibrate", "Measure how far a bundle may be trusted and write it into its metadata.json")

@@ -459,6 +459,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.markdown and Path(options.markdown).is_dir():
         raise OutputError("E-OUT-FOLDER", "a folder of that name exists", fix="name a file", path=options.markdown)
     from .bundles import load_bundle
+    from .charts import write_charts
     from .evaluation import evaluate
     from .methods import BASELINES, peer
     from .tables import (
@@ -510,6 +511,9 @@ def evaluate(options: argparse.Namespace) -> int:
         }
         for written in write_scores(scores, options.output, **settings):
             print(written)
+        if not options.robustness:  # whose conditions have a factor each, and a table that says more
+            for written in write_charts(scores, options.output):
+                print(written)
     if options.markdown:
         made = (robustness_markdown if options.robustness else markdown)(scores, command=_command_of(options))
         print(write_text(made, Path(options.markdown)))

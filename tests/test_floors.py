@@ -17,7 +17,7 @@ FLOORS = {
     0: {"errors", "codes", "grid", "slices", "networks", "losses", "intensities", "metrics", "tiles", "processes"},
     1: {"transforms", "handlers"},
     2: {"consistency", "labels", "inference", "images", "nifti", "itk", "dicom", "bundles", "bids"},
-    3: {"batch", "calibration", "conditions", "evaluation", "methods", "report", "tables", "volumes"},
+    3: {"batch", "calibration", "charts", "conditions", "evaluation", "methods", "report", "tables", "volumes"},
     4: {"cli", "arguments", "demo", "slicer", "__main__"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
