@@ -4,7 +4,7 @@ from .cases import Case, check_names, find_cases, part_of
 from .companions import map_path, mask_path, masks_beside, write_map, write_masks
 from .log import RunLog, summary
 from .memory import MemoryShortError, memory_budget
-from .one import Outcome, Settings, consistency_of, describe, process, slices_text, super_resolve_within
+from .one import Outcome, Settings, describe, process, slices_text, super_resolve_within, trust_in
 from .plan import plan_table
 from .records import write_sidecar
 from .run import exit_code, run_cases
@@ -16,7 +16,6 @@ __all__ = [
     "RunLog",
     "Settings",
     "check_names",
-    "consistency_of",
     "describe",
     "exit_code",
     "find_cases",
@@ -31,6 +30,7 @@ __all__ = [
     "slices_text",
     "summary",
     "super_resolve_within",
+    "trust_in",
     "write_map",
     "write_masks",
     "write_sidecar",
