@@ -190,6 +190,7 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     sub.add_argument("bundle", metavar="BUNDLE", help="residual, pyramid or a bundle folder")
     sub.add_argument("dataset", metavar="DATASET", help="datalist or folder, as for training")
     sub.add_argument("--crop", type=_voxels, default=96, metavar="VOXELS", help="of each volume, a side [%(default)s]")
+    sub.add_argument("--markdown", metavar="FILE", help="write tables there, ready for a model card")
     _add_device(sub)
     _add_trust(sub)
 
@@ -260,6 +261,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--consistency-map",
         action="store_true",
         help="write what remains of the acquired slices beside the result, as ..._consistency.nii.gz",
+    )
+    parser.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="write how wrong each voxel may be beside the result (standard deviation in HU or signal units), as "
+        "..._uncertainty.nii.gz",
     )
     parser.add_argument(
         "--mask",

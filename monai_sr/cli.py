@@ -98,11 +98,10 @@ def run(options: argparse.Namespace) -> int:
         return _run_many(source, target, options)
     _check_alone(options)
     _check_target(source, target)
-    from .bundles import load_bundle
     from .images import read_image
 
     with _page(options, source, target, source.name) as page:
-        model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
+        model = _settings(options).load()
         page.image = image = read_image(source, **_reading(options))
         masks = _masks(source, options)
         sr = _super_resolved(image, model, options, source)
@@ -124,7 +123,6 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
     _check_alone(options)
     _check_target(source, target)
     from .batch import describe, write_sidecar
-    from .bundles import load_bundle
     from .dicom import find_series, short_name
     from .images import read_dicom, refuse_file_options
 
@@ -134,7 +132,7 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
         series = found.only(options.series)
     for left in found.left_out:
         print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
-    model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
+    model = _settings(options).load()
     name = short_name(series)
     with _page(options, source, target, name, series) as page:
         image = read_dicom(series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}"))
@@ -190,8 +188,7 @@ def _show(page: Any, sr: Any, model: Any, options: argparse.Namespace, told: dic
         "seconds": round(time.monotonic() - options.started, 3),
     }
     axis = wanted_grid(page.image, **chosen)[1]
-    measured = {"slice_thickness": options.slice_thickness, "consistency": options.measured}
-    page.show_result(page.image, sr, record, axis=axis, **measured)
+    page.show_result(page.image, sr, record, axis=axis, slice_thickness=options.slice_thickness)
     if page.written:
         print(page.written)
 
@@ -299,9 +296,14 @@ def _settings(options: argparse.Namespace) -> Any:
         strict=options.strict,
         trust_bundle=options.trust_bundle,
         overwrite=options.overwrite,
-        maps=tuple(name for name in ("consistency",) if getattr(options, f"{name}_map")),
+        maps=_maps(options),
         report=options.report,
     )
+
+
+def _maps(options: argparse.Namespace) -> tuple[str, ...]:
+    chosen = {"consistency": options.consistency_map, "uncertainty": options.uncertainty}
+    return tuple(name for name, wanted in chosen.items() if wanted)
 
 
 _MODEL_OPTIONS = ("spacing", "factor", "slice_thickness", "axis", "modality")
@@ -341,7 +343,7 @@ def _write(
     sr: Any, target: Path, image: Any, model: Any, options: argparse.Namespace, *, source: Path, masks: dict[Path, Any]
 ) -> dict[str, Any]:
     """Write a result, and the masks and maps asked for; what its sidecar is to tell about it."""
-    from .batch import consistency_of, map_path, mask_path, write_map, write_masks
+    from .batch import map_path, mask_path, trust_in, write_map, write_masks
     from .images import write_image
     from .labels import carry_labels
 
@@ -350,17 +352,16 @@ def _write(
             mask_path(target, source, path): carry_labels(labels, image, sr, axis=options.axis)
             for path, labels in masks.items()
         }
-    options.measured = consistency = consistency_of(image, sr, model, _settings(options))
+    settings = _settings(options)
+    told, maps = trust_in(image, sr, model, settings)
     write_image(sr, target)
     print(f"{target}: {_slices_text(image)} -> {_slices_text(sr)}")
     write_masks(carried, overwrite=True)
     for path in carried:
         print(path)
-    if consistency is None:
-        return {}
-    if options.consistency_map:
-        print(write_map(consistency.residual, map_path(target, "consistency"), overwrite=True))
-    return {"consistency": consistency.summary()}
+    for kind, made in maps.items():
+        print(write_map(made, map_path(target, kind), overwrite=True))
+    return told
 
 
 def check(options: argparse.Namespace) -> int:
@@ -572,15 +573,27 @@ def _command_of(options: argparse.Namespace) -> str:
 def calibrate(options: argparse.Namespace) -> int:
     """``monai-sr calibrate BUNDLE DATASET``"""
     from .bundles import bundle_path, load_bundle
-    from .calibration import calibrate, write_trust
+    from .calibration import calibrate, simulated_in, trust_markdown, write_trust
+    from .tables import write_text
     from .volumes import datalist
 
     model = load_bundle(options.bundle, device=options.device, trust_bundle=options.trust_bundle)
     training, validation = (
         [item["image"] for item in datalist(options.dataset, section)] for section in ("training", "validation")
     )
-    found = calibrate(model, training, validation, crop=options.crop, progress=_progress("calibrate"))
-    print(write_trust(bundle_path(options.bundle), found))
+    bundle = bundle_path(options.bundle)
+    found = calibrate(
+        model,
+        training,
+        validation,
+        crop=options.crop,
+        simulation=simulated_in(bundle),
+        progress=_progress("calibrate"),
+    )
+    print(write_trust(bundle, found))
+    if options.markdown:
+        command = f"monai-sr calibrate {Path(options.bundle).name} DATALIST --crop {options.crop}"
+        print(write_text(trust_markdown(found, command=command), Path(options.markdown)))
     return 0
 
 

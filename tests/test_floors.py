@@ -16,7 +16,19 @@ PACKAGE = Path(monai_sr.__file__).parent
 FLOORS = {
     0: {"errors", "codes", "grid", "slices", "networks", "losses", "intensities", "metrics", "tiles", "processes"},
     1: {"transforms", "handlers"},
-    2: {"consistency", "labels", "inference", "images", "nifti", "itk", "dicom", "bundles", "bids"},
+    2: {
+        "consistency",
+        "labels",
+        "inference",
+        "images",
+        "nifti",
+        "itk",
+        "dicom",
+        "bundles",
+        "bids",
+        "ranges",
+        "uncertainty",
+    },
     3: {"batch", "calibration", "charts", "conditions", "evaluation", "methods", "report", "tables", "volumes"},
     4: {"cli", "arguments", "demo", "slicer", "__main__"},
 }

@@ -75,7 +75,8 @@ def image() -> MetaTensor:
 
 @pytest.fixture
 def made(tmp_path, image) -> Path:
-    record = {"bundle": "residual_super_resolution", "version": "0.3.0", "weights_sha256": "ab" * 32, "seconds": 1.5}
+    digest = "ab" * 32
+    record = {"bundle": "residual_super_resolution", "version": "0.3.0", "weights_sha256": digest, "seconds": 1.5}
     return write_report(
         tmp_path / "a.html",
         image,
@@ -208,9 +209,15 @@ def test_uncertainty_is_a_map_with_a_scale_where_there_is_one(tmp_path, image):
     assert with_map.all("button", **{"data-value": "uncertainty"}) and with_map.all(
         "img", **{"class": "overlay uncertainty"}
     )
-    assert "Standard deviation (signal)" in with_map.text
+    assert "Standard deviation of the error, foretold (signal)" in with_map.text
     without = Page(write_report(tmp_path / "b.html", image, sr))
     assert not without.all("button", **{"data-value": "uncertainty"})
+
+
+def test_what_a_calibrated_bundle_foretells_is_shown_without_being_asked_for(made):
+    page = Page(made)  # made by the residual bundle, says its record
+    assert page.all("button", **{"data-value": "uncertainty"})
+    assert re.search(r"error, foretold standard deviation [\d.e-]+ signal units in half", page.text)
 
 
 def test_a_large_volume_makes_a_page_of_a_few_mb(tmp_path):
