@@ -48,6 +48,7 @@ _HOME = {
     "run_cases": "batch",
     "simulate_thick_slices": "transforms",
     "super_resolve": "inference",
+    "uncertainty_map": "uncertainty",
     "write_image": "images",
     "write_index": "batch",
     "write_report": "report",
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from .transforms import SuperResolvedGridd as SuperResolvedGridd
     from .transforms import interpolate_slices as interpolate_slices
     from .transforms import simulate_thick_slices as simulate_thick_slices
+    from .uncertainty import uncertainty_map as uncertainty_map
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ MANY: dict[str, Any] = {
 }
 """Options that concern many volumes only, and their defaults."""
 
-MAPS: dict[str, Any] = {"consistency_map": False, "mask": [], "report": False}
+MAPS: dict[str, Any] = {"consistency_map": False, "uncertainty": False, "mask": [], "report": False}
 """Options of what is written beside a result, and their defaults."""
 
 Command = Callable[[argparse.Namespace], int]
@@ -203,13 +203,14 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     _add_device(sub)
     _add_engine(sub)
     _add_trust(sub)
-    sub.add_argument("--output", metavar="FOLDER", help="write scores.csv and scores.json there")
+    sub.add_argument("--output", metavar="FOLDER", help="write scores.csv, scores.json and charts (.svg) there")
     sub.add_argument("--markdown", metavar="FILE", help="write the table there, ready for a model card")
 
     sub = command("calibrate", "Measure how far a bundle may be trusted and write it into its metadata.json")
     sub.add_argument("bundle", metavar="BUNDLE", help="residual, pyramid or a bundle folder")
     sub.add_argument("dataset", metavar="DATASET", help="datalist or folder, as for training")
     sub.add_argument("--crop", type=_voxels, default=96, metavar="VOXELS", help="of each volume, a side [%(default)s]")
+    sub.add_argument("--markdown", metavar="FILE", help="write tables there, ready for a model card")
     _add_device(sub)
     _add_trust(sub)
 
@@ -293,6 +294,12 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
         "--consistency-map",
         action="store_true",
         help="write what remains of the acquired slices beside the result, as ..._consistency.nii.gz",
+    )
+    parser.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="write how wrong each voxel may be beside the result (standard deviation in HU or signal units), as "
+        "..._uncertainty.nii.gz",
     )
     parser.add_argument(
         "--mask",

@@ -21,6 +21,7 @@ from .engines import bare, engine_of, precision_of, run_by
 from .errors import BundleError, UsageError
 from .inference import Progress, SuperResolutionInferer, super_resolve
 from .nifti import warn
+from .ranges import check_ranges
 from .shelf import NAMES as NAMES
 from .shelf import SPLINE, bundle_path
 from .shelf import shipped_bundles as shipped_bundles
@@ -90,7 +91,11 @@ class Model:
         """Super-resolve one volume; images and arguments as of :func:`monai_sr.inference.super_resolve`."""
         given = {"spacing": spacing, "factor": factor, "slice_thickness": slice_thickness, "axis": axis, **options}
         chosen = {key: value for key, value in given.items() if value is not None}
-        return super_resolve(image, self.network, **(self._options | chosen), progress=progress)
+        outside = check_ranges(image, self.trust.get("trained_on", {}), **(self._options | chosen))
+        made = super_resolve(image, self.network, **(self._options | chosen), progress=progress)
+        if outside:
+            made.meta["outside_ranges"] = outside
+        return made
 
 
 def bundle_root(name: str) -> str:
@@ -105,7 +110,8 @@ def bundle_root(name: str) -> str:
 def trust_of(name_or_path: str | Path) -> dict[str, Any]:
     """What a bundle's ``metadata.json`` tells of how far it may be trusted, as ``monai-sr calibrate`` wrote it.
 
-    ``consistency`` holds the ``limit`` on the NRMSE of a slice.
+    ``consistency`` holds the ``limit`` on the NRMSE of a slice, ``uncertainty`` the constants of
+    :mod:`monai_sr.uncertainty`, ``trained_on`` the ranges of :mod:`monai_sr.ranges`.
     The consistent spline has what the residual bundle has for its consistency; a bundle that was not
     calibrated has nothing.
 

@@ -113,11 +113,10 @@ def _run_file(
 ) -> tuple[Any, Any]:
     """One image file to one; the volume that was read and the one that was written."""
     _check_target(source, target)
-    from .bundles import load_bundle
     from .images import read_image
 
     with _page(options, source, target, source.name) as page:
-        model = load_bundle(options.bundle, **_loading(options))
+        model = _settings(options).load()
         page.image = image = read_image(source, **_reading(options))
         masks = _masks(source, options)
         sr = _super_resolved(image, model, options, source, progress=progress)
@@ -172,7 +171,6 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
     _check_alone(options)
     _check_target(source, target)
     from .batch import describe, write_sidecar
-    from .bundles import load_bundle
     from .dicom import find_series, short_name
     from .images import read_dicom, refuse_file_options
 
@@ -182,7 +180,7 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
         series = found.only(options.series)
     for left in found.left_out:
         print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
-    model = load_bundle(options.bundle, **_loading(options))
+    model = _settings(options).load()
     name = short_name(series)
     with _page(options, source, target, name, series) as page:
         image = read_dicom(series, path=source, fill_gaps=bool(options.fill_gaps), progress=_progress(f"read {name}"))
@@ -238,8 +236,7 @@ def _show(page: Any, sr: Any, model: Any, options: argparse.Namespace, told: dic
         "seconds": round(time.monotonic() - options.started, 3),
     }
     axis = wanted_grid(page.image, **chosen)[1]
-    measured = {"slice_thickness": options.slice_thickness, "consistency": options.measured}
-    page.show_result(page.image, sr, record, axis=axis, **measured)
+    page.show_result(page.image, sr, record, axis=axis, slice_thickness=options.slice_thickness)
     if page.written:
         print(page.written)
 
@@ -349,9 +346,14 @@ def _settings(options: argparse.Namespace) -> Any:
         strict=options.strict,
         trust_bundle=options.trust_bundle,
         overwrite=options.overwrite,
-        maps=tuple(name for name in ("consistency",) if getattr(options, f"{name}_map")),
+        maps=_maps(options),
         report=options.report,
     )
+
+
+def _maps(options: argparse.Namespace) -> tuple[str, ...]:
+    chosen = {"consistency": options.consistency_map, "uncertainty": options.uncertainty}
+    return tuple(name for name, wanted in chosen.items() if wanted)
 
 
 _MODEL_OPTIONS = ("spacing", "factor", "slice_thickness", "profile", "axis", "modality")
@@ -403,7 +405,7 @@ def _write(
     sr: Any, target: Path, image: Any, model: Any, options: argparse.Namespace, *, source: Path, masks: dict[Path, Any]
 ) -> dict[str, Any]:
     """Write a result, and the masks and maps asked for; what its sidecar is to tell about it."""
-    from .batch import consistency_of, map_path, mask_path, write_map, write_masks
+    from .batch import map_path, mask_path, trust_in, write_map, write_masks
     from .images import write_image
     from .labels import carry_labels
 
@@ -412,17 +414,16 @@ def _write(
             mask_path(target, source, path): carry_labels(labels, image, sr, axis=options.axis)
             for path, labels in masks.items()
         }
-    options.measured = consistency = consistency_of(image, sr, model, _settings(options))
+    settings = _settings(options)
+    told, maps = trust_in(image, sr, model, settings)
     write_image(sr, target)
     print(f"{target}: {_slices_text(image)} -> {_slices_text(sr)}")
     write_masks(carried, overwrite=True)
     for path in carried:
         print(path)
-    if consistency is None:
-        return {}
-    if options.consistency_map:
-        print(write_map(consistency.residual, map_path(target, "consistency"), overwrite=True))
-    return {"consistency": consistency.summary()}
+    for kind, made in maps.items():
+        print(write_map(made, map_path(target, kind), overwrite=True))
+    return told
 
 
 def check(options: argparse.Namespace) -> int:
@@ -521,6 +522,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.markdown and Path(options.markdown).is_dir():
         raise OutputError("E-OUT-FOLDER", "a folder of that name exists", fix="name a file", path=options.markdown)
     from .bundles import load_bundle
+    from .charts import write_charts
     from .evaluation import evaluate
     from .methods import BASELINES, peer
     from .tables import (
@@ -570,6 +572,9 @@ def evaluate(options: argparse.Namespace) -> int:
         }
         for written in write_scores(scores, options.output, **settings):
             print(written)
+        if not options.robustness:  # whose conditions have a factor each, and a table that says more
+            for written in write_charts(scores, options.output):
+                print(written)
     if options.markdown:
         made = (robustness_markdown if options.robustness else markdown)(scores, command=_command_of(options))
         print(write_text(made, Path(options.markdown)))
@@ -628,15 +633,27 @@ def _command_of(options: argparse.Namespace) -> str:
 def calibrate(options: argparse.Namespace) -> int:
     """``monai-sr calibrate BUNDLE DATASET``"""
     from .bundles import bundle_path, load_bundle
-    from .calibration import calibrate, write_trust
+    from .calibration import calibrate, simulated_in, trust_markdown, write_trust
+    from .tables import write_text
     from .volumes import datalist
 
     model = load_bundle(options.bundle, **_loading(options))
     training, validation = (
         [item["image"] for item in datalist(options.dataset, section)] for section in ("training", "validation")
     )
-    found = calibrate(model, training, validation, crop=options.crop, progress=_progress("calibrate"))
-    print(write_trust(bundle_path(options.bundle), found))
+    bundle = bundle_path(options.bundle)
+    found = calibrate(
+        model,
+        training,
+        validation,
+        crop=options.crop,
+        simulation=simulated_in(bundle),
+        progress=_progress("calibrate"),
+    )
+    print(write_trust(bundle, found))
+    if options.markdown:
+        command = f"monai-sr calibrate {Path(options.bundle).name} DATALIST --crop {options.crop}"
+        print(write_text(trust_markdown(found, command=command), Path(options.markdown)))
     return 0
 
 

@@ -224,6 +224,30 @@ CODES: dict[str, tuple[str, str]] = {
         "Give the certificate of your authority by --ca-file, or have the archive's mended; nothing turns this off.",
     ),
     "E-PEER": ("A program that is measured as a peer failed on a volume.", "Run its command by itself on that volume."),
+    "E-RANGE-FIELD": (
+        "The field of view is larger than any that the bundle was trained on (under --strict).",
+        "Crop the volume to what matters, or mind the result.",
+    ),
+    "E-RANGE-INPLANE": (
+        "The in-plane spacing is beyond those that the bundle was trained on (under --strict).",
+        "Mind that the result may be no better than interpolation.",
+    ),
+    "E-RANGE-MODALITY": (
+        "The bundle was not trained on images of this modality (under --strict).",
+        "Take a bundle for it, or --bundle none.",
+    ),
+    "E-RANGE-SLICES": (
+        "The slice spacing is beyond those that the bundle was trained on (under --strict).",
+        "Mind that the result may be no better than interpolation.",
+    ),
+    "E-RANGE-THICKNESS": (
+        "Slices are thinner or thicker, for their spacing, than those that the bundle was trained on (under --strict).",
+        "Check the slice thickness.",
+    ),
+    "E-RANGE-VALUES": (
+        "Values are beyond those that the bundle was trained on, as of metal or of wrong units (under --strict).",
+        "Check the units; mind the result around those values.",
+    ),
     "E-REPORT": ("Pictures need matplotlib.", 'Install it: pip install "monai-sr[report]".'),
     "E-SCHED": (
         "The Dask scheduler does not answer, or its workers cannot do this.",
@@ -332,6 +356,30 @@ CODES: dict[str, tuple[str, str]] = {
     "W-PACS-PLAIN": (
         "The archive is spoken to by http, so images and credentials can be read on the way.",
         "Use https.",
+    ),
+    "W-RANGE-FIELD": (
+        "The field of view is larger than any that the bundle was trained on.",
+        "Crop the volume to what matters, or mind the result; --strict makes it an error.",
+    ),
+    "W-RANGE-INPLANE": (
+        "The in-plane spacing is beyond those that the bundle was trained on.",
+        "Mind that the result may be no better than interpolation; --strict makes it an error.",
+    ),
+    "W-RANGE-MODALITY": (
+        "The bundle was not trained on images of this modality.",
+        "Take a bundle for it, or --bundle none; --strict makes it an error.",
+    ),
+    "W-RANGE-SLICES": (
+        "The slice spacing is beyond those that the bundle was trained on.",
+        "Mind that the result may be no better than interpolation; --strict makes it an error.",
+    ),
+    "W-RANGE-THICKNESS": (
+        "Slices are thinner or thicker, for their spacing, than those that the bundle was trained on.",
+        "Check the slice thickness; --strict makes it an error.",
+    ),
+    "W-RANGE-VALUES": (
+        "Values are beyond those that the bundle was trained on, as of metal or of wrong units.",
+        "Check the units; mind the result around those values; --strict makes it an error.",
     ),
     "W-REPORT": (
         "The page about a volume could not be written; the result is as it should be.",

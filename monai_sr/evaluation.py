@@ -31,6 +31,7 @@ from .metrics import (
     foreground,
     noise_deviation,
     psnr,
+    resolved_spacing,
     sharpness,
     squared_error,
     ssim,
@@ -52,6 +53,7 @@ class Score:
         sharpness: see :func:`monai_sr.metrics.sharpness`.
         consistency_db: PSNR of the re-acquired result against the thick slices.
         ceiling_db: the largest gain the noise in the truth leaves room for; the same for all methods.
+        resolution_mm: through-plane, see :func:`monai_sr.metrics.resolved_spacing`.
     """
 
     volume: str
@@ -65,6 +67,7 @@ class Score:
     sharpness: float = float("nan")
     consistency_db: float = float("nan")
     ceiling_db: float = float("nan")
+    resolution_mm: float = float("nan")
 
 
 def evaluate(
@@ -138,6 +141,7 @@ def _scores(
     made = acquire(hr, condition, axis)
     thin, truth, along = made.hr[0].numpy(), made.truth[0].numpy(), made.axis
     value_range, body = data_range(thin), foreground(thin)
+    step = grid_of(made.truth).spacing[along]
     noise = noise_deviation(thin, body)
     body = np.take(body, made.nearest, axis=along)
     counted = made.measured.reshape([-1 if a == along else 1 for a in range(3)])
@@ -164,6 +168,7 @@ def _scores(
             "ssim": ssim(voxels, truth, value_range=value_range, mask=mask),
             "sharpness": sharpness(voxels, truth, axis=along, mask=mask),
             "consistency_db": psnr(again, lr, value_range=value_range, mask=seen if seen.any() else None),
+            "resolution_mm": resolved_spacing(voxels, truth, axis=along, spacing=step, mask=mask),
         }
     unseen = unseen_noise(made.matrix, truth_noise=noise, slice_noise=made.noise)
     voxels_of_slice = np.moveaxis(mask, along, -1).sum(axis=(0, 1))

@@ -92,6 +92,52 @@ def sharpness(sr: np.ndarray, hr: np.ndarray, *, axis: int, mask: np.ndarray | N
     return ours / max(true, 1e-10)
 
 
+def resolved_spacing(
+    sr: np.ndarray, hr: np.ndarray, *, axis: int, spacing: float, mask: np.ndarray | None = None
+) -> float:
+    """Through-plane resolution against the truth, mm: voxels of this size hold all detail that is right.
+
+    Waves along the axis of the result and of the truth are correlated, frequency by frequency, over all
+    lines that lie mostly inside ``mask``; where the correlation falls to 1/2, half the wavelength is the
+    resolution. It is the spacing of the voxels for a result that is right to the finest detail, and NaN
+    for one that has nothing in common with the truth.
+
+    Args:
+        sr, hr: (X, Y, Z) result and truth.
+        axis: through-plane.
+        spacing: of the slices, mm.
+        mask: where to look.
+
+    Source: Saxton 1982, "The correlation averaging of a regularly arranged bacterial cell envelope
+    protein" (Fourier ring correlation), on lines instead of rings; the threshold of 1/2 is the customary one.
+    """
+    lines = [np.moveaxis(volume, axis, -1).astype(np.float64) for volume in (sr, hr)]
+    if mask is not None:
+        inside = np.moveaxis(mask, axis, -1)
+        filled = np.flatnonzero(inside.any(axis=(0, 1)))
+        some = slice(filled[0], filled[-1] + 1) if len(filled) else slice(None)
+        chosen = inside[..., some].mean(axis=-1) > 0.5
+        lines = [one[..., some][chosen if chosen.any() else ...] for one in lines]
+    lines = [one.reshape(-1, one.shape[-1]) for one in lines]
+    n = lines[0].shape[1]
+    if n < 4:
+        return float("nan")
+    waves = [np.fft.rfft((one - one.mean(axis=1, keepdims=True)) * np.hanning(n + 2)[1:-1], axis=1) for one in lines]
+    together = (waves[0] * waves[1].conj()).real.sum(axis=0)
+    alone = np.sqrt(np.prod([(np.abs(wave) ** 2).sum(axis=0) for wave in waves], axis=0))
+    correlation = (together / np.maximum(alone, 1e-30))[1:]
+    frequency = np.fft.rfftfreq(n, spacing)[1:]
+    below = np.flatnonzero(correlation < 0.5)
+    if not len(below):
+        return spacing
+    if below[0] == 0:
+        return float("nan")
+    fine, coarse = correlation[below[0]], correlation[below[0] - 1]
+    share = (coarse - 0.5) / (coarse - fine)
+    at = frequency[below[0] - 1] + share * (frequency[below[0]] - frequency[below[0] - 1])
+    return float(1 / (2 * at))
+
+
 def noise_deviation(hr: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Standard deviation of the white noise in a volume, in its units, from what is finest in it.
 

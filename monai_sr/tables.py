@@ -29,7 +29,8 @@ FIGURES_EXPLAINED = (
     "left out at each end; data range = 99.9th less 0.1st percentile of the truth, nothing clipped; gain = PSNR "
     "over the consistent spline on the same volume, in brackets its 95 % bootstrap interval over volumes; "
     "sharpness = slice-to-slice change over that of the truth; consistency = PSNR of the re-acquired result "
-    "against the thick slices; ceiling = the gain at which only the truth's own white noise would be left."
+    "against the thick slices; resolution (in the files) = half the wavelength across the slices at which result and "
+    "truth correlate by 1/2; ceiling = the gain at which only the truth's own white noise would be left."
 )
 
 ROBUSTNESS_EXPLAINED = (
@@ -116,6 +117,23 @@ def gain_interval(gains: Sequence[float], *, seed: int = 0) -> tuple[float, floa
     return float(low), float(high)
 
 
+def means_by_volume(scores: Iterable[Score], figure: str) -> dict[str, float]:
+    """A figure of each volume: the mean over its axes, not counting NaN; a volume that has none is absent."""
+    found = {}
+    for volume, group in _groups(scores, lambda s: s.volume).items():
+        values = [value for s in group if np.isfinite(value := getattr(s, figure))]
+        if values:
+            found[volume] = float(np.mean(values))
+    return found
+
+
+def gains_over_cubic(scores: Sequence[Score], method: str) -> list[float]:
+    """PSNR over cubic of each volume, of scores under one condition; none where cubic was not measured."""
+    if not any(s.method == "cubic" for s in scores):
+        return []
+    return [float(np.mean(list(axes.values()))) for axes in _over_cubic(scores, method).values()]
+
+
 def write_scores(scores: Sequence[Score], folder: str | Path, **settings: Any) -> list[Path]:
     """``scores.csv`` and ``scores.json`` (with the settings and what the figures mean) in ``folder``."""
     folder = Path(folder)
@@ -156,6 +174,8 @@ def _flat(score: Score) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for field in fields(score):
         value = getattr(score, field.name)
+        if isinstance(value, float) and not np.isfinite(value):
+            value = None  # JSON has no NaN
         row |= asdict(value) if isinstance(value, Condition) else {field.name: value}
     return row
 

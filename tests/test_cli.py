@@ -798,6 +798,7 @@ def test_evaluate_prints_a_table_and_writes_its_figures(call, thin, tmp_path, sh
     assert document["settings"]["command"] == [str(word) for word in words]
     assert set(document["settings"]["bundles"]) == set(NAMES)
     assert (folder / "scores.csv").read_text().count("\n") == 13
+    assert {path.name for path in folder.glob("*.svg")} == {"gain_MR.svg", "resolution_MR.svg"}
     gains = {s["method"]: s["gain_db"] for s in document["scores"] if s["factor"] == 2}
     assert gains["consistent"] == 0
     assert gains["linear"] < 0

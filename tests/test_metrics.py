@@ -12,6 +12,7 @@ from monai_sr.metrics import (
     foreground,
     noise_deviation,
     psnr,
+    resolved_spacing,
     sharpness,
     ssim,
     unseen_noise,
@@ -218,3 +219,46 @@ def test_noise_of_the_slices_hides_more_and_in_the_end_everything():
 def test_the_ceiling_is_the_error_over_what_is_left_in_decibels():
     assert ceiling(200.0, 2.0) == pytest.approx(20)
     assert 100 < ceiling(200.0, 0.0) < np.inf
+
+
+# ------------------------------------------------------------- through-plane resolution
+
+
+def waves(*, seed: int, shape=(24, 22, 64)) -> np.ndarray:
+    """White noise: every frequency alike."""
+    return np.random.default_rng(seed).normal(0, 100, shape)
+
+
+@pytest.mark.parametrize(("axis", "spacing"), [(0, 0.5), (2, 1.0), (2, 2.0)])
+def test_a_perfect_result_resolves_its_own_voxels_and_a_foreign_one_nothing(axis, spacing):
+    truth = waves(seed=0)
+    assert resolved_spacing(truth * 2 + 5, truth, axis=axis, spacing=spacing) == spacing
+    assert np.isnan(resolved_spacing(waves(seed=1), truth, axis=axis, spacing=spacing))
+
+
+@pytest.mark.parametrize("finest", [2.5, 4.0, 7.0])
+def test_detail_that_is_right_up_to_a_frequency_and_wrong_beyond_is_resolved_up_to_there(finest):
+    spacing, n = 1.0, 96
+    truth, wrong = waves(seed=0, shape=(20, 20, n)), waves(seed=1, shape=(20, 20, n))
+    beyond = np.fft.rfftfreq(n, spacing) > 1 / (2 * finest)
+    mixed = np.where(beyond, np.fft.rfft(wrong), np.fft.rfft(truth))
+    found = resolved_spacing(np.fft.irfft(mixed, n), truth, axis=2, spacing=spacing)
+    assert found == pytest.approx(finest, rel=0.08)
+
+
+def test_resolution_is_looked_for_inside_the_mask():
+    truth, sr = waves(seed=0), waves(seed=0)
+    sr[:8] = waves(seed=1)[:8]
+    mask = np.zeros(truth.shape, bool)
+    mask[8:, :, 10:50] = True
+    assert resolved_spacing(sr, truth, axis=2, spacing=1.0, mask=mask) == 1.0
+    assert resolved_spacing(sr, truth, axis=2, spacing=1.0, mask=~mask) != 1.0
+
+
+def test_blur_alone_is_no_loss_of_resolution_but_noise_that_drowns_detail_is():
+    rng = np.random.default_rng(3)
+    truth = waves(seed=0)
+    blurred = ndimage.gaussian_filter1d(truth, 1.5, axis=2)
+    assert resolved_spacing(blurred, truth, axis=2, spacing=1.0) == 1.0
+    noisy = blurred + rng.normal(0, 15, truth.shape)
+    assert 1.3 < resolved_spacing(noisy, truth, axis=2, spacing=1.0) < 6

@@ -17,6 +17,7 @@ from test_batch import SPLINE, record_of, run, scan
 from test_cli import call, fails, quiet  # noqa: F401 - fixtures
 
 import monai_sr.batch.pages
+import monai_sr.report
 from monai_sr.batch import find_cases, process, report_path, run_cases
 from monai_sr.batch.pages import CasePage, index_rows
 from monai_sr.errors import ImageWarning
@@ -74,7 +75,8 @@ def image() -> MetaTensor:
 
 @pytest.fixture
 def made(tmp_path, image) -> Path:
-    record = {"bundle": "residual_super_resolution", "version": "0.3.0", "weights_sha256": "ab" * 32, "seconds": 1.5}
+    digest = "ab" * 32
+    record = {"bundle": "residual_super_resolution", "version": "0.3.0", "weights_sha256": digest, "seconds": 1.5}
     return write_report(
         tmp_path / "a.html",
         image,
@@ -207,9 +209,15 @@ def test_uncertainty_is_a_map_with_a_scale_where_there_is_one(tmp_path, image):
     assert with_map.all("button", **{"data-value": "uncertainty"}) and with_map.all(
         "img", **{"class": "overlay uncertainty"}
     )
-    assert "Standard deviation (signal)" in with_map.text
+    assert "Standard deviation of the error, foretold (signal)" in with_map.text
     without = Page(write_report(tmp_path / "b.html", image, sr))
     assert not without.all("button", **{"data-value": "uncertainty"})
+
+
+def test_what_a_calibrated_bundle_foretells_is_shown_without_being_asked_for(made):
+    page = Page(made)  # made by the residual bundle, says its record
+    assert page.all("button", **{"data-value": "uncertainty"})
+    assert re.search(r"error, foretold standard deviation [\d.e-]+ signal units in half", page.text)
 
 
 def test_a_large_volume_makes_a_page_of_a_few_mb(tmp_path):
@@ -340,6 +348,7 @@ def test_the_index_is_the_last_word_of_all_logs(tmp_path):
     assert rows == {"a": ("failed", "E-BUG", "x"), "b": ("done", "", "x"), "c": ("skipped", "", "x")}
 
 
+@pytest.mark.slow
 def test_processes_of_this_machine_write_pages_too(scans, tmp_path):
     cases = find_cases(scans, tmp_path / "out")
     (tmp_path / "out").mkdir()
@@ -419,3 +428,31 @@ def test_from_python_a_result_of_any_program_can_be_shown(tmp_path):
     thick = read_image(scan(tmp_path / "thick.nii.gz"))
     theirs = write_image(super_resolve(thick, None, factor=2), tmp_path / "theirs.nii.gz")
     assert "24 mm" not in Page(write_report(tmp_path / "a.html", thick, read_image(theirs))).text
+
+
+# ------------------------------------------------------------- for every eye
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of ``#rgb`` or ``#rrggbb`` (WCAG 2.2)."""
+    digits = color.lstrip("#")
+    digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+    channels = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_stands_out_from_its_paper_in_both_themes(theme):
+    style = (Path(monai_sr.report.__file__).parent / "report.css").read_text()
+    blocks = re.findall(r":root\{([^}]*)\}", style)
+    colors = dict(re.findall(r"--([a-z]+):(#[0-9a-f]+)", blocks[0]))
+    if theme == "dark":
+        colors |= dict(re.findall(r"--([a-z]+):(#[0-9a-f]+)", blocks[1]))
+    pairs = (
+        "ink/paper soft/paper ink/card soft/card link/paper warn/warnpaper ink/warnpaper soft/warnpaper bad/badpaper"
+    )
+    pairs += " ink/badpaper soft/badpaper onpanel/panel faint/panel faint/dark plane/paper bad/paper"
+    for pair in pairs.split():
+        light, dark = sorted((luminance(colors[name]) for name in pair.split("/")), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, pair

@@ -267,7 +267,7 @@ def test_a_plot_is_sound_svg_whose_points_are_where_they_belong():
 
 @pytest.mark.parametrize("values", [[3.0, 3.0], [0.0, 1e-9], [-1e6, 1e6], [float("nan"), 2.0]])
 def test_a_plot_copes_with_any_range(values):
-    for drawn in ("line", "steps", "bars", "points"):
+    for drawn in ("line", "steps", "bars", "points and line"):
         text = plot([Curve("a", "sr", [1, 2], values, drawn)], title="t", x="x", y="y")
         ElementTree.fromstring(text)
         assert "nan" not in text and "inf" not in text

@@ -187,3 +187,9 @@ def test_scores_survive_the_round_trip(tmp_path, scores):
         found = list(csv.DictReader(file))
     assert [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows] == found
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["scores.csv", "scores.json"]
+
+
+def test_what_could_not_be_measured_is_null_and_not_nan_in_the_files(tmp_path):
+    _, path = write_scores([score()], tmp_path)
+    text = path.read_text()
+    assert "NaN" not in text and json.loads(text)["scores"][0]["resolution_mm"] is None

@@ -4,7 +4,7 @@ from .cases import Case, check_names, find_cases, part_of
 from .companions import map_path, mask_path, masks_beside, write_map, write_masks
 from .log import RunLog, summary
 from .memory import MemoryShortError, memory_budget
-from .one import Outcome, Settings, consistency_of, describe, process, slices_text, super_resolve_within
+from .one import Outcome, Settings, describe, process, slices_text, super_resolve_within, trust_in
 from .pages import CasePage, report_path, write_index
 from .plan import plan_table
 from .records import write_sidecar
@@ -18,7 +18,6 @@ __all__ = [
     "RunLog",
     "Settings",
     "check_names",
-    "consistency_of",
     "describe",
     "exit_code",
     "find_cases",
@@ -34,6 +33,7 @@ __all__ = [
     "slices_text",
     "summary",
     "super_resolve_within",
+    "trust_in",
     "write_index",
     "write_map",
     "write_masks",

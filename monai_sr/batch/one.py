@@ -21,16 +21,17 @@ from monai.data import MetaTensor
 
 from ..bids import derivative_sidecar
 from ..bundles import Model, load_bundle
-from ..consistency import Consistency, check_result
+from ..consistency import check_result
 from ..dicom import MadeBy, acquisition, write_derived_series
 from ..engines import engine_text
-from ..errors import ImageError, ImageWarning, OutputError, SuperResolutionError, write_error
+from ..errors import ImageError, ImageWarning, OutputError, SuperResolutionError, UsageError, write_error
 from ..grid import Grid
 from ..images import image_suffix, read_dicom, read_image, read_labels, refuse_file_options, write_image
 from ..inference import Progress
 from ..labels import carry_labels
 from ..processes import temporary_beside
 from ..transforms import grid_of, wanted_grid
+from ..uncertainty import uncertainty_map
 from .cases import Case
 from .companions import MAPS, map_path, remove_maps, write_map, write_masks
 from .memory import TILE_LADDER, MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget
@@ -98,13 +99,20 @@ class Settings:
         Raises:
             SuperResolutionError: bundle or device cannot be used.
         """
-        return load_bundle(
+        model = load_bundle(
             self.bundle,
             device=device or self.device,
             engine=self.engine,
             precision=self.precision,
             trust_bundle=self.trust_bundle,
         )
+        if "uncertainty" in self.maps and not model.trust.get("uncertainty"):
+            raise UsageError(
+                "E-USE",
+                f"{self.bundle} does not know how uncertain its results are",
+                fix="choose another bundle, or run monai-sr calibrate",
+            )
+        return model
 
     def made_by(self, model: Model, *, slice_thickness: float | None = None) -> MadeBy:
         """What is written into results, and decides whether they are done.
@@ -259,32 +267,34 @@ def _process(
         memory = settings.memory or memory_budget()
         options = {**settings.options, "strict": settings.strict}
         sr, how = super_resolve_within(model, image, memory=memory, progress=progress, **options)
-        consistency = consistency_of(image, sr, model, settings)
+        trust, maps = trust_in(image, sr, model, settings)
         carried = [carry_labels(mask, image, sr, axis=axis) for mask in labels]
         change = f"{slices_text(image)} -> {slices_text(sr)}"
         claim.begin_writing()
         _write(sr, case, made_by)
         write_masks(dict(zip(case.mask_targets, carried, strict=True)), overwrite=settings.overwrite)
         remove_maps(case.target, set(MAPS) - set(settings.maps))
-        if consistency is not None:
-            how["consistency"] = consistency.summary()
-            if "consistency" in settings.maps:
-                write_map(consistency.residual, map_path(case.target, "consistency"), overwrite=settings.overwrite)
+        for kind, made in maps.items():
+            write_map(made, map_path(case.target, kind), overwrite=settings.overwrite)
         content = describe(sr, made_by, case, axis=axis)
         if case.bids is not None:
             thickness = settings.options.get("slice_thickness") or case.bids.slice_thickness
             content |= derivative_sidecar(case.bids, grid_of(image), grid_of(sr), slice_thickness=thickness)
-        content["monai_sr"] |= how | {
-            "record": RECORD_VERSION,
-            "input_sha256": digest,
-            "output_sha256": sha256_of_result(case.target),
-            "warnings": list(_texts(caught, case)),
-            "seconds": round(time.monotonic() - started, 3),
-            "peak_memory_mib": round(_peak_mib(), 1),
-        }
+        content["monai_sr"] |= (
+            how
+            | trust
+            | {
+                "record": RECORD_VERSION,
+                "input_sha256": digest,
+                "output_sha256": sha256_of_result(case.target),
+                "warnings": list(_texts(caught, case)),
+                "seconds": round(time.monotonic() - started, 3),
+                "peak_memory_mib": round(_peak_mib(), 1),
+            }
+        )
         write_sidecar(case.target, content)
         thickness = settings.options.get("slice_thickness")
-        page.show_result(image, sr, content["monai_sr"], axis=axis, slice_thickness=thickness, consistency=consistency)
+        page.show_result(image, sr, content["monai_sr"], axis=axis, slice_thickness=thickness)
     return {"status": "done", "change": change}
 
 
@@ -356,23 +366,41 @@ def super_resolve_within(
     )
 
 
-def consistency_of(image: MetaTensor, sr: MetaTensor, model: Model, settings: Settings) -> Consistency | None:
-    """How far a result is from the acquired slices; None for an image that was passed through.
+def trust_in(
+    image: MetaTensor, sr: MetaTensor, model: Model, settings: Settings
+) -> tuple[dict[str, Any], dict[str, MetaTensor]]:
+    """How far a result may be trusted: what its record tells, and the maps asked for.
+
+    Both are empty for an image that was passed through.
 
     Raises:
-        QualityError: farther than the bundle's limit, under ``strict``.
+        QualityError: it contradicts the acquired slices by more than the bundle's limit, under ``strict``.
+        UsageError: how uncertain it is was asked for, and the bundle does not know.
     """
     if not sr.meta.get("super_resolved"):
-        return None
-    told = {name: settings.options.get(name) for name in ("slice_thickness", "axis")}
-    limit = model.trust.get("consistency", {}).get("limit")
-    return check_result(image, sr, limit=limit, strict=settings.strict, **told)
+        return {}, {}
+    axis = settings.options.get("axis")
+    found = check_result(
+        image,
+        sr,
+        limit=model.trust.get("consistency", {}).get("limit"),
+        strict=settings.strict,
+        slice_thickness=settings.options.get("slice_thickness"),
+        axis=axis,
+    )
+    told: dict[str, Any] = {"consistency": found.summary()}
+    maps = {"consistency": found.residual} if "consistency" in settings.maps else {}
+    if "uncertainty" in settings.maps:
+        maps["uncertainty"] = made = uncertainty_map(image, sr, model.trust.get("uncertainty", {}), axis=axis)
+        told["uncertainty"] = {"median": float(f"{float(made.median()):.4g}"), "unit": found.unit}
+    return told, maps
 
 
 def describe(sr: MetaTensor, made_by: MadeBy, case: Case, *, axis: int) -> dict[str, Any]:
     """The JSON beside a result: BIDS fields on how it was acquired and made, and the block ``monai_sr``."""
     block = made_by_block(made_by) | {"factor_outside_training": sr.meta.get("outside_training")}
-    block |= {"slice_profile": sr.meta.get("slice_profile"), "intended_use": "research only, not for diagnosis"}
+    block |= {"outside_training": sr.meta.get("outside_ranges", {}), "slice_profile": sr.meta.get("slice_profile")}
+    block |= {"intended_use": "research only, not for diagnosis"}
     acquired = {} if case.series is None else acquisition(case.series)
     if case.series is not None:
         acquired["FilledSlices"] = [int(i) for i in sr.meta.get("filled_slices", ())]

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import MetaTensor
 
 from ..bundles import trust_of
 from ..codes import CODES
 from ..consistency import Consistency, measure_consistency
-from ..errors import BundleError
+from ..errors import BundleError, UsageError
 from ..grid import SAME_SPACING
-from ..transforms import grid_of
+from ..images import as_stored
+from ..transforms import grid_of, on_grid
+from ..uncertainty import uncertainty_map
 from .overlays import consistency_overlay, uncertainty_overlay
 from .page import script_json, write_page
 from .pictures import LAYERS, thumbnail, viewer
@@ -56,7 +59,8 @@ def write_report(
         record: how it was made, as the block ``monai_sr`` of the JSON beside a result tells.
         warnings: each ``W-code: …``.
         consistency: measured already; else it is measured here.
-        uncertainty: (C, X', Y', Z') standard deviation on the grid of ``sr``, in its units.
+        uncertainty: (C, X', Y', Z') standard deviation on the grid of ``sr``, in its units. Default: what the
+            bundle that ``record`` names foretells, if it was calibrated.
 
     Returns:
         The path.
@@ -84,11 +88,12 @@ def write_report(
             turned(consistency.residual, scene.axes, scene.flips),
         )
     }
+    if uncertainty is None:
+        uncertainty = _foretold(image, sr, scene, record, axis=axis)
+    foretold = None
     if uncertainty is not None:
-        overlays["uncertainty"] = (
-            uncertainty_overlay(uncertainty, scene.modality),
-            turned(uncertainty, scene.axes, scene.flips),
-        )
+        foretold = turned(uncertainty, scene.axes, scene.flips)
+        overlays["uncertainty"] = uncertainty_overlay(uncertainty, scene.modality), foretold
     made_by = str(record.get("monai_sr_version") or version("monai-sr"))
     facts = {
         "Geometry": geometry(image, before, after, scene, axis=axis, thickness=told, told_by=told_by),
@@ -129,7 +134,7 @@ def write_report(
         warnings=notes(warnings),
         curves=curves(scene),
         curves_hidden="",
-        trust=trust(consistency, _limit(record)),
+        trust=trust(consistency, _calibrated(record).get("consistency", {}).get("limit"), foretold),
         trust_hidden="",
         facts=tables(facts),
         methods=for_methods(paragraph, references(record, made_by)),
@@ -213,11 +218,25 @@ def write_failure_report(
     )
 
 
-def _limit(record: Mapping[str, Any]) -> float | None:
-    """What the bundle allows a slice to be off, as a share of the range; None if nobody measured it."""
+def _calibrated(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured of the bundle that made it; empty for one that is not here."""
     try:
-        return trust_of(str(record["bundle"])).get("consistency", {}).get("limit")
+        return trust_of(str(record["bundle"]))
     except (KeyError, BundleError):
+        return {}
+
+
+def _foretold(
+    image: MetaTensor, sr: MetaTensor, scene: Scene, record: Mapping[str, Any], *, axis: int
+) -> MetaTensor | None:
+    """How uncertain the stored result is, if its bundle was calibrated and anything was made at all."""
+    constants = _calibrated(record).get("uncertainty")
+    if not constants or sr.shape == image.shape:
+        return None
+    stored = torch.from_numpy(as_stored(sr.as_tensor().cpu().numpy(), scene.stored).astype(np.float32))
+    try:
+        return uncertainty_map(image, on_grid(stored, grid_of(sr), sr), constants, axis=axis)
+    except UsageError:  # not for this modality
         return None
 
 

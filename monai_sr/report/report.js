@@ -74,14 +74,13 @@
     for (const one of planes) one.classList.toggle("active", one === plane);
   };
 
+  // places are shares of a frame, so that they stay when the window changes
   const limit = (plane) => {
-    const frame = plane.querySelector(".frame");
-    const held = (value, size) => Math.min(0, Math.max(size * (1 - zoom), value));
-    plane.at.x = held(plane.at.x, frame.clientWidth);
-    plane.at.y = held(plane.at.y, frame.clientHeight);
+    const held = (value) => Math.min(0, Math.max(1 - zoom, value));
+    plane.at = { x: held(plane.at.x), y: held(plane.at.y) };
     const frames = plane.querySelector(".frames");
-    frames.style.setProperty("--x", `${plane.at.x}px`);
-    frames.style.setProperty("--y", `${plane.at.y}px`);
+    frames.style.setProperty("--x", `${100 * plane.at.x}%`);
+    frames.style.setProperty("--y", `${100 * plane.at.y}%`);
     frames.style.setProperty("--zoom", zoom);
   };
 
@@ -103,8 +102,7 @@
   const zoomTo = (wanted, plane, point) => {
     const next = Math.min(LARGEST_ZOOM, Math.max(1, wanted));
     for (const one of planes) {
-      const frame = one.querySelector(".frame");
-      const at = one === plane && point ? point : { x: frame.clientWidth / 2, y: frame.clientHeight / 2 };
+      const at = one === plane && point ? point : { x: 0.5, y: 0.5 };
       one.at.x = at.x - ((at.x - one.at.x) * next) / zoom;
       one.at.y = at.y - ((at.y - one.at.y) * next) / zoom;
     }
@@ -150,20 +148,22 @@
     plane.addEventListener("focusin", () => activate(plane));
     const frames = plane.querySelector(".frames");
     const within = (event) => {
-      const box = event.target.closest(".frame").getBoundingClientRect();
-      return { x: event.clientX - box.left, y: event.clientY - box.top };
+      const box = (event.target.closest(".frame") || plane.querySelector(".frame")).getBoundingClientRect();
+      return { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height };
     };
     let from = null;
     frames.addEventListener("pointerdown", (event) => {
       activate(plane);
       if (zoom === 1) return;
-      from = { x: event.clientX - plane.at.x, y: event.clientY - plane.at.y };
+      from = { x: event.clientX, y: event.clientY, at: plane.at };
       frames.setPointerCapture(event.pointerId);
       frames.classList.add("dragging");
     });
     frames.addEventListener("pointermove", (event) => {
       if (!from) return;
-      plane.at = { x: event.clientX - from.x, y: event.clientY - from.y };
+      const frame = plane.querySelector(".frame");
+      const moved = [(event.clientX - from.x) / frame.clientWidth, (event.clientY - from.y) / frame.clientHeight];
+      plane.at = { x: from.at.x + moved[0], y: from.at.y + moved[1] };
       limit(plane);
     });
     const dropped = () => {

@@ -77,7 +77,7 @@ def curves(scene: Scene) -> str:
     return "".join(parts) or "<p>Too few slices for curves.</p>"
 
 
-def trust(found: Consistency, limit: float | None) -> str:
+def trust(found: Consistency, limit: float | None, uncertainty: np.ndarray | None = None) -> str:
     """How far the result is from the acquired slices, as a table and slice by slice."""
     unit = "HU" if found.unit == "HU" else "signal units"
     rows: Rows = [
@@ -94,6 +94,12 @@ def trust(found: Consistency, limit: float | None) -> str:
     if limit is not None:
         verdict = "within" if found.within(limit) else "beyond"
         rows.append(("limit of the bundle", f"{100 * limit:.3g} % of the range in any slice, and rounding: {verdict}"))
+    if uncertainty is not None:
+        some = uncertainty[tuple(slice(None, None, max(1, n // 64)) for n in uncertainty.shape)]
+        middle, high = np.percentile(some[some > 0], (50, 95)) if (some > 0).any() else (0.0, 0.0)
+        rows.append(
+            ("error, foretold", f"standard deviation {middle:.3g} {unit} in half of the voxels, {high:.3g} in 95 %")
+        )
     rows += [("note", note) for note in found.notes]
     numbers = np.arange(1, len(found.slice_nrmse) + 1)
     drawn = plot(
