@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from torch import nn
+from torch import Tensor, nn
 
 from . import shelf
+from .adapters import taken
 from .engines import bare, engine_of, precision_of, run_by
 from .errors import BundleError, UsageError
 from .inference import Progress, SuperResolutionInferer, super_resolve
@@ -89,6 +90,10 @@ class Model:
         **options: Any,
     ) -> Any:
         """Super-resolve one volume; images and arguments as of :func:`monai_sr.inference.super_resolve`."""
+        if not isinstance(image, Tensor):
+            volume, give_back = taken(image)
+            told = {"spacing": spacing, "factor": factor, "slice_thickness": slice_thickness, "axis": axis}
+            return give_back(self(volume, **told, progress=progress, **options))
         given = {"spacing": spacing, "factor": factor, "slice_thickness": slice_thickness, "axis": axis, **options}
         chosen = {key: value for key, value in given.items() if value is not None}
         outside = check_ranges(image, self.trust.get("trained_on", {}), **(self._options | chosen))

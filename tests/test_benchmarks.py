@@ -8,13 +8,13 @@ import numpy as np
 import phantoms
 import pytest
 import torch
-from benchmarks import convergence, pareto, training
+from benchmarks import convergence, pareto, speed, training
 from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils.data import default_collate
 
-from monai_sr.images import write_image
-from monai_sr.inference import ConsistentInferer
+from monai_sr.images import read_image, write_image
+from monai_sr.inference import ConsistentInferer, super_resolve
 from monai_sr.losses import PyramidLoss
 from monai_sr.networks import PyramidNet, ResidualNet
 from monai_sr.volumes import datalist
@@ -316,3 +316,66 @@ def test_variants_have_names_of_their_own():
     names = [variant.name for variant in pareto.VARIANTS]
     assert len(set(names)) == len(names)
     assert {variant.family for variant in pareto.VARIANTS} == set(pareto.FAMILIES)
+
+
+# ------------------------------------------------------------- speed
+
+
+def figures(row: str, voxels: int = 10**6, **changed) -> dict:
+    """One row of the speed benchmark with round numbers."""
+    parts = {"start": 1.0, "read": 1.0, "resolve": 6.0, "network": 5.0, "write": 2.0}
+    rest = {"core_seconds": 36.0, "operations": 1e12, "bytes_read": 10**6, "bytes_written": 2 * 10**6, "peak_mib": 700}
+    return {"row": row, "size": "MR", "voxels": voxels} | parts | rest | changed
+
+
+def test_the_table_of_speed_says_what_was_measured_and_what_was_not():
+    found = [figures("pyramid/openvino/int8/cpu"), {"row": "residual", "size": "MR", "absent": "openvino is missing"}]
+    text = speed.table(found, {"cpu": 400e9})
+    assert "| pyramid/openvino/int8/cpu | 0.17 | 6.0 | 10.0 | 50 % | 50 % | 700 |" in text
+    assert "Not measured: residual (openvino is missing)" in text
+
+
+def test_cost_that_grows_with_the_voxels_has_the_exponent_1():
+    assert speed.exponent([figures("none", n, resolve=3e-6 * n) for n in (10, 200, 3000)]) == pytest.approx(1)
+    assert speed.exponent([figures("none", n, resolve=3e-6 * n**2) for n in (10, 200, 3000)]) == pytest.approx(2)
+
+
+def test_a_thousand_scans_cost_a_thousand_times_one():
+    text = speed.scale_table([figures("none"), figures("pyramid/torch/float16/cuda"), figures("SciPy cubic zoom")])
+    assert "| MR, none | 10.0 | – | 1.0 | 2.0 | 0.4 days |" in text
+    assert "| MR, pyramid/torch/float16/cuda | 10.0 | 1.39 | 1.0 | 2.0 | 7.2 days |" in text
+    assert "SciPy" not in text
+
+
+@pytest.mark.parametrize(("network", "seen"), [(ResidualNet(4, 4, fold=2), 3), (PyramidNet(4, 2), 1)])
+def test_multiply_adds_are_those_of_the_whole_volume(network, seen):
+    work = convergence.Work(network)
+    levels = () if seen == 3 else (2,)
+    network.train()(torch.zeros(1, 1, 6, 5, 8 * seen), *levels)
+    assert speed.multiply_adds(network.eval(), (6, 5, 8), 3) == work.done
+
+
+@pytest.mark.parametrize("row", speed.PEER_ROWS)
+def test_peers_make_the_slices_that_are_asked_for(row, tmp_path):
+    speed.write_phantom("12x10x9x3", tmp_path / "thick.nii.gz")
+    made = speed.measure(row, "12x10x9x3", str(tmp_path / "thick.nii.gz"))
+    image = read_image(tmp_path / "thick.nii.gz")
+    peer, spline = speed._peer(row, image, 3)[0].numpy(), super_resolve(image, None)[0].numpy()
+    assert made["voxels"] == peer.size and spline.shape == (12, 10, 27)
+    # MONAI makes slices from the first center to the last only
+    outer = 1 if row == "MONAI Spacing" else 0
+    spline = spline[..., outer : 27 - outer]
+    assert peer.shape == spline.shape
+    inner = (slice(2, -2), slice(2, -2), slice(6, -6))
+    assert np.corrcoef(peer[inner].ravel(), spline[inner].ravel())[0, 1] > 0.97
+
+
+@pytest.mark.slow
+def test_the_smallest_benchmark_of_speed_prints_a_table(tmp_path, capsys):
+    rows = ["none", "pyramid/torch/float32/cpu"]
+    speed.main(["--rows", *rows, "--sizes", "24x24x8x2", "--scale", "--output", str(tmp_path / "speed.md")])
+    text = capsys.readouterr().out
+    assert (tmp_path / "speed.md").read_text() == text
+    for row in rows:
+        assert f"| {row} |" in text and f"| 24x24x8x2, {row} |" in text
+    assert "Not measured" not in text
