@@ -90,11 +90,10 @@ class Model:
         **options: Any,
     ) -> Any:
         """Super-resolve one volume; images and arguments as of :func:`monai_sr.inference.super_resolve`."""
+        given = {"spacing": spacing, "factor": factor, "slice_thickness": slice_thickness, "axis": axis, **options}
         if not isinstance(image, Tensor):
             volume, give_back = taken(image)
-            told = {"spacing": spacing, "factor": factor, "slice_thickness": slice_thickness, "axis": axis}
-            return give_back(self(volume, **told, progress=progress, **options))
-        given = {"spacing": spacing, "factor": factor, "slice_thickness": slice_thickness, "axis": axis, **options}
+            return give_back(self(volume, progress=progress, **given))
         chosen = {key: value for key, value in given.items() if value is not None}
         outside = check_ranges(image, self.trust.get("trained_on", {}), **(self._options | chosen))
         made = super_resolve(image, self.network, **(self._options | chosen), progress=progress)

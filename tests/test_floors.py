@@ -33,6 +33,7 @@ FLOORS = {
         "transforms",
     },
     2: {
+<<<<<<< HEAD
         "adapters",
         "bids",
         "bundles",
@@ -49,6 +50,10 @@ FLOORS = {
         "shelf",
         "streaming",
         "uncertainty",
+=======
+        *("inference", "images", "nifti", "itk", "dicom", "bundles", "bids"),
+        *("consistency", "labels", "ranges", "resolution", "uncertainty"),
+>>>>>>> trust
     },
     3: {
         "batch",
