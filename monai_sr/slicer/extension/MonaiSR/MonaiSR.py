@@ -122,9 +122,12 @@ class MonaiSRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "factor": ui.factorBox.value,
             "spacing": ui.spacingBox.value,
             "slice_thickness": ui.thicknessBox.value,
+            "profile": ui.profileBox.currentText,
             "axis": ui.axisBox.currentText,
             "modality": ui.modalityBox.currentText,
             "device": ui.deviceBox.currentText,
+            "engine": ui.engineBox.currentText,
+            "precision": ui.precisionBox.currentText,
         }
 
     def update(self, *_: Any) -> None:
