@@ -97,6 +97,13 @@ def test_every_option_of_the_command_is_in_the_form_or_left_out_for_a_reason(mod
             assert one == by_run[one.name]
 
 
+def test_no_choice_is_offered_twice(module):
+    for one in module.parameters():
+        if one.elements:
+            assert len(set(one.elements)) == len(one.elements) > 1, one.name
+            assert one.default in one.elements
+
+
 def test_the_form_offers_the_bundles_that_ship(module):
     (bundle,) = (one for one in module.parameters() if one.name == "bundle")
     assert bundle.elements == [*NAMES, SPLINE]

@@ -200,8 +200,13 @@ def test_slicer_s_own_packages_are_left_as_they_are(lib):
     install = lib("install")
     declared = re.search(r"\ndependencies = \[\n(.*?)\n\]", (ROOT / "pyproject.toml").read_text(), flags=re.DOTALL)[1]
     by_name = {re.match(r"[\w.-]+", line)[0].lower(): line for line in re.findall(r'"(.+)"', declared)}
-    wanted = install.dependencies([*by_name.values(), 'dask[distributed]>=2024.8; extra == "cluster"'])
-    assert wanted == [line for name, line in by_name.items() if name not in ("torch", "simpleitk")]
+    extras = ["openvino>=2025.0; extra == 'cpu'", 'dask[distributed]>=2024.8; extra == "cluster"']
+    wanted = install.dependencies([*by_name.values(), *extras])
+    kept = [line for name, line in by_name.items() if name not in ("torch", "simpleitk")]
+    assert wanted == [*kept, "openvino>=2025.0"]
+    project = (ROOT / "pyproject.toml").read_text()
+    assert f'requires-python = ">={".".join(map(str, install.PYTHON))}"' in project
+    assert all(f"\n{extra} = [" in project for extra in install.EXTRAS)
     assert by_name["torch"] == f"torch{install.TORCH}"
     assert install.VERSION == __version__
     assert install.is_new_enough("2.13.0+cpu") and install.is_new_enough("2.6.0")
@@ -229,7 +234,8 @@ def test_the_panel_offers_what_the_command_line_has(slicer, panel):
     for name in panel.settings():
         assert name in known
         if known[name].kind == "choice":
-            assert ["auto", *known[name].choices] == getattr(panel.ui, f"{name}Box").items
+            offered = ["auto", *(choice for choice in known[name].choices if choice != "auto")]
+            assert getattr(panel.ui, f"{name}Box").items == offered
     fresh = slicer.module.MonaiSRWidget()
     fresh.setup()
     words = slicer.module.command("python", "a", "b", fresh.settings())[4:]
@@ -401,6 +407,25 @@ def test_a_torch_that_cannot_be_used_is_told(bare, panel, monkeypatch, torch, co
     assert complaint in bare.said[1]
     assert bare.installed == []
     assert panel.job is None
+
+
+def test_another_python_is_taken_as_it_is(slicer, panel, thick, monkeypatch):
+    monkeypatch.setenv("MONAI_SR_PYTHON", "/envs/gpu/bin/python")
+    monkeypatch.setattr(slicer.module.install.importlib.util, "find_spec", lambda name: None)
+    started = []
+    slicer.launch = lambda words: started.append(words) or endless(words)
+    panel.ui.inputSelector.setCurrentNode(thick)
+    panel.ui.applyButton.click()
+    assert started[0][:4] == ["/envs/gpu/bin/python", "-m", "monai_sr", "slicer"]
+    assert slicer.said == slicer.installed == []
+    panel.cleanup()
+
+
+def test_a_slicer_that_is_too_old_is_told(bare, panel, monkeypatch):
+    monkeypatch.setattr(bare.module.install, "PYTHON", (3, 99))
+    panel.ui.applyButton.click()
+    assert "monai-sr needs Python 3.99" in bare.said[0]
+    assert bare.installed == []
 
 
 # ------------------------------------------------------------- as an extension

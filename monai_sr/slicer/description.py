@@ -16,7 +16,7 @@ from ..parameters import Parameter, parameters
 
 AUTO = "auto"
 
-FIRST = ("bundle", "factor", "spacing", "slice_thickness", "modality")
+FIRST = ("bundle", "factor", "spacing", "slice_thickness", "profile", "modality")
 """What most users look at; the rest is hidden at first."""
 
 LEFT_OUT = ("trust_bundle",)
@@ -113,7 +113,7 @@ def _option(group: ElementTree.Element, one: Parameter) -> None:
     choices = (*BUNDLES, "none") if one.name == "bundle" else one.choices
     default, text = one.default, one.help
     if default is None and choices:
-        choices = (AUTO, *choices)
+        choices = (AUTO, *(choice for choice in choices if choice != AUTO))
         default = AUTO
     elif default is None and one.kind in ("number", "count"):
         default, text = 0, f"{one.help}; 0: not given"

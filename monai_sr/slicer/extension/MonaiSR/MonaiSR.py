@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -122,9 +123,12 @@ class MonaiSRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "factor": ui.factorBox.value,
             "spacing": ui.spacingBox.value,
             "slice_thickness": ui.thicknessBox.value,
+            "profile": ui.profileBox.currentText,
             "axis": ui.axisBox.currentText,
             "modality": ui.modalityBox.currentText,
             "device": ui.deviceBox.currentText,
+            "engine": ui.engineBox.currentText,
+            "precision": ui.precisionBox.currentText,
         }
 
     def update(self, *_: Any) -> None:
@@ -226,10 +230,13 @@ class MonaiSRLogic(ScriptedLoadableModuleLogic):
         """Install monai-sr into Slicer's Python if it is not there; False if the user does not agree.
 
         Raises:
-            RuntimeError: Slicer's PyTorch extension is missing, or installing fails.
+            RuntimeError: Slicer is too old, its PyTorch extension is missing, or installing fails.
         """
         if install.is_installed():
             return True
+        if sys.version_info < install.PYTHON:
+            needed, found = (".".join(map(str, version[:2])) for version in (install.PYTHON, sys.version_info))
+            raise RuntimeError(f"monai-sr needs Python {needed}, this Slicer has {found}. Take a newer Slicer.")
         if not slicer.util.confirmOkCancelDisplay(
             "This module needs the Python packages monai-sr, PyTorch and MONAI. Shall they be downloaded and installed "
             "into Slicer's Python? This may take several minutes and several GB.",
@@ -269,7 +276,7 @@ class MonaiSRLogic(ScriptedLoadableModuleLogic):
         Raises:
             RuntimeError: the file could not be written, or Slicer's Python is not found.
         """
-        python = shutil.which("PythonSlicer")
+        python = install.python()
         if python is None:
             raise RuntimeError("PythonSlicer, the Python of Slicer, is not found.")
         folder = Path(tempfile.mkdtemp(prefix="monai-sr-", dir=slicer.app.temporaryPath))

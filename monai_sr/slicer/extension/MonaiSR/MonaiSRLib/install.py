@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 VERSION = "0.1.0"
 """Of monai-sr that this extension belongs to."""
+
+PYTHON = (3, 10)
+"""What monai-sr needs at least."""
+
+EXTRAS = ("cpu",)
+"""Of monai-sr, installed as well: the engine that is fastest without a GPU."""
 
 TORCH = ">=2.6"
 """What monai-sr requires of it."""
@@ -17,9 +25,14 @@ LEFT_AS_IT_IS = ("torch", "simpleitk")
 """torch comes by Slicer's PyTorch extension, in the build that fits the GPU; SimpleITK is Slicer's own build."""
 
 
+def python() -> str | None:
+    """What runs monai-sr: the Python that ``MONAI_SR_PYTHON`` names, else Slicer's own; None if there is none."""
+    return os.environ.get("MONAI_SR_PYTHON") or shutil.which("PythonSlicer")
+
+
 def is_installed() -> bool:
-    """Whether monai-sr can be imported, without importing it."""
-    return importlib.util.find_spec("monai_sr") is not None
+    """Whether monai-sr can be imported, without importing it; another Python is left to whoever named it."""
+    return bool(os.environ.get("MONAI_SR_PYTHON")) or importlib.util.find_spec("monai_sr") is not None
 
 
 def is_new_enough(torch: str) -> bool:
@@ -47,9 +60,11 @@ def dependencies(requires: Iterable[str]) -> list[str]:
     """The dependencies to install, of those that the package's metadata name."""
     wanted = []
     for line in requires:
-        name = re.match(r"[A-Za-z0-9._-]+", line)
-        if name and "extra ==" not in line and name[0].lower() not in LEFT_AS_IT_IS:
-            wanted.append(line)
+        requirement, _, marker = line.partition(";")
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)
+        extra = re.search(r"extra == ['\"](\w+)['\"]", marker)
+        if name and name[0].lower() not in LEFT_AS_IT_IS and (extra is None or extra[1] in EXTRAS):
+            wanted.append(requirement.strip() if extra else line)
     return wanted
 
 
