@@ -26,6 +26,7 @@ from monai_sr.cli import main
 from monai_sr.dicom import find_series
 from monai_sr.errors import OutputError, UsageError
 from monai_sr.pacs import Archive, Credentials, PacsError, RemoteSeries, Watcher, archive, watch, why_not
+from monai_sr.pacs.state import Entry
 from monai_sr.processes import _mark_of, hidden_beside
 
 watch_module = sys.modules["monai_sr.pacs.watch"]  # whose name the function has taken
@@ -588,6 +589,19 @@ def test_a_series_that_kills_every_process_is_given_up(pacs, fill, tmp_path):
     )
     assert one.look().failed == 1
     assert told[0].text.startswith("E-WORKER") and "killed, 3 times" in told[0].text
+
+
+def test_a_series_that_grew_since_it_was_begun_must_settle_again(pacs, tmp_path):
+    files = write(tmp_path / "scanner", slices())
+    pacs.add(files[:6])
+    one = watcher(pacs, tmp_path / "state", settle=60.0)
+    place = one._state.place(str(dicom_phantoms.uid_of(1)))
+    (tmp_path / "state").mkdir()
+    one._state.write(place, Entry("begun", 6, attempts=1))  # and its process was killed
+    pacs.add(files)
+    assert one.look().waiting == 1
+    pacs.instances = {uid: pacs.instances[uid] for uid in list(pacs.instances)[:6]}
+    assert one.look().stored == 1
 
 
 @pytest.mark.slow

@@ -31,7 +31,9 @@ from test_batch_processes import command
 from test_pacs import auth_file, certificates, leftovers, no_waiting  # noqa: F401 - fixtures
 
 from monai_sr.batch import Settings
+from monai_sr.dicom import is_dicom
 from monai_sr.pacs import Archive, Credentials, PacsError, Watcher
+from monai_sr.pacs.state import name_of
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
@@ -217,3 +219,28 @@ def test_an_unknown_user_and_an_unknown_authority_are_refused(orthanc, tmp_path)
     wrong = auth_file(tmp_path / "other", "alice:wrong")
     with pytest.raises(PacsError, match="E-PACS-AUTH"):
         Archive(orthanc.url, auth=Credentials.find(wrong), ca_file=orthanc.folder / "ca.pem").search("CT")
+
+
+@pytest.mark.data
+def test_every_real_series_of_an_archive_is_stored_or_left_out_for_its_reason(orthanc, shared_data, tmp_path):
+    """An even CT, a tilted one, coronal, oblique and enhanced MR, a thin series with a missing slice."""
+    sent = {}
+    for folder in sorted((shared_data / "dicom").iterdir()):
+        files = [file for file in sorted(folder.rglob("*")) if is_dicom(file)]
+        orthanc.send(files)
+        sent[name_of(str(pydicom.dcmread(files[0]).SeriesInstanceUID))] = folder.name
+    told = []
+    options = {"settings": Settings(bundle="none"), "settle": 0.0, "days": 36500, "report": told.append}
+    Watcher(orthanc.archive(), tmp_path / "state", **options).look()
+    ended = {sent[event.series]: f"{event.status} {event.text[:12]}" for event in told if event.status != "warning"}
+    assert ended == {
+        "ct_chest_8mm": "stored 371 instance",
+        "ct_head_phantom_gantry_tilt": "stored 59 instances",
+        "mr_brain_fse_pd_oblique_5mm": "stored 163 instance",
+        "mr_enhanced_philips_8frames": "left out E-PACS-THIN:",
+        "mr_enhanced_siemens_8frames": "left out E-PACS-THIN:",
+        "mr_liver_haste_coronal_7mm": "stored 168 instance",
+        "mr_mprage_missing_slice": "left out E-PACS-THIN:",
+    }
+    assert sum(map(len, orthanc.derived())) == sum(int(text.split()[1]) for text in ended.values() if "stored" in text)
+    assert not leftovers(tmp_path / "state")

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 from dicomweb_client.api import DICOMwebClient
-from pydicom import Dataset, dcmread, dcmwrite
+from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from requests.auth import AuthBase
 
@@ -97,7 +98,7 @@ class Archive:
         if parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname):
             warn(f"W-PACS-PLAIN: {parts.netloc} - images and credentials travel unencrypted; https would protect them")
         self.host = parts.netloc
-        self._client = DICOMwebClient(
+        self._client = _Client(
             url.rstrip("/"),
             session=Session(auth=auth, ca_file=None if ca_file is None else Path(ca_file)),
             timeout=(min(timeout, 10.0), timeout),
@@ -158,13 +159,14 @@ class Archive:
 
         def once() -> list[Path]:
             files: dict[str, Path] = {}
-            for dataset in self._client.iter_series(series.study, series.uid, media_types=_AS_STORED):
-                uid = str(dataset.get("SOPInstanceUID") or "")
-                if str(dataset.get("SeriesInstanceUID")) != series.uid or not uid:
+            for content in self._client.iter_files(series.study, series.uid):
+                header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=_UIDS)
+                uid = str(header.get("SOPInstanceUID") or "")
+                if str(header.get("SeriesInstanceUID")) != series.uid or not uid:
                     continue
                 path = files.setdefault(uid, folder / f"{len(files) + 1:05d}.dcm")
                 try:
-                    dcmwrite(path, dataset)
+                    path.write_bytes(content)
                 except OSError as error:
                     raise write_error(path, error) from error
             return list(files.values())
@@ -254,8 +256,25 @@ class Archive:
         raise AssertionError("the last attempt returns or raises")
 
 
-_AS_STORED = (("application/dicom", "*"),)
+_UIDS = ["SOPInstanceUID", "SeriesInstanceUID"]
+
+_AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """In any transfer syntax; without this a server decompresses what it sends."""
+
+
+class _Client(DICOMwebClient):
+    def iter_files(self, study: str, series: str) -> Iterator[bytes]:
+        """The files of a series as they are.
+
+        ``iter_series`` gives what pydicom made of them, which it does not always write again (stray elements
+        behind the pixels of a real MR series).
+        """
+        url = f"{self.base_url}/studies/{study}/series/{series}"
+        response = self._http_get(url, headers={"Accept": _AS_STORED}, stream=True)
+        if response.headers.get("Content-Type", "").startswith("application/dicom"):
+            yield response.content
+        else:
+            yield from self._decode_multipart_message(response, stream=True)
 
 
 def _dataset(answer: Any) -> Dataset:

@@ -53,6 +53,10 @@ class Entry:
         """Whether nothing is left to be done."""
         return self.status in ("stored", "left out", "failed")
 
+    def goes_on(self, instances: int) -> bool:
+        """Whether the work on a series of so many instances goes on from here; one that grew begins anew."""
+        return self.status == "made" or (self.status == "begun" and self.instances == instances)
+
     def settles(self, instances: int) -> bool:
         """Whether a series of so many instances needs no more work.
 

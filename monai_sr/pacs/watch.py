@@ -144,7 +144,7 @@ class Watcher:
         if entry is not None and entry.settles(series.instances) and not place.exists():
             told.settled += 1
             return
-        unfinished = entry is not None and not entry.is_final
+        unfinished = entry is not None and entry.goes_on(series.instances)
         if time.monotonic() < self._postponed.get(place, (0.0, 0.0))[0]:
             told.later += 1
         elif not unfinished and self._state.unchanged_for(place, series.instances) < self.settle:
@@ -163,7 +163,7 @@ class Watcher:
             self._state.write(place, entry)  # which removes what a kill left behind
             told.settled += 1
             return
-        if entry is None or entry.is_final:
+        if entry is None or not entry.goes_on(series.instances):
             entry = Entry("begun", series.instances)
         if entry.attempts >= ATTEMPTS:
             code = entry.code or "E-WORKER"
