@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -102,5 +103,5 @@ def _spare(path: Path, *, overwrite: bool) -> None:
 def remove_maps(target: Path, kinds: Iterable[str]) -> None:
     """Remove maps of ours of an earlier result, which would say nothing about a new one."""
     for path in (map_path(target, kind) for kind in kinds):
-        if path.exists() and is_super_resolved(path):
+        if os.path.exists(path) and is_super_resolved(path):  # Path.exists raises where a name is too long
             path.unlink()
