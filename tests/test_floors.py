@@ -33,7 +33,6 @@ FLOORS = {
         "transforms",
     },
     2: {
-<<<<<<< HEAD
         "adapters",
         "bids",
         "bundles",
@@ -47,13 +46,10 @@ FLOORS = {
         "nifti",
         "quantization",
         "ranges",
+        "resolution",
         "shelf",
         "streaming",
         "uncertainty",
-=======
-        *("inference", "images", "nifti", "itk", "dicom", "bundles", "bids"),
-        *("consistency", "labels", "ranges", "resolution", "uncertainty"),
->>>>>>> trust
     },
     3: {
         "batch",
