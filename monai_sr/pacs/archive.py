@@ -16,7 +16,7 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 from dicomweb_client.api import DICOMwebClient
@@ -88,7 +88,7 @@ class Archive:
         self, url: str, *, auth: AuthBase | None = None, ca_file: str | Path | None = None, timeout: float = 60.0
     ) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        if parts.scheme not in ("http", "https") or not _has_address(parts) or parts.query or parts.fragment:
             raise UsageError("E-USE", "that is no URL of a DICOMweb service", fix=_EXAMPLE)
         if parts.username or parts.password:
             raise UsageError(
@@ -97,17 +97,14 @@ class Archive:
         if ca_file is not None and not Path(ca_file).is_file():
             raise UsageError("E-USE", "there is no such file of certificates", fix="check --ca-file", path=ca_file)
         self.host = parts.netloc
-        try:
-            self._client = _Client(
-                url.rstrip("/"),
-                session=Session(auth=auth, ca_file=None if ca_file is None else Path(ca_file)),
-                timeout=(min(timeout, 10.0), timeout),
-                chunk_size=2 * MESSAGE_BYTES,  # above it, bodies are sent in chunks, which not every server takes
-                permissive_uid=True,
-            )
-        except ValueError as error:
-            raise UsageError("E-USE", "that is no URL of a DICOMweb service", fix=_EXAMPLE) from error
-        if parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname):
+        self._client = _Client(
+            url.rstrip("/"),
+            session=Session(auth=auth, ca_file=None if ca_file is None else Path(ca_file)),
+            timeout=(min(timeout, 10.0), timeout),
+            chunk_size=2 * MESSAGE_BYTES,  # above it, bodies are sent in chunks, which not every server takes
+            permissive_uid=True,
+        )
+        if parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname or ""):
             warn(f"W-PACS-PLAIN: {parts.netloc} - images and credentials travel unencrypted; https would protect them")
         self._client.set_http_retry_params(retry=False)
 
@@ -264,6 +261,13 @@ class Archive:
                     raise
                 time.sleep(max(wait, _asked_to_wait(error)))
         raise AssertionError("the last attempt returns or raises")
+
+
+def _has_address(parts: SplitResult) -> bool:
+    try:
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
 
 
 _UIDS = ["SOPInstanceUID", "SeriesInstanceUID"]
