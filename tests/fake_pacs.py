@@ -166,6 +166,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json([one.to_json_dict() for one in chosen.values()])
         elif path[4:] == ["instances"]:
             self._json(_page([_only(one, "SOPInstanceUID") for one in chosen.values()], query))
+        elif "transfer-syntax=*" not in self.headers["Accept"]:
+            self._answer(406)  # a real one would decompress
         else:
             parts = [self.server.instances[uid] for uid in chosen]
             body = b"".join(b"\r\n--cut\r\nContent-Type: application/dicom\r\n\r\n" + part for part in parts)

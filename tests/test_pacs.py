@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import dicom_phantoms
+import fake_pacs
 import numpy as np
 import pytest
 from dicom_phantoms import Stack, even, slices, tells_nothing, write
 from fake_pacs import FakePacs, Fault
+from pydicom import Dataset
 from test_batch_processes import command, wait_for
 
 pytest.importorskip("dicomweb_client", reason="monai-sr[pacs] is not installed")
@@ -146,6 +148,18 @@ def test_a_result_is_never_taken_as_a_source_even_if_it_says_that_it_is_original
     (derived,) = pacs.derived().values()
     headers = [one for one in derived if setattr(one, "ImageType", ["ORIGINAL", "PRIMARY"]) is None]
     assert why_not(headers, thick_ratio=0.1).code == "E-DCM-OWN"
+
+
+def test_an_attribute_that_cannot_be_read_matters_only_where_it_is_needed(pacs, fill, tmp_path, monkeypatch):
+    fill()
+    spoilt = fake_pacs._header
+    monkeypatch.setattr(fake_pacs, "_header", lambda content: spoil(spoilt(content)))
+
+    def spoil(header):
+        header.to_json_dict = lambda: Dataset.to_json_dict(header) | {"00200011": {"vr": "IS", "Value": ["1.5 x"]}}
+        return header
+
+    assert watcher(pacs, tmp_path / "state").look().stored == 1
 
 
 def test_echoes_at_one_place_count_as_one_slice(tmp_path):
@@ -286,7 +300,7 @@ def test_a_fault_of_ours_fails_one_series_and_tells_nothing_of_the_patient(pacs,
 
     def why_not_but_once(headers, **options):
         monkeypatch.undo()
-        raise KeyError(headers[0].PatientName)
+        raise KeyError(dicom_phantoms.CANARY)
 
     monkeypatch.setattr(watch_module, "why_not", why_not_but_once)
     told, events = events_of(pacs, tmp_path / "state")
@@ -448,7 +462,14 @@ def test_a_file_of_credentials_that_is_of_no_use_is_refused_without_quoting_it(t
 
 @pytest.mark.parametrize(
     "url",
-    ["http://alice:secret@localhost/dicom-web", "localhost/dicom-web", "ftp://localhost", "https://", "http://h/?a=b"],
+    [
+        "http://alice:secret@localhost/dicom-web",
+        "localhost/dicom-web",
+        "ftp://localhost",
+        "https://",
+        "http://h/?a=b",
+        "http://h:port/",
+    ],
 )
 def test_a_url_that_is_none_or_holds_credentials_is_refused(url):
     with pytest.raises(UsageError, match="E-USE") as caught:

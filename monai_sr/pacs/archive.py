@@ -16,11 +16,12 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 from dicomweb_client.api import DICOMwebClient
 from pydicom import Dataset, dcmread
+from pydicom.datadict import tag_for_keyword
 from pydicom.errors import InvalidDicomError
 from requests.auth import AuthBase
 
@@ -46,6 +47,8 @@ LATER = (408, 425, 429, 500, 502, 503, 504)
 
 DUPLICATE = 0x0111
 """FailureReason of an instance that the archive has already (PS3.7, annex C.5.6)."""
+
+_EXAMPLE = "give one such as https://host/dicom-web"
 
 LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 
@@ -85,18 +88,14 @@ class Archive:
         self, url: str, *, auth: AuthBase | None = None, ca_file: str | Path | None = None, timeout: float = 60.0
     ) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise UsageError(
-                "E-USE", "that is no URL of a DICOMweb service", fix="give one such as https://host/dicom-web"
-            )
+        if parts.scheme not in ("http", "https") or not _has_address(parts) or parts.query or parts.fragment:
+            raise UsageError("E-USE", "that is no URL of a DICOMweb service", fix=_EXAMPLE)
         if parts.username or parts.password:
             raise UsageError(
                 "E-USE", "the URL holds credentials, which everyone on this machine can see", fix="give --auth-file"
             )
         if ca_file is not None and not Path(ca_file).is_file():
             raise UsageError("E-USE", "there is no such file of certificates", fix="check --ca-file", path=ca_file)
-        if parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname):
-            warn(f"W-PACS-PLAIN: {parts.netloc} - images and credentials travel unencrypted; https would protect them")
         self.host = parts.netloc
         self._client = _Client(
             url.rstrip("/"),
@@ -105,6 +104,8 @@ class Archive:
             chunk_size=2 * MESSAGE_BYTES,  # above it, bodies are sent in chunks, which not every server takes
             permissive_uid=True,
         )
+        if parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname or ""):
+            warn(f"W-PACS-PLAIN: {parts.netloc} - images and credentials travel unencrypted; https would protect them")
         self._client.set_http_retry_params(retry=False)
 
     def search(self, modality: str, *, since: str | None = None) -> list[RemoteSeries]:
@@ -144,10 +145,15 @@ class Archive:
             )
         }
 
-    def headers(self, series: RemoteSeries) -> list[Dataset]:
-        """The headers of a series, without its pixels."""
-        answers = self._try(lambda: self._client.retrieve_series_metadata(series.study, series.uid))
-        return [_dataset(answer) for answer in answers]
+    def headers(self, series: RemoteSeries, keywords: Iterable[str]) -> list[Dataset]:
+        """Some attributes of every instance of a series; others may hold what pydicom does not take."""
+        wanted = [f"{tag_for_keyword(keyword):08X}" for keyword in keywords]
+        return self._try(
+            lambda: [
+                _dataset({tag: answer[tag] for tag in wanted if tag in answer})
+                for answer in self._client.retrieve_series_metadata(series.study, series.uid)
+            ]
+        )
 
     def fetch(self, series: RemoteSeries, folder: Path) -> list[Path]:
         """Every instance of a series as a file in an empty folder, as it is in the archive.
@@ -236,7 +242,8 @@ class Archive:
         seen: set[str] = set()
         while True:
             page = self._try(partial(ask, limit=PAGE, offset=len(seen)))
-            new = {str(answer.get(key)): answer for answer in map(_dataset, page)}
+            with _explained(self.host):
+                new = {str(answer.get(key)): answer for answer in map(_dataset, page)}
             new = {uid: answer for uid, answer in new.items() if uid not in seen}
             seen |= set(new)
             yield from new.values()
@@ -254,6 +261,13 @@ class Archive:
                     raise
                 time.sleep(max(wait, _asked_to_wait(error)))
         raise AssertionError("the last attempt returns or raises")
+
+
+def _has_address(parts: SplitResult) -> bool:
+    try:
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
 
 
 _UIDS = ["SOPInstanceUID", "SeriesInstanceUID"]
@@ -278,10 +292,9 @@ class _Client(DICOMwebClient):
 
 
 def _dataset(answer: Any) -> Dataset:
-    """An answer in JSON as a Dataset; large values, given as links, are left out."""
+    """An answer in JSON as a Dataset; large values, given as links, are empty."""
     with pydicom_silent():
-        told = {tag: element for tag, element in answer.items() if "BulkDataURI" not in element}
-        return Dataset.from_json(told)
+        return Dataset.from_json(answer)
 
 
 def _messages(files: Iterable[Path]) -> Iterator[list[Path]]:

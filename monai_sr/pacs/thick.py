@@ -17,6 +17,14 @@ THICK_RATIO = 2.0
 """Slices at least so many pixels apart are thick."""
 
 
+HEADER = (
+    *("SOPClassUID", "Modality", "SeriesInstanceUID", "ImageType", "SamplesPerPixel", "Rows", "Columns"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "NumberOfFrames"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ContributingEquipmentSequence"),
+)
+"""What is to be known of an instance."""
+
+
 class Verdict(NamedTuple):
     """Why a series is left out."""
 
@@ -28,7 +36,7 @@ def why_not(headers: Sequence[Dataset], *, thick_ratio: float = THICK_RATIO) -> 
     """Why a series is not to be super-resolved; None if it is.
 
     Args:
-        headers: of every instance of the series.
+        headers: of every instance of the series, with the attributes of :data:`HEADER`.
         thick_ratio: see :func:`slices_in_pixels`.
     """
     frames: list[Frame] = []

@@ -25,7 +25,7 @@ from ..processes import remove_leftovers, temporary_beside
 from .access import PacsError
 from .archive import Archive, RemoteSeries
 from .state import Entry, State, name_of
-from .thick import THICK_RATIO, slices_in_pixels, why_not
+from .thick import HEADER, THICK_RATIO, slices_in_pixels, why_not
 
 MODALITIES = ("CT", "MR")
 
@@ -227,7 +227,7 @@ class Watcher:
     def _attempt(self, series: RemoteSeries, place: Path, entry: Entry) -> Entry:
         """Fetch, super-resolve, store; how it ended."""
         if entry.status != "made":
-            verdict = why_not(self.archive.headers(series), thick_ratio=self.thick_ratio)
+            verdict = why_not(self.archive.headers(series, HEADER), thick_ratio=self.thick_ratio)
             if verdict is not None:
                 return replace(entry, status="left out", code=verdict.code, reason=verdict.reason)
             fault = self._make(series, place)
