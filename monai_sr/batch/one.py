@@ -33,7 +33,7 @@ from ..resolution import METHOD, effective_resolution
 from ..transforms import grid_of, wanted_grid
 from ..uncertainty import uncertainty_map
 from .cases import Case
-from .companions import MAPS, map_path, remove_maps, write_map, write_masks
+from .companions import MAPS, describe_companions, map_path, remove_maps, write_map, write_masks
 from .memory import TILE_LADDER, MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget
 from .records import (
     RECORD_VERSION,
@@ -245,7 +245,9 @@ def _process(
         content = describe(sr, made_by, case, axis=axis)
         if case.bids is not None:
             thickness = settings.options.get("slice_thickness") or case.bids.slice_thickness
-            content |= derivative_sidecar(case.bids, grid_of(image), grid_of(sr), slice_thickness=thickness)
+            derived = derivative_sidecar(case.bids, grid_of(image), grid_of(sr), slice_thickness=thickness)
+            content |= derived
+            describe_companions(case.target, derived, maps=maps, masks=case.mask_targets)
         content["monai_sr"] |= (
             how
             | trust
