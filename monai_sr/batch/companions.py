@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def write_masks(masks: Mapping[Path, MetaTensor], *, overwrite: bool = False) ->
 
 def _spare(path: Path, *, overwrite: bool) -> None:
     """Refuse to replace what we did not make."""
-    if path.exists() and not overwrite and not is_super_resolved(path):
+    if os.path.exists(path) and not overwrite and not is_super_resolved(path):
         raise OutputError(
             "E-OUT-EXISTS",
             "it exists already, and monai-sr did not make it",
@@ -128,5 +129,6 @@ def _spare(path: Path, *, overwrite: bool) -> None:
 def remove_maps(target: Path, kinds: Iterable[str]) -> None:
     """Remove maps of ours of an earlier result, which would say nothing about a new one."""
     for path in (map_path(target, kind) for kind in kinds):
-        if path.exists() and is_super_resolved(path):
+        # os.path: a name may be too long to exist
+        if os.path.exists(path) and is_super_resolved(path):
             path.unlink()

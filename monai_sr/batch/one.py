@@ -222,7 +222,7 @@ def _process(
             overwrite=settings.overwrite,
         )
         beside = [map_path(case.target, kind) for kind in settings.maps] + list(case.mask_targets)
-        if done and all(path.exists() for path in beside):
+        if done and all(map(os.path.exists, beside)):
             return {"status": "skipped", "reason": ALREADY_DONE}
         image = _read(case, settings)
         labels = [read_labels(mask) for mask in case.masks]
