@@ -52,6 +52,7 @@ _HOME = {
     "write_image": "images",
     "write_index": "batch",
     "write_report": "report",
+    "write_viewer": "report",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from .networks import PyramidNet as PyramidNet
     from .networks import ResidualNet as ResidualNet
     from .report import write_report as write_report
+    from .report import write_viewer as write_viewer
     from .slices import SliceModel as SliceModel
     from .slices import interpolation_matrix as interpolation_matrix
     from .slices import profile_matrix as profile_matrix

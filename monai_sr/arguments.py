@@ -281,6 +281,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write a page with pictures beside each result (.html), also where it fails, and an index.html of many",
     )
+    parser.add_argument(
+        "--viewer",
+        action="store_true",
+        help="write a page with the volumes themselves, to cut and turn (.viewer.html); MONAI_SR_NIIVUE names NiiVue's "
+        "niivue.umd.js",
+    )
     _add_device(parser)
     _add_trust(parser)
 

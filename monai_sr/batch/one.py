@@ -29,6 +29,7 @@ from ..images import image_suffix, read_dicom, read_image, read_labels, refuse_f
 from ..inference import Progress
 from ..labels import carry_labels
 from ..processes import temporary_beside
+from ..report import niivue_script
 from ..transforms import grid_of, wanted_grid
 from ..uncertainty import uncertainty_map
 from .cases import Case
@@ -72,6 +73,7 @@ class Settings:
         overwrite: replace results that are not ours or were changed.
         maps: of :data:`monai_sr.batch.companions.MAPS`, to be written beside each result.
         report: write a page with pictures beside each result, or in its place where a case fails.
+        viewer: write a page with the volumes themselves beside each result, see :func:`monai_sr.report.write_viewer`.
         memory: bytes that a process may take; None to find out where it runs.
     """
 
@@ -86,6 +88,7 @@ class Settings:
     overwrite: bool = False
     maps: tuple[str, ...] = ()
     report: bool = False
+    viewer: bool = False
     memory: int | None = None
 
     def load(self, *, device: str | None = None) -> Model:
@@ -94,6 +97,8 @@ class Settings:
         Raises:
             SuperResolutionError: bundle or device cannot be used.
         """
+        if self.viewer:
+            niivue_script()  # so that it is missed before the work
         model = load_bundle(self.bundle, device=device or self.device, trust_bundle=self.trust_bundle)
         if "uncertainty" in self.maps and not model.trust.get("uncertainty"):
             raise UsageError(
@@ -157,7 +162,7 @@ def process(case: Case, settings: Settings, model: Model, *, progress: Progress 
     started = time.monotonic()
     _reset_peak()
     result: dict[str, Any]
-    page = CasePage(case, wanted=settings.report, overwrite=settings.overwrite)
+    page = CasePage(case, wanted=settings.report, viewer=settings.viewer, overwrite=settings.overwrite)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", ImageWarning)
