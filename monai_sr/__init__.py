@@ -42,6 +42,7 @@ _HOME = {
     "interpolation_matrix": "slices",
     "load_bundle": "bundles",
     "measure_consistency": "consistency",
+    "measure_resolution": "resolution",
     "profile_matrix": "slices",
     "read_image": "images",
     "read_labels": "images",
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from .networks import ResidualNet as ResidualNet
     from .report import write_report as write_report
     from .report import write_viewer as write_viewer
+    from .resolution import measure_resolution as measure_resolution
     from .slices import SliceModel as SliceModel
     from .slices import interpolation_matrix as interpolation_matrix
     from .slices import profile_matrix as profile_matrix

@@ -30,6 +30,7 @@ from ..inference import Progress
 from ..labels import carry_labels
 from ..processes import temporary_beside
 from ..report import niivue_script
+from ..resolution import METHOD, effective_resolution
 from ..transforms import grid_of, wanted_grid
 from ..uncertainty import uncertainty_map
 from .cases import Case
@@ -379,7 +380,11 @@ def trust_in(
         slice_thickness=settings.options.get("slice_thickness"),
         axis=axis,
     )
-    told: dict[str, Any] = {"consistency": found.summary()}
+    before, after = effective_resolution(image, sr, axis=found.axis)
+    told: dict[str, Any] = {
+        "consistency": found.summary(),
+        "resolution": {"method": METHOD, "before": before.record(), "after": after.record()},
+    }
     maps = {"consistency": found.residual} if "consistency" in settings.maps else {}
     if "uncertainty" in settings.maps:
         maps["uncertainty"] = made = uncertainty_map(image, sr, model.trust.get("uncertainty", {}), axis=axis)

@@ -1,0 +1,80 @@
+"""Through-plane resolution measured on the volume itself, on tissue of known blur."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import phantoms
+import pytest
+import torch
+from scipy import ndimage
+
+from monai_sr.cli import main
+from monai_sr.images import write_image
+from monai_sr.resolution import METHOD, effective_resolution, measure_resolution
+from monai_sr.slices import apply_along, profile_matrix
+from monai_sr.transforms import grid_of, on_grid, simulate_thick_slices
+
+
+def tissue(shape=(48, 48, 64)):
+    """Alike in all directions: noise, smoothed by 1.5 voxels."""
+    noise = np.random.default_rng(0).normal(0, 1, shape)
+    voxels = torch.from_numpy(ndimage.gaussian_filter(noise, 1.5 / phantoms.FWHM)).float()
+    return on_grid(400 * voxels[None], phantoms.grid(shape), voxels)
+
+
+@pytest.mark.parametrize("slice_thickness", [3.0, 4.0, 6.0])
+def test_the_thickness_of_thick_slices_is_found(slice_thickness):
+    thick = simulate_thick_slices(tissue(), 4.0, slice_thickness=slice_thickness, axis=2)
+    found = measure_resolution(thick, 2)
+    assert found.mm == pytest.approx(slice_thickness, rel=0.15)
+    assert not found.bounded
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_thin_volume_is_as_fine_as_it_is_blurred_and_not_as_its_voxels(axis):
+    hr = tissue((60, 60, 60))
+    at = grid_of(hr).positions(axis)
+    blurred = apply_along(profile_matrix(at, at, slice_thickness=4.0), hr.as_tensor(), axis + 1)
+    assert measure_resolution(on_grid(blurred, grid_of(hr), hr), axis, lag=2.0).mm == pytest.approx(4.0, rel=0.15)
+
+
+def test_units_and_contrast_do_not_matter():
+    thick = simulate_thick_slices(tissue(), 4.0, axis=2)
+    other = on_grid(-3 * thick.as_tensor() + 1000, grid_of(thick), thick)
+    assert measure_resolution(other, 2).mm == pytest.approx(measure_resolution(thick, 2).mm, rel=1e-3)
+
+
+def test_what_cannot_be_told_is_said():
+    assert measure_resolution(tissue((48, 48, 48)), 2).bounded in ("at most", "")
+    assert measure_resolution(tissue((48, 48, 48)), 2).mm < 1.2
+    flat = phantoms.constant(phantoms.grid((20, 20, 8), (1, 1, 4)))
+    assert np.isnan(measure_resolution(flat, 2).mm)
+    few = simulate_thick_slices(tissue((12, 12, 64)), 4.0, axis=2)
+    assert np.isnan(measure_resolution(few, 2).mm)  # three slices' breadth in plane
+    assert measure_resolution(few, 2).record()["mm"] is None
+    along = on_grid(tissue().as_tensor().mean(dim=-1, keepdim=True).expand(-1, -1, -1, 64), grid_of(tissue()), tissue())
+    drift = on_grid(along + torch.linspace(0, 1e-3, 64), grid_of(along), along)
+    assert measure_resolution(drift, 2).bounded == "at least"
+
+
+def test_every_result_tells_what_it_resolves_before_and_after(tmp_path):
+    (tmp_path / "in").mkdir()
+    thick = simulate_thick_slices(tissue(), 4.0, axis=2)
+    write_image(thick, tmp_path / "in" / "a.nii.gz")
+    assert main(["run", str(tmp_path / "in"), str(tmp_path / "out"), "--bundle", "none", "--factor", "4"]) == 0
+    told = json.loads((tmp_path / "out" / "a.json").read_text())["monai_sr"]["resolution"]
+    assert told["method"] == METHOD
+    assert told["before"]["mm"] == pytest.approx(4, rel=0.15)
+    # slices four times as many, and a spline that knows no more than it was given
+    assert told["after"]["mm"] == pytest.approx(4, rel=0.25)
+
+
+def test_the_lag_of_a_result_is_half_a_slice_whatever_its_own_spacing():
+    thick = simulate_thick_slices(tissue(), 4.0, axis=2)
+    at = grid_of(tissue()).positions(2)
+    blurred = apply_along(profile_matrix(at, at, slice_thickness=3.0), tissue().as_tensor())
+    before, after = effective_resolution(thick, on_grid(blurred, grid_of(tissue()), thick), axis=2)
+    assert (before.lag, after.lag) == (4, 2)
+    assert after.mm == pytest.approx(3, rel=0.2)
