@@ -53,6 +53,7 @@ _HOME = {
     "write_image": "images",
     "write_index": "batch",
     "write_report": "report",
+    "write_viewer": "report",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from .networks import PyramidNet as PyramidNet
     from .networks import ResidualNet as ResidualNet
     from .report import write_report as write_report
+    from .report import write_viewer as write_viewer
     from .resolution import measure_resolution as measure_resolution
     from .slices import SliceModel as SliceModel
     from .slices import interpolation_matrix as interpolation_matrix

@@ -26,7 +26,13 @@ MANY: dict[str, Any] = {
 }
 """Options that concern many volumes only, and their defaults."""
 
-MAPS: dict[str, Any] = {"consistency_map": False, "uncertainty": False, "mask": [], "report": False}
+MAPS: dict[str, Any] = {
+    "consistency_map": False,
+    "uncertainty": False,
+    "mask": [],
+    "report": False,
+    "viewer": False,
+}
 """Options of what is written beside a result, and their defaults."""
 
 Command = Callable[[argparse.Namespace], int]
@@ -313,6 +319,12 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
         "--report",
         action="store_true",
         help="write a page with pictures beside each result (.html), also where it fails, and an index.html of many",
+    )
+    parser.add_argument(
+        "--viewer",
+        action="store_true",
+        help="write a page with the volumes themselves, to cut and turn (.viewer.html); MONAI_SR_NIIVUE names NiiVue's "
+        "niivue.umd.js",
     )
 
 

@@ -202,7 +202,9 @@ def _page(options: argparse.Namespace, source: Path, target: Path, name: str, se
     from .batch import Case, CasePage
     from .batch.one import failure
 
-    page = CasePage(Case(name, source, target, series=series), wanted=options.report, overwrite=True)
+    page = CasePage(
+        Case(name, source, target, series=series), wanted=options.report, viewer=options.viewer, overwrite=True
+    )
     options.warned, options.started, tell = [], time.monotonic(), warnings.showwarning
 
     def note(message: Any, *rest: Any, **named: Any) -> None:
@@ -222,7 +224,7 @@ def _page(options: argparse.Namespace, source: Path, target: Path, name: str, se
 
 def _show(page: Any, sr: Any, model: Any, options: argparse.Namespace, told: dict[str, Any]) -> None:
     """Write the report of one volume that is done."""
-    if not page.wanted:
+    if not (page.wanted or page.viewer):
         return
     from .batch.records import made_by_block, sha256_of, sha256_of_result
     from .transforms import wanted_grid
@@ -237,8 +239,8 @@ def _show(page: Any, sr: Any, model: Any, options: argparse.Namespace, told: dic
     }
     axis = wanted_grid(page.image, **chosen)[1]
     page.show_result(page.image, sr, record, axis=axis, slice_thickness=options.slice_thickness)
-    if page.written:
-        print(page.written)
+    for path in filter(None, (page.written, page.viewer)):
+        print(path)
 
 
 def _run_many(source: Path, target: Path, options: argparse.Namespace) -> int:
@@ -348,6 +350,7 @@ def _settings(options: argparse.Namespace) -> Any:
         overwrite=options.overwrite,
         maps=_maps(options),
         report=options.report,
+        viewer=options.viewer,
     )
 
 

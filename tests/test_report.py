@@ -122,6 +122,7 @@ def test_a_page_tells_geometry_provenance_agreement_warnings_and_method(made):
         "24 × 22 × 48 voxels of 1 × 1 × 1 mm",
         "4 mm, assumed equal to the slice spacing",
         "axial, stacked superior-inferior (axis 2 of the file)",
+        "mm after, across the slices (in-plane axes seen through slice profiles",
         "residual_super_resolution 0.3.0",
         "ab" * 32,
         "1 warning W-SR-RANGE a factor of 8",

@@ -36,6 +36,9 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,1000"),
 )
 
+LOCAL = ("data:", "file:", "blob:", "chrome:")
+"""What is no network; the last is the browser's own first page."""
+
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
@@ -96,7 +99,7 @@ class Opened:
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
                 url = message["params"]["request"]["url"]
-                if not url.startswith(("data:", "file:")):
+                if not url.startswith(LOCAL):
                     logged.append(f"asked for {url[:100]}")
         return logged
 

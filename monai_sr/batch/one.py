@@ -30,6 +30,7 @@ from ..images import image_suffix, read_dicom, read_image, read_labels, refuse_f
 from ..inference import Progress
 from ..labels import carry_labels
 from ..processes import temporary_beside
+from ..report import niivue_script
 from ..resolution import METHOD, effective_resolution
 from ..transforms import grid_of, wanted_grid
 from ..uncertainty import uncertainty_map
@@ -76,6 +77,7 @@ class Settings:
         overwrite: replace results that are not ours or were changed.
         maps: of :data:`monai_sr.batch.companions.MAPS`, to be written beside each result.
         report: write a page with pictures beside each result, or in its place where a case fails.
+        viewer: write a page with the volumes themselves beside each result, see :func:`monai_sr.report.write_viewer`.
         memory: bytes that a process may take; None to find out where it runs.
     """
 
@@ -92,6 +94,7 @@ class Settings:
     overwrite: bool = False
     maps: tuple[str, ...] = ()
     report: bool = False
+    viewer: bool = False
     memory: int | None = None
 
     def load(self, *, device: str | None = None) -> Model:
@@ -100,6 +103,8 @@ class Settings:
         Raises:
             SuperResolutionError: bundle or device cannot be used.
         """
+        if self.viewer:
+            niivue_script()  # so that it is missed before the work
         model = load_bundle(
             self.bundle,
             device=device or self.device,
@@ -171,7 +176,7 @@ def process(case: Case, settings: Settings, model: Model, *, progress: Progress 
     started = time.monotonic()
     _reset_peak()
     result: dict[str, Any]
-    page = CasePage(case, wanted=settings.report, overwrite=settings.overwrite)
+    page = CasePage(case, wanted=settings.report, viewer=settings.viewer, overwrite=settings.overwrite)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", ImageWarning)

@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 
 from ..dicom import series_description
 from ..errors import ImageWarning, SuperResolutionError
-from ..report import IndexRow, summary_of, write_failure_report, write_index_page, write_report
+from ..report import IndexRow, summary_of, write_failure_report, write_index_page, write_report, write_viewer
 from .cases import Case
 from .records import record_beside, sidecar_path
 
@@ -34,22 +34,26 @@ class CasePage:
     Args:
         case: which.
         wanted: whether a page is to be written.
+        viewer: whether a page with the volumes themselves is.
         overwrite: replace also a file of that name that is no page of ours.
 
     Attributes:
         image: what was read of the case, for the page of one that fails.
     """
 
-    def __init__(self, case: Case, *, wanted: bool, overwrite: bool = False) -> None:
+    def __init__(self, case: Case, *, wanted: bool, viewer: bool = False, overwrite: bool = False) -> None:
         self.case, self.wanted, self.overwrite = case, wanted, overwrite
         self.path = report_path(case.target)
+        self.viewer = self.path.with_suffix(".viewer.html") if viewer else None
         self.image: MetaTensor | None = None
 
     @property
     def is_current(self) -> bool:
         """Whether there is nothing to write about a case that is done: its page tells of the result that stands."""
-        told = summary_of(self.path).get("output_sha256") if self.wanted else None
-        return not self.wanted or (bool(told) and told == (record_beside(self.case.target) or {}).get("output_sha256"))
+        of_result = (record_beside(self.case.target) or {}).get("output_sha256")
+        pages = [self.path] if self.wanted else []
+        pages += [self.viewer] if self.viewer else []
+        return all(of_result and summary_of(page).get("output_sha256") == of_result for page in pages)
 
     @property
     def written(self) -> str:
@@ -65,8 +69,15 @@ class CasePage:
         axis: int,
         **measured: Any,
     ) -> None:
-        """Write the page of a result; ``measured`` as of :func:`monai_sr.report.write_report`."""
+        """Write the pages of a result; ``measured`` as of :func:`monai_sr.report.write_report`."""
+        if self.viewer:
+            digest, name = record.get("output_sha256", ""), self.case.name
+            told: dict[str, Any] = {"name": name, "axis": axis, "output_sha256": digest}
+            self._write(self.viewer, lambda: write_viewer(self.viewer, image, sr, **told))  # type: ignore[arg-type]
+        if not self.wanted:
+            return
         self._write(
+            self.path,
             lambda: write_report(
                 self.path,
                 image,
@@ -77,12 +88,15 @@ class CasePage:
                 record=record,
                 warnings=record.get("warnings", ()),
                 **measured,
-            )
+            ),
         )
 
     def show_failure(self, code: str, reason: str, warnings: Sequence[str] = ()) -> None:
         """Write the page of a case that failed."""
+        if not self.wanted:
+            return
         self._write(
+            self.path,
             lambda: write_failure_report(
                 self.path,
                 name=self.case.name,
@@ -91,14 +105,12 @@ class CasePage:
                 image=self.image,
                 description=series_description(self.case.series),
                 warnings=warnings,
-            )
+            ),
         )
 
-    def _write(self, write: Callable[[], Any]) -> None:
-        if not self.wanted:
-            return
-        if self.path.exists() and not summary_of(self.path) and not self.overwrite:
-            _warn(f"{self.path.name} stands there and is no report of monai-sr")
+    def _write(self, path: Path, write: Callable[[], Any]) -> None:
+        if path.exists() and not summary_of(path) and not self.overwrite:
+            _warn(f"{path.name} stands there and is no report of monai-sr")
             return
         _guarded(write)
 

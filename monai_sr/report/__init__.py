@@ -3,5 +3,14 @@
 from .case import write_failure_report, write_report
 from .index import IndexRow, write_index_page
 from .page import summary_of
+from .volumes import niivue_script, write_viewer
 
-__all__ = ["IndexRow", "summary_of", "write_failure_report", "write_index_page", "write_report"]
+__all__ = [
+    "IndexRow",
+    "niivue_script",
+    "summary_of",
+    "write_failure_report",
+    "write_index_page",
+    "write_report",
+    "write_viewer",
+]

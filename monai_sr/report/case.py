@@ -21,6 +21,7 @@ from ..consistency import Consistency, measure_consistency
 from ..errors import BundleError, UsageError
 from ..grid import SAME_SPACING
 from ..images import as_stored
+from ..resolution import METHOD, effective_resolution
 from ..transforms import grid_of, on_grid
 from ..uncertainty import uncertainty_map
 from .overlays import consistency_overlay, uncertainty_overlay
@@ -29,7 +30,7 @@ from .pictures import LAYERS, thumbnail, viewer
 from .sections import code_of, curves, for_methods, help_dialog, notes, tables, trust
 from .views import Scene, turned
 from .windows import windows_for
-from .words import Rows, geometry, methods, provenance, references
+from .words import Rows, geometry, methods, provenance, references, resolution_text
 
 
 def write_report(
@@ -95,10 +96,12 @@ def write_report(
         foretold = turned(uncertainty, scene.axes, scene.flips)
         overlays["uncertainty"] = uncertainty_overlay(uncertainty, scene.modality), foretold
     made_by = str(record.get("monai_sr_version") or version("monai-sr"))
+    resolved = record.get("resolution") or _resolution(image, sr, axis=axis)
     facts = {
         "Geometry": geometry(image, before, after, scene, axis=axis, thickness=told, told_by=told_by),
         "Provenance": provenance(record, name=name, description=description, version=made_by),
     }
+    facts["Geometry"].append(("effective resolution", resolution_text(resolved)))
     nrmse = consistency.nrmse
     paragraph = methods(
         *(before, after),
@@ -224,6 +227,12 @@ def _calibrated(record: Mapping[str, Any]) -> dict[str, Any]:
         return trust_of(str(record["bundle"]))
     except (KeyError, BundleError):
         return {}
+
+
+def _resolution(image: MetaTensor, sr: MetaTensor, *, axis: int) -> dict[str, Any]:
+    """As a record tells it."""
+    before, after = effective_resolution(image, sr, axis=axis)
+    return {"method": METHOD, "before": before.record(), "after": after.record()}
 
 
 def _foretold(

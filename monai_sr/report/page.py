@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from html import escape
 from importlib.metadata import version
 from importlib.resources import files
@@ -20,26 +21,35 @@ _HEAD = 2**17
 """Bytes of a page within which its summary stands."""
 
 
-def write_page(path: Path, template: str, script: str, **parts: str) -> Path:
+def write_page(
+    path: Path, template: str, script: str, *, library: str = "", allowed: Mapping[str, str] | None = None, **parts: str
+) -> Path:
     """Fill a template of this package and write it, atomically.
 
     Args:
         path: where.
         template: its file; ``$name`` stands for a part.
-        script: the file of the one script that may run.
+        script: the file of the script that may run.
+        library: a script that may run before it.
+        allowed: what the policy lets the page do besides, such as ``{"worker-src": "blob:"}``.
         parts: as HTML: whoever makes them has escaped what is not ours.
 
     Raises:
         OutputError: it cannot be written.
     """
     program = _asset(script)
-    digest = base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
+    scripts = " ".join(_digest(one) for one in (program, library) if one)
+    rules = {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": "'unsafe-inline'",
+        "script-src": scripts,
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    } | dict(allowed or {})
+    policy = "; ".join(f"{key} {value}" for key, value in rules.items())
     ours = {"policy": policy, "style": _asset("report.css"), "script": program, "version": escape(version("monai-sr"))}
-    filled = Template(_asset(template)).substitute(parts, **ours).encode()
+    filled = Template(_asset(template)).substitute(parts, library=library, **ours).encode()
 
     def write(file: BinaryIO) -> None:
         file.write(filled)
@@ -62,6 +72,11 @@ def summary_of(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, IndexError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _digest(script: str) -> str:
+    """How a policy names a script that may run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _asset(name: str) -> str:

@@ -103,6 +103,16 @@ def geometry(
     return rows
 
 
+def resolution_text(found: Mapping[str, Any]) -> str:
+    """Effective slice thickness before and after, and how it was measured, as a record tells it."""
+    lengths = []
+    for when in ("before", "after"):
+        one = found.get(when) or {}
+        known = isinstance(one.get("mm"), int | float)
+        lengths.append(f"{one.get('bounded', '')} {mm(float(one['mm']))}".strip() if known else "unknown")
+    return f"{lengths[0]} before, {lengths[1]} after, across the slices ({found.get('method', 'method unknown')})"
+
+
 def provenance(record: Mapping[str, Any], *, name: str, description: str, version: str) -> Rows:
     """Where the result comes from, as its record tells."""
     rows: Rows = [("input", name)] if name else []

@@ -1,0 +1,142 @@
+"""The volumes of a case to turn and cut at will: one page with NiiVue and both volumes in it, about 3 to 10 MB.
+
+NiiVue (BSD-2-Clause, 2.3 MB of JavaScript) is not part of monai-sr: ``npm pack @niivue/niivue@0.69.0``
+brings it, and the environment variable ``MONAI_SR_NIIVUE`` tells where its ``niivue.umd.js`` is.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import os
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from monai.data import MetaTensor
+
+from ..errors import UsageError
+from ..images import as_stored
+from ..transforms import grid_of
+from .page import script_json, write_page
+from .views import Scene
+from .windows import windows_for
+
+VARIABLE = "MONAI_SR_NIIVUE"
+
+LARGEST = 8_000_000
+"""Voxels of a volume in the page; larger ones are averaged down."""
+
+NOTICE = """Copyright (c) 2021, Niivue. All rights reserved.
+Redistribution and use in source and binary forms, with or without modification, are permitted provided that the
+following conditions are met: 1. Redistributions of source code must retain the above copyright notice, this list of
+conditions and the following disclaimer. 2. Redistributions in binary form must reproduce the above copyright notice,
+this list of conditions and the following disclaimer in the documentation and/or other materials provided with the
+distribution. THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS AND CONTRIBUTORS "AS IS" AND ANY EXPRESS OR IMPLIED
+WARRANTIES, INCLUDING, BUT NOT LIMITED TO, THE IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS FOR A PARTICULAR
+PURPOSE ARE DISCLAIMED. IN NO EVENT SHALL THE COPYRIGHT HOLDER OR CONTRIBUTORS BE LIABLE FOR ANY DIRECT, INDIRECT,
+INCIDENTAL, SPECIAL, EXEMPLARY, OR CONSEQUENTIAL DAMAGES (INCLUDING, BUT NOT LIMITED TO, PROCUREMENT OF SUBSTITUTE
+GOODS OR SERVICES; LOSS OF USE, DATA, OR PROFITS; OR BUSINESS INTERRUPTION) HOWEVER CAUSED AND ON ANY THEORY OF
+LIABILITY, WHETHER IN CONTRACT, STRICT LIABILITY, OR TORT (INCLUDING NEGLIGENCE OR OTHERWISE) ARISING IN ANY WAY OUT
+OF THE USE OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE."""
+
+_POLICY = {"worker-src": "blob:", "connect-src": "data: blob:", "img-src": "data: blob:", "font-src": "data:"}
+"""What NiiVue needs besides: its font and color maps are inside it."""
+
+
+def niivue_script(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where NiiVue's ``niivue.umd.js`` is.
+
+    Raises:
+        UsageError: E-EXTRA, nobody tells, or it is not there.
+    """
+    told = environment.get(VARIABLE, "")
+    path = Path(told)
+    if not told or not path.is_file():
+        raise UsageError(
+            "E-EXTRA",
+            f"the viewer needs NiiVue, and {VARIABLE} names {path if told else 'no file'}",
+            fix=f"npm pack @niivue/niivue@0.69.0, unpack it, and set {VARIABLE} to its dist/niivue.umd.js",
+        )
+    return path
+
+
+def write_viewer(
+    path: str | Path,
+    image: MetaTensor,
+    sr: MetaTensor,
+    *,
+    name: str = "",
+    axis: int | None = None,
+    niivue: str | Path | None = None,
+    output_sha256: str = "",
+) -> Path:
+    """Write a page with both volumes in it, to be cut along three planes and seen in three dimensions.
+
+    Volumes hold 256 gray levels of the window they are shown in, and are averaged down where they are
+    large: to look at, not to measure.
+
+    Args:
+        path: where.
+        image: (C, X, Y, Z) the acquired volume; of several, the first is shown.
+        sr: (C, X', Y', Z') the result.
+        name: what to call it.
+        axis: through-plane axis. Default: the one of the largest spacing.
+        niivue: its ``niivue.umd.js``. Default: what ``MONAI_SR_NIIVUE`` names.
+        output_sha256: of the file of the result, by which a later run knows that the page is of it.
+
+    Raises:
+        UsageError: NiiVue is not there.
+        OutputError: it cannot be written.
+    """
+    library = Path(niivue) if niivue is not None else niivue_script()
+    axis = int(np.argmax(grid_of(image).spacing)) if axis is None else axis
+    scene = Scene.of(image, None, axis)
+    window = next(iter(windows_for(*(scene.sample[0], scene.modality, scene.sample[1])).presets.items()))
+    dtype = np.dtype(image.meta.get("stored_dtype", "float32"))
+    volumes, steps = [], set()
+    # NiiVue lays every volume on the grid of the first: on that of the result nothing is lost
+    for label, volume in (("sr", sr), ("thick", image)):
+        packed, step = _packed(as_stored(volume.as_tensor()[0].cpu().numpy(), dtype), volume, window[1])
+        steps |= step
+        volumes.append({"name": label, "nifti": packed})
+    button = '<button type="button" data-do="show" data-value="{}" aria-pressed="false">{}<kbd>{}</kbd></button>'
+    buttons = button.format("thick", "Thick", 1) + button.format("sr", "SR", 3)
+    coarse = " Averaged down to fit." if steps else ""
+    unit = " HU" if scene.modality == "CT" else ""
+    return write_page(
+        Path(path),
+        "viewer.html",
+        "viewer.js",
+        library=library.read_text(encoding="utf-8").replace("</script", "<\\/script"),
+        allowed=_POLICY,
+        title=escape(f"{name or 'Volumes'} - monai-sr viewer"),
+        heading=escape(name or "Volumes"),
+        summary=script_json({"kind": "viewer", "output_sha256": output_sha256}),
+        note=escape(f"Window: {window[0]}, {window[1][0]:.4g} to {window[1][1]:.4g}{unit}.{coarse}"),
+        buttons=buttons,
+        data=script_json(volumes),
+        notice=escape(NOTICE),
+    )
+
+
+def _packed(voxels: np.ndarray, volume: MetaTensor, window: tuple[float, float]) -> tuple[str, set[int]]:
+    """A NIfTI file of 8 bits, compressed, in base64; and by what in-plane voxels were averaged, if at all."""
+    low, high = window
+    voxels = np.clip((voxels.astype(np.float32) - low) * (255 / max(high - low, 1e-12)), 0, 255)
+    affine = grid_of(volume).affine.copy()
+    steps = set()
+    while voxels.size > LARGEST:
+        axis = int(np.argmin(np.linalg.norm(affine[:3, :3], axis=0)))  # the finest, so that voxels stay alike
+        pairs = voxels.shape[axis] // 2
+        first, second = (np.take(voxels, np.arange(pairs) * 2 + k, axis=axis) for k in (0, 1))
+        voxels = (first + second) / 2
+        affine[:3, 3] += affine[:3, axis] / 2
+        affine[:3, axis] *= 2
+        steps.add(axis)
+    image = nib.Nifti1Image(np.rint(voxels).astype(np.uint8), affine)
+    image.header.set_slope_inter((high - low) / 255, low)
+    image.header["cal_min"], image.header["cal_max"] = low, high
+    return base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode(), steps
