@@ -18,7 +18,7 @@ FLOORS = {
     1: {"transforms", "handlers", "stacks"},
     2: {"inference", "images", "nifti", "itk", "dicom", "bundles", "bids", "engines", "streaming", "quantization"},
     3: {"batch", "conditions", "evaluation", "methods", "tables", "volumes"},
-    4: {"cli", "arguments", "demo", "slicer", "__main__"},
+    4: {"cli", "arguments", "demo", "quantize", "slicer", "__main__"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 GROUND_LIBRARIES = {"numpy", "scipy", "torch", "nibabel", "psutil"}
