@@ -74,7 +74,10 @@ class Model:
         """This model on a device; itself if it is there already, else a copy, by torch in float32."""
         if self.network is None or device == self.device:
             return self
-        network = copy.deepcopy(bare(self.network)).to(device)
+        return self.computed_by(copy.deepcopy(bare(self.network)).to(device))
+
+    def computed_by(self, network: nn.Module) -> Model:
+        """This model with another engine, see :func:`monai_sr.engines.run_by`, in the network's place."""
         digest = self.weights_sha256
         return Model(self.name, self.version, network, self._options, weights_sha256=digest, trust=self.trust)
 

@@ -272,8 +272,8 @@ def _propose(
     how: Any = {"along": along, "align": getattr(network, "fold", 1), "scale": scale}
     how |= {"tile_voxels": tile_voxels, "progress": progress}
     if isinstance(network, StreamedNet):
-        counts = network.row_counts(len(lr), *levels)
-        proposal = apply_in_rows(lambda: network.stream(*levels), lr, row_counts=counts, halo=reach, **how)
+        how |= {"row_counts": network.row_counts(len(lr), *levels), "rows_held": network.rows_held}
+        proposal = apply_in_rows(lambda: network.stream(*levels), lr, halo=reach, **how)
     else:
         device = next(network.parameters()).device
         proposal = apply_in_tiles(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,6 +36,8 @@ GRAPHS = 12
 """Compiled graphs that are kept: three for each size of tile."""
 
 Push = Callable[[Tensor, bool], Tensor]
+Ranges = Mapping[str, Sequence[float]]
+"""By name of a tensor, the largest magnitude of each of its channels."""
 
 
 @cache
@@ -81,11 +83,13 @@ class StreamedNet(nn.Module):
 
     Args:
         network: in eval mode on the CPU, in float32. Its weights are not to be changed afterwards.
-        ranges: largest magnitude of each tensor that is quantized to 8 bits, by its name in
-            :class:`_Graph`; None to compute in float32.
+        ranges: largest magnitudes of each tensor that is quantized to 8 bits, one for each channel, by
+            its name, see :mod:`monai_sr.quantization`; None to compute in float32.
     """
 
-    def __init__(self, network: ResidualNet | PyramidNet, *, ranges: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, network: ResidualNet | PyramidNet, *, ranges: Mapping[str, Sequence[float]] | None = None
+    ) -> None:
         super().__init__()
         openvino()
         self.network, self.ranges = network, ranges
@@ -105,6 +109,12 @@ class StreamedNet(nn.Module):
         """(1, 1, X, Y, Z) to what the network makes of it."""
         push, blocks = self.stream(levels), x.split(self.row_counts(x.shape[2], levels), dim=2)
         return torch.cat([push(block, n == len(blocks)) for n, block in enumerate(blocks, start=1)], dim=2)
+
+    @property
+    def rows_held(self) -> int:
+        """The rows of a tile that would take as much memory by torch; about, see ``tests/benchmarks``."""
+        rows = 32 if isinstance(self.network, PyramidNet) else 26
+        return rows if self.ranges is None else rows // 3
 
     def row_counts(self, rows: int, levels: int | None = None) -> list[int]:
         """In how many rows each a volume is to be given to :meth:`stream`: first enough to fill every layer."""
@@ -184,12 +194,12 @@ class _Rows:
     Attributes:
         value: in float32, or whole numbers of 8 bits.
         lag: by how many rows it is behind the graph's input.
-        step: what a whole number means; None in float32.
+        step: (C,) what a whole number means in each channel; None in float32.
     """
 
     value: Any
     lag: int
-    step: float | None = None
+    step: np.ndarray | None = None
 
 
 class _Graph:
@@ -204,7 +214,9 @@ class _Graph:
         begin, end: whether the block is the first, the last.
     """
 
-    def __init__(self, shape: tuple[int, ...], ranges: Mapping[str, float] | None, *, begin: bool, end: bool) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], ranges: Mapping[str, Sequence[float]] | None, *, begin: bool, end: bool
+    ) -> None:
         self.rows, self.columns, self.slices = shape
         self.ranges, self.begin, self.end = ranges, begin, end
         self.op = openvino().opset13
@@ -215,27 +227,27 @@ class _Graph:
         """The graph of a ResidualNet; its input and output are (1, x, Y, Z/fold, fold)."""
         image = self._input(network.fold)
         x = self._quantized(self._convolved(image, network.head, relu=True), "head", signed=False)
-        x = self._pairs(x, network.body, "body", last=True)
+        x = self._pairs(x, network.body, "body")
         return self._model(self._added(image, self._convolved(x, network.tail)))
 
     def pyramid(self, network: PyramidNet, levels: int) -> Any:
         """The graph of a PyramidNet; its input is (1, x, Y, m, 1), its output (1, x, Y, m·2^levels, 1)."""
-        image, carried = self._input(1), None
+        image, halves = self._input(1), None
         for level in range(levels):
             x = self._convolved(image, network.embed, relu=True)
-            if carried is not None:
-                x = self._added(self._quantized(carried, f"{level}.carried", signed=True), x)
-            x = self._quantized(x, f"{level}.embed", signed=carried is not None)
-            x = self._pairs(x, network.body, f"{level}.body", last=True)
-            carried = self._doubled(x, network.double_features)
-            positive = _Rows(self.op.relu(carried.value), carried.lag)
-            detail = self._convolved(self._quantized(positive, f"{level}.detail", signed=False), network.residual)
-            image = self._added(self._doubled_image(image, network), detail)
+            if halves is not None:
+                x = self._added(self._interleaved(self._quantized(halves, f"{level}.carried", signed=True)), x)
+            x = self._quantized(x, f"{level}.embed", signed=halves is not None)
+            x = self._pairs(x, network.body, f"{level}.body")
+            halves = self._halves(x, network.double_features)
+            seen = _Rows(self.op.relu(halves.value), halves.lag)
+            seen = self._interleaved(self._quantized(seen, f"{level}.detail", signed=False))
+            image = self._added(self._doubled_image(image, network), self._convolved(seen, network.residual))
         return self._model(image)
 
     # ---------------------------------------------------------------- layers
 
-    def _pairs(self, x: _Rows, body: nn.Sequential, name: str, *, last: bool) -> _Rows:
+    def _pairs(self, x: _Rows, body: nn.Sequential, name: str) -> _Rows:
         """The pairs of convolutions with their identity links."""
         for index, pair in enumerate(body):
             assert isinstance(pair, LinkedPair)
@@ -251,12 +263,12 @@ class _Graph:
         op = self.op
         seen = self._with_history(x, 2)
         pads = [int(self.begin), 1, 1], [int(self.end), 1, 1]
-        y = op.convolution(self._real(seen), self._weights(layer.weight, x), [1] * 3, *pads, [1] * 3)
+        y = op.convolution(self._even(seen), self._weights(layer.weight, x), [1] * 3, *pads, [1] * 3)
         y = op.add(y, op.constant(_array(layer.bias).reshape(1, -1, 1, 1, 1)))
         return _Rows(op.relu(y) if relu else y, x.lag + 1)
 
-    def _doubled(self, x: _Rows, layer: nn.ConvTranspose3d) -> _Rows:
-        """Twice the slices: as a convolution that gives the two halves of a slice as channels, side by side.
+    def _halves(self, x: _Rows, layer: nn.ConvTranspose3d) -> _Rows:
+        """The transposed convolution as a convolution: the two halves of each slice, all channels of one first.
 
         Output slice 2i takes taps 1 and 3 of slices i and i − 1, output slice 2i + 1 taps 2 and 0 of i and
         i + 1.
@@ -266,9 +278,9 @@ class _Graph:
         even = torch.stack([taps[..., 3], taps[..., 1], zero], dim=-1)
         odd = torch.stack([zero, taps[..., 2], taps[..., 0]], dim=-1)
         weights = torch.cat([even, odd], dim=1).transpose(0, 1)[:, :, None, None, :]
-        y = op.convolution(self._real(x), self._weights(weights, x), [1] * 3, [0, 0, 1], [0, 0, 1], [1] * 3)
+        y = op.convolution(self._even(x), self._weights(weights, x), [1] * 3, [0, 0, 1], [0, 0, 1], [1] * 3)
         y = op.add(y, op.constant(np.tile(_array(layer.bias), 2).reshape(1, -1, 1, 1, 1)))
-        return _Rows(self._interleaved(y, layer.out_channels), x.lag)
+        return _Rows(y, x.lag)
 
     def _doubled_image(self, image: _Rows, network: PyramidNet) -> _Rows:
         """Twice the slices of the image, by the matrix that :meth:`PyramidNet.double_image` stands for."""
@@ -277,12 +289,14 @@ class _Graph:
         matrix = network.double_image(unit)[:, 0, 0, 0, :]
         return _Rows(self.op.matmul(image.value, self.op.constant(_array(matrix)), False, False), image.lag)
 
-    def _interleaved(self, y: Any, channels: int) -> Any:
-        """(1, 2C, x, Y, Z) to (1, C, x, Y, 2Z): in memory, where channels come last, nothing moves."""
+    def _interleaved(self, halves: _Rows) -> _Rows:
+        """(1, 2C, x, Y, Z) of halves to (1, C, x, Y, 2Z); best done in 8 bits, because it moves them all."""
         op = self.op
-        _, _, rows, columns, slices = (int(n) for n in y.get_output_shape(0))
-        last = op.transpose(y, [0, 2, 3, 4, 1])
-        return op.transpose(op.reshape(last, [1, rows, columns, 2 * slices, channels], False), [0, 4, 1, 2, 3])
+        _, channels, rows, columns, slices = (int(n) for n in halves.value.get_output_shape(0))
+        last = op.transpose(halves.value, [0, 2, 3, 4, 1])
+        last = op.reshape(last, [1, rows, columns, 2 * slices, channels // 2], False)
+        step = None if halves.step is None else halves.step[: channels // 2]
+        return _Rows(op.transpose(last, [0, 4, 1, 2, 3]), halves.lag, step)
 
     def _added(self, x: _Rows, y: _Rows) -> _Rows:
         """``x``, kept back until it is as late as ``y``, plus ``y``."""
@@ -324,21 +338,37 @@ class _Graph:
         if self.ranges is None:
             return x
         op, most = self.op, 127 if signed else 255
-        least, step = -most if signed else 0, self.ranges[name] / most
-        ends = [np.float32(v) for v in (least * step, most * step, least, most)]
-        whole = op.fake_quantize(x.value, *ends, most - least + 1)
+        while name not in self.ranges:  # a level deeper than there are ranges for
+            level, _, rest = name.partition(".")
+            name = f"{int(level) - 1}.{rest}"
+        step = np.asarray(self.ranges[name], np.float32) / most
+        step = np.tile(step, int(x.value.get_output_shape(0)[1]) // len(step))  # halves are of the same channels
+        least = -most if signed else 0
+        ends = [(step * end).reshape(1, -1, 1, 1, 1) for end in (least, most)]
+        whole = op.fake_quantize(x.value, *ends, np.float32(least), np.float32(most), most - least + 1)
         return _Rows(op.convert(whole, np.int8 if signed else np.uint8), x.lag, step)
 
     def _real(self, x: _Rows) -> Any:
+        """``x`` in float32."""
         if x.step is None:
             return x.value
-        return self.op.multiply(self.op.convert(x.value, np.float32), np.float32(x.step))
+        return self.op.multiply(self.op.convert(x.value, np.float32), x.step.reshape(1, -1, 1, 1, 1))
+
+    def _even(self, x: _Rows) -> Any:
+        """``x`` with one step for all channels, which is what a convolution in 8 bits takes; see :meth:`_weights`."""
+        if x.step is None:
+            return x.value
+        return self.op.multiply(self.op.convert(x.value, np.float32), x.step.max())
 
     def _weights(self, weight: Tensor, x: _Rows) -> Any:
-        """Weights for ``x``: in 8 bits with a step for each output channel, if ``x`` is in 8 bits."""
+        """Weights for ``x`` by :meth:`_even`: if that is in 8 bits they are too, with a step for each output channel.
+
+        That the channels of ``x`` differ in their steps is made up for by the weights they meet.
+        """
         op, real = self.op, _array(weight)
         if x.step is None:
             return op.constant(real)
+        real = real * (x.step / x.step.max()).reshape(1, -1, 1, 1, 1)
         step = np.maximum(np.abs(real).max(axis=(1, 2, 3, 4), keepdims=True), np.finfo(np.float32).tiny) / 127
         whole = op.convert(op.constant(np.round(real / step).astype(np.int8)), np.float32)
         return op.multiply(whole, op.constant(step.astype(np.float32)))

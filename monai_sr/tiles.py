@@ -15,9 +15,6 @@ from torch import Tensor
 
 from .slices import apply_along
 
-ROWS_HELD = 26
-"""A network that takes a few rows at a time holds as much memory as another one for so many rows."""
-
 
 @dataclass(frozen=True)
 class Tile:
@@ -95,6 +92,7 @@ def apply_in_rows(
     voxels: Tensor,
     *,
     row_counts: Sequence[int],
+    rows_held: int,
     along: Tensor | None = None,
     halo: tuple[int, int],
     align: int = 1,
@@ -108,13 +106,14 @@ def apply_in_rows(
         begin: called for each tile; see :meth:`monai_sr.streaming.StreamedNet.stream`.
         voxels, along, align, scale, progress: as of :func:`apply_in_tiles`.
         row_counts: how many rows the network wants at a time.
+        rows_held: the network takes as much memory as another one for a tile of so many rows.
         halo: what the network sees to each side along Y and Z, in voxels of the input.
-        tile_voxels: largest block of :data:`ROWS_HELD` rows, in voxels of the output.
+        tile_voxels: largest tile, in voxels of the output, of so many rows.
     """
     shape = (*voxels.shape[:2], voxels.shape[2] if along is None else len(along))
     result = torch.empty(*shape[:2], shape[2] * scale, dtype=voxels.dtype, device=voxels.device)
-    block = (ROWS_HELD, *shape[1:])
-    tiles = plan_tiles(block, (0, *halo), voxels=max(1, tile_voxels // scale), align=(ROWS_HELD, 1, align))
+    block = (rows_held, *shape[1:])
+    tiles = plan_tiles(block, (0, *halo), voxels=max(1, tile_voxels // scale), align=(rows_held, 1, align))
     for number, tile in enumerate(tiles):
         _, columns, slices = tile.padded
         push, start, done = begin(), 0, 0

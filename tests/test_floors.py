@@ -73,6 +73,7 @@ FLOORS = {
         "nipype",
         "pacs",
         "parameters",
+        "quantize",
         "slicer",
     },
 }
