@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,15 @@ def test_no_tile_that_is_made_is_larger_than_what_was_planned_for(network, level
     size = {"voxels_in": math.prod(shape), "voxels_out": math.prod(shape) * thin}
     planned = size["voxels_out"] * tile_bytes(network, asked, **size) / tile_bytes(network, size["voxels_out"], **size)
     assert planned >= largest
+
+
+@pytest.mark.slow
+def test_a_volume_takes_no_more_memory_than_is_planned_for():
+    script = Path(__file__).parent / "benchmarks" / "memory_constants.py"
+    words = [sys.executable, str(script), "--one", "none", "256x256x40", str(TILE_VOXELS), "int16"]
+    peaks = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    planned = (PROCESS + volume_bytes(256 * 256 * 40, 256 * 256 * 160)) / 2**20
+    assert 0.8 * planned < float(peaks[-1]) < planned
 
 
 class Hungry(SRCNN):

@@ -20,10 +20,10 @@ SHARE = 0.85
 
 # Peak resident memory on the CPU, measured by tests/benchmarks/memory_constants.py (torch 2.13, monai 1.6.1)
 # and rounded up.
-PROCESS = 450 * 2**20
-"""Interpreter, torch and MONAI."""
-PER_VOXEL_IN, PER_VOXEL_OUT = 16, 24
-"""Bytes per acquired and per new voxel of a volume, whatever computes it."""
+PROCESS = 512 * 2**20
+"""Interpreter, torch and MONAI, and the blocks in which matrices are applied."""
+PER_VOXEL_IN, PER_VOXEL_OUT = 16, 8
+"""Bytes per acquired and per new voxel of a volume, whatever computes it: what is proposed, and the result."""
 TILE_FEATURES = 4
 """Feature maps of a tile that a network holds at once, of 4 bytes a voxel and feature."""
 

@@ -19,8 +19,8 @@ SIZES = [(32, 32, 8), (192, 192, 20), (256, 256, 40), (384, 384, 40)]
 TILES = [2_000_000, 1_000_000, 250_000]
 
 
-def measure(bundle: str, shape: tuple[int, int, int], tile_voxels: int, *, stored: str) -> None:
-    """Super-resolve noise of that shape by 4 in this process, and print the peak after each step."""
+def measure(bundle: str, shape: tuple[int, int, int], tile_voxels: int, *, stored: str, factor: int = 4) -> None:
+    """Super-resolve noise of that shape in this process, and print the peak after each step."""
     import torch
 
     from monai_sr.bundles import load_bundle
@@ -36,12 +36,12 @@ def measure(bundle: str, shape: tuple[int, int, int], tile_voxels: int, *, store
         image = torch.from_numpy(np.random.default_rng(0).normal(500, 90, shape).astype(np.float32))[None]
         from monai.data import MetaTensor
 
-        grid = Grid(shape, np.diag([1.0, 1.0, 4.0, 1.0]))
+        grid = Grid(shape, np.diag([1.0, 1.0, float(factor), 1.0]))
         write_image(MetaTensor(image, affine=torch.from_numpy(grid.affine)), source, dtype=stored)
         del image
         image = read_image(source)
         peaks.append(_peak())
-        sr = model(image, factor=4, tile_voxels=tile_voxels)
+        sr = model(image, factor=factor, tile_voxels=tile_voxels)
         peaks.append(_peak())
         write_image(sr, Path(folder, "out.nii.gz"))
         peaks.append(_peak())
@@ -56,11 +56,12 @@ def main() -> None:
     """All rows, or the one that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one", nargs=4, metavar=("BUNDLE", "SHAPE", "TILE", "DTYPE"))
+    parser.add_argument("--factor", type=int, default=4)
     options = parser.parse_args()
     if options.one:
         bundle, shape, tile, stored = options.one
         x, y, z = map(int, shape.split("x"))
-        return measure(bundle, (x, y, z), int(tile), stored=stored)
+        return measure(bundle, (x, y, z), int(tile), stored=stored, factor=options.factor)
     print("bundle shape dtype tile_voxels imports model read resolved written")
     rows = [("none", size, TILES[0], "int16") for size in SIZES] + [("none", SIZES[-1], TILES[0], "float32")]
     rows += [(bundle, SIZES[0], TILES[0], "int16") for bundle in ("residual", "pyramid")]
