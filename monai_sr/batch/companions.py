@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from monai.data import MetaTensor
 
 from ..errors import OutputError
-from ..images import image_suffix, write_image
+from ..images import image_suffix, write_image, write_json
 from ..nifti import is_super_resolved
 
 MAPS = ("consistency", "uncertainty")
 """Maps that a run may write beside each result, NIfTI of float32 in the file's units."""
+
+DESCRIPTIONS = {
+    "consistency": "Acquired slices less the result acquired again, in its units.",
+    "uncertainty": "Standard deviation of the error of each voxel of the result, in its units.",
+}
+NOTICE = "Research only, not for diagnosis."
 
 _OF_BIDS = "_res-thin_desc-SR_"
 
@@ -77,6 +85,25 @@ def write_map(image: MetaTensor, path: Path, *, overwrite: bool = False) -> Path
     return write_image(image, path, dtype="float32")
 
 
+def describe_companions(
+    target: Path, derived: Mapping[str, Any], *, maps: Iterable[str], masks: Iterable[Path]
+) -> None:
+    """The JSON beside each map and mask of a BIDS result, which its validator asks for.
+
+    Args:
+        target: the result.
+        derived: its JSON, see :func:`monai_sr.bids.derivative_sidecar`.
+        maps: kinds that were written.
+        masks: where carried masks were written.
+    """
+    labels = "Labels of the acquired slices on the grid of the thin ones."
+    what = {map_path(target, kind): DESCRIPTIONS[kind] for kind in maps} | dict.fromkeys(masks, labels)
+    for path, description in what.items():
+        kept = ("Sources", "SpatialReference", "SkullStripped", *(("Resolution",) if "_res-" in path.name else ()))
+        told = {name: derived[name] for name in kept if name in derived}
+        write_json(told | {"Description": f"{description} {NOTICE}"}, path.with_name(f"{stem_of(path)}.json"))
+
+
 def write_masks(masks: Mapping[Path, MetaTensor], *, overwrite: bool = False) -> None:
     """Write carried masks, each where it belongs and in its own type.
 
@@ -90,7 +117,7 @@ def write_masks(masks: Mapping[Path, MetaTensor], *, overwrite: bool = False) ->
 
 def _spare(path: Path, *, overwrite: bool) -> None:
     """Refuse to replace what we did not make."""
-    if path.exists() and not overwrite and not is_super_resolved(path):
+    if os.path.exists(path) and not overwrite and not is_super_resolved(path):
         raise OutputError(
             "E-OUT-EXISTS",
             "it exists already, and monai-sr did not make it",
@@ -102,5 +129,6 @@ def _spare(path: Path, *, overwrite: bool) -> None:
 def remove_maps(target: Path, kinds: Iterable[str]) -> None:
     """Remove maps of ours of an earlier result, which would say nothing about a new one."""
     for path in (map_path(target, kind) for kind in kinds):
-        if path.exists() and is_super_resolved(path):
+        # os.path: a name may be too long to exist
+        if os.path.exists(path) and is_super_resolved(path):
             path.unlink()

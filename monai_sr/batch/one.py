@@ -34,7 +34,7 @@ from ..resolution import METHOD, effective_resolution
 from ..transforms import grid_of, wanted_grid
 from ..uncertainty import uncertainty_map
 from .cases import Case
-from .companions import MAPS, map_path, remove_maps, write_map, write_masks
+from .companions import MAPS, describe_companions, map_path, remove_maps, write_map, write_masks
 from .memory import TILE_LADDER, MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget
 from .pages import CasePage
 from .records import (
@@ -245,7 +245,7 @@ def _process(
             overwrite=settings.overwrite,
         )
         beside = [map_path(case.target, kind) for kind in settings.maps] + list(case.mask_targets)
-        if done and all(path.exists() for path in beside):
+        if done and all(map(os.path.exists, beside)):
             if page.is_current:
                 return {"status": "skipped", "reason": ALREADY_DONE}
             if not case.is_derived_dicom:  # such a series is made again: what we made is never read
@@ -272,7 +272,9 @@ def _process(
         content = describe(sr, made_by, case, axis=axis)
         if case.bids is not None:
             thickness = settings.options.get("slice_thickness") or case.bids.slice_thickness
-            content |= derivative_sidecar(case.bids, grid_of(image), grid_of(sr), slice_thickness=thickness)
+            derived = derivative_sidecar(case.bids, grid_of(image), grid_of(sr), slice_thickness=thickness)
+            content |= derived
+            describe_companions(case.target, derived, maps=maps, masks=case.mask_targets)
         content["monai_sr"] |= (
             how
             | trust
