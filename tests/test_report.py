@@ -218,7 +218,7 @@ def test_uncertainty_is_a_map_with_a_scale_where_there_is_one(tmp_path, image):
 def test_what_a_calibrated_bundle_foretells_is_shown_without_being_asked_for(made):
     page = Page(made)  # made by the residual bundle, says its record
     assert page.all("button", **{"data-value": "uncertainty"})
-    assert re.search(r"error, foretold standard deviation [\d.e-]+ signal units in half", page.text)
+    assert re.search(r"error, foretold standard deviation at most [\d.e-]+ signal units in half", page.text)
 
 
 def test_a_large_volume_makes_a_page_of_a_few_mb(tmp_path):

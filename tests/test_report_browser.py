@@ -227,6 +227,12 @@ def test_buttons_do_the_same_for_mouse_and_touch_and_tell_their_state(page):
     assert page.js("document.querySelector('.viewer').classList.contains('consistency')")
 
 
+def test_keys_in_the_address_are_pressed_as_the_page_opens(page, page_file):
+    page.driver.get("about:blank")
+    page.driver.get(f"{page_file.as_uri()}#1c")
+    assert page.shown() == {"thick"} and page.js("document.querySelector('.viewer').classList.contains('consistency')")
+
+
 def test_help_opens_and_closes(page):
     page.press("?")
     assert page.js("document.querySelector('dialog').open")

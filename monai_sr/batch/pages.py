@@ -6,6 +6,7 @@ Whatever goes wrong with a page is a warning; the case is as done, or as failed,
 from __future__ import annotations
 
 import json
+import os
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -109,7 +110,7 @@ class CasePage:
         )
 
     def _write(self, path: Path, write: Callable[[], Any]) -> None:
-        if path.exists() and not summary_of(path) and not self.overwrite:
+        if os.path.exists(path) and not summary_of(path) and not self.overwrite:
             _warn(f"{path.name} stands there and is no report of monai-sr")
             return
         _guarded(write)

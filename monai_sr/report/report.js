@@ -218,4 +218,6 @@
   for (const plane of planes) showSlice(plane, Number(plane.querySelector("input").value));
   marked();
   placed();
+  // page.html#4c opens as if those keys had been pressed
+  for (const key of decodeURIComponent(location.hash.slice(1))) if (key !== "?" && keys[key]) keys[key]();
 })();

@@ -98,7 +98,10 @@ def trust(found: Consistency, limit: float | None, uncertainty: np.ndarray | Non
         some = uncertainty[tuple(slice(None, None, max(1, n // 64)) for n in uncertainty.shape)]
         middle, high = np.percentile(some[some > 0], (50, 95)) if (some > 0).any() else (0.0, 0.0)
         rows.append(
-            ("error, foretold", f"standard deviation {middle:.3g} {unit} in half of the voxels, {high:.3g} in 95 %")
+            (
+                "error, foretold",
+                f"standard deviation at most {middle:.3g} {unit} in half of the voxels, {high:.3g} in 95 %",
+            )
         )
     rows += [("note", note) for note in found.notes]
     numbers = np.arange(1, len(found.slice_nrmse) + 1)
