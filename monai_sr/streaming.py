@@ -112,7 +112,11 @@ class StreamedNet(nn.Module):
 
     @property
     def rows_held(self) -> int:
-        """The rows of a tile that would take as much memory by torch; about, see ``tests/benchmarks``."""
+        """The rows of a tile that would take about as much memory by torch: an estimate from the layers' widths.
+
+        Of a float32 block at a volume's end, where every layer has as many rows more as it sees ahead;
+        in 8 bits a third, because the image and what reads it stay in float32.
+        """
         rows = 32 if isinstance(self.network, PyramidNet) else 26
         return rows if self.ranges is None else rows // 3
 

@@ -181,6 +181,13 @@ def test_an_8_bit_form_that_is_missing_or_damaged_is_told(change, tmp_path):
     assert caught.value.code == "E-W-INT8" and "quantize" in caught.value.fix
 
 
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_an_8_bit_form_that_ships_is_of_the_weights_that_ship(name):
+    if not (bundle_path(name) / "models" / "int8.json").exists():
+        pytest.skip("this bundle ships without one")
+    assert load_bundle(name, device="cpu", precision="int8").precision == "int8"
+
+
 # -------------------------------------------------------------------- the command
 
 
