@@ -40,6 +40,14 @@ def test_a_thin_volume_is_as_fine_as_it_is_blurred_and_not_as_its_voxels(axis):
     assert measure_resolution(on_grid(blurred, grid_of(hr), hr), axis, lag=2.0).mm == pytest.approx(4.0, rel=0.15)
 
 
+def test_slices_take_detail_from_their_planes_too():
+    edges = torch.sign(
+        torch.from_numpy(ndimage.gaussian_filter(np.random.default_rng(0).normal(0, 1, (64, 64, 96)), 2))
+    )
+    thick = simulate_thick_slices(on_grid(edges[None].float(), phantoms.grid((64, 64, 96)), edges), 4.0, axis=2)
+    assert measure_resolution(thick, 2).mm == pytest.approx(4, rel=0.1)  # 3.5 beside planes that are sharp
+
+
 def test_units_and_contrast_do_not_matter():
     thick = simulate_thick_slices(tissue(), 4.0, axis=2)
     other = on_grid(-3 * thick.as_tensor() + 1000, grid_of(thick), thick)
