@@ -14,6 +14,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from test_batch import SPLINE, record_of, run, scan
+from test_bids import dataset, validator, validator_errors
 from test_cli import call, fails, quiet  # noqa: F401 - fixtures
 
 import monai_sr.batch.pages
@@ -355,6 +356,15 @@ def test_processes_of_this_machine_write_pages_too(scans, tmp_path):
     (tmp_path / "out").mkdir()
     outcomes = run_cases(cases, REPORTING, jobs=2)
     assert all(summary_of(Path(o.report)) for o in outcomes)
+
+
+@pytest.mark.skipif(validator() is None, reason="bids-validator-deno is not installed")
+def test_a_bids_derivative_with_pages_is_valid(tmp_path):
+    dataset(tmp_path / "raw", Authors=["Ann"], License="CC0")
+    scan(tmp_path / "raw" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    (outcome,) = run(tmp_path / "raw", tmp_path / "out", REPORTING).values()
+    assert Path(outcome.report).parent == tmp_path / "out" / "sub-01" / "anat"
+    assert validator_errors(tmp_path / "out") == []
 
 
 # ------------------------------------------------------------- DICOM and privacy
