@@ -97,7 +97,10 @@ class PyramidNet(nn.Module):
 
     A level embeds its image, refines features by ``depth`` convolutions, doubles the slices of the
     features and of the image, and adds the residual read from the features; the sum feeds the next
-    level. Weights are shared between levels, so one network serves ×2, ×4, ×8.
+    level. Weights are shared between levels, so one network serves ×2, ×4, ×8. Only the image goes
+    from level to level: features that are carried along too, as in the paper, grow from level to
+    level through the identity links, and weights trained so had levels after the first in which no
+    ReLU ever opened.
 
     Args:
         features: channels of the feature branch.
@@ -143,12 +146,11 @@ class PyramidNet(nn.Module):
 
     def every_level(self, x: Tensor, levels: int) -> list[Tensor]:
         """The images of all levels, ×2 first."""
-        image, carried = x, torch.zeros(1, device=x.device, dtype=x.dtype)
+        image = x
         outputs: list[Tensor] = []
         for _ in range(levels):
-            features = torch.relu(self.embed(image)) + carried
-            carried = self.double_features(self.body(features))
-            image = self.double_image(image) + self.residual(torch.relu(carried))
+            features = self.double_features(self.body(torch.relu(self.embed(image))))
+            image = self.double_image(image) + self.residual(torch.relu(features))
             outputs.append(image)
         return outputs
 

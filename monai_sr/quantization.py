@@ -51,8 +51,8 @@ def quantized_tensors(network: nn.Module) -> list[str]:
     body = [f"body.{index}{part}" for index in range(len(network.body)) for part in (".inner", "")]
     if isinstance(network, ResidualNet):
         return ["head", *body]
-    levels = [[f"{level}.{name}" for name in ("carried", "embed", *body, "detail")] for level in range(LEVELS)]
-    return [name for level in levels for name in level][1:]  # nothing is carried into the first level
+    levels = [[f"{level}.{name}" for name in ("embed", *body, "detail")] for level in range(LEVELS)]
+    return [name for level in levels for name in level]
 
 
 def read_ranges(path: str | Path | None, network: nn.Module) -> Ranges:
@@ -173,7 +173,6 @@ def _watched(network: ResidualNet | PyramidNet, note: Callable[[str, Tensor], No
         handles.append(on(network.embed, next_level))
         handles.append(network.body.register_forward_pre_hook(lambda _, inputs: plain("embed", inputs[0])))
         handles.append(on(network.double_features, partial(positive, "detail")))
-        handles.append(on(network.double_features, lambda y: note(f"{level + 1}.carried", y)))
     try:
         yield
     finally:

@@ -236,12 +236,9 @@ class _Graph:
 
     def pyramid(self, network: PyramidNet, levels: int) -> Any:
         """The graph of a PyramidNet; its input is (1, x, Y, m, 1), its output (1, x, Y, m·2^levels, 1)."""
-        image, halves = self._input(1), None
+        image = self._input(1)
         for level in range(levels):
-            x = self._convolved(image, network.embed, relu=True)
-            if halves is not None:
-                x = self._added(self._interleaved(self._quantized(halves, f"{level}.carried", signed=True)), x)
-            x = self._quantized(x, f"{level}.embed", signed=halves is not None)
+            x = self._quantized(self._convolved(image, network.embed, relu=True), f"{level}.embed", signed=False)
             x = self._pairs(x, network.body, f"{level}.body")
             halves = self._halves(x, network.double_features)
             seen = _Rows(self.op.relu(halves.value), halves.lag)

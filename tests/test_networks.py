@@ -63,16 +63,16 @@ def test_a_pyramid_in_training_shows_every_level_lowest_first(levels):
     torch.testing.assert_close(outputs[0], network.eval()(image, 1))
 
 
-def test_features_are_carried_from_level_to_level_as_in_the_paper():
+def test_every_level_is_the_first_one_on_the_image_of_the_last():
     network, acquired = randomized(PyramidNet(3, 4)), volume(1, 1, 5, 6, 4)
     outputs = network.every_level(acquired, 3)
-    image, carried = acquired, 0
+    image = acquired
     for level in range(3):
-        features = torch.relu(network.embed(image)) + carried
+        features = torch.relu(network.embed(image))
         for pair in network.body:
             features = features + pair.second(torch.relu(pair.first(features)))
-        carried = network.double_features(features)
-        image = network.double_image(image) + network.residual(torch.relu(carried))
+        features = network.double_features(features)
+        image = network.double_image(image) + network.residual(torch.relu(features))
         torch.testing.assert_close(outputs[level], image)
 
 
