@@ -151,13 +151,11 @@ class TrunkPyramid(PyramidNet):
         _prepare(self, last=self.residual)
 
     def every_level(self, x: Tensor, levels: int) -> list[Tensor]:
-        image, features = x, self.trunk(torch.relu(self.embed(x)))
-        outputs: list[Tensor] = []
+        image, outputs = x, []
         for level in range(levels):
-            if level:
-                features = torch.relu(self.embed(image)) + carried  # noqa: F821 - of the level before
-            carried = self.double_features(self.body(features))
-            image = self.double_image(image) + self.residual(torch.relu(carried))
+            features = torch.relu(self.embed(image))
+            features = self.body(features if level else self.trunk(features))
+            image = self.double_image(image) + self.residual(torch.relu(self.double_features(features)))
             outputs.append(image)
         return outputs
 
