@@ -1,4 +1,4 @@
-"""What the pages show can be typed: every command parses, every name of the Python API is there."""
+"""What the pages show is true: commands parse, names of the Python API and linked files are there."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ import pytest
 from monai_sr.arguments import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "monai_sr").rglob("README.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *(page for folder in ("bundles", "data_scripts", "monai_sr") for page in sorted((ROOT / folder).rglob("*.md"))),
+]
 WITH_COMMANDS = [page for page in PAGES if "\nmonai-sr " in page.read_text(encoding="utf-8")]
+CODE = re.compile(r"```.*?```|`[^`\n]+`", flags=re.DOTALL)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -29,7 +37,19 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(call[1].split(" 2>")[0], comments=True) for call in calls if call]
 
 
-@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda p: str(p.relative_to(ROOT)))
+def links(page: Path) -> list[str]:
+    """Where a page's links and pictures lead, those to the web left out."""
+    found = re.findall(r"\]\(([^)\s]+)\)", CODE.sub("", page.read_text(encoding="utf-8")))
+    return [link for link in found if not re.match(r"[a-z]+:", link)]
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
 def test_every_command_of_a_page_parses(page):
     parser = make_parser(defaultdict(lambda: lambda _: 0))
     found = [words for block in blocks(page, "bash") for words in commands(block)]
@@ -39,13 +59,42 @@ def test_every_command_of_a_page_parses(page):
         assert parser.parse_args(numbers).command
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_name_that_a_page_imports_is_there(page):
     for block in blocks(page, "python"):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("monai_sr"):
                 module = importlib.import_module(node.module)
                 assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_of_a_page_leads_somewhere(page):
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists() and target.resolve().is_relative_to(ROOT), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_script_and_module_that_a_page_runs_is_there(page):
+    for block in blocks(page, "bash"):
+        for script in re.findall(r"python (\S+\.py)", block):
+            assert (ROOT / script).is_file(), script
+        for module in re.findall(r"python -m ((?:tests|monai_sr)[\w.]*)", block):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+def test_every_page_is_reached_from_the_first():
+    reached, to_read = set(), [ROOT / "README.md"]
+    while to_read:
+        page = to_read.pop()
+        reached.add(page.resolve())
+        pages = (page.parent / link.partition("#")[0] for link in links(page))
+        to_read += [page for page in pages if page.suffix == ".md" and page.resolve() not in reached]
+    assert {name_of(page) for page in PAGES} <= {name_of(page) for page in reached}
 
 
 def test_the_workflows_call_what_there_is():

@@ -21,7 +21,7 @@ from monai_sr.conditions import Condition, acquire
 from monai_sr.evaluation import NEAR
 from monai_sr.images import read_image
 from monai_sr.intensities import guess_modality, intensity_range
-from monai_sr.profiles import THRESHOLD, profile_score
+from monai_sr.profiles import profile_score, threshold
 from monai_sr.transforms import grid_of
 
 PROFILES = ("gaussian", "box")
@@ -51,11 +51,12 @@ def scores(volume: MetaTensor, factor: float, *, noise: float = 0.0) -> dict[str
 def row(factor: float, found: dict[str, list[float]]) -> str:
     """One line of the table."""
     gaussian, box = (np.array(found[profile]) for profile in PROFILES)
+    limit = threshold((1.0, 1.0), np.arange(2) * factor)
     candidates = np.sort(np.concatenate([gaussian, box]))
     wrong = [int((gaussian > t).sum() + (box <= t).sum()) for t in candidates]
     spread = [f"{np.quantile(s, 0.05):+.3f} to {np.quantile(s, 0.95):+.3f}" for s in (gaussian, box)]
     return (
-        f"| ×{factor:g} | {(gaussian > THRESHOLD).sum()} of {len(gaussian)} | {(box <= THRESHOLD).sum()} of {len(box)} "
+        f"| ×{factor:g} | {(gaussian > limit).sum()} of {len(gaussian)} | {(box <= limit).sum()} of {len(box)} "
         f"| {spread[0]} | {spread[1]} | {candidates[int(np.argmin(wrong))]:+.3f}: {min(wrong)} wrong |"
     )
 
