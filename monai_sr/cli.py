@@ -199,8 +199,7 @@ def _run_series(source: Path, target: Path, options: argparse.Namespace) -> int:
 @contextmanager
 def _page(options: argparse.Namespace, source: Path, target: Path, name: str, series: Any = None) -> Iterator[Any]:
     """The report of one volume: if it fails, its page says why; what was warned of stands on the page too."""
-    from .batch import Case, CasePage
-    from .batch.one import failure
+    from .batch import Case, CasePage, failure
 
     page = CasePage(
         Case(name, source, target, series=series), wanted=options.report, viewer=options.viewer, overwrite=True
@@ -408,7 +407,8 @@ def _write(
     sr: Any, target: Path, image: Any, model: Any, options: argparse.Namespace, *, source: Path, masks: dict[Path, Any]
 ) -> dict[str, Any]:
     """Write a result, and the masks and maps asked for; what its sidecar is to tell about it."""
-    from .batch import map_path, mask_path, trust_in, write_map, write_masks
+    from .batch import map_path, mask_path, write_map, write_masks
+    from .batch.making import trust_in
     from .images import write_image
     from .labels import carry_labels
 
@@ -822,9 +822,9 @@ def _make_folder(folder: Path) -> None:
 
 
 def _slices_text(image: Any) -> str:
-    from .batch import slices_text
+    from .transforms import grid_of
 
-    return slices_text(image)
+    return grid_of(image).in_words()
 
 
 def _bar(total: float, text: str) -> Any:
