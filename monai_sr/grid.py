@@ -49,6 +49,10 @@ class Grid:
         x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
         return float(x), float(y), float(z)
 
+    def in_words(self) -> str:
+        """Shape and spacing."""
+        return f"{'x'.join(map(str, self.shape))} at {' x '.join(f'{s:.3g}' for s in self.spacing)} mm"
+
     @property
     def is_isotropic(self) -> bool:
         """All spacings equal, as far as headers tell."""

@@ -1,4 +1,4 @@
-"""What every test may count on: one seed, and the shared data if it is there."""
+"""What every test may count on: one seed, the command line, and the shared data if it is there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from monai_sr.cli import main
 
 # Tensors are small here: threads would cost more than they give, on a busy machine ten times more.
 torch.set_num_threads(1)
@@ -34,3 +36,19 @@ def seed() -> None:
 def shared_data() -> Path:
     """The folder of real volumes; ask for it in tests marked ``data``."""
     return SHARED_DATA
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command in this process: its exit code, stdout and stderr."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as end:  # argparse leaves by itself
+            code = end.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

@@ -27,6 +27,7 @@ from monai_sr.batch import (
     RunLog,
     Settings,
     exit_code,
+    files,
     find_cases,
     one,
     part_of,
@@ -336,7 +337,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_once_more(scans, tmp_path,
             os.utime(path, (1, 1))
         return read_image(path)
 
-    monkeypatch.setattr(one, "read_image", read)
+    monkeypatch.setattr(files, "read_image", read)
     (case,) = find_cases(scans / "a.nii.gz", tmp_path / "out")
     outcome = process(case, Settings(bundle="none", memory=2**32), load_bundle("none"))
     assert outcome.status == "done" and len(times) == 2
@@ -346,7 +347,7 @@ def test_a_file_that_cannot_be_read_is_no_fault_of_ours(scans, tmp_path, monkeyp
     def denied(paths):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(one, "sha256_of", denied)
+    monkeypatch.setattr(files, "sha256_of", denied)
     assert run(scans, tmp_path / "out")["a.nii.gz"].code == "E-IO-PERM"
 
 
@@ -402,7 +403,7 @@ def test_other_weights_make_results_anew(scans, tmp_path, monkeypatch):
     bundles = {"sha": "one"}
     model = load_bundle("none")
     monkeypatch.setattr(
-        "monai_sr.batch.one.load_bundle", lambda *_, **__: Model("x", "1", None, {}, weights_sha256=bundles["sha"])
+        "monai_sr.batch.settings.load_bundle", lambda *_, **__: Model("x", "1", None, {}, weights_sha256=bundles["sha"])
     )
     assert model.weights_sha256 == ""
     assert run(scans, tmp_path / "out")["a.nii.gz"].status == "done"

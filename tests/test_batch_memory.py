@@ -14,7 +14,15 @@ import pytest
 import torch
 from catalogue import fault
 
-from monai_sr.batch import MemoryShortError, Settings, find_cases, memory_budget, one, plan_table, super_resolve_within
+from monai_sr.batch import (
+    MemoryShortError,
+    Settings,
+    files,
+    find_cases,
+    memory_budget,
+    plan_table,
+    super_resolve_within,
+)
 from monai_sr.batch import run as run_module
 from monai_sr.batch.memory import PROCESS, SHARE, TILE_LADDER, choose_tile, is_out_of_memory, tile_bytes, volume_bytes
 from monai_sr.bundles import Model
@@ -168,7 +176,7 @@ def test_memory_that_runs_out_while_reading_is_no_fault_of_ours(volume, tmp_path
     def full(path, **_):
         raise MemoryError
 
-    monkeypatch.setattr(one, "read_image", full)
+    monkeypatch.setattr(files, "read_image", full)
     (outcome,) = run_module.run_cases(find_cases(volume, tmp_path / "out"), Settings(bundle="none"))
     assert (outcome.code, outcome.exit_code) == ("E-MEM", 8)
 

@@ -21,6 +21,7 @@ import tqdm
 from catalogue import fault
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
+from nifti_tools import save_nifti
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 import monai_sr.bundles
@@ -43,22 +44,6 @@ def quiet():
     level = logging.getLogger().level
     yield
     logging.getLogger().setLevel(level)
-
-
-@pytest.fixture
-def call(capsys):
-    """Run a command in this process: its exit code, stdout and stderr."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = main([str(a) for a in arguments])
-        except SystemExit as end:  # argparse leaves by itself
-            code = end.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture
@@ -92,12 +77,7 @@ def nifti(tmp_path):
 
     def make(name="scan.nii.gz", data=None, spacing=(1.0, 1.2, 4.0), **header) -> Path:
         data = RNG.integers(0, 500, (8, 7, 6)).astype(np.int16) if data is None else data
-        image = nib.Nifti1Image(data, np.diag([*spacing, 1.0]))
-        for key, value in header.items():
-            image.header[key] = value
-        path = tmp_path / name
-        nib.save(image, path)
-        return path
+        return save_nifti(tmp_path / name, data, np.diag([*spacing, 1.0]), **header)
 
     return make
 

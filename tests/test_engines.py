@@ -11,6 +11,7 @@ import numpy as np
 import phantoms
 import pytest
 import torch
+from small_networks import lively
 
 from monai_sr import streaming
 from monai_sr.batch import Settings, find_cases, run_cases
@@ -24,13 +25,6 @@ from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
 from monai_sr.streaming import StreamedNet, thread_count
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-
-
-def lively(network):
-    """A network whose every layer matters, in eval mode."""
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return network.eval()
 
 
 NETWORKS = {

@@ -27,11 +27,11 @@ import torch
 from catalogue import fault
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor, list_data_collate
+from nifti_tools import save_nifti
 from torch import nn
 
 import monai_sr.nifti
 from monai_sr.bundles import NAMES, bundle_path, load_bundle, load_weights
-from monai_sr.cli import main
 from monai_sr.errors import BundleError, ImageError, ImageWarning
 from monai_sr.images import read_image, write_image
 from monai_sr.inference import SuperResolutionInferer, super_resolve
@@ -41,31 +41,14 @@ RNG = np.random.default_rng(0)
 SPACING = (1.0, 1.2, 4.0)
 
 
-@pytest.fixture
-def call(capsys):
-    """Run a command in this process: its exit code, stdout and stderr."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
 def noise(shape=(8, 7, 6), dtype=np.int16) -> np.ndarray:
     return RNG.integers(1, 500, shape).astype(dtype)
 
 
 def nifti(folder: Path, data: np.ndarray | None = None, *, name="scan.nii.gz", affine=None, **header) -> Path:
     """A NIfTI file as another program would write it, with header fields changed."""
-    image = nib.Nifti1Image(noise() if data is None else data, np.diag([*SPACING, 1.0]) if affine is None else affine)
-    for key, value in header.items():
-        image.header[key] = value
-    path = folder / name
-    nib.save(image, path)
-    return path
+    data, affine = noise() if data is None else data, np.diag([*SPACING, 1.0]) if affine is None else affine
+    return save_nifti(folder / name, data, affine, **header)
 
 
 def edited(path: Path, offset: int, values, dtype="<f4") -> Path:

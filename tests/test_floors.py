@@ -67,6 +67,7 @@ FLOORS = {
         "arguments",
         "boutiques",
         "cli",
+        "commands",
         "demo",
         "deploy",
         "devices",

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 from catalogue import fault
 from monai.data import MetaTensor
+from nifti_tools import save_nifti
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from monai_sr.errors import ImageError, ImageWarning, InputMissingError, OutputError, UsageError
@@ -53,12 +54,8 @@ def nifti(tmp_path):
     """Write a NIfTI file; options change the header before saving."""
 
     def make(name="scan.nii.gz", data=None, affine=None, **header):
-        image = nib.Nifti1Image(voxels() if data is None else data, affine_of("RAS") if affine is None else affine)
-        for key, value in header.items():
-            image.header[key] = value
-        path = tmp_path / name
-        nib.save(image, path)
-        return path
+        data, affine = voxels() if data is None else data, affine_of("RAS") if affine is None else affine
+        return save_nifti(tmp_path / name, data, affine, **header)
 
     return make
 

@@ -9,6 +9,7 @@ import numpy as np
 import phantoms
 import pytest
 import torch
+from small_networks import lively
 
 from monai_sr import quantize
 from monai_sr.bundles import NAMES, bundle_path, load_bundle
@@ -19,14 +20,6 @@ from monai_sr.inference import super_resolve
 from monai_sr.networks import PyramidNet, ResidualNet
 from monai_sr.quantization import find_ranges, quantized_tensors, read_ranges, weights_fingerprint, write_ranges
 from monai_sr.streaming import StreamedNet
-
-
-def lively(network):
-    """A network whose every layer matters, in eval mode."""
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return network.eval()
-
 
 NETWORKS = {"residual": lambda: lively(ResidualNet(6, 8)), "pyramid": lambda: lively(PyramidNet(8, 2))}
 

@@ -15,7 +15,7 @@ import torch
 from monai.data import MetaTensor
 from test_batch import SPLINE, record_of, run, scan
 from test_bids import dataset, validator, validator_errors
-from test_cli import call, fails, quiet  # noqa: F401 - fixtures
+from test_cli import fails, quiet  # noqa: F401 - fixtures
 
 import monai_sr.batch.pages
 import monai_sr.report
@@ -400,7 +400,7 @@ def test_a_derived_series_that_lacks_its_page_is_made_again_with_equal_bytes(tmp
 # ------------------------------------------------------------- one volume by the command line
 
 
-def test_one_volume_has_its_page_beside_it(call, tmp_path):  # noqa: F811
+def test_one_volume_has_its_page_beside_it(call, tmp_path):
     source = scan(tmp_path / "scan.nii.gz")
     code, out, err = call("run", source, tmp_path / "thin.nii.gz", "--bundle", "none", "--report", "--factor", "2")
     assert code == 0 and str(tmp_path / "thin.html") in out and not err
@@ -410,7 +410,7 @@ def test_one_volume_has_its_page_beside_it(call, tmp_path):  # noqa: F811
     assert not (tmp_path / "index.html").exists()
 
 
-def test_one_volume_that_fails_leaves_its_page_and_the_same_message(call, tmp_path):  # noqa: F811
+def test_one_volume_that_fails_leaves_its_page_and_the_same_message(call, tmp_path):
     source = scan(tmp_path / "scan.nii.gz", spacing=(1.0, 1.0, 1.0))
     arguments = ("run", source, tmp_path / "thin.nii.gz", "--bundle", "none", "--strict")
     plain = call(*arguments)
@@ -420,7 +420,7 @@ def test_one_volume_that_fails_leaves_its_page_and_the_same_message(call, tmp_pa
     assert "E-SR-NOGAIN" in page.text and page.all("img")
 
 
-def test_a_warning_stands_on_the_page_by_the_name_of_the_volume(call, tmp_path):  # noqa: F811
+def test_a_warning_stands_on_the_page_by_the_name_of_the_volume(call, tmp_path):
     source = scan(tmp_path / "scan.nii.gz", spacing=(1.0, 1.0, 1.0))
     code, _, err = call("run", source, tmp_path / "thin.nii.gz", "--bundle", "none", "--report")
     assert code == 0 and "W-SR-NOGAIN" in err
@@ -428,7 +428,7 @@ def test_a_warning_stands_on_the_page_by_the_name_of_the_volume(call, tmp_path):
     assert "W-SR-NOGAIN" in text and str(tmp_path) not in (tmp_path / "thin.html").read_text()
 
 
-def test_a_dicom_series_to_one_file_has_its_page(call, tmp_path):  # noqa: F811
+def test_a_dicom_series_to_one_file_has_its_page(call, tmp_path):
     dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices(SeriesDescription="T2 tra"))
     assert call("run", tmp_path / "in", tmp_path / "thin.nii.gz", "--bundle", "none", "--report")[0] == 0
     text = Page(tmp_path / "thin.html").text

@@ -17,7 +17,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from test_batch import SPLINE, run, scan
-from test_cli import call, fails, quiet  # noqa: F401 - fixtures
+from test_cli import fails, quiet  # noqa: F401 - fixtures
 from test_report import Page
 from test_report_browser import CHROMIUM, DRIVER, FLAGS, LOCAL
 
@@ -101,7 +101,7 @@ def test_without_niivue_nothing_is_begun_and_it_is_said_how_to_get_it(fails, tmp
         write_viewer(tmp_path / "a.html", image, image)
 
 
-def test_a_run_writes_a_viewer_beside_each_result_and_once_only(tmp_path, niivue, call):  # noqa: F811
+def test_a_run_writes_a_viewer_beside_each_result_and_once_only(tmp_path, niivue, call):
     scan(tmp_path / "in" / "a.nii.gz")
     settings = SPLINE.__class__(**{**SPLINE.__dict__, "viewer": True})
     (outcome,) = run(tmp_path / "in", tmp_path / "out", settings).values()

@@ -2,17 +2,24 @@
 
 from .cases import Case, check_names, find_cases, part_of
 from .companions import map_path, mask_path, masks_beside, write_map, write_masks
+from .files import read_case
 from .log import RunLog, summary
+from .making import Made, make, super_resolve_within
 from .memory import MemoryShortError, memory_budget
-from .one import Outcome, Settings, describe, process, slices_text, super_resolve_within, trust_in
+from .one import process
+from .outcomes import CLAIMED, Outcome, failure
 from .pages import CasePage, report_path, write_index
 from .plan import plan_table
 from .records import write_sidecar
 from .run import exit_code, run_cases
+from .settings import Settings
+from .sidecar import describe
 
 __all__ = [
+    "CLAIMED",
     "Case",
     "CasePage",
+    "Made",
     "MemoryShortError",
     "Outcome",
     "RunLog",
@@ -20,7 +27,9 @@ __all__ = [
     "check_names",
     "describe",
     "exit_code",
+    "failure",
     "find_cases",
+    "make",
     "map_path",
     "mask_path",
     "masks_beside",
@@ -28,12 +37,11 @@ __all__ = [
     "part_of",
     "plan_table",
     "process",
+    "read_case",
     "report_path",
     "run_cases",
-    "slices_text",
     "summary",
     "super_resolve_within",
-    "trust_in",
     "write_index",
     "write_map",
     "write_masks",

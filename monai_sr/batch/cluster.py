@@ -17,7 +17,9 @@ from ..bundles import Model, load_bundle
 from ..errors import SuperResolutionError, UsageError
 from .cases import Case
 from .memory import memory_budget
-from .one import Outcome, Settings, failure, process
+from .one import process
+from .outcomes import Outcome, failure
+from .settings import Settings
 from .workers import lost
 
 PATIENCE = "30s"

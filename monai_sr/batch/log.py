@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from ..errors import write_error
 from ..images import write_atomically
-from .one import Outcome
+from .outcomes import Outcome
 
 NAME = "monai-sr-run"
 

@@ -126,6 +126,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("not enough memory" in str(error) or "can't allocate" in str(error))
 
 
+def reset_peak() -> None:
+    """Let the peak memory count from here, where the system allows that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_mib() -> float:
+    """The most memory that this process held since :func:`reset_peak`, or since its start, MiB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return psutil.Process().memory_info().peak_wset / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if os.uname().sysname == "Darwin" else 2**10)
+
+
 def _slurm(text: str) -> int:
     """Slurm's figures: MB, or with a unit."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

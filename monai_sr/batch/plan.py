@@ -25,8 +25,8 @@ from ..itk import LPS_TO_RAS
 from ..transforms import target_grid
 from .cases import Case
 from .memory import PROCESS, TILE_LADDER, choose_tile, free_vram, memory_budget, tile_bytes, volume_bytes
-from .one import Settings
 from .records import record_beside
+from .settings import Settings
 
 _PROBE = (48, 48, 12)
 """Voxels of the volume by which speed is measured, made four times as many."""

@@ -16,10 +16,12 @@ from .cases import Case
 from .cluster import run_on_cluster
 from .log import RunLog
 from .memory import memory_budget
-from .one import CLAIMED, Outcome, Settings, failed, failure, process
+from .one import failed, process
+from .outcomes import CLAIMED, Outcome, failure
 from .pages import write_index
 from .plan import plan_case
 from .records import drop_claim
+from .settings import Settings
 from .workers import LOST, run_in_processes
 
 NOT_RUN = "the run ended before"

@@ -24,7 +24,9 @@ import torch
 from ..bundles import pick_device
 from ..errors import SuperResolutionError
 from .cases import Case
-from .one import Outcome, Settings, process
+from .one import process
+from .outcomes import Outcome
+from .settings import Settings
 
 GRACE = 3.0
 """Seconds that a process has to drop its case when the run is interrupted."""

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from ..batch import Case, Settings, find_cases, process
-from ..batch.one import CLAIMED, failure
+from ..batch import CLAIMED, Case, Settings, failure, find_cases, process
 from ..batch.records import ClaimedError, claimed
 from ..errors import ImageError, ImageWarning, OutputError, UsageError, write_error
 from ..inference import Progress

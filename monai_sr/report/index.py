@@ -54,6 +54,7 @@ def write_index_page(path: str | Path, rows: Sequence[IndexRow], *, title: str =
         Path(path),
         "index.html",
         "index.js",
+        summary='{"kind":"index"}',
         title=escape(title),
         lead=escape(lead or "No volume."),
         rows="\n".join(map(_row, ordered)),

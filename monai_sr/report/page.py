@@ -24,15 +24,16 @@ _HEAD = 2**17
 def write_page(
     path: Path, template: str, script: str, *, library: str = "", allowed: Mapping[str, str] | None = None, **parts: str
 ) -> Path:
-    """Fill a template of this package and write it, atomically.
+    """Fill the head of all pages and a template of this package, and write them as one page, atomically.
 
     Args:
         path: where.
-        template: its file; ``$name`` stands for a part.
+        template: the file of its body; ``$name`` stands for a part.
         script: the file of the script that may run.
         library: a script that may run before it.
         allowed: what the policy lets the page do besides, such as ``{"worker-src": "blob:"}``.
-        parts: as HTML: whoever makes them has escaped what is not ours.
+        parts: ``title`` and ``summary`` for the head and what the body holds, as HTML: whoever makes them has
+            escaped what is not ours.
 
     Raises:
         OutputError: it cannot be written.
@@ -49,7 +50,7 @@ def write_page(
     } | dict(allowed or {})
     policy = "; ".join(f"{key} {value}" for key, value in rules.items())
     ours = {"policy": policy, "style": _asset("report.css"), "script": program, "version": escape(version("monai-sr"))}
-    filled = Template(_asset(template)).substitute(parts, library=library, **ours).encode()
+    filled = Template(_asset("head.html") + _asset(template)).substitute(parts, library=library, **ours).encode()
 
     def write(file: BinaryIO) -> None:
         file.write(filled)

@@ -1,0 +1,99 @@
+"""How cases are processed: what a user chose for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from monai.data import MetaTensor
+
+from ..bundles import Model, load_bundle
+from ..dicom import MadeBy
+from ..errors import UsageError
+from ..grid import Grid
+from ..report import niivue_script
+from ..transforms import wanted_grid
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cases are processed.
+
+    Attributes:
+        bundle: name or folder, see :func:`monai_sr.bundles.load_bundle`.
+        device: "auto", "cpu", "cuda", ...
+        engine, precision: as of :func:`monai_sr.bundles.load_bundle`.
+        options: spacing, factor, slice_thickness, profile, axis and modality as of
+            :func:`monai_sr.inference.super_resolve`.
+        fill_gaps, merge_by_geometry: as of :func:`monai_sr.images.read_image`.
+        reading: volume, nan and geometry as of :func:`monai_sr.images.read_image`.
+        strict: as of :func:`monai_sr.inference.super_resolve`.
+        trust_bundle: as of :func:`monai_sr.bundles.load_bundle`.
+        overwrite: replace results that are not ours or were changed.
+        maps: of :data:`monai_sr.batch.companions.MAPS`, to be written beside each result.
+        report: write a page with pictures beside each result, or in its place where a case fails.
+        viewer: write a page with the volumes themselves beside each result, see :func:`monai_sr.report.write_viewer`.
+        memory: bytes that a process may take; None to find out where it runs.
+    """
+
+    bundle: str = "residual"
+    device: str = "auto"
+    engine: str | None = None
+    precision: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    fill_gaps: bool = False
+    merge_by_geometry: bool = False
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
+    trust_bundle: bool = False
+    overwrite: bool = False
+    maps: tuple[str, ...] = ()
+    report: bool = False
+    viewer: bool = False
+    memory: int | None = None
+
+    def load(self, *, device: str | None = None) -> Model:
+        """The bundle, on this or another device.
+
+        Raises:
+            SuperResolutionError: bundle or device cannot be used.
+        """
+        if self.viewer:
+            niivue_script()  # so that it is missed before the work
+        model = load_bundle(
+            self.bundle,
+            device=device or self.device,
+            engine=self.engine,
+            precision=self.precision,
+            trust_bundle=self.trust_bundle,
+        )
+        if "uncertainty" in self.maps and not model.trust.get("uncertainty"):
+            raise UsageError(
+                "E-USE",
+                f"{self.bundle} does not know how uncertain its results are",
+                fix="choose another bundle, or run monai-sr calibrate",
+            )
+        return model
+
+    def made_by(self, model: Model, *, slice_thickness: float | None = None) -> MadeBy:
+        """What is written into results, and decides whether they are done.
+
+        Args:
+            model: the bundle.
+            slice_thickness: mm, if something beside the image tells it.
+        """
+        flags = {name: True for name in ("fill_gaps", "merge_by_geometry") if getattr(self, name)}
+        chosen = {**self.options, **self.reading, **flags}
+        if chosen.get("nan") == "fill":  # which is no choice
+            del chosen["nan"]
+        if chosen.get("slice_thickness") is None:
+            chosen["slice_thickness"] = slice_thickness
+        if model.network is not None:
+            chosen |= {"engine": model.engine, "precision": model.precision}
+        options = {name: str(value) for name, value in chosen.items() if value is not None}
+        return MadeBy(model.name, model.version, model.weights_sha256, options)
+
+    def grid_for(self, image: MetaTensor) -> tuple[Grid, int]:
+        """The grid that the result of an image is to have, and the through-plane axis."""
+        return wanted_grid(image, **{name: self.options.get(name) for name in ("spacing", "factor", "axis")})
