@@ -218,6 +218,7 @@ def make_parser(commands: Mapping[str, Command]) -> Parser:
     sub.add_argument("--crop", type=_voxels, default=96, metavar="VOXELS", help="of each volume, a side [%(default)s]")
     sub.add_argument("--markdown", metavar="FILE", help="write tables there, ready for a model card")
     _add_device(sub)
+    _add_engine(sub)
     _add_trust(sub)
 
     sub = command("demo", "Super-resolve the shipped example with both bundles and draw the result")
