@@ -51,7 +51,8 @@ def quantized_tensors(network: nn.Module) -> list[str]:
     body = [f"body.{index}{part}" for index in range(len(network.body)) for part in (".inner", "")]
     if isinstance(network, ResidualNet):
         return ["head", *body]
-    levels = [[f"{level}.{name}" for name in ("embed", *body, "detail")] for level in range(LEVELS)]
+    # the last sum stays in float32, see _Graph._pairs
+    levels = [[f"{level}.{name}" for name in ("embed", *body[:-1], "detail")] for level in range(LEVELS)]
     return [name for level in levels for name in level]
 
 

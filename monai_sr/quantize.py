@@ -32,7 +32,7 @@ from .transforms import NormalizeIntensitiesd, RandSimulateThickSlicesd
 from .volumes import datalist
 
 FACTORS = (2, 3, 4, 5)
-PATCHES = 8
+PATCHES = 4
 """Of each training volume."""
 PATCH = 56
 """Voxels a side of a patch, of thin slices."""

@@ -239,7 +239,7 @@ class _Graph:
         image = self._input(1)
         for level in range(levels):
             x = self._quantized(self._convolved(image, network.embed, relu=True), f"{level}.embed", signed=False)
-            x = self._pairs(x, network.body, f"{level}.body")
+            x = self._pairs(x, network.body, f"{level}.body", whole=False)
             halves = self._halves(x, network.double_features)
             seen = _Rows(self.op.relu(halves.value), halves.lag)
             seen = self._interleaved(self._quantized(seen, f"{level}.detail", signed=False))
@@ -248,15 +248,20 @@ class _Graph:
 
     # ---------------------------------------------------------------- layers
 
-    def _pairs(self, x: _Rows, body: nn.Sequential, name: str) -> _Rows:
-        """The pairs of convolutions with their identity links."""
+    def _pairs(self, x: _Rows, body: nn.Sequential, name: str, *, whole: bool = True) -> _Rows:
+        """The pairs of convolutions with their identity links; the last sum in 8 bits as well if ``whole``.
+
+        A pyramid's last sum feeds the doubling, a cheap layer: in 8 bits it alone cost 0.12 dB of a chest CT.
+        """
         for index, pair in enumerate(body):
             assert isinstance(pair, LinkedPair)
             plain = isinstance(pair, PlainPair)
             inner = self._convolved(x, pair.first, relu=True)
             inner = self._quantized(inner, f"{name}.{index}.inner", signed=False)
             outer = self._convolved(inner, pair.second, relu=plain)
-            x = self._quantized(outer if plain else self._added(x, outer), f"{name}.{index}", signed=not plain)
+            x = outer if plain else self._added(x, outer)
+            if whole or index < len(body) - 1:
+                x = self._quantized(x, f"{name}.{index}", signed=not plain)
         return x
 
     def _convolved(self, x: _Rows, layer: nn.Conv3d, *, relu: bool = False) -> _Rows:
