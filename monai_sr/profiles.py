@@ -27,7 +27,7 @@ THRESHOLDS = 0.03, 0.065
 """Scores above which slices are taken for a box: where they are less than :data:`FAR` in-plane voxels apart,
 and beyond. There the score scatters more and a box that is missed costs less, so more proof is asked for."""
 
-FAR = 2.4
+FAR = 2.65
 
 _LONGER_STEP = 0.75
 _LINES = 2_000_000

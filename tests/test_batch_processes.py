@@ -158,8 +158,9 @@ def test_without_dask_the_extra_is_named(monkeypatch):
 @fault("R08")
 @pytest.mark.parametrize(("number", "code", "jobs"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 1)])
 def test_a_signal_ends_a_run_within_seconds_and_leaves_no_partial_file(tmp_path, number, code, jobs):
-    for name in range(40):
-        scan(tmp_path / "in" / f"{name:02}.nii.gz", shape=(40, 40, 12), seed=name)
+    count = 200  # more than are done before the signal, on any machine
+    for name in range(count):
+        scan(tmp_path / "in" / f"{name:03}.nii.gz", shape=(40, 40, 12), seed=name)
     others = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     process = command("run", tmp_path / "in", tmp_path / "out", "--bundle", "residual", "--jobs", jobs)
     wait_for(lambda: list((tmp_path / "out").glob("*.json")), process)
@@ -173,7 +174,7 @@ def test_a_signal_ends_a_run_within_seconds_and_leaves_no_partial_file(tmp_path,
     assert err in ("monai-sr: interrupted\n", "monai-sr: terminated\n")
     assert not leftovers(tmp_path / "out")
     results = sorted((tmp_path / "out").glob("*.nii.gz"))
-    assert 0 < len(results) < 40
+    assert 0 < len(results) < count
     for path in results:
         assert record_of(path.with_name(path.name.replace(".nii.gz", ".json")))["output_sha256"]
         read_image(path)
