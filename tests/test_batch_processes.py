@@ -161,8 +161,10 @@ def test_a_signal_ends_a_run_within_seconds_and_leaves_no_partial_file(tmp_path,
     count = 200  # more than are done before the signal, on any machine
     for name in range(count):
         scan(tmp_path / "in" / f"{name:03}.nii.gz", shape=(40, 40, 12), seed=name)
-    others = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     process = command("run", tmp_path / "in", tmp_path / "out", "--bundle", "residual", "--jobs", jobs)
+    others = sum(
+        resource.getrusage(resource.RUSAGE_CHILDREN)[:2]
+    )  # after the start, which reaps those that ended before
     wait_for(lambda: list((tmp_path / "out").glob("*.json")), process)
     before = cpu_seconds(process)
     process.send_signal(number)
