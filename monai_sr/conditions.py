@@ -37,7 +37,8 @@ class Condition:
 
     Args:
         factor: thin slices per thick one; need not be an integer.
-        profile: of the simulation. Methods take any profile for a Gaussian.
+        profile: of the simulation. Methods are not told it: bundles recognize it or
+            take it for a Gaussian, baselines always do the latter.
         thickness_ratio: slice thickness (FWHM) in slice spacings: below 1 gaps, above 1 overlaps.
         told: the thickness that methods are told, in true ones.
         noise: white noise on the thick slices, its standard deviation as a share of the data range.
