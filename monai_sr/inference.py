@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .adapters import takes_any_image
 from .engines import run_by
 from .errors import ImageError, ImageWarning
+from .footprint import usual_tile
 from .grid import SAME_SPACING
 from .intensities import (
     CT_AIR,
@@ -34,14 +35,13 @@ from .intensities import (
 from .networks import PyramidNet, ResidualNet, levels_for
 from .slices import Profile, apply_along, blocks, enforce_consistency
 from .stacks import Stack
-from .streaming import StreamedNet
+from .streaming import ROWS, StreamedNet
 from .tiles import apply_in_rows, apply_in_tiles
 from .transforms import grid_of, on_grid, standard_slices, uneven_positions, wanted_grid
 
-TILE_VOXELS = 4_000_000
-"""Output voxels computed at once: about 1.5 GB for 32 features."""
-
 Progress = Callable[[float], None]
+Place = tuple[slice, slice]
+"""Rows and columns of a volume in canonical order."""
 
 
 @takes_any_image
@@ -60,7 +60,7 @@ def super_resolve(
     mr_percentiles: tuple[float, float] = MR_PERCENTILES,
     factor_range: tuple[float, float] | None = None,
     strict: bool = False,
-    tile_voxels: int = TILE_VOXELS,
+    tile_voxels: int | None = None,
     progress: Progress | None = None,
 ) -> MetaTensor:
     """Thin slices that agree with the acquired thick ones.
@@ -87,7 +87,8 @@ def super_resolve(
         factor_range: the factors that the network was trained for; beyond them a warning is given.
         strict: raise an error where there would be a warning that the result is not worth having:
             no finer spacing, a factor beyond the range, a CT that is not in HU.
-        tile_voxels: output voxels computed at once; the result does not depend on it.
+        tile_voxels: output voxels computed at once; the result does not depend on it. Default: see
+            :func:`monai_sr.footprint.usual_tile`.
         progress: told the share of the work that is done, 0..1.
 
     Returns:
@@ -120,16 +121,16 @@ def super_resolve(
     beyond = _is_beyond(stack.factor, factor_range, strict=strict, image=image)
     result = torch.empty((len(voxels), *wanted.shape), device=voxels.device)
     padded = 0.0
+    if tile_voxels is None:
+        tile_voxels = usual_tile(network, voxels_in=voxels.numel(), voxels_out=result.numel())
     for index in range(len(voxels)):
         scan = _scan(image, index, stack, modality, ct_window=ct_window, mr_percentiles=mr_percentiles, strict=strict)
         if profile is None and index == 0:  # volumes of one file were acquired in one way
             stack = stack.recognized(scan.slices)
         share = _share_of(progress, index, len(voxels)) if progress else None
-        proposal, matrix = _propose(network, scan.slices, stack, tile_voxels=tile_voxels, progress=share)
-        for rows in blocks(len(proposal), proposal[0].numel()):
-            sr = proposal[rows] if matrix is None else apply_along(matrix, proposal[rows])
-            sr = stack.model.enforce(sr, scan.slices[rows])
-            stack.put(scan.in_file_units(sr, rows, stack.nearest), result[index], rows)
+        for place, proposal in _proposals(network, scan.slices, stack, tile_voxels=tile_voxels, progress=share):
+            sr = stack.model.enforce(proposal, scan.slices[place])
+            stack.put(scan.in_file_units(sr, place, stack.nearest), result[index], place)
         padded += scan.padding_share / len(voxels)
     sharp = on_grid(result, wanted, image)
     sharp.meta["super_resolved"] = True
@@ -164,10 +165,10 @@ class _Scan:
         """How much of the volume was not scanned, 0..1."""
         return 0.0 if self.outside is None else float(self.outside.float().mean())
 
-    def in_file_units(self, sr: Tensor, rows: slice, nearest: np.ndarray) -> Tensor:
-        """Some rows of the result; ``nearest`` is the acquired slice whose padding each new one takes."""
+    def in_file_units(self, sr: Tensor, place: Place, nearest: np.ndarray) -> Tensor:
+        """Some rows and columns of the result; ``nearest`` is the acquired slice whose padding each new one takes."""
         sr = self.intensities.restore(sr)
-        return sr if self.outside is None else torch.where(self.outside[rows][..., nearest], self.padding, sr)
+        return sr if self.outside is None else torch.where(self.outside[place][..., nearest], self.padding, sr)
 
 
 def _scan(
@@ -252,34 +253,52 @@ def _share_of(progress: Progress, index: int, count: int) -> Progress:
     return lambda done: progress((index + done) / count)
 
 
-def _propose(
+def _proposals(
     network: nn.Module | None, lr: Tensor, stack: Stack, *, tile_voxels: int, progress: Progress | None
-) -> tuple[Tensor, Tensor | None]:
-    """What the network makes of the acquired slices (X, Y, m): slices, and the matrix to the thin grid.
-
-    The matrix is None where they lie on it already.
-    """
+) -> Iterator[tuple[Place, Tensor]]:
+    """What the network makes of the acquired slices (X, Y, m): thin slices of a part of the rows and columns each."""
     if network is None:
-        return lr, stack.model.spline
+        yield from ((place, apply_along(stack.model.spline, lr[place])) for place in _blocks(lr))
+        return
     levels: tuple[int, ...] = ()
-    scale, along = 1, stack.model.spline
+    scale, along, to_thin = 1, stack.model.spline, None
     if network.works_on == "thick":
         level = levels_for(stack.step / stack.thin_step)
         levels, scale, along = (level,), 2**level, standard_slices(stack.model, stack.thick, stack.thin)
+        to_thin = stack.from_even(scale * len(along))
         reach = cast(PyramidNet, network).reach_of(level)
     else:
         reach = cast(ResidualNet, network).reach
-    how: Any = {"along": along, "align": getattr(network, "fold", 1), "scale": scale}
-    how |= {"tile_voxels": tile_voxels, "progress": progress}
+    parts: Iterator[tuple[Place, Tensor]]
     if isinstance(network, StreamedNet):
-        how |= {"row_counts": network.row_counts(len(lr), *levels), "rows_held": network.rows_held}
-        proposal = apply_in_rows(lambda: network.stream(*levels), lr, halo=reach, **how)
+        parts = apply_in_rows(
+            lambda read, rows: network.rows_of(read, rows, *levels),
+            lr,
+            along=along,
+            halo=reach[0],
+            strip_voxels=tile_voxels // scale // ROWS,
+            progress=progress,
+        )
     else:
         device = next(network.parameters()).device
         proposal = apply_in_tiles(
-            lambda part: network(part.to(device), *levels).to(part.device), lr, halo=(reach[0], *reach), **how
+            lambda part: network(part.to(device), *levels).to(part.device),
+            lr,
+            along=along,
+            halo=(reach[0], *reach),
+            align=int(getattr(network, "fold", 1)),
+            scale=scale,
+            tile_voxels=tile_voxels,
+            progress=progress,
         )
-    return proposal, stack.from_even(proposal.shape[-1]) if levels else None
+        parts = ((place, proposal[place]) for place in _blocks(proposal))
+    for place, part in parts:
+        yield place, part if to_thin is None else apply_along(to_thin, part)
+
+
+def _blocks(voxels: Tensor) -> Iterator[Place]:
+    """(X, Y, Z) in blocks of rows."""
+    return ((rows, slice(None)) for rows in blocks(len(voxels), voxels[0].numel()))
 
 
 class SuperResolutionInferer(Inferer):

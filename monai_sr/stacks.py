@@ -139,9 +139,11 @@ class Stack:
         """(X, Y, Z) of the file in canonical order, through-plane axis last."""
         return voxels.permute(self.order).flip(self.flips).contiguous()
 
-    def put(self, block: Tensor, target: Tensor, rows: slice) -> None:
-        """Write canonical rows (x, Y', Z') of a volume to where they belong in a file's (X', Y', Z')."""
+    def put(self, block: Tensor, target: Tensor, place: tuple[slice, slice]) -> None:
+        """Write canonical rows and columns (x, y, Z') of a volume to where they belong in a file's (X', Y', Z')."""
         target = target.permute(self.order)
-        if 0 in self.flips:
-            rows = slice(len(target) - rows.stop, len(target) - rows.start)
-        target[rows] = block.flip(self.flips) if self.flips else block
+        turned = []
+        for axis, part in enumerate(place):
+            start, stop, _ = part.indices(target.shape[axis])
+            turned.append(slice(target.shape[axis] - stop, target.shape[axis] - start) if axis in self.flips else part)
+        target[tuple(turned)] = block.flip(self.flips) if self.flips else block

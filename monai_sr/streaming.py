@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,19 +23,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import UsageError
 from .networks import LinkedPair, PlainPair, PyramidNet, ResidualNet
+from .processes import give_memory_back
 
 ROWS = 8
 """Rows that are computed at once."""
 
-GRAPHS = 12
-"""Compiled graphs that are kept: three for each size of tile."""
+GRAPHS = 8
+"""Compiled graphs that are kept: two for each width of a strip."""
 
-Push = Callable[[Tensor, bool], Tensor]
 Ranges = Mapping[str, Sequence[float]]
 """By name of a tensor, the largest magnitude of each of its channels."""
 
@@ -92,9 +91,10 @@ class StreamedNet(nn.Module):
     ) -> None:
         super().__init__()
         openvino()
+        give_memory_back()
         self.network, self.ranges = network, ranges
         self.works_on, self.fold = network.works_on, int(getattr(network, "fold", 1))
-        self._graphs: dict[tuple[Any, ...], Any] = {}
+        self._graphs: dict[tuple[Any, ...], _Compiled] = {}
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -107,88 +107,120 @@ class StreamedNet(nn.Module):
 
     def forward(self, x: Tensor, levels: int | None = None) -> Tensor:
         """(1, 1, X, Y, Z) to what the network makes of it."""
-        push, blocks = self.stream(levels), x.split(self.row_counts(x.shape[2], levels), dim=2)
-        return torch.cat([push(block, n == len(blocks)) for n, block in enumerate(blocks, start=1)], dim=2)
+        return torch.cat(list(self.rows_of(lambda rows: x[0, 0, rows], x.shape[2], levels)))[None, None]
 
-    @property
-    def rows_held(self) -> int:
-        """The rows of a tile that would take about as much memory by torch: an estimate from the layers' widths.
+    def rows_of(self, read: Callable[[slice], Tensor], rows: int, levels: int | None = None) -> Iterator[Tensor]:
+        """What the network makes of a volume, a few rows at a time and in their order.
 
-        Of a float32 block at a volume's end, where every layer has as many rows more as it sees ahead;
-        in 8 bits a third, because the image and what reads it stay in float32.
+        Where a volume does not change from row to row, as in air that holds one value, what the layers
+        keep settles after as many rows as they see; from then on the same rows come out, and they are
+        not computed again.
+
+        Args:
+            read: gives such rows of the volume, (x, Y, Z).
+            rows: how many the volume has.
+            levels: how often a PyramidNet is to double the slices. Default: as often as it says itself.
+
+        Yields:
+            (x', Y, Z') the next rows.
         """
-        rows = 32 if isinstance(self.network, PyramidNet) else 26
-        return rows if self.ranges is None else rows // 3
-
-    def row_counts(self, rows: int, levels: int | None = None) -> list[int]:
-        """In how many rows each a volume is to be given to :meth:`stream`: first enough to fill every layer."""
-        first = self._ahead(levels) + 2
-        if rows <= first + ROWS:
-            return [rows]
-        middle, last = divmod(rows - first - 1, ROWS)
-        return [first, *[ROWS] * middle, last + 1]
-
-    def stream(self, levels: int | None = None) -> Push:
-        """Begin a volume: a function of its next rows, and whether they are the last.
-
-        It takes (1, 1, x, Y, Z) and gives (1, 1, x', Y, Z'): the rows that are complete by then, after
-        the last ones all that are left.
-        """
-        kept: list[np.ndarray] = []
-        begun = False
-
-        def push(part: Tensor, last: bool) -> Tensor:
-            nonlocal kept, begun
-            slices = part.shape[4]
-            rows = F.pad(part.cpu(), [0, -slices % self.fold, 0, 0, 0, 0], mode="replicate")[0, 0].contiguous()
-            given = [rows.reshape(1, *rows.shape[:2], -1, self.fold).numpy(), *kept]
-            request = self._request(given[0].shape[1:4], levels, begin=not begun, end=last)
-            results = [np.empty(tuple(port.shape), port.element_type.to_dtype()) for port in request.model_outputs]
-            for index, array in enumerate(given):
-                request.set_input_tensor(index, openvino().Tensor(array, shared_memory=True))
-            for index, array in enumerate(results):
-                request.set_output_tensor(index, openvino().Tensor(array, shared_memory=True))
-            request.infer()
-            done, kept, begun = torch.from_numpy(results[0]), results[1:], True
-            scale = done.shape[3] * done.shape[4] // rows.shape[2]
-            return done.reshape(1, 1, *done.shape[1:3], -1)[..., : slices * scale]
-
-        return push
-
-    def _ahead(self, levels: int | None) -> int:
-        """Rows that an output row sees ahead."""
         if isinstance(self.network, PyramidNet):
-            return self.network.reach_of(self.network.levels if levels is None else levels)[0]
-        return self.network.reach[0]
+            levels = self.network.levels if levels is None else levels
+            lag, scale = self.network.reach_of(levels)[0], 2**levels
+        else:
+            lag, scale = self.network.reach[0], 1
+        graph, part, done, settled = None, np.empty(0), np.empty(0), False
+        kept: list[np.ndarray] = []
+        try:
+            for start in range(0, rows + lag, ROWS):
+                given = read(slice(min(start, rows), min(start + ROWS, rows)))
+                before, part = part, self._block(given)
+                inside = lag <= start <= rows - ROWS
+                still = inside and np.array_equal(part, before)
+                if not (still and settled):
+                    last, graph = graph, self._graph(part.shape[1:4], levels, lag=lag, edge=not inside)
+                    if last is not None and last is not graph:
+                        last.release()
+                    kept = kept or graph.nothing()
+                    earlier = [array.copy() for array in kept] if still else []
+                    done = graph(part, kept, _within(start - lag, lag + ROWS, rows))
+                    settled = still and all(map(np.array_equal, kept, earlier))
+                first = start - lag  # the row that comes out first; what comes out before and behind all means nothing
+                made = torch.from_numpy(done)[0, max(0, -first) : max(0, rows - first)]
+                if len(made):
+                    yield made.reshape(*made.shape[:2], -1)[..., : given.shape[2] * scale]
+        finally:
+            if graph is not None:
+                graph.release()
 
-    def _request(self, shape: tuple[int, ...], levels: int | None, *, begin: bool, end: bool) -> Any:
-        """The compiled graph for so many rows of that size; the graphs of the last few sizes are kept."""
+    def _block(self, rows: Tensor) -> np.ndarray:
+        """(1, ROWS, Y, Z/fold, fold) of (x, Y, Z): neighboring slices folded, and zeros behind the rows."""
+        count, columns, slices = rows.shape
+        block = torch.zeros(1, ROWS, columns, math.ceil(slices / self.fold) * self.fold)
+        block[0, :count, :, :slices] = rows
+        block[0, :count, :, slices:] = rows[..., -1:]
+        return block.reshape(1, ROWS, columns, -1, self.fold).numpy()
+
+    def _graph(self, shape: tuple[int, ...], levels: int | None, *, lag: int, edge: bool) -> _Compiled:
+        """The compiled graph for rows of that size; the graphs of the last few sizes are kept."""
         threads = thread_count()
-        key = (shape, levels, begin, end, threads)
+        key = (shape, levels, edge, threads)
         if key not in self._graphs:
             if len(self._graphs) >= GRAPHS:
                 del self._graphs[next(iter(self._graphs))]
-            graph = _Graph(shape, self.ranges, begin=begin, end=end)
+            graph = _Graph(shape, self.ranges, lag=lag if edge else None)
             if isinstance(self.network, PyramidNet):
-                model = graph.pyramid(self.network, self.network.levels if levels is None else levels)
+                model = graph.pyramid(self.network, cast(int, levels))
             else:
                 model = graph.residual(self.network)
-            compiled = (
-                openvino()
-                .Core()
-                .compile_model(
-                    model,
-                    "CPU",
-                    {
-                        "INFERENCE_PRECISION_HINT": "f32",  # without it bfloat16, on processors that have it
-                        "INFERENCE_NUM_THREADS": threads,
-                        "NUM_STREAMS": 1,
-                        "ENABLE_CPU_PINNING": False,  # the processes of several jobs would take the same cores
-                    },
-                )
-            )
-            self._graphs[key] = compiled.create_infer_request()
+            self._graphs[key] = _Compiled(model, threads, edge=edge)
         return self._graphs[key]
+
+
+def _within(first: int, count: int, rows: int) -> np.ndarray:
+    """(1, 1, count, 1, 1) which of so many rows are rows of the volume: 1, or 0 before and behind it."""
+    index = np.arange(first, first + count)
+    return ((index >= 0) & (index < rows)).astype(np.float32).reshape(1, 1, -1, 1, 1)
+
+
+class _Compiled:
+    """A graph that is ready to run.
+
+    Args:
+        model: what it computes.
+        threads: to compute with.
+        edge: whether it is to be told which rows are rows of the volume.
+    """
+
+    def __init__(self, model: Any, threads: int, *, edge: bool) -> None:
+        how = {
+            "INFERENCE_PRECISION_HINT": "f32",  # without it bfloat16, on processors that have it
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # the processes of several jobs would take the same cores
+        }
+        self.edge = edge
+        self._model = openvino().Core().compile_model(model, "CPU", how)
+        self._request = self._model.create_infer_request()
+
+    def __call__(self, part: np.ndarray, kept: list[np.ndarray], within: np.ndarray) -> np.ndarray:
+        """The rows that are complete by then. What the layers keep is changed in place."""
+        done = np.empty(tuple(self._model.outputs[-1].shape), np.float32)
+        for index, array in enumerate([part, *kept, *([within] if self.edge else [])]):
+            self._request.set_input_tensor(index, openvino().Tensor(array, shared_memory=True))
+        # a layer's new rows are taken from behind its old ones, so these have been read by then
+        for index, array in enumerate([*kept, done]):
+            self._request.set_output_tensor(index, openvino().Tensor(array, shared_memory=True))
+        self._request.infer()
+        return done
+
+    def nothing(self) -> list[np.ndarray]:
+        """What the layers keep at first."""
+        return [np.zeros(tuple(port.shape), port.element_type.to_dtype()) for port in self._model.outputs[:-1]]
+
+    def release(self) -> None:
+        """Give back the memory that the layers worked in, until the next call."""
+        self._model.release_memory()
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,23 +241,23 @@ class _Rows:
 class _Graph:
     """Builds the graph of a network for one block of rows.
 
-    A block at the ``begin`` of a volume has zeros before it, where another has the rows that every
-    layer kept; one at its ``end`` has zeros behind it, and keeps nothing.
+    Every layer goes on from the rows that it kept. At the edge of a volume, where not all of the rows
+    that a layer makes are rows of the volume, the others are set to the zeros that pad it.
 
     Args:
         shape: rows, columns and slices (folded ones) of the block.
         ranges: see :class:`StreamedNet`.
-        begin, end: whether the block is the first, the last.
+        lag: at the edge, by how many rows the result is behind the block; None elsewhere.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], ranges: Mapping[str, Sequence[float]] | None, *, begin: bool, end: bool
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], ranges: Ranges | None, *, lag: int | None) -> None:
         self.rows, self.columns, self.slices = shape
-        self.ranges, self.begin, self.end = ranges, begin, end
+        self.ranges, self.lag = ranges, lag
         self.op = openvino().opset13
         self.given: list[Any] = []
         self.kept: list[Any] = []
+        self.histories: dict[tuple[str, int], _Rows] = {}
+        self.within = None if lag is None else self.op.parameter([1, 1, lag + self.rows, 1, 1], np.float32)
 
     def residual(self, network: ResidualNet) -> Any:
         """The graph of a ResidualNet; its input and output are (1, x, Y, Z/fold, fold)."""
@@ -240,9 +272,8 @@ class _Graph:
         for level in range(levels):
             x = self._quantized(self._convolved(image, network.embed, relu=True), f"{level}.embed", signed=False)
             x = self._pairs(x, network.body, f"{level}.body", whole=False)
-            halves = self._halves(x, network.double_features)
-            seen = _Rows(self.op.relu(halves.value), halves.lag)
-            seen = self._interleaved(self._quantized(seen, f"{level}.detail", signed=False))
+            seen = self._quantized(self._halves(x, network.double_features), f"{level}.detail", signed=False)
+            seen = self._interleaved(seen)
             image = self._added(self._doubled_image(image, network), self._convolved(seen, network.residual))
         return self._model(image)
 
@@ -268,13 +299,12 @@ class _Graph:
         """A convolution of 3×3×3, padded by zeros, and what is kept for the next rows."""
         op = self.op
         seen = self._with_history(x, 2)
-        pads = [int(self.begin), 1, 1], [int(self.end), 1, 1]
-        y = op.convolution(self._even(seen), self._weights(layer.weight, x), [1] * 3, *pads, [1] * 3)
+        y = op.convolution(self._even(seen), self._weights(layer.weight, x), [1] * 3, [0, 1, 1], [0, 1, 1], [1] * 3)
         y = op.add(y, op.constant(_array(layer.bias).reshape(1, -1, 1, 1, 1)))
-        return _Rows(op.relu(y) if relu else y, x.lag + 1)
+        return self._rows_within(op.relu(y) if relu else y, x.lag + 1)
 
     def _halves(self, x: _Rows, layer: nn.ConvTranspose3d) -> _Rows:
-        """The transposed convolution as a convolution: the two halves of each slice, all channels of one first.
+        """The transposed convolution and its ReLU: the two halves of each slice, all channels of one first.
 
         Output slice 2i takes taps 1 and 3 of slices i and i − 1, output slice 2i + 1 taps 2 and 0 of i and
         i + 1.
@@ -286,7 +316,7 @@ class _Graph:
         weights = torch.cat([even, odd], dim=1).transpose(0, 1)[:, :, None, None, :]
         y = op.convolution(self._even(x), self._weights(weights, x), [1] * 3, [0, 0, 1], [0, 0, 1], [1] * 3)
         y = op.add(y, op.constant(np.tile(_array(layer.bias), 2).reshape(1, -1, 1, 1, 1)))
-        return _Rows(y, x.lag)
+        return self._rows_within(op.relu(y), x.lag)
 
     def _doubled_image(self, image: _Rows, network: PyramidNet) -> _Rows:
         """Twice the slices of the image, by the matrix that :meth:`PyramidNet.double_image` stands for."""
@@ -307,26 +337,33 @@ class _Graph:
     def _added(self, x: _Rows, y: _Rows) -> _Rows:
         """``x``, kept back until it is as late as ``y``, plus ``y``."""
         seen = self._with_history(x, y.lag - x.lag)
-        if not self.end:
-            count = int(y.value.get_output_shape(0)[2])
-            seen = _Rows(self.op.slice(seen.value, [0], [count], [1], [2]), y.lag, x.step)
-        return _Rows(self.op.add(self._real(seen), y.value), y.lag)
+        late = _Rows(self.op.slice(seen.value, [0], [self.rows], [1], [2]), y.lag, x.step)
+        return _Rows(self.op.add(self._real(late), y.value), y.lag)
 
     # ----------------------------------------------------- from block to block
 
     def _with_history(self, x: _Rows, count: int) -> _Rows:
-        """``x`` behind the last ``count`` rows before it."""
-        op, value, kind = self.op, x.value, x.value.get_output_element_type(0)
-        if not self.begin:
-            _, channels, _, columns, slices = (int(n) for n in value.get_output_shape(0))
-            before = op.parameter([1, count, columns, slices, channels], kind)
-            self.given.append(before)
-            value = op.concat([op.transpose(before, [0, 4, 1, 2, 3]), value], 2)
-        if not self.end:
-            rows = int(value.get_output_shape(0)[2])
-            last = op.slice(value, [rows - count], [rows], [1], [2])
-            self.kept.append(op.transpose(last, [0, 2, 3, 4, 1]))
-        return _Rows(value, x.lag, x.step)
+        """``x`` behind the last ``count`` rows before it; as many are kept."""
+        key = (x.value.get_friendly_name(), count)
+        if key in self.histories:
+            return self.histories[key]
+        op, kind = self.op, x.value.get_output_element_type(0)
+        _, channels, rows, columns, slices = (int(n) for n in x.value.get_output_shape(0))
+        before = op.parameter([1, count, columns, slices, channels], kind)
+        self.given.append(before)
+        value = op.concat([op.transpose(before, [0, 4, 1, 2, 3]), x.value], 2)
+        last = op.transpose(value, [0, 2, 3, 4, 1])
+        self.kept.append(op.gather(last, np.arange(rows, rows + count), np.int64(1)))
+        self.histories[key] = _Rows(value, x.lag, x.step)
+        return self.histories[key]
+
+    def _rows_within(self, value: Any, lag: int) -> _Rows:
+        """What a layer makes; at the edge of the volume with zeros where its rows are none of the volume."""
+        if self.within is not None:
+            assert self.lag is not None
+            start = self.lag - lag
+            value = self.op.multiply(value, self.op.slice(self.within, [start], [start + self.rows], [1], [2]))
+        return _Rows(value, lag)
 
     def _input(self, channels: int) -> _Rows:
         block = self.op.parameter([1, self.rows, self.columns, self.slices, channels], np.float32)
@@ -335,7 +372,8 @@ class _Graph:
 
     def _model(self, result: _Rows) -> Any:
         last = self.op.transpose(result.value, [0, 2, 3, 4, 1])
-        return openvino().Model([last, *self.kept], self.given, "monai-sr")
+        given = self.given if self.within is None else [*self.given, self.within]
+        return openvino().Model([*self.kept, last], given, "monai-sr")
 
     # ---------------------------------------------------------------- 8 bits
 

@@ -7,7 +7,7 @@ to float rounding and nothing needs blending.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -88,46 +88,45 @@ def apply_in_tiles(
 
 
 def apply_in_rows(
-    begin: Callable[[], Callable[[Tensor, bool], Tensor]],
+    rows_of: Callable[[Callable[[slice], Tensor], int], Iterator[Tensor]],
     voxels: Tensor,
     *,
-    row_counts: Sequence[int],
-    rows_held: int,
     along: Tensor | None = None,
-    halo: tuple[int, int],
-    align: int = 1,
-    scale: int = 1,
-    tile_voxels: int,
+    halo: int,
+    strip_voxels: int,
     progress: Callable[[float], None] | None = None,
-) -> Tensor:
-    """A network that takes a few rows at a time over (X, Y, Z): the first axis is not cut and needs no halo.
+) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+    """A network that takes a few rows at a time over (X, Y, Z) in strips along Y: X is not cut and needs no halo.
 
     Args:
-        begin: called for each tile; see :meth:`monai_sr.streaming.StreamedNet.stream`.
-        voxels, along, align, scale, progress: as of :func:`apply_in_tiles`.
-        row_counts: how many rows the network wants at a time.
-        rows_held: the network takes as much memory as another one for a tile of so many rows.
-        halo: what the network sees to each side along Y and Z, in voxels of the input.
-        tile_voxels: largest tile, in voxels of the output, of so many rows.
+        rows_of: see :meth:`monai_sr.streaming.StreamedNet.rows_of`.
+        voxels, along, progress: as of :func:`apply_in_tiles`.
+        halo: what the network sees to each side along Y.
+        strip_voxels: most voxels that a row of a strip may have, halo included. A strip is never narrower
+            than two halos and their halo.
+
+    Yields:
+        Rows and columns, and what the network makes of them: (x, y, Z').
     """
-    shape = (*voxels.shape[:2], voxels.shape[2] if along is None else len(along))
-    result = torch.empty(*shape[:2], shape[2] * scale, dtype=voxels.dtype, device=voxels.device)
-    block = (rows_held, *shape[1:])
-    tiles = plan_tiles(block, (0, *halo), voxels=max(1, tile_voxels // scale), align=(rows_held, 1, align))
-    for number, tile in enumerate(tiles):
-        _, columns, slices = tile.padded
-        push, start, done = begin(), 0, 0
-        for count in row_counts:
-            part = voxels[start : start + count, columns]
-            part = part[..., slices] if along is None else apply_along(along[slices], part)
-            start += count
-            rows = push(part[None, None], start == shape[0])[0, 0]
-            core = (slice(done, done + len(rows)), *tile.core[1:])
-            result[_scaled(core, scale)] = rows[_scaled((slice(None), *tile.crop[1:]), scale)]
-            done += len(rows)
+    length, width = voxels.shape[:2]
+    slices = voxels.shape[2] if along is None else len(along)
+    most = max(strip_voxels // slices, 4 * halo)
+    step = width if width <= most else most - 2 * halo
+    step = math.ceil(width / math.ceil(width / step))  # all nearly alike
+    for start in range(0, width, step):
+        stop = min(start + step, width)
+        first, last = max(0, start - halo), min(width, stop + halo)
+
+        def read(rows: slice, columns: slice = slice(first, last)) -> Tensor:
+            part = voxels[rows, columns]
+            return part if along is None else apply_along(along, part)
+
+        done = 0
+        for made in rows_of(read, length):
+            yield (slice(done, done + len(made)), slice(start, stop)), made[:, start - first : stop - first]
+            done += len(made)
             if progress:
-                progress((number + start / shape[0]) / len(tiles))
-    return result
+                progress((start + (stop - start) * done / length) / width)
 
 
 def _cuts(

@@ -24,12 +24,12 @@ from monai_sr.batch import (
     super_resolve_within,
 )
 from monai_sr.batch import run as run_module
-from monai_sr.batch.memory import PROCESS, SHARE, TILE_LADDER, choose_tile, is_out_of_memory, tile_bytes, volume_bytes
+from monai_sr.batch.memory import SHARE, TILE_LADDER, choose_tile, is_out_of_memory
 from monai_sr.bundles import Model
 from monai_sr.cli import main
 from monai_sr.errors import ImageWarning
+from monai_sr.footprint import PROCESS, TILE_VOXELS, tile_bytes, volume_bytes
 from monai_sr.images import write_image
-from monai_sr.inference import TILE_VOXELS
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
 from monai_sr.tiles import plan_tiles
 

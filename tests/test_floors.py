@@ -39,6 +39,7 @@ FLOORS = {
         "consistency",
         "dicom",
         "engines",
+        "footprint",
         "images",
         "inference",
         "itk",

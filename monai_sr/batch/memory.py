@@ -5,27 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
 
 import psutil
 import torch
 from torch import nn
 
 from ..errors import SuperResolutionError
-from ..inference import TILE_VOXELS
-from ..networks import PyramidNet, ResidualNet, levels_for
+from ..footprint import PROCESS, TILE_VOXELS, tile_bytes, usual_tile, volume_bytes
 
 SHARE = 0.85
 """Of the memory there is that a run may plan with; the rest is for what no estimate foresees."""
-
-# Peak resident memory on the CPU, measured by tests/benchmarks/memory_constants.py (torch 2.13, monai 1.6.1)
-# and rounded up.
-PROCESS = 512 * 2**20
-"""Interpreter, torch and MONAI, and the blocks in which matrices are applied."""
-PER_VOXEL_IN, PER_VOXEL_OUT = 16, 8
-"""Bytes per acquired and per new voxel of a volume, whatever computes it: what is proposed, and the result."""
-TILE_FEATURES = 4
-"""Feature maps of a tile that a network holds at once, of 4 bytes a voxel and feature."""
 
 TILE_LADDER = tuple(TILE_VOXELS // n for n in (1, 2, 4, 8, 16))
 """Tiles to try, in voxels of the output, the largest and fastest first."""
@@ -37,41 +26,8 @@ class MemoryShortError(SuperResolutionError):
     exit_code = 8
 
 
-def volume_bytes(voxels_in: int, voxels_out: int) -> int:
-    """What a volume takes besides the network's tiles, bytes."""
-    return PER_VOXEL_IN * voxels_in + PER_VOXEL_OUT * voxels_out
-
-
-def least_tile(network: nn.Module, factor: float) -> int:
-    """Voxels of the output in the smallest tile that is made: four halos a side, see :mod:`monai_sr.tiles`."""
-    scale = 1
-    if network.works_on == "thick":
-        levels = levels_for(factor)
-        (in_plane, through), scale = cast(PyramidNet, network).reach_of(levels), 2**levels
-    else:
-        in_plane, through = cast(ResidualNet, network).reach
-    return (4 * in_plane + 1) ** 2 * (4 * through + int(getattr(network, "fold", 1))) * scale
-
-
-def tile_bytes(network: nn.Module | None, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
-    """What a network takes for one tile, bytes.
-
-    Args:
-        network: None for the spline, which takes nothing.
-        tile_voxels: voxels of the output that are asked for. A tile is never smaller than
-            :func:`least_tile`, nor larger than the volume.
-        voxels_in, voxels_out: of the volume.
-    """
-    if network is None:
-        return 0
-    tile_voxels = min(max(tile_voxels, least_tile(network, voxels_out / max(1, voxels_in))), voxels_out)
-    features = max(layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv3d))
-    fold = int(getattr(network, "fold", 1))  # slices that are channels within the network
-    return tile_voxels * 4 * (TILE_FEATURES * features // fold + 4)
-
-
 def choose_tile(network: nn.Module | None, *, voxels_in: int, voxels_out: int, memory: int, vram: int | None) -> int:
-    """The largest tile of the ladder that fits.
+    """The usual tile, or the largest of the ladder that fits.
 
     Args:
         network: what is to run; None for the spline.
@@ -83,8 +39,7 @@ def choose_tile(network: nn.Module | None, *, voxels_in: int, voxels_out: int, m
         MemoryShortError: none fits.
     """
     fixed = PROCESS + volume_bytes(voxels_in, voxels_out)
-    for tile in TILE_LADDER:
-        tile = min(tile, max(voxels_out, TILE_LADDER[-1]))
+    for tile in ladder(network, voxels_in=voxels_in, voxels_out=voxels_out):
         on_tile = tile_bytes(network, tile, voxels_in=voxels_in, voxels_out=voxels_out)
         fits = fixed + on_tile <= memory if vram is None else fixed <= memory and on_tile <= SHARE * vram
         if fits:
@@ -95,6 +50,12 @@ def choose_tile(network: nn.Module | None, *, voxels_in: int, voxels_out: int, m
         f"about {needed / 2**20:.0f} MiB are needed with the smallest tiles, {memory / 2**20:.0f} MiB may be used",
         fix="run on a machine with more memory, with fewer --jobs, or ask for a coarser --spacing",
     )
+
+
+def ladder(network: nn.Module | None, *, voxels_in: int, voxels_out: int) -> list[int]:
+    """Tiles to try for a volume, in voxels of the output."""
+    usual = min(usual_tile(network, voxels_in=voxels_in, voxels_out=voxels_out), max(voxels_out, TILE_LADDER[-1]))
+    return [usual, *(tile for tile in TILE_LADDER if tile < usual)]
 
 
 def memory_budget(*, root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:

@@ -19,12 +19,13 @@ from torch import nn
 from ..bundles import Model
 from ..dicom import stack_of
 from ..errors import SuperResolutionError
+from ..footprint import PROCESS, tile_bytes, volume_bytes
 from ..grid import Grid
 from ..images import NIFTI_SUFFIXES, image_suffix, read_image, write_image
 from ..itk import LPS_TO_RAS
 from ..transforms import target_grid
 from .cases import Case
-from .memory import PROCESS, TILE_LADDER, choose_tile, free_vram, memory_budget, tile_bytes, volume_bytes
+from .memory import TILE_LADDER, choose_tile, free_vram, memory_budget
 from .records import record_beside
 from .settings import Settings
 
