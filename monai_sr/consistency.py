@@ -8,6 +8,7 @@ wrong intensity, a blur, a slice from elsewhere.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +33,8 @@ SAME_PLACE = 0.02
 PARALLEL = 0.1
 """Voxels that the far end of an axis may be off the line, in-plane voxels of the acquired grid."""
 
-_BLOCK = 8_000_000
-"""Voxels of a result acquired again at once, to save memory."""
+_BLOCK = 2**21
+"""Voxels that are taken at once, to save memory."""
 
 
 @dataclass(frozen=True)
@@ -200,9 +201,9 @@ def measure_consistency(
     places = [slice(None)] * 4
     places[axis + 1] = torch.from_numpy(np.flatnonzero(inside))  # type: ignore[call-overload]
     residual[tuple(places)] = y[tuple(places)] - seen
-    residual[~known] = math.nan
+    residual.masked_fill_(~known, math.nan)
     unit = "HU" if (acquired.meta.get("modality") or guess_modality(y)) == "CT" else "signal"
-    spread = data_range(y[_meant(acquired, y)].numpy())
+    spread = data_range(y.numpy()[_meant(acquired, y).numpy()])
     return _figures(
         residual,
         acquired,
@@ -243,18 +244,22 @@ def check_result(
 
 
 def _figures(residual: Tensor, acquired: MetaTensor, *, axis: int, value_range: float, **told: Any) -> Consistency:
-    squared = torch.movedim(residual.double() ** 2, axis + 1, 0).flatten(1)
-    sums, counts = torch.nansum(squared, dim=1), (~squared.isnan()).sum(dim=1)
+    sums, counts = torch.zeros(2, residual.shape[axis + 1], dtype=torch.float64)
+    for part in _parts(residual, axis):
+        squared = torch.movedim(part, axis + 1, -1).double().square().flatten(0, -2)
+        sums += squared.nansum(dim=0)
+        counts += (~squared.isnan()).sum(dim=0)
     each = (sums / counts).sqrt().numpy() / value_range  # NaN where nothing is compared
-    sizes = residual[~residual.isnan()].abs().numpy()
+    errors = residual.numpy()
+    sizes = np.abs(errors[~np.isnan(errors)])
     return Consistency(
         residual=on_grid(residual, grid_of(acquired), acquired),
         axis=axis,
         value_range=value_range,
         nrmse=float((sums.sum() / counts.sum()).sqrt()) / value_range,
         slice_nrmse=each,
-        p95=float(np.percentile(sizes, 95)),
         maximum=float(sizes.max()),
+        p95=float(np.percentile(sizes, 95, overwrite_input=True)),
         **told,
     )
 
@@ -282,7 +287,7 @@ def _turned(result: MetaTensor, grid: Grid) -> tuple[Tensor, Grid]:
             affine[:3, a] *= -1
             flipped.append(a + 1)
     shape = [there.shape[o] for o in order]
-    return voxels.flip(flipped), Grid((shape[0], shape[1], shape[2]), affine)
+    return voxels.flip(flipped) if flipped else voxels, Grid((shape[0], shape[1], shape[2]), affine)
 
 
 def _through_plane(acquired: MetaTensor, grid: Grid, there: Grid, axis: int | None) -> int:
@@ -392,15 +397,23 @@ def _covered(grid: Grid, there: Grid, axis: int, inside: np.ndarray) -> Tensor:
 
 def _again(x: Tensor, matrix: Tensor, axis: int, dtype: np.dtype | None) -> Tensor:
     """``A x`` in blocks, as ``dtype`` would hold x."""
-    along = next(a for a in (0, 1, 2) if a != axis) + 1
-    rows = max(1, _BLOCK // max(1, x[0].numel() * len(x) // x.shape[along]))
     parts = []
-    for part in x.split(rows, dim=along):
+    for part in _parts(x, axis):
         block = part.float()
         if dtype is not None:
             block = torch.from_numpy(as_stored(block.numpy(), dtype).astype(np.float32))
         parts.append(apply_along(matrix, block, axis + 1))
-    return torch.cat(parts, dim=along)
+    return torch.cat(parts, dim=_cut(axis))
+
+
+def _parts(x: Tensor, axis: int) -> Sequence[Tensor]:
+    """(C, X, Y, Z) in blocks of whole lines along ``axis``."""
+    return x.split(max(1, _BLOCK * x.shape[_cut(axis)] // x.numel()), dim=_cut(axis))
+
+
+def _cut(axis: int) -> int:
+    """The dimension that blocks are cut along: one of the other two."""
+    return 2 if axis == 0 else 1
 
 
 def _apart(what: str, fix: str) -> ImageError:

@@ -186,11 +186,11 @@ def _scan(
     voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
     lr = stack.oriented(voxels[index].float())
     missing = meta.get("nan_voxels")
-    known = lr if missing is None else lr[~stack.oriented(missing[index])]
+    known = lr if missing is None else _chosen(lr, ~stack.oriented(missing[index]))
     kind = _modality_of(lr, modality, meta.get("modality"))
     outside = padding_mask(lr, kind, meta.get("padding_value"))
     if kind == "CT" and (modality or meta.get("modality")):
-        doubt = check_hounsfield(lr if outside is None or bool(outside.all()) else lr[~outside])
+        doubt = check_hounsfield(lr if outside is None or bool(outside.all()) else _chosen(lr, ~outside))
         if doubt:
             _doubt(
                 *("W-CT-HU", "E-CT-HU", doubt, "they are taken as HU"),
@@ -200,10 +200,15 @@ def _scan(
             )
     padding = 0.0
     if outside is not None:
-        padding = float(lr[outside][0])
+        padding = float(_chosen(lr, outside)[0])
         lr = torch.where(outside, CT_AIR, lr)
     intensities = intensity_range(known, kind, ct_window=ct_window, mr_percentiles=mr_percentiles)
     return _Scan(intensities.normalize(lr), intensities, outside, padding)
+
+
+def _chosen(voxels: Tensor, mask: Tensor) -> Tensor:
+    """The voxels of a mask; by numpy, because torch takes 32 bytes for each of them meanwhile."""
+    return torch.from_numpy(voxels.cpu().numpy()[mask.cpu().numpy()])
 
 
 def _is_beyond(factor: float, trained: tuple[float, float] | None, *, strict: bool, image: Tensor) -> bool:
