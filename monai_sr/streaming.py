@@ -149,6 +149,9 @@ class StreamedNet(nn.Module):
                 made = torch.from_numpy(done)[0, max(0, -first) : max(0, rows - first)]
                 if len(made):
                     yield made.reshape(*made.shape[:2], -1)[..., : given.shape[2] * scale]
+        except RuntimeError:  # out of memory, it may be: narrower strips are not to find it taken
+            self._graphs.clear()
+            raise
         finally:
             if graph is not None:
                 graph.release()

@@ -13,7 +13,9 @@ import psutil
 import pytest
 import torch
 from catalogue import fault
+from small_networks import lively
 
+from monai_sr import streaming
 from monai_sr.batch import (
     MemoryShortError,
     Settings,
@@ -25,12 +27,13 @@ from monai_sr.batch import (
 )
 from monai_sr.batch import run as run_module
 from monai_sr.batch.memory import SHARE, TILE_LADDER, choose_tile, is_out_of_memory
-from monai_sr.bundles import Model
+from monai_sr.bundles import NAMES, Model
 from monai_sr.cli import main
 from monai_sr.errors import ImageWarning
 from monai_sr.footprint import PROCESS, TILE_VOXELS, tile_bytes, volume_bytes
 from monai_sr.images import write_image
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
+from monai_sr.streaming import StreamedNet
 from monai_sr.tiles import plan_tiles
 
 GIB = 2**30
@@ -116,6 +119,28 @@ def test_no_tile_that_is_made_is_larger_than_what_was_planned_for(network, level
     assert planned >= largest
 
 
+@fault("R01")
+def test_openvino_out_of_memory_ends_in_narrower_strips_with_the_same_voxels(monkeypatch):
+    pytest.importorskip("openvino")
+    image = phantoms.known_value(phantoms.grid((24, 150, 6), (1.0, 1.0, 4.0)))
+    network = StreamedNet(lively(ResidualNet(4, 4)))
+    expected, _ = super_resolve_within(model_of(network), image, memory=64 * GIB)
+    compute, widths = streaming._Compiled.__call__, []
+
+    def short(self, part, *rest):
+        widths.append(part.shape[2])
+        if part.shape[2] > 60:
+            raise RuntimeError("Exception from src/core/src/runtime/allocator.cpp:79:\nstd::bad_alloc")
+        return compute(self, part, *rest)
+
+    monkeypatch.setattr(streaming._Compiled, "__call__", short)
+    with pytest.warns(ImageWarning, match="W-MEM-LADDER"):
+        found, how = super_resolve_within(model_of(network), image, memory=64 * GIB)
+    assert widths[0] == 150 and widths[-1] <= 60 and len(how["ran_out_of_memory"]) >= 1
+    assert all(key[0][1] <= 60 for key in network._graphs)  # what did not fit is not kept
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
 @pytest.mark.slow
 def test_a_volume_takes_no_more_memory_than_is_planned_for():
     script = Path(__file__).parent / "benchmarks" / "memory_constants.py"
@@ -123,6 +148,21 @@ def test_a_volume_takes_no_more_memory_than_is_planned_for():
     peaks = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
     planned = (PROCESS + volume_bytes(256 * 256 * 40, 256 * 256 * 160)) / 2**20
     assert 0.8 * planned < float(peaks[-1]) < planned
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("bundle", sorted(NAMES))
+def test_a_command_stays_within_1_gb_and_three_times_its_result(bundle, precision, tmp_path):
+    pytest.importorskip("openvino")
+    image = phantoms.known_value(phantoms.grid((320, 320, 24), (1.0, 1.0, 4.0)))
+    write_image(image, tmp_path / "thick.nii.gz", dtype=np.int16)
+    words = ["run", str(tmp_path / "thick.nii.gz"), str(tmp_path / "thin.nii.gz"), "--factor", "4"]
+    words += ["--modality", "MR", "--bundle", bundle, "--precision", precision]
+    code = "import sys; from monai_sr.cli import main; from monai_sr.batch.memory import peak_mib;"
+    code += "assert main(sys.argv[1:]) == 0; print(peak_mib())"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert float(done.stdout.split()[-1]) * 2**20 < 10**9 + 12 * 320 * 320 * 96
 
 
 class Hungry(SRCNN):
@@ -158,7 +198,15 @@ def test_out_of_memory_ends_in_smaller_tiles_with_the_same_voxels():
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError("can't allocate memory")]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA"),
+        MemoryError(),
+        RuntimeError("can't allocate memory"),
+        RuntimeError("Exception from src/inference/src/cpp/core.cpp:117:\nstd::bad_alloc"),
+        RuntimeError("Exception from src/inference/src/dev/plugin.cpp:54:\ncan't alloc"),
+        RuntimeError("Failed to allocate 15728640 bytes of memory"),
+    ],
 )
 def test_every_way_to_say_out_of_memory_is_understood(error):
     assert is_out_of_memory(error)

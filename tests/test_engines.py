@@ -88,6 +88,38 @@ def test_tiles_of_streamed_rows_do_not_show(name, tile_voxels):
     assert (tiled - whole).abs().max() < 1e-5 * np.ptp(whole.numpy())
 
 
+def test_strips_of_a_turned_and_padded_ct_lie_where_they_belong():
+    image = phantoms.body((30, 90, 12), (1.0, 1.0, 3.0)) - 500
+    image[:, :, :20] = -2000
+    image.affine = torch.diag(torch.tensor([-1.0, -1.0, -3.0, 1.0], dtype=torch.float64))
+    network = StreamedNet(NETWORKS["residual"]())
+    options = {"factor": 2.0, "modality": "CT"}
+    whole = super_resolve(image, network, **options)
+    tiled = super_resolve(image, network, tile_voxels=1, **options)
+    assert (whole[:, :, :20] == -2000).all() and (whole[:, :, 20:] > -2000).all()
+    assert (tiled - whole).abs().max() < 1e-5 * np.ptp(whole.numpy())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rows_of_air_are_computed_once_and_come_out_the_same(name, monkeypatch):
+    network = StreamedNet(NETWORKS[name]())
+    image = torch.full((1, 1, 200, 6, 8), 0.25)
+    image[:, :, 90:110] = torch.rand(20, 6, 8)
+    compute, calls = streaming._Compiled.__call__, []
+
+    def counted(self, *arguments):
+        calls.append(self.edge)
+        return compute(self, *arguments)
+
+    monkeypatch.setattr(streaming._Compiled, "__call__", counted)
+    found, skipping = network(image), len(calls)
+    monkeypatch.setattr(np, "array_equal", lambda *_: False)  # nothing is recognized as settled
+    expected = network(image)
+    everything = len(calls) - skipping
+    assert torch.equal(found, expected)
+    assert skipping < 0.8 * everything
+
+
 def test_progress_of_streamed_rows_grows_to_the_whole():
     told = []
     super_resolve(

@@ -21,7 +21,7 @@ from ..labels import carry_labels
 from ..resolution import METHOD, effective_resolution
 from ..transforms import grid_of, wanted_grid
 from ..uncertainty import uncertainty_map
-from .memory import TILE_LADDER, MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget
+from .memory import MemoryShortError, choose_tile, free_vram, is_out_of_memory, ladder, memory_budget
 from .settings import Settings
 
 
@@ -102,20 +102,15 @@ def super_resolve_within(
         MemoryShortError: no tile fits, or memory runs out on the last step too.
     """
     wanted, _ = wanted_grid(image, **{name: options.get(name) for name in ("spacing", "factor", "axis")})
-    tile_voxels = choose_tile(
-        model.network,
-        voxels_in=image.numel(),
-        voxels_out=len(image) * math.prod(wanted.shape),
-        memory=memory,
-        vram=free_vram(model.device),
-    )
+    size = {"voxels_in": image.numel(), "voxels_out": len(image) * math.prod(wanted.shape)}
+    tile_voxels = choose_tile(model.network, **size, memory=memory, vram=free_vram(model.device))
     ran_out: list[str] = []
     device = model.device
-    steps = [tile_voxels, *(tile for tile in TILE_LADDER if tile < tile_voxels)] if model.network else [tile_voxels]
-    ladder = [(device, tile) for tile in steps]
+    tiles = [tile for tile in ladder(model.network, **size) if tile <= tile_voxels] if model.network else [tile_voxels]
+    steps = [(device, tile) for tile in tiles]
     if device.type != "cpu":
-        ladder += [(torch.device("cpu"), steps[-1])]
-    for where, tile in ladder:
+        steps += [(torch.device("cpu"), tiles[-1])]
+    for where, tile in steps:
         running = model.on(where)
         try:
             sr = running(image, tile_voxels=tile, progress=progress, **options)

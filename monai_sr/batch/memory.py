@@ -12,12 +12,17 @@ from torch import nn
 
 from ..errors import SuperResolutionError
 from ..footprint import PROCESS, TILE_VOXELS, tile_bytes, usual_tile, volume_bytes
+from ..streaming import StreamedNet
 
 SHARE = 0.85
 """Of the memory there is that a run may plan with; the rest is for what no estimate foresees."""
 
 TILE_LADDER = tuple(TILE_VOXELS // n for n in (1, 2, 4, 8, 16))
 """Tiles to try, in voxels of the output, the largest and fastest first."""
+
+
+OUT_OF_MEMORY = ("not enough memory", "can't alloc", "bad_alloc", "Failed to allocate")
+"""How torch and OpenVINO say that memory ran out, in an error that says nothing by its type."""
 
 
 class MemoryShortError(SuperResolutionError):
@@ -27,7 +32,7 @@ class MemoryShortError(SuperResolutionError):
 
 
 def choose_tile(network: nn.Module | None, *, voxels_in: int, voxels_out: int, memory: int, vram: int | None) -> int:
-    """The usual tile, or the largest of the ladder that fits.
+    """The largest tile of the ladder that fits.
 
     Args:
         network: what is to run; None for the spline.
@@ -53,8 +58,11 @@ def choose_tile(network: nn.Module | None, *, voxels_in: int, voxels_out: int, m
 
 
 def ladder(network: nn.Module | None, *, voxels_in: int, voxels_out: int) -> list[int]:
-    """Tiles to try for a volume, in voxels of the output."""
-    usual = min(usual_tile(network, voxels_in=voxels_in, voxels_out=voxels_out), max(voxels_out, TILE_LADDER[-1]))
+    """Tiles to try for a volume, in voxels of the output: the usual one, then smaller ones."""
+    usual = usual_tile(network, voxels_in=voxels_in, voxels_out=voxels_out)
+    if isinstance(network, StreamedNet):
+        return [min(usual, voxels_out) // n for n in (1, 2, 4, 8, 16)]
+    usual = min(usual, max(voxels_out, TILE_LADDER[-1]))
     return [usual, *(tile for tile in TILE_LADDER if tile < usual)]
 
 
@@ -81,10 +89,10 @@ def free_vram(device: torch.device | None) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or numpy ran out of memory, on whichever device."""
+    """Whether torch, numpy or OpenVINO ran out of memory, on whichever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and ("not enough memory" in str(error) or "can't allocate" in str(error))
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def reset_peak() -> None:
