@@ -19,6 +19,7 @@ from .arguments import make_parser
 from .commands import about, checks, quality, run, watch
 from .commands.terminal import leave_stdout
 from .errors import ImageWarning, SuperResolutionError
+from .imports import import_monai_to_run
 
 INTERNAL_ERROR = 10
 INTERRUPTED = 130
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failure: Exception
     try:
         with _termination_heeded():
+            if arguments is None and options.command in (run.run, run.bids, run.slicer):  # a process of its own
+                import_monai_to_run()
             return options.command(options) or 0
     except SuperResolutionError as error:
         print(f"monai-sr: {error}", file=sys.stderr)

@@ -13,7 +13,6 @@ its use to its makers.)
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UsageError
+from .imports import without
 from .networks import LinkedPair, PlainPair, PyramidNet, ResidualNet
 from .processes import give_memory_back
 
@@ -46,18 +46,11 @@ def openvino() -> ModuleType:
     Raises:
         UsageError: it is not installed (E-EXTRA).
     """
-    name = "openvino_telemetry"
-    there = sys.modules.get(name)
-    sys.modules[name] = cast(ModuleType, None)  # so its import fails, and a stand-in that sends nothing is used
     try:
-        import openvino
+        with without("openvino_telemetry"):  # there is a stand-in for it, which sends nothing
+            import openvino
     except ImportError as error:
         raise UsageError("E-EXTRA", "openvino is not installed", fix='pip install "monai-sr[cpu]"') from error
-    finally:
-        if there is None:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = there
     return openvino
 
 

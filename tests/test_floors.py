@@ -41,6 +41,7 @@ FLOORS = {
         "engines",
         "footprint",
         "images",
+        "imports",
         "inference",
         "itk",
         "labels",

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,17 @@ def size_of(name: str) -> tuple[tuple[int, int, int], int, str]:
 
 def measure(row: str, size: str, source: str) -> Figures:
     """From file to file in this process: seconds, processor seconds, bytes, peak memory."""
+    from monai_sr.imports import import_monai_to_run
+
+    if row not in PEER_ROWS:  # as the command starts
+        import_monai_to_run()
     import psutil
     import torch
 
+    from monai_sr.consistency import check_result
     from monai_sr.errors import SuperResolutionError
     from monai_sr.images import read_image, write_image
+    from monai_sr.resolution import effective_resolution
 
     _, factor, modality = size_of(size)
     try:
@@ -78,6 +84,10 @@ def measure(row: str, size: str, source: str) -> Figures:
     read = time.perf_counter()
     sr, proposing = resolve(image)
     resolved = time.perf_counter()
+    if row not in PEER_ROWS:  # as every run does
+        check_result(image, sr, limit=None)
+        effective_resolution(image, sr, axis=2)
+    checked = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         target = write_image(sr, Path(folder, "out.nii.gz"), dtype=np.int16)
         ended, cpu_ended = time.perf_counter(), time.process_time()
@@ -90,7 +100,8 @@ def measure(row: str, size: str, source: str) -> Figures:
         "read": read - started,
         "resolve": resolved - read,
         "network": proposing,
-        "write": ended - resolved,
+        "check": checked - resolved,
+        "write": ended - checked,
         "core_seconds": cpu_ended - cpu_started,
         "operations": 2 * work(image.shape[1:], factor),
         "bytes_read": os.path.getsize(source),
@@ -111,15 +122,25 @@ def _resolver(row: str, factor: int, modality: str) -> tuple[Callable[[Any], Any
     model = load_bundle(bundle, device=device, engine=engine, precision=precision)
     plain = load_bundle(bundle, device="cpu", engine="torch", precision="float32").network if engine else None
     spent: list[float] = []
-    propose = inference._propose
+    in_rows, in_tiles = inference.apply_in_rows, inference.apply_in_tiles
 
-    def timed(*arguments: Any, **options: Any) -> Any:
+    def timed_rows(*arguments: Any, **options: Any) -> Iterator[Any]:
+        parts = in_rows(*arguments, **options)
+        while True:
+            began = time.perf_counter()
+            part = next(parts, None)
+            spent.append(time.perf_counter() - began)
+            if part is None:
+                return
+            yield part
+
+    def timed_tiles(*arguments: Any, **options: Any) -> Any:
         began = time.perf_counter()
-        result = propose(*arguments, **options)
+        result = in_tiles(*arguments, **options)
         spent.append(time.perf_counter() - began)
         return result
 
-    inference._propose = timed
+    inference.apply_in_rows, inference.apply_in_tiles = timed_rows, timed_tiles
 
     def resolve(image: Any) -> Any:
         spent.clear()
@@ -247,7 +268,7 @@ def measured(rows: list[str], sizes: list[str]) -> list[Figures]:
 
 def whole(figures: Figures) -> float:
     """Seconds of the whole command, imports included."""
-    return sum(figures[part] for part in ("start", "read", "resolve", "write"))
+    return sum(figures[part] for part in ("start", "read", "resolve", "check", "write"))
 
 
 def table(found: list[Figures], rates: dict[str, float]) -> str:
