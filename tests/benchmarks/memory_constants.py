@@ -1,7 +1,7 @@
 """Peak memory of one volume against the estimate that runs are planned by, one process per row.
 
-``python tests/benchmarks/memory_constants.py`` prints, for each bundle, size and tile, the peak
-resident memory in MiB and its parts; ``monai_sr/batch/memory.py`` holds what follows from it.
+``python tests/benchmarks/memory_constants.py`` prints, for each bundle, engine, size and tile, the peak
+resident memory in MiB and its parts; ``monai_sr/footprint.py`` holds what follows from it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,20 @@ import numpy as np
 
 SIZES = [(32, 32, 8), (192, 192, 20), (256, 256, 40), (384, 384, 40)]
 TILES = [2_000_000, 1_000_000, 250_000]
+BUNDLES = ["residual", "pyramid"]
+STREAMED = [f"{bundle}/openvino/{precision}" for bundle in BUNDLES for precision in ("float32", "int8")]
 
 
-def measure(bundle: str, shape: tuple[int, int, int], tile_voxels: int, *, stored: str, factor: int = 4) -> None:
-    """Super-resolve noise of that shape in this process, and print the peak after each step."""
+def measure(name: str, shape: tuple[int, int, int], tile_voxels: int, *, stored: str, factor: int = 4) -> None:
+    """Super-resolve noise of that shape in this process, and print the peak after each step.
+
+    Args:
+        name: a bundle, or bundle/engine/precision.
+        shape: voxels.
+        tile_voxels: 0 for as many as are usual.
+        stored: type of the voxels on disk.
+        factor: output slices for each.
+    """
     import torch
 
     from monai_sr.bundles import load_bundle
@@ -29,7 +39,8 @@ def measure(bundle: str, shape: tuple[int, int, int], tile_voxels: int, *, store
 
     torch.set_num_threads(1)
     peaks = [_peak()]
-    model = load_bundle(bundle, device="cpu")
+    bundle, engine, precision = name.split("/") if "/" in name else (name, None, None)
+    model = load_bundle(bundle, device="cpu", engine=engine, precision=precision)
     peaks.append(_peak())
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "in.nii.gz")
@@ -41,11 +52,11 @@ def measure(bundle: str, shape: tuple[int, int, int], tile_voxels: int, *, store
         del image
         image = read_image(source)
         peaks.append(_peak())
-        sr = model(image, factor=factor, tile_voxels=tile_voxels)
+        sr = model(image, factor=factor, tile_voxels=tile_voxels or None, modality="MR")
         peaks.append(_peak())
         write_image(sr, Path(folder, "out.nii.gz"))
         peaks.append(_peak())
-    print(bundle, "x".join(map(str, shape)), stored, tile_voxels, *(f"{p:.0f}" for p in peaks), flush=True)
+    print(name, "x".join(map(str, shape)), stored, tile_voxels, *(f"{p:.0f}" for p in peaks), flush=True)
 
 
 def _peak() -> float:
@@ -64,8 +75,10 @@ def main() -> None:
         return measure(bundle, (x, y, z), int(tile), stored=stored, factor=options.factor)
     print("bundle shape dtype tile_voxels imports model read resolved written")
     rows = [("none", size, TILES[0], "int16") for size in SIZES] + [("none", SIZES[-1], TILES[0], "float32")]
-    rows += [(bundle, SIZES[0], TILES[0], "int16") for bundle in ("residual", "pyramid")]
-    rows += [(bundle, SIZES[1], tile, "int16") for bundle in ("residual", "pyramid") for tile in TILES]
+    by_torch = [f"{bundle}/torch/float32" for bundle in BUNDLES]
+    rows += [(name, SIZES[0], TILES[0], "int16") for name in by_torch + STREAMED]
+    rows += [(name, SIZES[1], tile, "int16") for name in by_torch for tile in TILES]
+    rows += [(name, size, 0, "int16") for name in STREAMED for size in SIZES[1:]]
     for bundle, shape, tile, stored in rows:
         one = ["--one", bundle, "x".join(map(str, shape)), str(tile), stored]
         subprocess.run([sys.executable, __file__, *one], check=True)
