@@ -24,7 +24,7 @@ from .intensities import guess_modality, intensity_range, padding_mask
 from .metrics import data_range
 from .nifti import warn
 from .profiles import recognize_profile
-from .slices import Profile, apply_along, interpolation_matrix, profile_matrix
+from .slices import Banded, Profile, apply_along, interpolation_matrix, profile_matrix
 from .transforms import grid_of, on_grid, positions_on, uneven_positions
 
 SAME_PLACE = 0.02
@@ -397,12 +397,12 @@ def _covered(grid: Grid, there: Grid, axis: int, inside: np.ndarray) -> Tensor:
 
 def _again(x: Tensor, matrix: Tensor, axis: int, dtype: np.dtype | None) -> Tensor:
     """``A x`` in blocks, as ``dtype`` would hold x."""
-    parts = []
+    acquire, parts = Banded(matrix), []
     for part in _parts(x, axis):
         block = part.float()
         if dtype is not None:
             block = torch.from_numpy(as_stored(block.numpy(), dtype).astype(np.float32))
-        parts.append(apply_along(matrix, block, axis + 1))
+        parts.append(torch.movedim(acquire(torch.movedim(block, axis + 1, -1)), -1, axis + 1))
     return torch.cat(parts, dim=_cut(axis))
 
 

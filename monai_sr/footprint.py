@@ -17,7 +17,7 @@ TILE_VOXELS = 4_000_000
 """Output voxels that a network computes at once at most."""
 
 LEAST_TILE = TILE_VOXELS // 16
-"""Fewer are not tried."""
+"""Fewer are not planned for."""
 
 PROCESS = 544 * 2**20
 """Interpreter, torch and MONAI, and the blocks in which matrices are applied; bytes."""

@@ -33,7 +33,7 @@ from .intensities import (
     padding_mask,
 )
 from .networks import PyramidNet, ResidualNet, levels_for
-from .slices import Profile, apply_along, blocks, enforce_consistency
+from .slices import Banded, Profile, blocks, enforce_consistency
 from .stacks import Stack
 from .streaming import ROWS, StreamedNet
 from .tiles import apply_in_rows, apply_in_tiles
@@ -263,23 +263,26 @@ def _proposals(
 ) -> Iterator[tuple[Place, Tensor]]:
     """What the network makes of the acquired slices (X, Y, m): thin slices of a part of the rows and columns each."""
     if network is None:
-        yield from ((place, apply_along(stack.model.spline, lr[place])) for place in _blocks(lr))
+        spline = Banded(stack.model.spline)
+        yield from ((place, spline(lr[place])) for place in _blocks(lr))
         return
     levels: tuple[int, ...] = ()
     scale, along, to_thin = 1, stack.model.spline, None
     if network.works_on == "thick":
         level = levels_for(stack.step / stack.thin_step)
         levels, scale, along = (level,), 2**level, standard_slices(stack.model, stack.thick, stack.thin)
-        to_thin = stack.from_even(scale * len(along))
+        from_even = stack.from_even(scale * len(along))
+        to_thin = None if from_even is None else Banded(from_even)
         reach = cast(PyramidNet, network).reach_of(level)
     else:
         reach = cast(ResidualNet, network).reach
     parts: Iterator[tuple[Place, Tensor]]
     if isinstance(network, StreamedNet):
+        seen = Banded(along)
         parts = apply_in_rows(
             lambda read, rows: network.rows_of(read, rows, *levels),
-            lr,
-            along=along,
+            lambda place: seen(lr[place]),
+            (*lr.shape[:2], len(along)),
             halo=reach[0],
             strip_voxels=tile_voxels // scale // ROWS,
             progress=progress,
@@ -298,7 +301,7 @@ def _proposals(
         )
         parts = ((place, proposal[place]) for place in _blocks(proposal))
     for place, part in parts:
-        yield place, part if to_thin is None else apply_along(to_thin, part)
+        yield place, part if to_thin is None else to_thin(part)
 
 
 def _blocks(voxels: Tensor) -> Iterator[Place]:

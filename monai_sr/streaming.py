@@ -339,7 +339,11 @@ class _Graph:
     # ----------------------------------------------------- from block to block
 
     def _with_history(self, x: _Rows, count: int) -> _Rows:
-        """``x`` behind the last ``count`` rows before it; as many are kept."""
+        """``x`` behind the last ``count`` rows before it; as many are kept.
+
+        They are gathered and not sliced, because a slice is a view: OpenVINO holds the whole tensor for it
+        to the end of a call.
+        """
         key = (x.value.get_friendly_name(), count)
         if key in self.histories:
             return self.histories[key]
@@ -369,6 +373,7 @@ class _Graph:
     def _model(self, result: _Rows) -> Any:
         last = self.op.transpose(result.value, [0, 2, 3, 4, 1])
         given = self.given if self.within is None else [*self.given, self.within]
+        # in this order what is kept is computed as soon as it can be, and what it is taken from let go
         return openvino().Model([*self.kept, last], given, "monai-sr")
 
     # ---------------------------------------------------------------- 8 bits

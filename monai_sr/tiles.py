@@ -89,9 +89,9 @@ def apply_in_tiles(
 
 def apply_in_rows(
     rows_of: Callable[[Callable[[slice], Tensor], int], Iterator[Tensor]],
-    voxels: Tensor,
+    read: Callable[[tuple[slice, slice]], Tensor],
+    shape: tuple[int, ...],
     *,
-    along: Tensor | None = None,
     halo: int,
     strip_voxels: int,
     progress: Callable[[float], None] | None = None,
@@ -100,30 +100,27 @@ def apply_in_rows(
 
     Args:
         rows_of: see :meth:`monai_sr.streaming.StreamedNet.rows_of`.
-        voxels, along, progress: as of :func:`apply_in_tiles`.
+        read: gives what the network sees of such rows and columns, (x, y, Z).
+        shape: (X, Y, Z).
         halo: what the network sees to each side along Y.
         strip_voxels: most voxels that a row of a strip may have, halo included. A strip is never narrower
             than two halos and their halo.
+        progress: told the share of the work that is done.
 
     Yields:
         Rows and columns, and what the network makes of them: (x, y, Z').
     """
-    length, width = voxels.shape[:2]
-    slices = voxels.shape[2] if along is None else len(along)
+    length, width, slices = shape
     most = max(strip_voxels // slices, 4 * halo)
     step = width if width <= most else most - 2 * halo
     step = math.ceil(width / math.ceil(width / step))  # all nearly alike
     for start in range(0, width, step):
         stop = min(start + step, width)
-        first, last = max(0, start - halo), min(width, stop + halo)
-
-        def read(rows: slice, columns: slice = slice(first, last)) -> Tensor:
-            part = voxels[rows, columns]
-            return part if along is None else apply_along(along, part)
-
+        columns = slice(max(0, start - halo), min(width, stop + halo))
         done = 0
-        for made in rows_of(read, length):
-            yield (slice(done, done + len(made)), slice(start, stop)), made[:, start - first : stop - first]
+        for made in rows_of(lambda rows, columns=columns: read((rows, columns)), length):  # type: ignore[misc]
+            place = slice(done, done + len(made)), slice(start, stop)
+            yield place, made[:, start - columns.start : stop - columns.start]
             done += len(made)
             if progress:
                 progress((start + (stop - start) * done / length) / width)

@@ -10,6 +10,7 @@ from scipy import integrate, ndimage, stats
 from monai_sr.slices import (
     BLOCK_VOXELS,
     RIDGE,
+    Banded,
     SliceModel,
     apply_along,
     blocks,
@@ -282,3 +283,16 @@ def test_blocks_are_bounded_and_together_every_row_once(rows, voxels):
     parts = list(blocks(rows, voxels))
     assert [row for part in parts for row in range(rows)[part]] == list(range(rows))
     assert all(1 <= part.stop - part.start <= max(1, BLOCK_VOXELS // voxels) for part in parts)
+
+
+@pytest.mark.parametrize("count", [3, 40, 300])
+@pytest.mark.parametrize("profile", ["gaussian", "box"])
+def test_leaving_out_what_is_zero_changes_nothing(count, profile):
+    thin = np.arange(4 * count) / 4 - 0.375
+    model = SliceModel.between(np.arange(count), thin, slice_thickness=1.2, profile=profile)
+    for matrix in (model.acquisition, model.spline):
+        voxels = torch.randn(3, 2, matrix.shape[1], dtype=torch.float64)
+        banded = Banded(matrix)
+        torch.testing.assert_close(banded(voxels), apply_along(matrix, voxels), atol=1e-7, rtol=0)
+        if count == 300:
+            assert sum(weights.numel() for _, weights in banded._pieces) < 0.3 * matrix.numel()
