@@ -217,14 +217,15 @@ def image_suffix(path: Path) -> str:
 def as_stored(voxels: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Voxels in the type of the file, rounded and saturated for integers, and in its order: first axis fastest."""
     stored = np.empty(voxels.shape, dtype, order="F")
+    if not np.issubdtype(dtype, np.integer):
+        stored[...] = voxels
+        return stored
+    limits, there = np.iinfo(dtype), torch.from_numpy(stored)
     for rows in blocks(len(voxels), voxels[0].size):
-        part = voxels[rows]
-        if np.issubdtype(dtype, np.integer):
-            limits = np.iinfo(dtype)
-            # float32 cannot hold the ends of 32-bit types exactly; clip in float64 there
-            part = np.rint(part.astype(np.float64) if dtype.itemsize > 2 else part)
-            np.clip(part, limits.min, limits.max, out=part)
-        stored[rows] = part
+        part = torch.from_numpy(voxels[rows])
+        # float32 cannot hold the ends of 32-bit types exactly; clip in float64 there
+        part = part.double() if dtype.itemsize > 2 else part
+        there[rows] = part.round().clamp_(limits.min, limits.max).to(there.dtype)
     return stored
 
 
