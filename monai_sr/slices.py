@@ -171,15 +171,20 @@ class Banded:
     """
 
     def __init__(self, matrix: Tensor) -> None:
-        self._pieces: list[tuple[slice, Tensor]] = []
-        for rows in matrix.split(BAND):
-            used = torch.nonzero((rows.abs() > NEGLIGIBLE).any(dim=0))[:, 0]
+        self._count = len(matrix)
+        self._pieces: list[tuple[slice, slice, Tensor]] = []
+        for start in range(0, len(matrix), BAND):
+            rows = slice(start, start + BAND)
+            used = torch.nonzero((matrix[rows].abs() > NEGLIGIBLE).any(dim=0))[:, 0]
             columns = slice(int(used[0]), int(used[-1]) + 1)
-            self._pieces.append((columns, rows[:, columns]))
+            self._pieces.append((rows, columns, matrix[rows, columns]))
 
     def __call__(self, voxels: Tensor) -> Tensor:
-        """(..., q) to (..., p); the matrix follows the voxels' dtype and device."""
-        return torch.cat([apply_along(weights, voxels[..., columns]) for columns, weights in self._pieces], dim=-1)
+        """(..., q) to (..., p), a new tensor; the matrix follows the voxels' dtype and device."""
+        made = voxels.new_empty(*voxels.shape[:-1], self._count)
+        for rows, columns, weights in self._pieces:
+            made[..., rows] = apply_along(weights, voxels[..., columns])
+        return made
 
 
 def blocks(rows: int, voxels_in_row: int) -> Iterator[slice]:
@@ -234,7 +239,7 @@ class SliceModel:
     def enforce(self, sr: Tensor, lr: Tensor) -> Tensor:
         """See :func:`enforce_consistency`; slices along the last axis."""
         acquire, spread = self._banded
-        return sr + spread(lr - acquire(sr))
+        return spread(lr - acquire(sr)).add_(sr)
 
     @cached_property
     def _banded(self) -> tuple[Banded, Banded]:

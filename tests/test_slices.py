@@ -295,4 +295,4 @@ def test_leaving_out_what_is_zero_changes_nothing(count, profile):
         banded = Banded(matrix)
         torch.testing.assert_close(banded(voxels), apply_along(matrix, voxels), atol=1e-7, rtol=0)
         if count == 300:
-            assert sum(weights.numel() for _, weights in banded._pieces) < 0.3 * matrix.numel()
+            assert sum(weights.numel() for *_, weights in banded._pieces) < 0.3 * matrix.numel()
