@@ -19,7 +19,7 @@ TILE_VOXELS = 4_000_000
 LEAST_TILE = TILE_VOXELS // 16
 """Fewer are not planned for."""
 
-PROCESS = 544 * 2**20
+PROCESS = 576 * 2**20
 """Interpreter, torch and MONAI, and the blocks in which matrices are applied; bytes."""
 
 PER_VOXEL_IN, PER_VOXEL_OUT = 16, 4
