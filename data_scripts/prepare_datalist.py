@@ -40,9 +40,10 @@ from tqdm import tqdm
 
 from monai_sr.dicom import is_dicom
 from monai_sr.errors import ImageError, InputMissingError, OutputError, SuperResolutionError
-from monai_sr.images import image_suffix, read_image, write_atomically
+from monai_sr.files import write_atomically
 from monai_sr.intensities import guess_modality
-from monai_sr.volumes import find_volumes
+from monai_sr.io.images import image_suffix, read_image
+from monai_sr.io.volumes import find_volumes
 
 KNOWN_SUBJECTS = (r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+", r"IXI\d{3}", r"LIDC-IDRI-\d{4}")
 """Names by which well-known data sets call a subject, wherever they stand in the path."""

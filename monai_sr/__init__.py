@@ -10,11 +10,11 @@ __version__ = "0.1.0"
 # Public names and where they live; imported on first use, because torch takes seconds to load.
 _HOME = {
     "Case": "batch",
-    "CharbonnierLoss": "losses",
-    "Condition": "conditions",
-    "Consistency": "consistency",
-    "ConsistentInferer": "inference",
-    "GradientClipping": "handlers",
+    "CharbonnierLoss": "training.losses",
+    "Condition": "evaluation.conditions",
+    "Consistency": "trust.consistency",
+    "ConsistentInferer": "training.inferer",
+    "GradientClipping": "training.clipping",
     "Grid": "grid",
     "ImageError": "errors",
     "ImageWarning": "errors",
@@ -22,10 +22,10 @@ _HOME = {
     "InterpolateSlicesd": "transforms",
     "Model": "bundles",
     "Outcome": "batch",
-    "PyramidLoss": "losses",
+    "PyramidLoss": "training.losses",
     "PyramidNet": "networks",
-    "RandCoarseCropd": "transforms",
-    "RandSimulateThickSlicesd": "transforms",
+    "RandCoarseCropd": "training.augmentation",
+    "RandSimulateThickSlicesd": "training.augmentation",
     "ResidualNet": "networks",
     "SRCNN": "networks",
     "Settings": "batch",
@@ -36,21 +36,21 @@ _HOME = {
     "SuperResolutionInferer": "inference",
     "SuperResolvedGridd": "transforms",
     "carry_labels": "labels",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation.scores",
     "find_cases": "batch",
     "interpolate_slices": "transforms",
     "interpolation_matrix": "slices",
     "load_bundle": "bundles",
-    "measure_consistency": "consistency",
-    "measure_resolution": "resolution",
+    "measure_consistency": "trust.consistency",
+    "measure_resolution": "trust.resolution",
     "profile_matrix": "slices",
-    "read_image": "images",
-    "read_labels": "images",
+    "read_image": "io.images",
+    "read_labels": "io.images",
     "run_cases": "batch",
     "simulate_thick_slices": "transforms",
     "super_resolve": "inference",
-    "uncertainty_map": "uncertainty",
-    "write_image": "images",
+    "uncertainty_map": "trust.uncertainty",
+    "write_image": "io.images",
     "write_index": "batch",
     "write_report": "report",
     "write_viewer": "report",
@@ -67,43 +67,43 @@ if TYPE_CHECKING:
     from .batch import write_index as write_index
     from .bundles import Model as Model
     from .bundles import load_bundle as load_bundle
-    from .conditions import Condition as Condition
-    from .consistency import Consistency as Consistency
-    from .consistency import measure_consistency as measure_consistency
     from .errors import ImageError as ImageError
     from .errors import ImageWarning as ImageWarning
     from .errors import SuperResolutionError as SuperResolutionError
-    from .evaluation import evaluate as evaluate
+    from .evaluation.conditions import Condition as Condition
+    from .evaluation.scores import evaluate as evaluate
     from .grid import Grid as Grid
-    from .handlers import GradientClipping as GradientClipping
-    from .images import read_image as read_image
-    from .images import read_labels as read_labels
-    from .images import write_image as write_image
-    from .inference import ConsistentInferer as ConsistentInferer
     from .inference import SuperResolutionInferer as SuperResolutionInferer
     from .inference import super_resolve as super_resolve
+    from .io.images import read_image as read_image
+    from .io.images import read_labels as read_labels
+    from .io.images import write_image as write_image
     from .labels import carry_labels as carry_labels
-    from .losses import CharbonnierLoss as CharbonnierLoss
-    from .losses import PyramidLoss as PyramidLoss
     from .networks import SRCNN as SRCNN
     from .networks import PyramidNet as PyramidNet
     from .networks import ResidualNet as ResidualNet
     from .report import write_report as write_report
     from .report import write_viewer as write_viewer
-    from .resolution import measure_resolution as measure_resolution
     from .slices import SliceModel as SliceModel
     from .slices import interpolation_matrix as interpolation_matrix
     from .slices import profile_matrix as profile_matrix
+    from .training.augmentation import RandCoarseCropd as RandCoarseCropd
+    from .training.augmentation import RandSimulateThickSlicesd as RandSimulateThickSlicesd
+    from .training.clipping import GradientClipping as GradientClipping
+    from .training.inferer import ConsistentInferer as ConsistentInferer
+    from .training.losses import CharbonnierLoss as CharbonnierLoss
+    from .training.losses import PyramidLoss as PyramidLoss
     from .transforms import InterpolateSlices as InterpolateSlices
     from .transforms import InterpolateSlicesd as InterpolateSlicesd
-    from .transforms import RandCoarseCropd as RandCoarseCropd
-    from .transforms import RandSimulateThickSlicesd as RandSimulateThickSlicesd
     from .transforms import SimulateThickSlices as SimulateThickSlices
     from .transforms import SimulateThickSlicesd as SimulateThickSlicesd
     from .transforms import SuperResolvedGridd as SuperResolvedGridd
     from .transforms import interpolate_slices as interpolate_slices
     from .transforms import simulate_thick_slices as simulate_thick_slices
-    from .uncertainty import uncertainty_map as uncertainty_map
+    from .trust.consistency import Consistency as Consistency
+    from .trust.consistency import measure_consistency as measure_consistency
+    from .trust.resolution import measure_resolution as measure_resolution
+    from .trust.uncertainty import uncertainty_map as uncertainty_map
 
 
 def __getattr__(name: str) -> Any:

@@ -16,16 +16,14 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
-from . import shelf
-from .adapters import taken
-from .engines import bare, engine_of, precision_of, run_by
-from .errors import BundleError, UsageError
+from .engine.selection import bare, engine_of, precision_of, run_by
+from .errors import BundleError, UsageError, warn
 from .inference import Progress, SuperResolutionInferer, super_resolve
-from .nifti import warn
-from .ranges import check_ranges
-from .shelf import NAMES as NAMES
-from .shelf import SPLINE, bundle_path
-from .shelf import shipped_bundles as shipped_bundles
+from .io.adapters import taken
+from .io.shelf import NAMES as NAMES
+from .io.shelf import SPLINE, bundle_path, homes
+from .io.shelf import shipped_bundles as shipped_bundles
+from .trust.ranges import check_ranges
 
 _DOS_FOLDER = 0x10
 
@@ -77,7 +75,7 @@ class Model:
         return self.computed_by(copy.deepcopy(bare(self.network)).to(device))
 
     def computed_by(self, network: nn.Module) -> Model:
-        """This model with another engine, see :func:`monai_sr.engines.run_by`, in the network's place."""
+        """This model with another engine, see :func:`monai_sr.engine.selection.run_by`, in the network's place."""
         digest = self.weights_sha256
         return Model(self.name, self.version, network, self._options, weights_sha256=digest, trust=self.trust)
 
@@ -118,7 +116,7 @@ def trust_of(name_or_path: str | Path) -> dict[str, Any]:
     """What a bundle's ``metadata.json`` tells of how far it may be trusted, as ``monai-sr calibrate`` wrote it.
 
     ``consistency`` holds the ``limit`` on the NRMSE of a slice, ``uncertainty`` the constants of
-    :mod:`monai_sr.uncertainty`, ``trained_on`` the ranges of :mod:`monai_sr.ranges`.
+    :mod:`monai_sr.trust.uncertainty`, ``trained_on`` the ranges of :mod:`monai_sr.trust.ranges`.
     The consistent spline has what the residual bundle has for its consistency; a bundle that was not
     calibrated has nothing.
 
@@ -164,7 +162,7 @@ def load_bundle(
     if str(name_or_path) == SPLINE:
         return Model(SPLINE, "", None, {}, trust=trust_of(SPLINE))
     folder = bundle_path(name_or_path)
-    if not (trust_bundle or any(folder.is_relative_to(home.resolve()) for home in shelf.homes())):
+    if not (trust_bundle or any(folder.is_relative_to(home.resolve()) for home in homes())):
         raise BundleError(
             "E-W-TRUST",
             "this bundle does not ship with monai-sr, and its configuration may run any code",

@@ -279,7 +279,7 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "E-W-INT8": (
         "The 8-bit form of a bundle (models/int8.json) is missing, damaged, or was made from other weights.",
-        "Give --precision float32, or make it anew by python -m monai_sr.quantize.",
+        "Give --precision float32, or make it anew by python -m monai_sr.evaluation.quantize.",
     ),
     "E-W-MISSING": ("The weights, or the example, are missing.", "Install the package or restore the bundle anew."),
     "E-W-SHAPE": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import warnings
 from pathlib import Path
 
 
@@ -81,3 +82,8 @@ def write_error(path: Path, error: Exception) -> OutputError:
         return OutputError("E-OUT-SPACE", "the disk is full", fix="free some space and run again", path=path)
     reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return OutputError("E-OUT-PERM", f"cannot be written ({reason})", fix="choose a folder you may write to", path=path)
+
+
+def warn(message: str) -> None:
+    """Tell the user; the command line prints it as one line."""
+    warnings.warn(ImageWarning(message), stacklevel=3)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
 
 from .errors import ImageError, UsageError
 
@@ -115,3 +118,134 @@ class Grid:
         in_plane = sorted((a for a in range(3) if a != through_plane), key=lambda a: orientation[a, 0])
         axes = [*in_plane, through_plane]
         return axes, [i for i, a in enumerate(axes) if orientation[a, 1] < 0]
+
+
+def grid_of(image: Tensor) -> Grid:
+    """The grid of a ``(C, X, Y, Z)`` MetaTensor.
+
+    Raises:
+        ImageError: it has no three spatial axes.
+    """
+    if image.ndim != 4:
+        raise ImageError(
+            "E-IMG-2D" if image.ndim < 4 else "E-IMG-4D",
+            f"a volume (channel, X, Y, Z) is needed, this has shape {tuple(image.shape)}",
+            fix="give a three-dimensional volume",
+        )
+    affine = image.affine if isinstance(image, MetaTensor) else torch.eye(4)
+    x, y, z = (int(n) for n in image.shape[1:])
+    return Grid((x, y, z), np.asarray(affine.cpu(), dtype=np.float64))
+
+
+def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor:
+    """``voxels`` as a MetaTensor on ``grid``, keeping the other metadata of ``like``."""
+    meta = dict(like.meta) if isinstance(like, MetaTensor) else {}
+    affine = torch.from_numpy(grid.affine.copy())
+    meta.update(original_affine=affine.clone(), spatial_shape=np.array(grid.shape))
+    meta.pop("affine", None)
+    # a new grid is even, its slices are others, and it holds a number everywhere
+    for acquired in ("slice_positions", "slice_thickness", "nan_voxels"):
+        meta.pop(acquired, None)
+    voxels = voxels.as_tensor() if isinstance(voxels, MetaTensor) else voxels
+    return MetaTensor(voxels, affine=affine, meta=meta)
+
+
+def uneven_positions(image: Tensor) -> np.ndarray | None:
+    """Where the slices of an unevenly spaced DICOM series lie along the last axis, mm around the middle.
+
+    None for an even volume. The affine of an uneven one has the mean spacing.
+    """
+    positions = image.meta.get("slice_positions") if isinstance(image, MetaTensor) else None
+    if positions is None:
+        return None
+    positions = np.asarray(positions, dtype=np.float64)
+    if len(positions) != image.shape[-1]:
+        raise ValueError(f"{len(positions)} slice positions for {image.shape[-1]} slices along the last axis")
+    return positions
+
+
+def target_grid(
+    grid: Grid,
+    *,
+    spacing: float | None = None,
+    factor: float | None = None,
+    axis: int | None = None,
+    uneven: np.ndarray | None = None,
+) -> tuple[Grid, int]:
+    """Where a super-resolved volume lies, and along which axis it was re-spaced.
+
+    Slices are never made fewer: where no finer spacing is wanted, it is the acquired grid. So it is
+    for an isotropic volume of which nothing particular is asked. Uneven slices always get an even
+    grid, at most as wide as their typical (median) step.
+
+    Args:
+        grid: the acquired grid.
+        spacing: wanted slice spacing, mm. Default: the finer in-plane spacing.
+        factor: output slices per acquired slice instead.
+        axis: the through-plane axis, default the one of the largest spacing.
+        uneven: see :func:`uneven_positions`.
+
+    Raises:
+        UsageError: spacing and factor are both given, one is not positive, or the axis is unclear.
+    """
+    if spacing is not None and factor is not None:
+        raise UsageError("E-USE", "both a factor and a spacing were given", fix="give one of them")
+    if axis is not None and axis not in (0, 1, 2):
+        raise UsageError("E-USE", f"axis {axis} was given", fix="give 0, 1 or 2")
+    if factor is not None and not (np.isfinite(factor) and factor > 0):
+        raise UsageError("E-USE", f"a factor of {factor} was given", fix="give a factor above 1, such as 4")
+    if uneven is not None:
+        if axis not in (None, 2):
+            raise UsageError("E-USE", f"axis {axis} was given, the slices are stacked along axis 2", fix="leave it out")
+        step = float(np.median(np.diff(uneven)))
+        wanted = step / factor if factor is not None else min(grid.spacing[:2]) if spacing is None else spacing
+        return grid.respaced(2, min(wanted, step)), 2
+    if axis is None and spacing is None and factor is None and grid.is_isotropic:
+        return grid, 2
+    axis = grid.through_plane_axis if axis is None else axis
+    if factor is not None:
+        spacing = grid.spacing[axis] / factor
+    elif spacing is None:
+        spacing = min(s for a, s in enumerate(grid.spacing) if a != axis)
+    if spacing > 0 and spacing >= grid.spacing[axis] * (1 - SAME_SPACING):
+        return grid, axis
+    return grid.respaced(axis, spacing), axis
+
+
+def wanted_grid(
+    image: Tensor, *, spacing: float | None = None, factor: float | None = None, axis: int | None = None
+) -> tuple[Grid, int]:
+    """:func:`target_grid` of an image; its metadata may tell the slice axis and uneven positions.
+
+    Raises:
+        UsageError: as :func:`target_grid`.
+    """
+    told = image.meta.get("slice_axis") if isinstance(image, MetaTensor) else None
+    axis = int(told) if axis is None and told is not None else axis
+    return target_grid(grid_of(image), spacing=spacing, factor=factor, axis=axis, uneven=uneven_positions(image))
+
+
+def thick_grid(grid: Grid, axis: int, slice_spacing: float) -> Grid:
+    """The thick slices that fit in ``grid``, counted from its first voxel's edge."""
+    thin_spacing, n = grid.spacing[axis], grid.shape[axis]
+    m = int(np.floor(n * thin_spacing / slice_spacing + 1e-6))
+    if m < 1:
+        raise UsageError(
+            "E-USE",
+            f"slices {slice_spacing:.4g} mm apart do not fit in {n * thin_spacing:.4g} mm",
+            fix="choose a smaller slice spacing",
+        )
+    direction = grid.affine[:3, axis] / thin_spacing
+    affine = grid.affine.copy()
+    affine[:3, axis] = direction * slice_spacing
+    affine[:3, 3] += direction * (slice_spacing - thin_spacing) / 2
+    shape = list(grid.shape)
+    shape[axis] = m
+    return Grid((shape[0], shape[1], shape[2]), affine)
+
+
+def positions_on(grid: Grid, axis: int, reference: Grid) -> np.ndarray:
+    """Slice positions of ``grid`` on the line through the slices of ``reference``, mm from its first."""
+    direction = reference.affine[:3, axis] / reference.spacing[axis]
+    first = float(direction @ (grid.affine[:3, 3] - reference.affine[:3, 3]))
+    return first + np.arange(grid.shape[axis]) * grid.spacing[axis]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,11 +14,12 @@ from monai.data import MetaTensor, decollate_batch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from .adapters import takes_any_image
-from .engines import run_by
+from .engine.memory import usual_tile
+from .engine.openvino import ROWS, StreamedNet
+from .engine.selection import run_by
+from .engine.tiles import apply_in_rows, apply_in_tiles
 from .errors import ImageError, ImageWarning
-from .footprint import usual_tile
-from .grid import SAME_SPACING
+from .grid import SAME_SPACING, grid_of, on_grid, uneven_positions, wanted_grid
 from .intensities import (
     CT_AIR,
     CT_WINDOW,
@@ -32,12 +32,11 @@ from .intensities import (
     intensity_range,
     padding_mask,
 )
+from .io.adapters import takes_any_image
 from .networks import PyramidNet, ResidualNet, levels_for
-from .slices import Banded, Profile, blocks, enforce_consistency
+from .slices import Banded, Profile, blocks
 from .stacks import Stack
-from .streaming import ROWS, StreamedNet
-from .tiles import apply_in_rows, apply_in_tiles
-from .transforms import grid_of, on_grid, standard_slices, uneven_positions, wanted_grid
+from .transforms import standard_slices
 
 Progress = Callable[[float], None]
 Place = tuple[slice, slice]
@@ -72,7 +71,7 @@ def super_resolve(
     Args:
         image: (1, X, Y, Z) volume with affine, in the file's units; (C, X, Y, Z) for C volumes on
             one grid, each taken by itself. Or a nibabel or SimpleITK image or ``(array, affine)``, see
-            :func:`monai_sr.adapters.taken`; then the result is of that kind, and of its type of voxels.
+            :func:`monai_sr.io.adapters.taken`; then the result is of that kind, and of its type of voxels.
         network: ResidualNet, PyramidNet or SRCNN in eval mode; None for the consistent spline alone.
         spacing: wanted slice spacing, mm. Default: the finer in-plane spacing.
         factor: output slices per acquired slice instead; need not be an integer.
@@ -88,11 +87,11 @@ def super_resolve(
         strict: raise an error where there would be a warning that the result is not worth having:
             no finer spacing, a factor beyond the range, a CT that is not in HU.
         tile_voxels: output voxels computed at once; the result does not depend on it. Default: see
-            :func:`monai_sr.footprint.usual_tile`.
+            :func:`monai_sr.engine.memory.usual_tile`.
         progress: told the share of the work that is done, 0..1.
 
     Returns:
-        (C, X', Y', Z') float32 on :func:`monai_sr.transforms.target_grid`, with the image's other
+        (C, X', Y', Z') float32 on :func:`monai_sr.grid.target_grid`, with the image's other
         metadata. The image itself, with a warning, where no finer spacing is wanted. Voxels outside
         what a CT scanned keep its padding value and take no part, ``padding_share`` in the metadata
         tells how many they are. ``filled_slices`` lists slices that lie in a gap, farther from an
@@ -313,7 +312,7 @@ class SuperResolutionInferer(Inferer):
     """:func:`super_resolve` for MONAI's evaluator: a batch of thick volumes to thin ones.
 
     Takes the options of :func:`super_resolve`, and ``engine``, ``precision`` and ``int8`` of
-    :func:`monai_sr.engines.run_by`, with which the network must not be trained further. Follow it by
+    :func:`monai_sr.engine.selection.run_by`, with which the network must not be trained further. Follow it by
     ``SuperResolvedGridd`` with the same spacing, factor and axis, because an evaluator keeps the
     input's affine.
     """
@@ -346,39 +345,3 @@ class SuperResolutionInferer(Inferer):
         if self._computed is None or self._computed[0] is not network:
             self._computed = network, run_by(network, **self.engine)
         return self._computed[1]
-
-
-class ConsistentInferer(Inferer):
-    """The training path of both networks on crops: the network, then consistency with the crop.
-
-    Args:
-        bfloat16: let the network's convolutions work in bfloat16, at less than half the cost on a
-            processor that has such instructions (avx512_bf16, amx). Weights, the image that is passed
-            along, consistency and loss keep full precision.
-
-    Args of the call:
-        inputs: what the network sees, from ``RandSimulateThickSlicesd``.
-        network: ResidualNet, SRCNN or PyramidNet, bare or in DistributedDataParallel.
-        acquired, acquisition, spline: y, A and B of the crops, batched.
-
-    Returns:
-        The consistent volume; from a PyramidNet in training the list of its levels, the last one
-        consistent.
-    """
-
-    def __init__(self, *, bfloat16: bool = False) -> None:
-        super().__init__()
-        self.bfloat16 = bfloat16
-
-    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-        inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
-        spline = kwargs["spline"]
-        levels = [round(math.log2(spline.shape[-2] / spline.shape[-1]))] if isinstance(bare, PyramidNet) else []
-        with torch.autocast(inputs.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
-            outputs = network(inputs, *levels)
-        # consistency is exact only in full precision, also under automatic mixed precision
-        with torch.autocast(inputs.device.type, enabled=False):
-            last = outputs[-1] if isinstance(outputs, list) else outputs
-            last = enforce_consistency(last.float(), kwargs["acquired"], kwargs["acquisition"], spline)
-        return [*outputs[:-1], last] if isinstance(outputs, list) else last

@@ -151,3 +151,9 @@ def intensity_range(
     low, high = (float(v) for v in np.percentile(values, mr_percentiles))
     # a nearly empty volume (a mask, say) may have both percentiles in the background
     return IntensityRange(low, high) if high > low else IntensityRange(lowest, highest)
+
+
+def data_range(hr: np.ndarray) -> float:
+    """99.9th less 0.1st percentile of the whole truth, in its units."""
+    low, high = np.percentile(hr, (0.1, 99.9))
+    return float(high - low) or float(hr.max() - hr.min())

@@ -10,8 +10,8 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from .errors import ImageError
+from .grid import grid_of, on_grid, positions_on, uneven_positions
 from .slices import interpolation_matrix
-from .transforms import grid_of, on_grid, positions_on, uneven_positions
 
 SAME_PLACE = 0.05
 """Voxels that the corners of a mask may be off those of its image, as headers round."""

@@ -11,10 +11,9 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from .errors import ImageError, UsageError
-from .grid import SAME_SPACING, Grid
+from .grid import SAME_SPACING, Grid, grid_of, uneven_positions
 from .profiles import recognize_profile
 from .slices import Profile, SliceModel, interpolation_matrix
-from .transforms import grid_of, uneven_positions
 
 FEWEST_SLICES = 3
 """Below this there is no through-plane structure to go by."""
@@ -56,7 +55,7 @@ class Stack:
 
         Args:
             image: (C, X, Y, Z) with affine.
-            wanted, axis: see :func:`monai_sr.transforms.wanted_grid`.
+            wanted, axis: see :func:`monai_sr.grid.wanted_grid`.
             slice_thickness, profile: see :func:`monai_sr.inference.super_resolve`.
 
         Raises:

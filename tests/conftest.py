@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_sr.cli import main
+from monai_sr.cli.main import main
 
 # Tensors are small here: threads would cost more than they give, on a busy machine ten times more.
 torch.set_num_threads(1)

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import numpy as np
 import SimpleITK as sitk
 
-from monai_sr.cli import main
+from monai_sr.cli.main import main
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -8,12 +8,12 @@ import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
 
-from monai_sr.adapters import taken
 from monai_sr.bundles import load_bundle
 from monai_sr.errors import ImageError, ImageWarning, UsageError
-from monai_sr.images import read_image, write_image
+from monai_sr.grid import grid_of
 from monai_sr.inference import super_resolve
-from monai_sr.transforms import grid_of
+from monai_sr.io.adapters import taken
+from monai_sr.io.images import read_image, write_image
 
 ORIENTATIONS = list(phantoms.ORIENTATIONS)
 

@@ -36,10 +36,10 @@ from monai_sr.batch import (
     run_cases,
 )
 from monai_sr.bundles import Model, load_bundle
-from monai_sr.cli import main
+from monai_sr.cli.main import main
 from monai_sr.errors import ImageWarning, InputMissingError, OutputError, UsageError
-from monai_sr.images import read_image, write_image
-from monai_sr.processes import own_mark, remove_leftovers
+from monai_sr.files import own_mark, remove_leftovers
+from monai_sr.io.images import read_image, write_image
 
 RNG = np.random.default_rng(0)
 ROOT = Path(__file__).resolve().parents[1]

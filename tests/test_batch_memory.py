@@ -15,7 +15,6 @@ import torch
 from catalogue import fault
 from small_networks import lively
 
-from monai_sr import streaming
 from monai_sr.batch import (
     MemoryShortError,
     Settings,
@@ -28,13 +27,14 @@ from monai_sr.batch import (
 from monai_sr.batch import run as run_module
 from monai_sr.batch.memory import SHARE, TILE_LADDER, choose_tile, is_out_of_memory
 from monai_sr.bundles import NAMES, Model
-from monai_sr.cli import main
+from monai_sr.cli.main import main
+from monai_sr.engine import openvino as streaming
+from monai_sr.engine.memory import PROCESS, TILE_VOXELS, tile_bytes, volume_bytes
+from monai_sr.engine.openvino import StreamedNet
+from monai_sr.engine.tiles import plan_tiles
 from monai_sr.errors import ImageWarning
-from monai_sr.footprint import PROCESS, TILE_VOXELS, tile_bytes, volume_bytes
-from monai_sr.images import write_image
+from monai_sr.io.images import write_image
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
-from monai_sr.streaming import StreamedNet
-from monai_sr.tiles import plan_tiles
 
 GIB = 2**30
 
@@ -161,7 +161,7 @@ def test_a_command_stays_within_1_gb_and_three_times_its_result(bundle, precisio
     write_image(image, tmp_path / "thick.nii.gz", dtype=np.int16)
     words = ["run", str(tmp_path / "thick.nii.gz"), str(tmp_path / "thin.nii.gz"), "--factor", "4"]
     words += ["--modality", "MR", "--bundle", bundle, "--precision", precision]
-    code = "import sys; from monai_sr.cli import main; from monai_sr.batch.memory import peak_mib;"
+    code = "import sys; from monai_sr.cli.main import main; from monai_sr.batch.memory import peak_mib;"
     code += "assert main(sys.argv[1:]) == 0; print(peak_mib())"
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert float(done.stdout.split()[-1]) * 2**20 < 10**9 + 12 * 320 * 320 * 96

@@ -21,9 +21,9 @@ from test_cli import make_bundle
 
 from monai_sr.batch import Settings
 from monai_sr.batch.cluster import run_on_cluster
-from monai_sr.cli import main
+from monai_sr.cli.main import main
 from monai_sr.errors import BundleError, UsageError
-from monai_sr.images import read_image
+from monai_sr.io.images import read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = Path(__file__).resolve().parent

@@ -13,11 +13,12 @@ from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils.data import default_collate
 
-from monai_sr.images import read_image, write_image
-from monai_sr.inference import ConsistentInferer, super_resolve
-from monai_sr.losses import PyramidLoss
+from monai_sr.inference import super_resolve
+from monai_sr.io.images import read_image, write_image
+from monai_sr.io.volumes import datalist
 from monai_sr.networks import PyramidNet, ResidualNet
-from monai_sr.volumes import datalist
+from monai_sr.training.inferer import ConsistentInferer
+from monai_sr.training.losses import PyramidLoss
 
 SETTINGS = convergence.Settings(budget=0.1, seed=3, batch=2, crop=8, validation_crop=16, points=2)
 

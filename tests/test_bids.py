@@ -19,9 +19,9 @@ from monai_sr.bids import derivative_sidecar, find_bids_images, is_bids, is_own_
 from monai_sr.bids.ignore import ignored_by
 from monai_sr.bids.names import ANAT, COMMON, ENTITIES
 from monai_sr.errors import ImageError, ImageWarning, OutputError, UsageError
-from monai_sr.images import read_image, write_image
+from monai_sr.grid import grid_of
 from monai_sr.inference import super_resolve
-from monai_sr.transforms import grid_of
+from monai_sr.io.images import read_image, write_image
 
 THICK = phantoms.grid((20, 20, 6), (1.0, 1.0, 4.0))
 THIN = phantoms.grid((20, 20, 24), (1.0, 1.0, 1.0))

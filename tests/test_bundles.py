@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 
 from monai_sr.bundles import NAMES, bundle_path, load_bundle, load_weights, pick_device
 from monai_sr.errors import BundleError, UsageError
-from monai_sr.images import read_image, write_image
+from monai_sr.io.images import read_image, write_image
 from monai_sr.networks import PyramidNet, ResidualNet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -376,8 +376,8 @@ def test_a_device_that_is_not_there_is_told():
 
 
 def test_a_bundle_beats_the_spline_on_the_example(bundle):
-    from monai_sr.demo import example_folder
-    from monai_sr.evaluation import data_range, foreground, psnr
+    from monai_sr.evaluation.demo import example_folder
+    from monai_sr.evaluation.scores import data_range, foreground, psnr
     from monai_sr.transforms import interpolate_slices
 
     truth = read_image(example_folder() / "truth.nii.gz")

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from monai_sr.bundles import bundle_path, load_bundle, trust_of
-from monai_sr.calibration import trust_markdown
-from monai_sr.cli import main
+from monai_sr.cli.main import main
 from monai_sr.errors import BundleError
-from monai_sr.images import write_image
+from monai_sr.evaluation.calibration import trust_markdown
+from monai_sr.io.images import write_image
 
 
 @pytest.fixture

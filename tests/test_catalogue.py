@@ -8,7 +8,7 @@ import pytest
 from catalogue import CODE, ROWS, codes_in, proofs
 
 import monai_sr
-from monai_sr.cli import main
+from monai_sr.cli.main import main
 from monai_sr.codes import CODES
 
 PACKAGE = Path(monai_sr.__file__).parent

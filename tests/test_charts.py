@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from monai_sr.charts import write_charts
-from monai_sr.conditions import Condition
-from monai_sr.evaluation import Score
+from monai_sr.evaluation.charts import write_charts
+from monai_sr.evaluation.conditions import Condition
+from monai_sr.evaluation.scores import Score
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -25,14 +25,14 @@ from nifti_tools import save_nifti
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 import monai_sr.bundles
-import monai_sr.cli
-from monai_sr import devices
+import monai_sr.cli.main
 from monai_sr.bundles import NAMES
-from monai_sr.cli import main
+from monai_sr.cli.main import main
 from monai_sr.dicom import find_series
+from monai_sr.engine import devices
 from monai_sr.errors import ImageWarning
-from monai_sr.images import read_image, write_image
 from monai_sr.inference import super_resolve
+from monai_sr.io.images import read_image, write_image
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 RNG = np.random.default_rng(0)
@@ -120,8 +120,8 @@ SMALLER = {"residual": {"features": 4, "layers": 4}, "pyramid": {"features": 4, 
 @pytest.fixture
 def bundle(tmp_path_factory, monkeypatch):
     """A bundle of random weights by short name, outside the folder that is watched, in a trusted place."""
-    homes = monai_sr.shelf.homes()
-    monkeypatch.setattr(monai_sr.shelf, "homes", lambda: homes)
+    homes = monai_sr.io.shelf.homes()
+    monkeypatch.setattr(monai_sr.io.shelf, "homes", lambda: homes)
 
     def make(short, **changes):
         homes.append(tmp_path_factory.mktemp("bundles"))
@@ -136,7 +136,7 @@ def shipped(tmp_path_factory, monkeypatch) -> Path:
     home = tmp_path_factory.mktemp("home")
     for short in NAMES:
         make_bundle(home, short, **SMALLER[short])
-    monkeypatch.setattr(monai_sr.shelf, "homes", lambda: [home])
+    monkeypatch.setattr(monai_sr.io.shelf, "homes", lambda: [home])
     return home
 
 
@@ -168,7 +168,7 @@ def test_a_bad_input_is_one_line_and_an_exit_code(nifti, tmp_path):
 
 
 def test_help_needs_no_torch(tmp_path):
-    code = "import sys, monai_sr.cli as c\ntry: c.main(['run', '--help'])\nfinally: print('torch' in sys.modules)"
+    code = "import sys, monai_sr.cli.main as c\ntry: c.main(['run', '--help'])\nfinally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLES.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.endswith("False\n")
@@ -875,7 +875,7 @@ def test_info_lists_versions_devices_and_bundles(call, shipped):
 
 
 def test_info_comes_at_once_because_it_needs_neither_torch_nor_monai():
-    code = "import sys, monai_sr.cli as c; c.main(['info']); print({'torch', 'monai', 'numpy'} & set(sys.modules))"
+    code = "import sys, monai_sr.cli.main as c; c.main(['info']); print({'torch', 'monai', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLES.parent, capture_output=True, text=True, check=True)
     assert "residual" in done.stdout and done.stdout.endswith("set()\n")
 

@@ -11,7 +11,7 @@ from test_batch import dataset as dataset
 from test_bids import validator, validator_errors
 
 from monai_sr.batch import Case, check_names, map_path, mask_path
-from monai_sr.cli import main
+from monai_sr.cli.main import main
 from monai_sr.errors import UsageError
 
 BIDS = Path("sub-01_run-1_res-thin_desc-SR_T2w.nii.gz")

@@ -5,10 +5,11 @@ import phantoms
 import pytest
 import torch
 
-from monai_sr.conditions import Condition, acquire, every_condition, robustness_conditions
 from monai_sr.errors import UsageError
-from monai_sr.metrics import data_range
-from monai_sr.transforms import grid_of, simulate_thick_slices
+from monai_sr.evaluation.conditions import Condition, acquire, every_condition, robustness_conditions
+from monai_sr.grid import grid_of
+from monai_sr.intensities import data_range
+from monai_sr.transforms import simulate_thick_slices
 
 
 def test_the_plain_condition_is_what_simulate_makes_but_for_the_ends():

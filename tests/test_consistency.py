@@ -13,15 +13,15 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 
 from monai_sr.bundles import load_bundle, trust_of
-from monai_sr.calibration import consistency_limit, spline_scores
-from monai_sr.cli import main
-from monai_sr.consistency import measure_consistency
+from monai_sr.cli.main import main
 from monai_sr.errors import ImageError
-from monai_sr.grid import Grid
-from monai_sr.images import read_image, write_image
-from monai_sr.metrics import data_range
+from monai_sr.evaluation.calibration import consistency_limit, spline_scores
+from monai_sr.grid import Grid, grid_of, on_grid
+from monai_sr.intensities import data_range
+from monai_sr.io.images import read_image, write_image
 from monai_sr.slices import SliceModel
-from monai_sr.transforms import grid_of, on_grid, simulate_thick_slices
+from monai_sr.transforms import simulate_thick_slices
+from monai_sr.trust.consistency import measure_consistency
 
 SPLINE = load_bundle("none")
 
@@ -180,7 +180,7 @@ def test_rounding_to_integers_is_consistent_to_half_a_unit():
 def test_blocks_change_nothing(monkeypatch):
     thick, thin = pair()
     whole = measure_consistency(thick, thin).residual.as_tensor()
-    monkeypatch.setattr("monai_sr.consistency._BLOCK", 2000)
+    monkeypatch.setattr("monai_sr.trust.consistency._BLOCK", 2000)
     assert torch.equal(measure_consistency(thick, thin).residual.as_tensor(), whole)
 
 

@@ -1,7 +1,7 @@
 """The example application runs on the real MONAI Deploy App SDK, and writes what the command line writes.
 
 MONAI_SR_DEPLOY_PYTHON names the Python of an environment with the SDK and monai-sr, made as
-monai_sr/deploy/README.md tells; without it these tests skip.
+monai_sr/clients/deploy/README.md tells; without it these tests skip.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from dicom_phantoms import Stack, even, slices, tells_nothing, write
 
-from monai_sr.cli import main
+from monai_sr.cli.main import main
 from monai_sr.dicom import find_series
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -55,7 +55,7 @@ from pydicom.uid import (
 
 from monai_sr.dicom import archive, find_series, read_series
 from monai_sr.errors import ImageError, InputMissingError, SuperResolutionError
-from monai_sr.images import read_image
+from monai_sr.io.images import read_image
 
 ROUNDING = 0.02
 """HU, see test_dicom_scan."""

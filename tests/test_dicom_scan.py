@@ -44,7 +44,7 @@ from pydicom.uid import (
 from monai_sr.dicom import acquisition, find_series, read_series, short_name
 from monai_sr.dicom.pixels import read_frame
 from monai_sr.errors import ImageError, InputMissingError, UsageError
-from monai_sr.images import read_image
+from monai_sr.io.images import read_image
 
 ROUNDING = 0.02
 """HU. Stored values are rounded to 1/64; a shift by 0.01 mm would show as 0.2 and more where it is steepest."""

@@ -13,16 +13,16 @@ import pytest
 import torch
 from small_networks import lively
 
-from monai_sr import streaming
 from monai_sr.batch import Settings, find_cases, run_cases
 from monai_sr.bundles import NAMES, load_bundle
-from monai_sr.cli import main
-from monai_sr.engines import ENGINES, PRECISIONS, HalfNet, choose_engine, engine_text, run_by
+from monai_sr.cli.main import main
+from monai_sr.engine import openvino as streaming
+from monai_sr.engine.openvino import StreamedNet, thread_count
+from monai_sr.engine.selection import ENGINES, PRECISIONS, HalfNet, choose_engine, engine_text, run_by
 from monai_sr.errors import UsageError
-from monai_sr.images import read_image, write_image
 from monai_sr.inference import SuperResolutionInferer, super_resolve
+from monai_sr.io.images import read_image, write_image
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
-from monai_sr.streaming import StreamedNet, thread_count
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -210,7 +210,7 @@ def test_without_openvino_torch_computes_and_asking_for_openvino_names_the_extra
 
 
 def test_without_openvino_the_command_line_works_and_info_says_so(thick, tmp_path):
-    hidden = "import sys; sys.modules['openvino'] = None; from monai_sr.cli import main; sys.exit(main({}))"
+    hidden = "import sys; sys.modules['openvino'] = None; from monai_sr.cli.main import main; sys.exit(main({}))"
 
     def call(*words):
         return subprocess.run(
@@ -235,7 +235,7 @@ def test_info_names_the_engine_that_auto_takes(capsys):
 
 def test_openvino_is_imported_without_its_telemetry():
     code = (
-        "from monai_sr.streaming import openvino; openvino();"
+        "from monai_sr.engine.openvino import openvino; openvino();"
         "import sys, openvino.tools.ovc.telemetry_utils as t;"
         "print(t.tm.__name__, 'openvino_telemetry' in sys.modules)"
     )
@@ -318,7 +318,7 @@ def test_the_same_command_gives_the_same_bytes_also_in_two_jobs(thick, tmp_path)
 
 
 def test_python_and_the_command_line_know_the_same_choices():
-    from monai_sr.arguments import make_parser
+    from monai_sr.cli.parser import make_parser
 
     parser = make_parser(defaultdict(lambda: main))
     for engine in ENGINES:

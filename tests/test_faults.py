@@ -30,11 +30,11 @@ from monai.data import MetaTensor, list_data_collate
 from nifti_tools import save_nifti
 from torch import nn
 
-import monai_sr.nifti
+import monai_sr.io.nifti
 from monai_sr.bundles import NAMES, bundle_path, load_bundle, load_weights
 from monai_sr.errors import BundleError, ImageError, ImageWarning
-from monai_sr.images import read_image, write_image
 from monai_sr.inference import SuperResolutionInferer, super_resolve
+from monai_sr.io.images import read_image, write_image
 from monai_sr.networks import PyramidNet, ResidualNet
 
 RNG = np.random.default_rng(0)
@@ -644,7 +644,7 @@ def test_wherever_another_format_is_cut_it_is_refused(tmp_path, suffix):
 @fault("Z02")
 def test_a_compressed_file_of_more_than_the_spare_is_read(tmp_path, monkeypatch):
     """The header decides how much is too much, also where the first bytes arrive one by one."""
-    monkeypatch.setattr(monai_sr.nifti, "SPARE", 100)
+    monkeypatch.setattr(monai_sr.io.nifti, "SPARE", 100)
     data = noise((20, 20, 12))
     assert np.array_equal(read_image(nifti(tmp_path, data))[0].numpy(), data)
 

@@ -17,7 +17,8 @@ from nifti_tools import save_nifti
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from monai_sr.errors import ImageError, ImageWarning, InputMissingError, OutputError, UsageError
-from monai_sr.images import as_stored, read_image, write_atomically, write_image
+from monai_sr.files import write_atomically
+from monai_sr.io.images import as_stored, read_image, write_image
 
 RNG = np.random.default_rng(0)
 

@@ -10,8 +10,8 @@ import numpy as np
 import phantoms
 import pytest
 
-from monai_sr.images import write_image
-from monai_sr.imports import without
+from monai_sr.engine.imports import without
+from monai_sr.io.images import write_image
 
 
 def test_what_is_hidden_cannot_be_imported_until_afterwards(monkeypatch):
@@ -37,7 +37,7 @@ def test_it_can_be_imported_after_an_error_too(monkeypatch):
 def test_a_run_starts_without_what_monai_has_for_training(tmp_path):
     write_image(phantoms.body((16, 16, 8), (1.0, 1.0, 3.0)), tmp_path / "thick.nii.gz", dtype=np.int16)
     code = (
-        "import sys; from monai_sr.cli import main; assert main() == 0;"
+        "import sys; from monai_sr.cli.main import main; assert main() == 0;"
         "print('monai' in sys.modules, 'ignite' in sys.modules, 'matplotlib' in sys.modules); import ignite.engine"
     )
     words = ["run", str(tmp_path / "thick.nii.gz"), str(tmp_path / "thin.nii.gz"), "--bundle", "none"]

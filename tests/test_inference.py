@@ -13,11 +13,14 @@ from monai.transforms import Compose, LoadImaged, Orientation, SaveImaged
 from torch import nn
 
 from monai_sr.errors import ImageError, ImageWarning, UsageError
-from monai_sr.images import VolumeReader, VolumeWriter, read_image, write_image
-from monai_sr.inference import ConsistentInferer, SuperResolutionInferer, super_resolve
+from monai_sr.grid import grid_of
+from monai_sr.inference import SuperResolutionInferer, super_resolve
+from monai_sr.io.images import VolumeReader, VolumeWriter, read_image, write_image
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
 from monai_sr.slices import SliceModel, profile_matrix
-from monai_sr.transforms import RandSimulateThickSlicesd, SuperResolvedGridd, grid_of, simulate_thick_slices
+from monai_sr.training.augmentation import RandSimulateThickSlicesd
+from monai_sr.training.inferer import ConsistentInferer
+from monai_sr.transforms import SuperResolvedGridd, simulate_thick_slices
 
 GRIDS = phantoms.grids()
 FWHM = 2 * np.sqrt(2 * np.log(2))

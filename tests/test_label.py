@@ -1,7 +1,7 @@
 """MONAI Label's own server and app serve both bundles, and give back what the command line makes.
 
 MONAI_SR_LABEL_PYTHON names the Python of an environment with MONAI Label, made as
-monai_sr/workflows/label/README.md tells; without it these tests skip.
+monai_sr/clients/workflows/label/README.md tells; without it these tests skip.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dicom_phantoms import Stack, even, slices, uid_of, write
 from test_pacs_orthanc import PLUGIN, certificates, no_waiting, orthanc  # noqa: F401 - fixtures
 
 from monai_sr.bundles import NAMES, bundle_path, load_bundle
-from monai_sr.images import read_image, write_image
+from monai_sr.io.images import read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 LABEL = os.environ.get("MONAI_SR_LABEL_PYTHON", "")

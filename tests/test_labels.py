@@ -11,12 +11,12 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 
 from monai_sr.bundles import load_bundle
-from monai_sr.cli import main
+from monai_sr.cli.main import main
 from monai_sr.errors import ImageError
-from monai_sr.grid import Grid
-from monai_sr.images import read_image, read_labels, write_image
+from monai_sr.grid import Grid, grid_of, on_grid
+from monai_sr.io.images import read_image, read_labels, write_image
 from monai_sr.labels import carry_labels
-from monai_sr.transforms import grid_of, on_grid, simulate_thick_slices
+from monai_sr.transforms import simulate_thick_slices
 
 SPLINE = load_bundle("none")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from monai_sr.losses import CharbonnierLoss, PyramidLoss, level_target
+from monai_sr.training.losses import CharbonnierLoss, PyramidLoss, level_target
 
 FWHM = 2.3548200450309493
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_sr import methods
 from monai_sr.errors import UsageError
-from monai_sr.methods import BASELINES, ExternalMethod, PeerError, brought_on, peer, sinc_matrix
-from monai_sr.transforms import grid_of, simulate_thick_slices
+from monai_sr.evaluation import methods
+from monai_sr.evaluation.methods import BASELINES, ExternalMethod, PeerError, brought_on, peer, sinc_matrix
+from monai_sr.grid import grid_of
+from monai_sr.transforms import simulate_thick_slices
 
 
 @pytest.fixture(scope="module")

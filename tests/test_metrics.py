@@ -6,9 +6,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from monai_sr.metrics import (
+from monai_sr.evaluation.metrics import (
     ceiling,
-    data_range,
     foreground,
     noise_deviation,
     psnr,
@@ -17,6 +16,7 @@ from monai_sr.metrics import (
     ssim,
     unseen_noise,
 )
+from monai_sr.intensities import data_range
 from monai_sr.slices import profile_matrix
 
 RNG = np.random.default_rng(0)

@@ -24,14 +24,14 @@ pytest.importorskip("dicomweb_client", reason="monai-sr[pacs] is not installed")
 pytest.importorskip("requests", reason="monai-sr[pacs] is not installed")
 
 from monai_sr.batch import Settings
-from monai_sr.cli import main
+from monai_sr.cli.main import main
+from monai_sr.clients.pacs import Archive, Credentials, PacsError, RemoteSeries, Watcher, archive, watch, why_not
+from monai_sr.clients.pacs.state import Entry
 from monai_sr.dicom import find_series
 from monai_sr.errors import OutputError, UsageError
-from monai_sr.pacs import Archive, Credentials, PacsError, RemoteSeries, Watcher, archive, watch, why_not
-from monai_sr.pacs.state import Entry
-from monai_sr.processes import _mark_of, hidden_beside
+from monai_sr.files import _mark_of, hidden_beside
 
-watch_module = sys.modules["monai_sr.pacs.watch"]  # whose name the function has taken
+watch_module = sys.modules["monai_sr.clients.pacs.watch"]  # whose name the function has taken
 
 THIN = even(8, 2.0)
 
@@ -695,7 +695,7 @@ def test_a_record_of_a_later_version_is_not_touched(pacs, fill, tmp_path):
 
 
 def test_without_the_packages_for_an_archive_the_command_says_what_to_install(tmp_path, monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.startswith("monai_sr.pacs")]:
+    for name in [name for name in sys.modules if name.startswith("monai_sr.clients.pacs")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "requests", None)
     assert main(["watch", "--dicomweb", "https://host/dicom-web", "--state", str(tmp_path / "state")]) == 2

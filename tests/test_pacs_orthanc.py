@@ -31,9 +31,9 @@ from test_batch_processes import command
 from test_pacs import auth_file, certificates, leftovers, no_waiting  # noqa: F401 - fixtures
 
 from monai_sr.batch import Settings
+from monai_sr.clients.pacs import Archive, Credentials, PacsError, Watcher
+from monai_sr.clients.pacs.state import name_of
 from monai_sr.dicom import is_dicom
-from monai_sr.pacs import Archive, Credentials, PacsError, Watcher
-from monai_sr.pacs.state import name_of
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_sr.arguments import make_parser
+from monai_sr.cli.parser import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [

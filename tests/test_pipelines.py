@@ -14,11 +14,11 @@ import phantoms
 import pytest
 
 import monai_sr
-from monai_sr.arguments import MANY, make_parser
-from monai_sr.boutiques import descriptor
-from monai_sr.cli import main
-from monai_sr.images import write_image
-from monai_sr.parameters import parameters
+from monai_sr.cli.main import main
+from monai_sr.cli.parameters import parameters
+from monai_sr.cli.parser import MANY, make_parser
+from monai_sr.clients.boutiques import descriptor
+from monai_sr.io.images import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "monai_sr" / "workflows"
@@ -63,7 +63,7 @@ def nipype(monkeypatch):
     """Our interface; Nipype is kept from asking for its latest version."""
     monkeypatch.setenv("NO_ET", "1")
     pytest.importorskip("nipype")
-    return importlib.import_module("monai_sr.nipype")
+    return importlib.import_module("monai_sr.clients.nipype")
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_nipype_refuses_what_contradicts_itself(nipype, thick):
 
 
 def test_without_nipype_the_reason_is_told():
-    code = "import sys; sys.modules['nipype'] = None; import monai_sr.nipype"
+    code = "import sys; sys.modules['nipype'] = None; import monai_sr.clients.nipype"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'Fix: pip install "monai-sr[nipype]"' in done.stderr
 
@@ -145,7 +145,9 @@ def test_without_nipype_the_reason_is_told():
 
 def test_the_descriptor_that_is_kept_is_that_of_this_version():
     kept = json.loads((WORKFLOWS / "boutiques.json").read_text(encoding="utf-8"))
-    assert kept == descriptor(), "make it anew: python -m monai_sr.boutiques > monai_sr/workflows/boutiques.json"
+    assert kept == descriptor(), (
+        "make it anew: python -m monai_sr.clients.boutiques > monai_sr/clients/workflows/boutiques.json"
+    )
 
 
 def test_boutiques_finds_the_descriptor_valid(tmp_path):

@@ -11,15 +11,15 @@ import pytest
 import torch
 from small_networks import lively
 
-from monai_sr import quantize
 from monai_sr.bundles import NAMES, bundle_path, load_bundle
-from monai_sr.cli import main
+from monai_sr.cli.main import main
+from monai_sr.engine.int8 import find_ranges, quantized_tensors, read_ranges, weights_fingerprint, write_ranges
+from monai_sr.engine.openvino import StreamedNet
 from monai_sr.errors import BundleError
-from monai_sr.images import read_image, write_image
+from monai_sr.evaluation import quantize
 from monai_sr.inference import super_resolve
+from monai_sr.io.images import read_image, write_image
 from monai_sr.networks import PyramidNet, ResidualNet
-from monai_sr.quantization import find_ranges, quantized_tensors, read_ranges, weights_fingerprint, write_ranges
-from monai_sr.streaming import StreamedNet
 
 NETWORKS = {"residual": lambda: lively(ResidualNet(6, 8)), "pyramid": lambda: lively(PyramidNet(8, 2))}
 

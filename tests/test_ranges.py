@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from monai_sr.bundles import Model, bundle_path, load_bundle, trust_of
-from monai_sr.calibration import simulated_in
-from monai_sr.cli import main
+from monai_sr.cli.main import main
 from monai_sr.errors import ImageError, ImageWarning
-from monai_sr.images import write_image
-from monai_sr.ranges import CAUSES, check_ranges, trained_ranges
-from monai_sr.transforms import on_grid
+from monai_sr.evaluation.calibration import simulated_in
+from monai_sr.grid import on_grid
+from monai_sr.io.images import write_image
+from monai_sr.trust.ranges import CAUSES, check_ranges, trained_ranges
 
 MR = {
     "in_plane_spacing": [0.7, 2.0],

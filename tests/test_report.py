@@ -22,8 +22,8 @@ import monai_sr.report
 from monai_sr.batch import find_cases, process, report_path, run_cases
 from monai_sr.batch.pages import CasePage, index_rows
 from monai_sr.errors import ImageWarning
-from monai_sr.images import read_image, write_image
 from monai_sr.inference import super_resolve
+from monai_sr.io.images import read_image, write_image
 from monai_sr.report import IndexRow, summary_of, write_failure_report, write_index_page, write_report
 
 REPORTING = SPLINE.__class__(**{**SPLINE.__dict__, "report": True})

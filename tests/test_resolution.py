@@ -10,11 +10,12 @@ import pytest
 import torch
 from scipy import ndimage
 
-from monai_sr.cli import main
-from monai_sr.images import write_image
-from monai_sr.resolution import METHOD, effective_resolution, measure_resolution
+from monai_sr.cli.main import main
+from monai_sr.grid import grid_of, on_grid
+from monai_sr.io.images import write_image
 from monai_sr.slices import apply_along, profile_matrix
-from monai_sr.transforms import grid_of, on_grid, simulate_thick_slices
+from monai_sr.transforms import simulate_thick_slices
+from monai_sr.trust.resolution import METHOD, effective_resolution, measure_resolution
 
 
 def tissue(shape=(48, 48, 64)):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from benchmarks import safety
 
-from monai_sr.images import write_image
-from monai_sr.transforms import grid_of, on_grid
+from monai_sr.grid import grid_of, on_grid
+from monai_sr.io.images import write_image
 
 
 def ct(shape=(60, 60, 60)):

@@ -14,14 +14,14 @@ import phantoms
 import pytest
 import SimpleITK as sitk
 
-from monai_sr.arguments import make_parser
 from monai_sr.bundles import NAMES, SPLINE
-from monai_sr.cli import main
-from monai_sr.images import read_image, write_image
+from monai_sr.cli.main import main
+from monai_sr.cli.parameters import parameters
+from monai_sr.cli.parser import make_parser
+from monai_sr.clients.slicer.description import describe, given
+from monai_sr.clients.slicer.tags import told_to_slicer
 from monai_sr.inference import super_resolve
-from monai_sr.parameters import parameters
-from monai_sr.slicer.description import describe, given
-from monai_sr.slicer.tags import told_to_slicer
+from monai_sr.io.images import read_image, write_image
 from monai_sr.transforms import simulate_thick_slices
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,7 +149,7 @@ def test_slicer_takes_the_script_for_a_module():
 
 def test_the_description_comes_without_torch():
     """Slicer waits five seconds for it."""
-    code = "import sys; from monai_sr.cli import main; main(['slicer', '--xml']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from monai_sr.cli.main import main; main(['slicer', '--xml']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.startswith("<?xml")

@@ -22,13 +22,12 @@ import SimpleITK as sitk
 from slicer_stand_in import Slicer, Volume, endless, really
 
 from monai_sr import __version__
+from monai_sr.cli.parameters import parameters
+from monai_sr.clients.slicer.description import given
 from monai_sr.errors import UsageError
-from monai_sr.grid import Grid
-from monai_sr.images import read_image, write_image
+from monai_sr.grid import Grid, target_grid
 from monai_sr.inference import super_resolve
-from monai_sr.parameters import parameters
-from monai_sr.slicer.description import given
-from monai_sr.transforms import target_grid
+from monai_sr.io.images import read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTENSION = ROOT / "monai_sr" / "slicer" / "extension"

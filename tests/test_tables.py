@@ -8,10 +8,10 @@ import numpy as np
 import phantoms
 import pytest
 
-from monai_sr.conditions import Condition
-from monai_sr.evaluation import Score, evaluate
-from monai_sr.methods import BASELINES
-from monai_sr.tables import (
+from monai_sr.evaluation.conditions import Condition
+from monai_sr.evaluation.methods import BASELINES
+from monai_sr.evaluation.scores import Score, evaluate
+from monai_sr.evaluation.tables import (
     gain_interval,
     markdown,
     robustness_markdown,

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from monai_sr.tiles import apply_in_tiles, plan_tiles
+from monai_sr.engine.tiles import apply_in_tiles, plan_tiles
 
 
 def size(part: tuple[slice, ...]) -> int:

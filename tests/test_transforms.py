@@ -11,25 +11,20 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, SaveImage
 
 from monai_sr.errors import ImageError, UsageError
+from monai_sr.grid import grid_of, on_grid, positions_on, target_grid, thick_grid
 from monai_sr.intensities import intensity_range
 from monai_sr.slices import SliceModel, apply_along, profile_matrix
+from monai_sr.training.augmentation import RandCoarseCropd, RandSimulateThickSlicesd
 from monai_sr.transforms import (
     InterpolateSlices,
     InterpolateSlicesd,
     NormalizeIntensitiesd,
-    RandCoarseCropd,
-    RandSimulateThickSlicesd,
     SimulateThickSlices,
     SimulateThickSlicesd,
     SuperResolvedGridd,
-    grid_of,
     interpolate_slices,
-    on_grid,
-    positions_on,
     simulate_thick_slices,
     standard_slices,
-    target_grid,
-    thick_grid,
 )
 
 # the slices that become thick are the finest here, so that the axis must be named

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from monai_sr.bundles import load_bundle, trust_of
-from monai_sr.calibration import Sample, coverage, fit_uncertainty
-from monai_sr.cli import main
+from monai_sr.cli.main import main
 from monai_sr.errors import UsageError
-from monai_sr.images import read_image, write_image
-from monai_sr.transforms import grid_of, on_grid, simulate_thick_slices
-from monai_sr.uncertainty import constants_for, through_plane_detail, uncertainty_map
+from monai_sr.evaluation.calibration import Sample, coverage, fit_uncertainty
+from monai_sr.grid import grid_of, on_grid
+from monai_sr.io.images import read_image, write_image
+from monai_sr.transforms import simulate_thick_slices
+from monai_sr.trust.uncertainty import constants_for, through_plane_detail, uncertainty_map
 
 SPLINE = load_bundle("none")
 CONSTANTS = {
@@ -54,7 +55,7 @@ def test_detail_is_the_same_along_any_axis_and_in_any_blocks(monkeypatch):
     plain = through_plane_detail(voxels, grid, 2, 4.0)
     turned = through_plane_detail(voxels.permute(2, 0, 1), phantoms.grid((24, 9, 10)), 0, 4.0)
     assert torch.allclose(turned.permute(1, 2, 0), plain)
-    monkeypatch.setattr("monai_sr.uncertainty._BLOCK", 500)
+    monkeypatch.setattr("monai_sr.trust.uncertainty._BLOCK", 500)
     assert torch.allclose(through_plane_detail(voxels, grid, 2, 4.0), plain)
 
 

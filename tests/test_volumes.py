@@ -5,7 +5,7 @@ import json
 import pytest
 
 from monai_sr.errors import InputMissingError
-from monai_sr.volumes import datalist, find_volumes
+from monai_sr.io.volumes import datalist, find_volumes
 
 
 def put(folder, *names, content: bytes = b""):

@@ -16,7 +16,7 @@ from typing import Any
 from ..bids import BidsImage, find_bids_images, is_bids
 from ..dicom import Series, find_series, is_dicom_source, short_name
 from ..errors import ImageWarning, InputMissingError, OutputError, SuperResolutionError, UsageError
-from ..images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix
+from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix
 from .companions import mask_path, masks_beside
 from .records import is_own_result, sidecar_path
 

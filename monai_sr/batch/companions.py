@@ -10,8 +10,9 @@ from typing import Any
 from monai.data import MetaTensor
 
 from ..errors import OutputError
-from ..images import image_suffix, write_image, write_json
-from ..nifti import is_super_resolved
+from ..files import write_json
+from ..io.images import image_suffix, write_image
+from ..io.nifti import is_super_resolved
 
 MAPS = ("consistency", "uncertainty")
 """Maps that a run may write beside each result, NIfTI of float32 in the file's units."""

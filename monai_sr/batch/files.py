@@ -11,8 +11,8 @@ from monai.data import MetaTensor
 
 from ..dicom import MadeBy, write_derived_series
 from ..errors import ImageError, OutputError, write_error
-from ..images import image_suffix, read_dicom, read_image, refuse_file_options, write_image
-from ..processes import temporary_beside
+from ..files import temporary_beside
+from ..io.images import image_suffix, read_dicom, read_image, refuse_file_options, write_image
 from .cases import Case
 from .records import sha256_of
 from .settings import Settings

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import write_error
-from ..images import write_atomically
+from ..files import write_atomically
 from .outcomes import Outcome
 
 NAME = "monai-sr-run"

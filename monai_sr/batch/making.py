@@ -13,14 +13,14 @@ import torch
 from monai.data import MetaTensor
 
 from ..bundles import Model
-from ..consistency import check_result
-from ..engines import engine_text
+from ..engine.selection import engine_text
 from ..errors import ImageWarning
+from ..grid import grid_of, wanted_grid
 from ..inference import Progress
 from ..labels import carry_labels
-from ..resolution import METHOD, effective_resolution
-from ..transforms import grid_of, wanted_grid
-from ..uncertainty import uncertainty_map
+from ..trust.consistency import check_result
+from ..trust.resolution import METHOD, effective_resolution
+from ..trust.uncertainty import uncertainty_map
 from .memory import MemoryShortError, choose_tile, free_vram, is_out_of_memory, ladder, memory_budget
 from .settings import Settings
 

@@ -10,9 +10,9 @@ import psutil
 import torch
 from torch import nn
 
+from ..engine.memory import PROCESS, TILE_VOXELS, tile_bytes, usual_tile, volume_bytes
+from ..engine.openvino import StreamedNet
 from ..errors import SuperResolutionError
-from ..footprint import PROCESS, TILE_VOXELS, tile_bytes, usual_tile, volume_bytes
-from ..streaming import StreamedNet
 
 SHARE = 0.85
 """Of the memory there is that a run may plan with; the rest is for what no estimate foresees."""

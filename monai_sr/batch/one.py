@@ -12,9 +12,9 @@ from typing import Any
 from ..bids import derivative_sidecar
 from ..bundles import Model
 from ..errors import ImageError, ImageWarning, write_error
-from ..images import read_image, read_labels
+from ..grid import grid_of
 from ..inference import Progress
-from ..transforms import grid_of
+from ..io.images import read_image, read_labels
 from .cases import Case
 from .companions import MAPS, describe_companions, map_path, remove_maps, write_map, write_masks
 from .files import check_space, input_sha256, read_case, write_result

@@ -18,12 +18,11 @@ from torch import nn
 
 from ..bundles import Model
 from ..dicom import stack_of
+from ..engine.memory import PROCESS, tile_bytes, volume_bytes
 from ..errors import SuperResolutionError
-from ..footprint import PROCESS, tile_bytes, volume_bytes
-from ..grid import Grid
-from ..images import NIFTI_SUFFIXES, image_suffix, read_image, write_image
-from ..itk import LPS_TO_RAS
-from ..transforms import target_grid
+from ..grid import Grid, target_grid
+from ..io.images import NIFTI_SUFFIXES, image_suffix, read_image, write_image
+from ..io.itk import LPS_TO_RAS
 from .cases import Case
 from .memory import TILE_LADDER, choose_tile, free_vram, memory_budget
 from .records import record_beside

@@ -21,9 +21,9 @@ from typing import Any
 
 from ..dicom import MadeBy
 from ..errors import ImageError, OutputError, write_error
-from ..images import image_suffix, write_json
-from ..nifti import is_super_resolved
-from ..processes import hidden_beside, is_alive, own_mark, temporary_beside
+from ..files import hidden_beside, is_alive, own_mark, temporary_beside, write_json
+from ..io.images import image_suffix
+from ..io.nifti import is_super_resolved
 
 RECORD_VERSION = 1
 """Of the block ``monai_sr`` in a JSON; a higher one was written by a later monai-sr."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..bids import write_dataset_description
 from ..errors import ImageWarning
+from ..files import remove_leftovers
 from ..inference import Progress
-from ..processes import remove_leftovers
 from .cases import Case
 from .cluster import run_on_cluster
 from .log import RunLog

@@ -11,9 +11,8 @@ from monai.data import MetaTensor
 from ..bundles import Model, load_bundle
 from ..dicom import MadeBy
 from ..errors import UsageError
-from ..grid import Grid
+from ..grid import Grid, wanted_grid
 from ..report import niivue_script
-from ..transforms import wanted_grid
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Settings:
         engine, precision: as of :func:`monai_sr.bundles.load_bundle`.
         options: spacing, factor, slice_thickness, profile, axis and modality as of
             :func:`monai_sr.inference.super_resolve`.
-        fill_gaps, merge_by_geometry: as of :func:`monai_sr.images.read_image`.
-        reading: volume, nan and geometry as of :func:`monai_sr.images.read_image`.
+        fill_gaps, merge_by_geometry: as of :func:`monai_sr.io.images.read_image`.
+        reading: volume, nan and geometry as of :func:`monai_sr.io.images.read_image`.
         strict: as of :func:`monai_sr.inference.super_resolve`.
         trust_bundle: as of :func:`monai_sr.bundles.load_bundle`.
         overwrite: replace results that are not ours or were changed.

@@ -8,7 +8,7 @@ from typing import Any
 from monai.data import MetaTensor
 
 from ..dicom import MadeBy, acquisition
-from ..transforms import grid_of
+from ..grid import grid_of
 from .cases import Case
 from .records import made_by_block
 

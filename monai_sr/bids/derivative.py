@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import OutputError, write_error
+from ..files import write_atomically
 from ..grid import SAME_SPACING, Grid
-from ..images import write_atomically
 from .raw import DESCRIPTION, RAW, BidsImage, read_description
 
 BIDS_VERSION = "1.11.1"

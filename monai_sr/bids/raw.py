@@ -11,9 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ImageError, UsageError
-from ..images import NIFTI_SUFFIXES
-from ..nifti import warn
+from ..errors import ImageError, UsageError, warn
+from ..io.images import NIFTI_SUFFIXES
 from .ignore import ignored_by
 from .names import NotTakenError, is_label, parsed_name, result_name
 

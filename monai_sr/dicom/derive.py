@@ -22,7 +22,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian, generate_uid
 
 from ..errors import OutputError, write_error
-from ..processes import temporary_beside
+from ..files import temporary_beside
 from .header import pydicom_silent
 from .kept import SOP_CLASS, attributes_of, decimal
 from .series import Frame, Series

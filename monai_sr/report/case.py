@@ -17,13 +17,12 @@ from monai.data import MetaTensor
 
 from ..bundles import trust_of
 from ..codes import CODES
-from ..consistency import Consistency, measure_consistency
 from ..errors import BundleError, UsageError
-from ..grid import SAME_SPACING
-from ..images import as_stored
-from ..resolution import METHOD, effective_resolution
-from ..transforms import grid_of, on_grid
-from ..uncertainty import uncertainty_map
+from ..grid import SAME_SPACING, grid_of, on_grid
+from ..io.images import as_stored
+from ..trust.consistency import Consistency, measure_consistency
+from ..trust.resolution import METHOD, effective_resolution
+from ..trust.uncertainty import uncertainty_map
 from .overlays import consistency_overlay, uncertainty_overlay
 from .page import script_json, write_page
 from .pictures import LAYERS, thumbnail, viewer

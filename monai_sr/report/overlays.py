@@ -12,8 +12,8 @@ from html import escape
 import numpy as np
 from monai.data import MetaTensor
 
-from ..consistency import Consistency
 from ..intensities import Modality
+from ..trust.consistency import Consistency
 from .png import data_url
 
 LEAST_LIMIT = {"CT": 5.0, "MR": 0.01}

@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, BinaryIO
 
-from ..images import write_atomically
+from ..files import write_atomically
 
 _OPENING = b'<script type="application/json" id="monai-sr">'
 

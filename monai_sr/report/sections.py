@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from ..codes import CODES
-from ..consistency import Consistency
+from ..trust.consistency import Consistency
 from .curves import spectra, steepest_profile
 from .svg import Curve, Mark, plot
 from .views import Scene

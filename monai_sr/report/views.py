@@ -15,11 +15,10 @@ import numpy as np
 from monai.data import MetaTensor
 from torch import Tensor
 
-from ..grid import Grid
-from ..images import as_stored
+from ..grid import Grid, grid_of, uneven_positions
 from ..intensities import CT_AIR, Modality, guess_modality
+from ..io.images import as_stored
 from ..slices import interpolation_matrix
-from ..transforms import grid_of, uneven_positions
 
 NAMES = ("sagittal", "coronal", "axial")
 """Planes by the direction they lack: left-right, front-back, head-feet."""

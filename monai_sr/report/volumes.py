@@ -18,8 +18,8 @@ import numpy as np
 from monai.data import MetaTensor
 
 from ..errors import UsageError
-from ..images import as_stored
-from ..transforms import grid_of
+from ..grid import grid_of
+from ..io.images import as_stored
 from .page import script_json, write_page
 from .views import Scene
 from .windows import windows_for

@@ -21,7 +21,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_sr.batch import RunLog, Settings, find_cases, one, run_cases
-from monai_sr.images import write_image
+from monai_sr.io.images import write_image
 
 SHAPE = (16, 16, 8)
 

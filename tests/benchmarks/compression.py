@@ -1,7 +1,7 @@
 """Speed and size of gzip by zlib and by ISA-L, on the voxels of any volume as int16.
 
 ``python -m tests.benchmarks.compression VOLUME…`` prints, for each level, MB/s of processor time (the
-best of three) and what is left of the size. :data:`monai_sr.nifti.COMPRESSION` follows from it.
+best of three) and what is left of the size. :data:`monai_sr.io.nifti.COMPRESSION` follows from it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 from isal import isal_zlib
 
-from monai_sr.images import as_stored, read_image
+from monai_sr.io.images import as_stored, read_image
 
 LEVELS = [(zlib, level) for level in (1, 3, 6)] + [(isal_zlib, level) for level in (0, 1, 2, 3)]
 

@@ -28,11 +28,11 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from monai_sr.handlers import GradientClipping
-from monai_sr.inference import ConsistentInferer
-from monai_sr.losses import CharbonnierLoss, PyramidLoss
+from monai_sr.io.volumes import datalist
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
-from monai_sr.volumes import datalist
+from monai_sr.training.clipping import GradientClipping
+from monai_sr.training.inferer import ConsistentInferer
+from monai_sr.training.losses import CharbonnierLoss, PyramidLoss
 
 from .training import (
     COLORS,

@@ -20,10 +20,10 @@ import torch
 from monai.data import MetaTensor
 
 from monai_sr.bundles import NAMES, Model, load_bundle
-from monai_sr.engines import is_installed
+from monai_sr.engine.openvino import openvino, thread_count
+from monai_sr.engine.selection import is_installed
 from monai_sr.errors import BundleError
 from monai_sr.networks import PyramidNet, ResidualNet
-from monai_sr.streaming import openvino, thread_count
 
 EDGE = 2048
 """Rows of the matrices that are multiplied."""

@@ -35,7 +35,7 @@ def measure(name: str, shape: tuple[int, int, int], tile_voxels: int, *, stored:
 
     from monai_sr.bundles import load_bundle
     from monai_sr.grid import Grid
-    from monai_sr.images import read_image, write_image
+    from monai_sr.io.images import read_image, write_image
 
     torch.set_num_threads(1)
     peaks = [_peak()]

@@ -29,10 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from monai_sr.handlers import GradientClipping
-from monai_sr.losses import CharbonnierLoss, PyramidLoss
+from monai_sr.io.volumes import datalist
 from monai_sr.networks import LinkedPair, PyramidNet, ResidualNet, _prepare
-from monai_sr.volumes import datalist
+from monai_sr.training.clipping import GradientClipping
+from monai_sr.training.losses import CharbonnierLoss, PyramidLoss
 
 from .training import (
     COLORS,

@@ -17,12 +17,12 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import CenterSpatialCrop
 
-from monai_sr.conditions import Condition, acquire
-from monai_sr.evaluation import NEAR
-from monai_sr.images import read_image
+from monai_sr.evaluation.conditions import Condition, acquire
+from monai_sr.evaluation.scores import NEAR
+from monai_sr.grid import grid_of
 from monai_sr.intensities import guess_modality, intensity_range
+from monai_sr.io.images import read_image
 from monai_sr.profiles import profile_score, threshold
-from monai_sr.transforms import grid_of
 
 PROFILES = ("gaussian", "box")
 

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from monai.transforms import CenterSpatialCrop
 
-from monai_sr.images import read_image
-from monai_sr.resolution import measure_resolution
+from monai_sr.grid import grid_of, on_grid
+from monai_sr.io.images import read_image
+from monai_sr.io.volumes import find_volumes
 from monai_sr.slices import apply_along, profile_matrix
-from monai_sr.transforms import grid_of, on_grid, simulate_thick_slices
-from monai_sr.volumes import find_volumes
+from monai_sr.transforms import simulate_thick_slices
+from monai_sr.trust.resolution import measure_resolution
 
 torch.set_num_threads(1)
 RATIOS = (0.6, 1.0, 1.4)

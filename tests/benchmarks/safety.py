@@ -31,14 +31,14 @@ from monai.transforms import CenterSpatialCrop
 from scipy import ndimage
 
 from monai_sr.bundles import load_bundle
-from monai_sr.conditions import Condition, acquire
-from monai_sr.images import read_image
-from monai_sr.intensities import guess_modality
-from monai_sr.methods import BASELINES
-from monai_sr.metrics import data_range, foreground
-from monai_sr.tables import gain_interval, write_text
-from monai_sr.transforms import grid_of, on_grid
-from monai_sr.volumes import datalist
+from monai_sr.evaluation.conditions import Condition, acquire
+from monai_sr.evaluation.methods import BASELINES
+from monai_sr.evaluation.metrics import foreground
+from monai_sr.evaluation.tables import gain_interval, write_text
+from monai_sr.grid import grid_of, on_grid
+from monai_sr.intensities import data_range, guess_modality
+from monai_sr.io.images import read_image
+from monai_sr.io.volumes import datalist
 
 torch.set_num_threads(1)
 DIAMETERS = (2.0, 3.0, 5.0, 8.0, 12.0)

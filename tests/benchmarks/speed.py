@@ -61,17 +61,17 @@ def size_of(name: str) -> tuple[tuple[int, int, int], int, str]:
 
 def measure(row: str, size: str, source: str) -> Figures:
     """From file to file in this process: seconds, processor seconds, bytes, peak memory."""
-    from monai_sr.imports import import_monai_to_run
+    from monai_sr.engine.imports import import_monai_to_run
 
     if row not in PEER_ROWS:  # as the command starts
         import_monai_to_run()
     import psutil
     import torch
 
-    from monai_sr.consistency import check_result
     from monai_sr.errors import SuperResolutionError
-    from monai_sr.images import read_image, write_image
-    from monai_sr.resolution import effective_resolution
+    from monai_sr.io.images import read_image, write_image
+    from monai_sr.trust.consistency import check_result
+    from monai_sr.trust.resolution import effective_resolution
 
     _, factor, modality = size_of(size)
     try:
@@ -184,7 +184,7 @@ def _peer(row: str, image: Any, factor: int) -> Any:
     """The same volume by what others have, along the last axis."""
     import torch
 
-    from monai_sr.transforms import grid_of, on_grid, target_grid
+    from monai_sr.grid import grid_of, on_grid, target_grid
 
     grid = grid_of(image)
     wanted, _ = target_grid(grid, factor=factor, axis=2)
@@ -228,7 +228,7 @@ def write_phantom(size: str, path: Path) -> None:
     import torch
     from monai.data import MetaTensor
 
-    from monai_sr.images import write_image
+    from monai_sr.io.images import write_image
 
     shape, factor, modality = size_of(size)
     x, y, z = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in shape)]

@@ -37,12 +37,14 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
-from monai_sr.evaluation import data_range, psnr
-from monai_sr.handlers import GradientClipping
-from monai_sr.images import VolumeReader, write_atomically
-from monai_sr.inference import ConsistentInferer
+from monai_sr.evaluation.scores import data_range, psnr
+from monai_sr.files import write_atomically
+from monai_sr.io.images import VolumeReader
 from monai_sr.slices import apply_along
-from monai_sr.transforms import NormalizeIntensitiesd, RandSimulateThickSlicesd
+from monai_sr.training.augmentation import RandSimulateThickSlicesd
+from monai_sr.training.clipping import GradientClipping
+from monai_sr.training.inferer import ConsistentInferer
+from monai_sr.transforms import NormalizeIntensitiesd
 
 FACTORS = (2, 4)
 """Of the batches, in turn, and of validation: what residual and pyramid networks both do."""

@@ -18,10 +18,10 @@ from monai.transforms import CenterSpatialCrop
 from scipy import ndimage, stats
 
 from monai_sr.bundles import SPLINE, load_bundle
-from monai_sr.calibration import coverage, fit_uncertainty, result_of, sample_of
-from monai_sr.images import read_image
-from monai_sr.transforms import grid_of, on_grid
-from monai_sr.volumes import datalist
+from monai_sr.evaluation.calibration import coverage, fit_uncertainty, result_of, sample_of
+from monai_sr.grid import grid_of, on_grid
+from monai_sr.io.images import read_image
+from monai_sr.io.volumes import datalist
 
 torch.set_num_threads(1)
 

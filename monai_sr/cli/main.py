@@ -1,0 +1,119 @@
+"""The command line: ``monai-sr COMMAND``, and what its end means.
+
+Only this module and :mod:`monai_sr.cli` print.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..engine.imports import import_monai_to_run
+from ..errors import ImageWarning, SuperResolutionError
+from . import about, checks, quality, run, watch
+from .parser import make_parser
+from .terminal import leave_stdout
+
+INTERNAL_ERROR = 10
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code.
+
+    0 all good, 2 usage, 3 no usable input, 4 some volumes failed, 5 all failed, 6 output not
+    writable or disk full, 7 bundle or weights missing, damaged or not trusted, 8 not enough memory, 9 not
+    consistent, 10 internal error, 11 the archive cannot be reached or refuses, 130 interrupted, 143 terminated.
+    """
+    commands = {
+        "run": run.run,
+        "bids": run.bids,
+        "slicer": run.slicer,
+        "check": checks.check,
+        "verify": checks.verify,
+        "simulate": quality.simulate,
+        "evaluate": quality.evaluate,
+        "calibrate": quality.calibrate,
+        "demo": about.demo,
+        "watch": watch.watch,
+        "info": about.info,
+        "errors": about.errors,
+    }
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["slicer"]:
+        from ..clients.slicer.description import given
+
+        words = ["slicer", *given(words[1:])]
+    options = make_parser(commands).parse_args(words)
+    options.words = words
+    _quiet_libraries()
+    failure: Exception
+    try:
+        with _termination_heeded():
+            if arguments is None and options.command in (run.run, run.bids, run.slicer):  # a process of its own
+                import_monai_to_run()
+            return options.command(options) or 0
+    except SuperResolutionError as error:
+        print(f"monai-sr: {error}", file=sys.stderr)
+        code, failure = error.exit_code, error
+    except KeyboardInterrupt:
+        print("monai-sr: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except _TerminatedError:
+        print("monai-sr: terminated", file=sys.stderr)
+        return TERMINATED
+    except BrokenPipeError:  # `monai-sr … | head`
+        leave_stdout()
+        return 0
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        print(
+            f"monai-sr: E-BUG: {type(error).__name__}: {first}. Fix: run again with --debug and report it.",
+            file=sys.stderr,
+        )
+        code, failure = INTERNAL_ERROR, error
+    if options.debug:
+        traceback.print_exception(failure)
+    return code
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM came; like KeyboardInterrupt no Exception, so that nothing but the end catches it."""
+
+
+@contextmanager
+def _termination_heeded() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that nothing half-written stays."""
+
+    def end(*_: Any) -> None:
+        raise _TerminatedError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _quiet_libraries() -> None:
+    """Our warnings as one line on stderr; other libraries' chatter not at all."""
+    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("always", category=ImageWarning)
+    warnings.showwarning = lambda message, *_, **__: print(f"monai-sr: {message}", file=sys.stderr)
+    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # of what it mends in headers
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""One volume to one file, with what was asked for beside it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import settings_of
+from .places import check_target, naming
+from .terminal import progress_bar
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+    from ..batch import Case, CasePage, Made, Settings
+    from ..bundles import Model
+    from ..dicom import MadeBy
+
+
+def super_resolve_file(
+    source: Path, target: Path, options: argparse.Namespace, *, progress: Callable[[float], None] | None = None
+) -> tuple[MetaTensor, MetaTensor]:
+    """One image file to one; the volume that was read and the one that was written."""
+    check_target(source, target)
+    from ..batch import Case
+
+    settings, case = settings_of(options), Case(source.name, source, target)
+    with _told_on_page(case, settings) as told:
+        return _super_resolve(case, settings, settings.load(), told, masks=options.mask, progress=progress)
+
+
+def super_resolve_series(source: Path, target: Path, options: argparse.Namespace) -> None:
+    """One DICOM series to one file, with a JSON beside it."""
+    check_target(source, target)
+    from ..batch import Case
+    from ..dicom import find_series, short_name
+    from ..io.images import refuse_file_options
+
+    refuse_file_options(volume=options.volume, geometry=options.geometry)
+    found = find_series(source, merge_by_geometry=bool(options.merge_by_geometry))
+    with naming(source):
+        series = found.only(options.series)
+    for left in found.left_out:
+        print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
+    settings, case = settings_of(options), Case(short_name(series), source, target, series=series)
+    model = settings.load()
+    with _told_on_page(case, settings) as told:
+        _super_resolve(case, settings, model, told, masks=options.mask)
+
+
+@dataclass
+class _Told:
+    """What a page is to tell about one volume.
+
+    Attributes:
+        page: the page.
+        warnings: that came.
+        started: when the work began, as of :func:`time.monotonic`.
+    """
+
+    page: CasePage
+    warnings: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+
+@contextmanager
+def _told_on_page(case: Case, settings: Settings) -> Iterator[_Told]:
+    """The report of one volume: if it fails, its page says why; what was warned of stands on the page too."""
+    from ..batch import CasePage, failure
+
+    told = _Told(CasePage(case, wanted=settings.report, viewer=settings.viewer, overwrite=True))
+    tell = warnings.showwarning
+
+    def note(message: Any, *rest: Any, **named: Any) -> None:
+        told.warnings.append(str(message).replace(str(case.source), case.name))
+        tell(message, *rest, **named)
+
+    warnings.showwarning = note
+    try:
+        yield told
+    except Exception as error:
+        why = failure(error)
+        told.page.show_failure(why["code"], why["reason"], told.warnings)
+        raise
+    finally:
+        warnings.showwarning = tell
+
+
+def _super_resolve(
+    case: Case,
+    settings: Settings,
+    model: Model,
+    told: _Told,
+    *,
+    masks: list[str],
+    progress: Callable[[float], None] | None = None,
+) -> tuple[MetaTensor, MetaTensor]:
+    """Make one volume and all that belongs beside it; what was read and what was written."""
+    from ..batch import describe, make, map_path, read_case, write_map, write_masks, write_sidecar
+    from ..io.images import write_image
+
+    reading = None if case.series is None else progress_bar(f"read {case.name}")
+    told.page.image = image = read_case(case, settings, progress=reading)
+    labels = _labels(case, masks)
+    with naming(case.source):
+        made = make(image, model, settings, labels=labels, progress=progress or progress_bar(case.name))
+    write_image(made.sr, case.target)
+    print(f"{case.target}: {made.change_of(image)}")
+    write_masks(made.masks, overwrite=True)
+    for path in made.masks:
+        print(path)
+    for kind, found in made.maps.items():
+        print(write_map(found, map_path(case.target, kind), overwrite=True))
+    made_by = settings.made_by(model)
+    if case.series is not None:
+        content = describe(made.sr, made_by, case, axis=2)
+        content["monai_sr"] |= made.trust
+        write_sidecar(case.target, content)
+    _show(case, settings, image, made, made_by, told)
+    return image, made.sr
+
+
+def _labels(case: Case, masks: list[str]) -> dict[Path, MetaTensor]:
+    """The masks of one volume, by where they belong; read before any work is done."""
+    from ..batch import mask_path, masks_beside
+    from ..io.images import read_labels
+
+    named = [Path(text) for text in masks if "*" not in text]
+    beside = masks_beside(case.source, [text for text in masks if "*" in text])
+    return {mask_path(case.target, case.source, path): read_labels(path) for path in (*named, *beside)}
+
+
+def _show(case: Case, settings: Settings, image: MetaTensor, made: Made, made_by: MadeBy, told: _Told) -> None:
+    """Write the report of one volume that is done."""
+    page = told.page
+    if not (page.wanted or page.viewer):
+        return
+    from ..batch.records import made_by_block, sha256_of, sha256_of_result
+
+    record = made_by_block(made_by) | made.how | made.trust
+    record |= {
+        "input_sha256": sha256_of(case.files),
+        "output_sha256": sha256_of_result(case.target),
+        "warnings": told.warnings,
+        "seconds": round(time.monotonic() - told.started, 3),
+    }
+    page.show_result(image, made.sr, record, axis=made.axis, slice_thickness=settings.options["slice_thickness"])
+    for path in filter(None, (page.written, page.viewer)):
+        print(path)

@@ -1,0 +1,56 @@
+"""``watch``: an archive whose new series are super-resolved as they come."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from .options import settings_of
+from .places import make_folder
+from .terminal import say
+
+
+def watch(options: argparse.Namespace) -> int:
+    """``monai-sr watch --dicomweb URL --state FOLDER``"""
+    try:
+        from ..clients.pacs import Archive, Credentials, Watcher
+        from ..clients.pacs import watch as watch_on
+    except ModuleNotFoundError as error:
+        if str(error.name).split(".")[0] not in ("requests", "dicomweb_client"):
+            raise
+        fix = 'pip install "monai-sr[pacs]"'
+        raise UsageError("E-EXTRA", f"{error.name} is not installed, which an archive needs", fix=fix) from error
+
+    def report(event: Any) -> None:
+        good = event.status == "stored"
+        text = f"{event.series}: {'left out, ' if event.status == 'left out' else ''}{event.text}"
+        say(text) if good else print(f"monai-sr: {text}", file=sys.stderr, flush=True)
+
+    archive = Archive(
+        options.dicomweb,
+        auth=Credentials.find(options.auth_file),
+        ca_file=options.ca_file,
+        timeout=options.timeout,
+    )
+    make_folder(Path(options.state))
+    watcher = Watcher(
+        archive,
+        Path(options.state),
+        settings_of(options),
+        modalities=[options.modality] if options.modality else ["CT", "MR"],
+        days=options.days,
+        settle=options.settle,
+        thick_ratio=options.thick_ratio,
+        report=report,
+    )
+    if not options.once:
+        watch_on(watcher, interval=options.interval, report=lambda error: print(f"monai-sr: {error}", file=sys.stderr))
+    told = watcher.look()
+    say(
+        f"{told.stored} stored, {told.left_out} left out, {told.failed} failed; "
+        f"{told.settled} done before, {told.waiting} not ready, {told.later} tried again later"
+    )
+    return told.exit_code

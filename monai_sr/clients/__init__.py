@@ -1,0 +1,1 @@
+"""monai-sr in other programs."""

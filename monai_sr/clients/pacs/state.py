@@ -1,0 +1,142 @@
+"""What became of each series, in a folder that outlives every process: the reason why none is stored twice.
+
+A series and the settings make a key. ``<key>.json`` is its record, ``<key>/`` holds results until they
+are stored, ``<key>.seen`` when it last changed, and a hidden claim who works on it. Names and contents
+are hashes and counts: nothing of a header is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from ...batch.records import made_by_block
+from ...dicom import MadeBy
+from ...errors import OutputError
+from ...files import write_atomically
+
+RECORD_VERSION = 1
+
+Status = Literal["begun", "made", "stored", "left out", "failed"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The record of a series.
+
+    Attributes:
+        status: "begun": a process works or worked on it; "made": its results wait to be stored; the
+            others are final.
+        instances: it had.
+        attempts: how often it was begun and not ended.
+        code, reason: why it is left out or failed.
+        stored: instances that were stored.
+        ended: when, in seconds since 1970.
+    """
+
+    status: Status
+    instances: int
+    attempts: int = 0
+    code: str = ""
+    reason: str = ""
+    stored: int = 0
+    ended: float = 0.0
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing is left to be done."""
+        return self.status in ("stored", "left out", "failed")
+
+    def goes_on(self, instances: int) -> bool:
+        """Whether the work on a series of so many instances goes on from here; one that grew begins anew."""
+        return self.status == "made" or (self.status == "begun" and self.instances == instances)
+
+    def settles(self, instances: int) -> bool:
+        """Whether a series of so many instances needs no more work.
+
+        One that is stored is never made again, though slices came later; another is judged anew.
+        """
+        return self.is_final and (self.status == "stored" or self.instances == instances)
+
+
+class State:
+    """The records of one folder.
+
+    Args:
+        folder: where; made if it is not there.
+        made_by: what makes results.
+        rules: by which series are taken; others judge every series anew.
+    """
+
+    def __init__(self, folder: Path, made_by: MadeBy, *, rules: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._settings = json.dumps(made_by_block(made_by) | dict(rules), sort_keys=True)
+
+    def place(self, series_uid: str) -> Path:
+        """Where the results of a series wait; its records are beside."""
+        settings = hashlib.sha256(self._settings.encode()).hexdigest()[:8]
+        return self.folder / f"{name_of(series_uid)}-{settings}"
+
+    def read(self, place: Path) -> Entry | None:
+        """The record beside a place; None without one.
+
+        Raises:
+            OutputError: E-VER, a later monai-sr wrote it.
+        """
+        told = _json(_record(place))
+        if told is None:
+            return None
+        if told.pop("record", 0) > RECORD_VERSION:
+            raise OutputError("E-VER", "a later monai-sr wrote it", fix="update monai-sr", path=_record(place))
+        return Entry(**told)
+
+    def write(self, place: Path, entry: Entry) -> None:
+        """Record an entry; a final one removes what waited."""
+        if entry.is_final:
+            entry = replace(entry, ended=round(time.time(), 3))
+        _write(_record(place), {"record": RECORD_VERSION} | asdict(entry))
+        if entry.is_final:
+            shutil.rmtree(place, ignore_errors=True)
+            _seen(place).unlink(missing_ok=True)
+
+    def unchanged_for(self, place: Path, instances: int) -> float:
+        """Seconds since a series was first seen with so many instances."""
+        told = _json(_seen(place)) or {}
+        if told.get("instances") == instances:
+            return max(0.0, time.time() - told["since"])
+        _write(_seen(place), {"instances": instances, "since": time.time()})
+        return 0.0
+
+
+def name_of(series_uid: str) -> str:
+    """What logs call a series."""
+    return f"series-{hashlib.sha256(series_uid.encode()).hexdigest()[:12]}"
+
+
+def _record(place: Path) -> Path:
+    return place.with_name(f"{place.name}.json")
+
+
+def _seen(place: Path) -> Path:
+    return place.with_name(f"{place.name}.seen")
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        told = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(f"{json.dumps(content)}\n".encode())
+
+    write_atomically(path, write)

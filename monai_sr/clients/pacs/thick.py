@@ -1,0 +1,77 @@
+"""Which series are worth super-resolving: acquired CT and MR of thick slices, told by their headers alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pydicom import Dataset
+
+from ...dicom import Frame
+from ...dicom.header import BrokenFileError, NotAnImageError, frames_of_header, pydicom_silent
+from ...stacks import FEWEST_SLICES
+
+THICK_RATIO = 2.0
+"""Slices at least so many pixels apart are thick."""
+
+
+HEADER = (
+    *("SOPClassUID", "Modality", "SeriesInstanceUID", "ImageType", "SamplesPerPixel", "Rows", "Columns"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "NumberOfFrames"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ContributingEquipmentSequence"),
+)
+"""What is to be known of an instance."""
+
+
+class Verdict(NamedTuple):
+    """Why a series is left out."""
+
+    code: str
+    reason: str
+
+
+def why_not(headers: Sequence[Dataset], *, thick_ratio: float = THICK_RATIO) -> Verdict | None:
+    """Why a series is not to be super-resolved; None if it is.
+
+    Args:
+        headers: of every instance of the series, with the attributes of :data:`HEADER`.
+        thick_ratio: see :func:`slices_in_pixels`.
+    """
+    frames: list[Frame] = []
+    others: list[Verdict] = []
+    with pydicom_silent():
+        for header in headers:
+            try:
+                new = frames_of_header(header)
+            except NotAnImageError as other:
+                others.append(Verdict(other.code, other.reason))
+            except BrokenFileError as fault:
+                return Verdict(fault.error.code, "its headers do not tell where its slices lie")
+            else:
+                kind = header.get("ImageType") or [""]
+                if str(kind if isinstance(kind, str) else kind[0]).upper() != "ORIGINAL":
+                    return Verdict("E-PACS-DERIVED", "derived images, not acquired ones")
+                frames += new
+    if not frames:
+        return others[0] if others else Verdict("E-DCM-NONE", "no instance is there")
+    ratio = slices_in_pixels(frames)
+    if ratio is None:
+        return Verdict("E-IMG-FEW", f"fewer than {FEWEST_SLICES} parallel slices")
+    if ratio < thick_ratio:
+        return Verdict("E-PACS-THIN", f"slices are {ratio:.2g} pixels apart, {thick_ratio:g} make a thick series")
+    return None
+
+
+def slices_in_pixels(frames: Sequence[Frame]) -> float | None:
+    """How many pixels (of the coarser side) slices are apart; None if too few of them are parallel."""
+    stacks: dict[tuple[float, ...], list[Frame]] = defaultdict(list)
+    for frame in frames:
+        stacks[tuple(frame.orientation.round(2) + 0.0)].append(frame)
+    most = max(stacks.values(), key=len)
+    # echoes and phases lie at one place
+    places = np.unique(np.round([frame.position @ most[0].normal for frame in most], 3))
+    if len(places) < FEWEST_SLICES:
+        return None
+    return float(np.median(np.diff(places)) / max(most[0].pixel_spacing))

@@ -1,0 +1,316 @@
+"""New thick series of an archive, each super-resolved once and stored beside its source.
+
+What is guaranteed, over any number of kills and of watchers on one state folder: a series gives one
+derived series for each settings. Results get UIDs that depend on the source and the settings alone, and
+wait in the state folder until the archive has all of them; so what was stored in part is completed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn
+
+from ...batch import CLAIMED, Case, Settings, failure, find_cases, process
+from ...batch.records import ClaimedError, claimed
+from ...errors import ImageError, ImageWarning, OutputError, UsageError, write_error
+from ...files import remove_leftovers, temporary_beside
+from ...inference import Progress
+from .access import PacsError
+from .archive import Archive, RemoteSeries
+from .state import Entry, State, name_of
+from .thick import HEADER, THICK_RATIO, slices_in_pixels, why_not
+
+MODALITIES = ("CT", "MR")
+
+ATTEMPTS = 3
+"""How often a series is begun whose process dies, or whose results the archive refuses."""
+
+DAYS = 7
+SETTLE = 60.0
+INTERVAL = 60.0
+
+LONGEST_WAIT = 3600.0
+"""Seconds that a series which the archive does not give out is let alone at most."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to tell of a series.
+
+    Attributes:
+        series: a hash that names it.
+        status: "stored", "left out", "failed", "later" for what is tried again, or "warning".
+        text: in words; starts with the code where something is wrong.
+    """
+
+    series: str
+    status: str
+    text: str
+
+
+@dataclass
+class Round:
+    """What one look at the archive came to: how many series ended how.
+
+    Attributes:
+        waiting: not long enough unchanged, or worked on by another watcher.
+        later: could not be done now and are tried again.
+        settled: were done before.
+    """
+
+    stored: int = 0
+    left_out: int = 0
+    failed: int = 0
+    waiting: int = 0
+    later: int = 0
+    settled: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0 all good, 4 some failed, 5 all failed, 11 the archive did not let us end."""
+        if self.failed:
+            return 4 if self.stored else 5
+        return PacsError.exit_code if self.later else 0
+
+
+@dataclass
+class Watcher:
+    """Looks for new thick series and super-resolves them.
+
+    Attributes:
+        archive: where they are.
+        folder: of the state; holds records, and one series at a time while it is worked on.
+        settings: of every result.
+        modalities: "CT", "MR" or both.
+        days: only studies of so many days up to now.
+        settle: seconds that a series must be unchanged before it is taken.
+        thick_ratio: slices at least so many pixels apart are thick.
+        report: told what happens.
+        progress: told the share that is done of a series.
+
+    Raises:
+        SuperResolutionError: the bundle or device cannot be used, or the folder cannot be written to.
+    """
+
+    archive: Archive
+    folder: Path
+    settings: Settings = field(default_factory=Settings)
+    modalities: Sequence[str] = MODALITIES
+    days: int = DAYS
+    settle: float = SETTLE
+    thick_ratio: float = THICK_RATIO
+    report: Callable[[Event], None] = lambda event: None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        self._model = self.settings.load()
+        rules = {"thick_ratio": self.thick_ratio, "strict": self.settings.strict}
+        self._state = State(self.folder, self.settings.made_by(self._model), rules=rules)
+        self._postponed: dict[Path, tuple[float, float]] = {}  # until when, and for how long
+
+    def look(self) -> Round:
+        """Once through the archive, to the end of every series that can be taken now.
+
+        Raises:
+            PacsError: the archive cannot be searched, refuses us, or did not take a result.
+            OutputError: the disk of the state folder is full, or may not be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+        remove_leftovers(self.folder)
+        since = datetime.date.today() - datetime.timedelta(days=self.days)
+        found = [
+            (self._state.place(series.uid), series)
+            for modality in self.modalities
+            for series in self.archive.search(modality, since=f"{since:%Y%m%d}")
+        ]
+        told = Round()
+        # what waits to be stored comes first, so that there is never more than one of it
+        for place, series in sorted(found, key=lambda one: not one[0].exists()):
+            self._look_at(series, place, told)
+        return told
+
+    def _look_at(self, series: RemoteSeries, place: Path, told: Round) -> None:
+        entry = self._state.read(place)
+        if entry is not None and entry.settles(series.instances) and not place.exists():
+            told.settled += 1
+            return
+        unfinished = entry is not None and entry.goes_on(series.instances)
+        if time.monotonic() < self._postponed.get(place, (0.0, 0.0))[0]:
+            told.later += 1
+        elif not unfinished and self._state.unchanged_for(place, series.instances) < self.settle:
+            told.waiting += 1
+        else:
+            try:
+                with claimed(place):
+                    self._bring_to_end(series, place, told)
+            except ClaimedError:
+                told.waiting += 1
+
+    def _bring_to_end(self, series: RemoteSeries, place: Path, told: Round) -> None:
+        """Do what is left to do for a series, its claim being held."""
+        entry = self._state.read(place)  # another watcher may have been here before the claim
+        if entry is not None and entry.settles(series.instances):
+            self._state.write(place, entry)  # which removes what a kill left behind
+            told.settled += 1
+            return
+        if entry is None or not entry.goes_on(series.instances):
+            entry = Entry("begun", series.instances)
+        if entry.attempts >= ATTEMPTS:
+            code = entry.code or "E-WORKER"
+            reason = entry.reason or f"the process that worked on it was killed, {ATTEMPTS} times"
+            self._close(series, place, replace(entry, status="failed", code=code, reason=reason), told)
+            return
+        # counted before the work, because a process that is killed can count nothing
+        self._state.write(place, replace(entry, attempts=entry.attempts + 1, code="", reason=""))
+        try:
+            ended = self._attempt(series, place, replace(entry, code="", reason=""))
+        except PacsError as error:
+            self._interrupted(place, entry, error)
+            if not _concerns_one_series(error) or (self._state.read(place) or entry).status == "made":
+                raise  # a result that could not be stored waits by itself
+            self._postpone(place)
+            if error.code == "E-PACS-CONNECT":
+                raise
+            told.later += 1
+            self.report(Event(name_of(series.uid), "later", f"{error.code}: {error.problem}; it is tried again"))
+        except (OutputError, ClaimedError) as error:
+            self._interrupted(place, entry, error)
+            raise
+        except Exception as error:  # a fault of ours, which others need not suffer
+            told_of = failure(error)
+            entry = replace(entry, status="failed", code=told_of["code"], reason=told_of["reason"])
+            self._close(series, place, entry, told)
+        except BaseException as error:  # stopped from outside
+            self._interrupted(place, entry, error)
+            raise
+        else:
+            self._postponed.pop(place, None)
+            self._close(series, place, ended, told)
+
+    def _interrupted(self, place: Path, before: Entry, error: BaseException) -> None:
+        """Not to count an attempt that ended for a reason besides the series; one that was refused counts."""
+        now = self._state.read(place) or before
+        if isinstance(error, PacsError) and error.code == "E-PACS-STORE":
+            now = replace(now, code=error.code, reason=error.problem)
+        else:
+            now = replace(now, attempts=before.attempts)
+        self._state.write(place, now)
+
+    def _postpone(self, place: Path) -> None:
+        """Let a series wait, twice as long each time."""
+        wait = min(2 * self._postponed.get(place, (0.0, INTERVAL / 2))[1], LONGEST_WAIT)
+        self._postponed[place] = time.monotonic() + wait, wait
+
+    def _close(self, series: RemoteSeries, place: Path, entry: Entry, told: Round) -> None:
+        """Record the end of a series, and tell it."""
+        self._state.write(place, entry)
+        text = f"{entry.code}: {entry.reason}"
+        if entry.status == "stored":
+            told.stored += 1
+            text = f"{entry.stored} instances stored"
+        elif entry.status == "failed":
+            told.failed += 1
+        else:
+            told.left_out += 1
+        self.report(Event(name_of(series.uid), entry.status, text))
+
+    def _attempt(self, series: RemoteSeries, place: Path, entry: Entry) -> Entry:
+        """Fetch, super-resolve, store; how it ended."""
+        if entry.status != "made":
+            verdict = why_not(self.archive.headers(series, HEADER), thick_ratio=self.thick_ratio)
+            if verdict is not None:
+                return replace(entry, status="left out", code=verdict.code, reason=verdict.reason)
+            fault = self._make(series, place)
+            if fault is not None:
+                return replace(entry, status="failed", code=fault[0], reason=fault[1])
+            entry = replace(entry, status="made", attempts=0)
+            self._state.write(place, replace(entry, attempts=1))
+        files = sorted(file for result in _results(place) for file in result.iterdir())
+        self.archive.store(series.study, files)
+        return replace(entry, status="stored", stored=len(files))
+
+    def _make(self, series: RemoteSeries, place: Path) -> tuple[str, str] | None:
+        """Results of every thick volume of a series, into ``place``; code and reason where there is none."""
+        fetched = temporary_beside(place.with_name(f"{place.name}-fetched"))
+        try:
+            fetched.mkdir()
+            self.archive.fetch(series, fetched)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ImageWarning)  # of files that are left out
+                try:
+                    cases = find_cases(fetched, place)
+                except (ImageError, UsageError) as error:
+                    return error.code, error.problem
+            for old in _results(place):
+                if old not in {case.target for case in cases}:
+                    shutil.rmtree(old)
+            remove_leftovers(place)
+            faults = [fault for case in cases if (fault := self._make_one(case, series))]
+        except OSError as error:
+            raise write_error(fetched, error) from error
+        finally:
+            shutil.rmtree(fetched, ignore_errors=True)
+        if _results(place):
+            for code, reason in faults:
+                self.report(Event(name_of(series.uid), "warning", f"{code}: a part of it is left out: {reason}"))
+            return None
+        return faults[0] if faults else ("E-PACS-THIN", "no part of it is a thick volume")
+
+    def _make_one(self, case: Case, series: RemoteSeries) -> tuple[str, str] | None:
+        """One volume; code and reason if there is no result."""
+        if case.series is not None:
+            ratio = slices_in_pixels(case.series.frames)
+            if ratio is None or ratio < self.thick_ratio:
+                return None
+        outcome = process(case, self.settings, self._model, progress=self.progress)
+        if outcome.reason == CLAIMED:
+            raise ClaimedError(outcome.case)
+        if outcome.code.startswith("E-OUT-"):
+            reason, _, fix = outcome.reason.partition(" Fix: ")
+            raise OutputError(outcome.code, reason, fix=fix, path=self.folder)
+        for text in outcome.warnings:
+            if text.startswith("W-SR-NOGAIN"):
+                shutil.rmtree(case.target)
+                return "E-SR-NOGAIN", "no finer spacing is wanted than it has"
+            self.report(Event(name_of(series.uid), "warning", text))
+        return (outcome.code, outcome.reason) if outcome.status == "failed" else None
+
+
+def watch(watcher: Watcher, *, interval: float = INTERVAL, report: Callable[[PacsError], None]) -> NoReturn:
+    """Look again and again; ends with an error that waiting does not mend, or from outside.
+
+    Args:
+        watcher: what looks.
+        interval: seconds between looks.
+        report: told what went wrong where waiting may mend it.
+
+    Raises:
+        SuperResolutionError: see :meth:`Watcher.look`.
+    """
+    while True:
+        try:
+            watcher.look()
+        except PacsError as error:
+            if not error.is_temporary:
+                raise
+            report(error)
+        time.sleep(interval)
+
+
+def _concerns_one_series(error: PacsError) -> bool:
+    """Whether others may go well all the same."""
+    return error.is_temporary or error.code in ("E-PACS-ANSWER", "E-PACS-MISSING", "E-PACS-RIGHTS", "E-PACS-SERVER")
+
+
+def _results(place: Path) -> list[Path]:
+    """The derived series that wait to be stored."""
+    return sorted(p for p in place.iterdir() if p.is_dir() and p.name[0] != ".") if place.is_dir() else []

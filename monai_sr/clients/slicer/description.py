@@ -1,0 +1,137 @@
+"""The command line module as Slicer's execution model describes it, made from the parser.
+
+Slicer has no word for "not given": it sends every number and choice of its form. So a number that
+the command line finds by itself is 0 in the form, a choice "auto", and :func:`given` takes them away again.
+Long flags have no hyphens there (``ctkCmdLineModule.xsd``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+from ... import __version__
+from ...cli.parameters import Parameter, parameters
+from ...cli.parser import BUNDLES, NOTICE
+
+AUTO = "auto"
+
+FIRST = ("bundle", "factor", "spacing", "slice_thickness", "profile", "modality")
+"""What most users look at; the rest is hidden at first."""
+
+LEFT_OUT = ("trust_bundle",)
+"""Of no use where the bundle is one of a list."""
+
+EXTENSIONS = ".nrrd,.nii.gz,.nii,.mha"
+
+_TYPES = {"number": "double", "count": "integer", "flag": "boolean", "text": "string"}
+
+
+def describe() -> str:
+    """The XML that ``monai-sr slicer --xml`` prints."""
+    root = ElementTree.Element("executable")
+    for name, text in (
+        ("category", "Super-Resolution"),
+        ("title", "MonaiSR (command line)"),
+        (
+            "description",
+            f"Thin slices from thick-slice CT and MR volumes, consistent with the acquired ones. {NOTICE}",
+        ),
+        ("version", __version__),
+        ("license", "Apache-2.0"),
+        ("contributor", "The monai-sr authors"),
+    ):
+        ElementTree.SubElement(root, name).text = text
+    known = {one.name: one for one in parameters("slicer") if one.name not in LEFT_OUT}
+    group = _group(root, "Volumes", "What is read and written")
+    for index, (name, label, channel) in enumerate(
+        (("input", "Thick slices", "input"), ("output", "Thin slices", "output"))
+    ):
+        _image(group, known.pop(name), label, channel, index=str(index))
+    for name, label in (("difference", "Difference to the spline"), ("consistency", "Consistency map")):
+        _image(group, known.pop(name), label, "output", longflag=name)
+    group = _group(root, "Slices", "What is wanted, and how the slices were acquired")
+    for name in FIRST:
+        _option(group, known.pop(name))
+    group = _group(root, "More", "Options that are seldom needed")
+    group.set("advanced", "true")
+    for one in known.values():
+        _option(group, one)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode")
+
+
+def given(words: Sequence[str]) -> list[str]:
+    """What Slicer sends as a user would have typed it: without the options that were left alone.
+
+    Args:
+        words: after ``monai-sr slicer``; flags with hyphens or underscores.
+    """
+    known = {one.name: one for one in parameters("slicer") if one.flag}
+    kept: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        one = known.get(word[2:].replace("-", "_")) if word.startswith("--") else None
+        if one is None:
+            kept.append(word)
+        elif one.kind == "flag" or not rest:
+            kept.append(one.flag)
+        else:
+            value = rest.pop(0)
+            if one.default is not None or not _left_alone(one, value):
+                kept += [one.flag, value]
+    return kept
+
+
+def _left_alone(one: Parameter, value: str) -> bool:
+    """Whether a value is what the form shows before anything is chosen."""
+    if one.kind in ("number", "count"):
+        try:
+            return float(value) == 0
+        except ValueError:
+            return False
+    return value == (AUTO if one.kind == "choice" else "")
+
+
+def _group(root: ElementTree.Element, label: str, text: str) -> ElementTree.Element:
+    group = ElementTree.SubElement(root, "parameters")
+    ElementTree.SubElement(group, "label").text = label
+    ElementTree.SubElement(group, "description").text = text
+    return group
+
+
+def _image(group: ElementTree.Element, one: Parameter, label: str, channel: str, **how: str) -> None:
+    """A volume, handed over by a file whose place is told by ``index`` or ``longflag``."""
+    image = ElementTree.SubElement(group, "image", {"fileExtensions": EXTENSIONS})
+    for name, text in (("name", one.name), *how.items(), ("description", one.help), ("label", label)):
+        ElementTree.SubElement(image, name).text = text
+    ElementTree.SubElement(image, "channel").text = channel
+
+
+def _option(group: ElementTree.Element, one: Parameter) -> None:
+    choices = (*BUNDLES, "none") if one.name == "bundle" else one.choices
+    default, text = one.default, one.help
+    if default is None and choices:
+        choices = (AUTO, *(choice for choice in choices if choice != AUTO))
+        default = AUTO
+    elif default is None and one.kind in ("number", "count"):
+        default, text = 0, f"{one.help}; 0: not given"
+    elif default is None:
+        default = ""
+    element = ElementTree.SubElement(group, "string-enumeration" if choices else _TYPES[one.kind])
+    fields = {
+        "name": one.name,
+        "longflag": one.name,
+        "description": text,
+        "label": one.name.replace("_", " ").capitalize(),
+        "default": str(default).lower() if one.kind == "flag" else str(default),
+    }
+    for name, field in fields.items():
+        ElementTree.SubElement(element, name).text = field
+    for choice in choices:
+        ElementTree.SubElement(element, "element").text = choice
+    if one.kind == "number":
+        limits = ElementTree.SubElement(element, "constraints")
+        for name, limit in (("minimum", "0"), ("maximum", "50"), ("step", "0.1")):
+            ElementTree.SubElement(limits, name).text = limit

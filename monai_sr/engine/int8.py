@@ -1,0 +1,185 @@
+"""The 8-bit form of a bundle: how large the values between its layers get, bound to its weights.
+
+That is all there is to it: the weights of 8 bits follow from those of 32 when a network is loaded. The
+image, what reads features from it, and its sums are in float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import BundleError
+from ..networks import LinkedPair, PyramidNet, ResidualNet
+from .openvino import Ranges
+
+REBUILD = "python -m monai_sr.evaluation.quantize BUNDLE"
+
+LEVELS = 3
+"""Levels of a pyramid that have ranges of their own: up to a factor of 8."""
+
+VERSION = 1
+"""Of the file; it changes when the same ranges would mean another network."""
+
+
+def weights_fingerprint(network: nn.Module) -> str:
+    """SHA-256 of a network's weights, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(value.detach().float().cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def quantized_tensors(network: nn.Module) -> list[str]:
+    """The names of what is quantized of a network, as :class:`monai_sr.engine.openvino.StreamedNet` calls it.
+
+    Of a PyramidNet for its first levels; deeper ones, beyond what it was trained for, take the last one's.
+    """
+    assert isinstance(network, ResidualNet | PyramidNet)
+    body = [f"body.{index}{part}" for index in range(len(network.body)) for part in (".inner", "")]
+    if isinstance(network, ResidualNet):
+        return ["head", *body]
+    # the last sum stays in float32, see _Graph._pairs
+    levels = [[f"{level}.{name}" for name in ("embed", *body[:-1], "detail")] for level in range(LEVELS)]
+    return [name for level in levels for name in level]
+
+
+def read_ranges(path: str | Path | None, network: nn.Module) -> Ranges:
+    """The largest magnitudes of the quantized tensors of ``network``.
+
+    Raises:
+        BundleError: E-W-INT8, the file is missing, damaged, or was made from other weights.
+    """
+    if path is None or not Path(path).is_file():
+        raise _unusable("this bundle has no 8-bit form", path)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        made_from, form = content["weights_fingerprint"], content["version"]
+        ranges = {str(name): [float(value) for value in values] for name, values in content["ranges"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unusable("the 8-bit form of this bundle is damaged", path) from error
+    if form != VERSION:
+        raise _unusable(f"its 8-bit form is of version {form!r}, {VERSION} is known", path)
+    channels = network.body[0].first.in_channels  # type: ignore[index, union-attr]
+    found = [ranges.get(name, []) for name in quantized_tensors(network)]
+    if not all(len(values) == channels and all(0 < v < math.inf for v in values) for values in found):
+        raise _unusable("the 8-bit form of this bundle is damaged", path)
+    if made_from != weights_fingerprint(network):
+        raise _unusable("its 8-bit form was made from other weights", path)
+    return ranges
+
+
+def write_ranges(path: Path, network: nn.Module, ranges: Ranges, *, made_by: str) -> None:
+    """Write what :func:`read_ranges` reads."""
+    content = {
+        "version": VERSION,
+        "made_by": made_by,
+        "weights_fingerprint": weights_fingerprint(network),
+        "ranges": {name: [float(f"{value:.4g}") for value in values] for name, values in ranges.items()},
+    }
+    text = json.dumps(content, indent=1)
+    path.write_text(re.sub(r"(?<=[\[,])\s+(?=[\d.])", " ", text) + "\n", encoding="utf-8")  # a tensor on a line
+
+
+@torch.no_grad()
+def find_ranges(network: ResidualNet | PyramidNet, inputs: Iterable[tuple[Tensor, int]]) -> Ranges:
+    """For each channel of each tensor that is quantized, a range that serves well in 8 bits.
+
+    Of each channel the range with the least squared error: one that holds the largest value wastes
+    steps on the few values near it, one that cuts these off serves the many. Channels of small values
+    get finer steps, but by the square root of what they could have: the weights they meet must make up
+    for it and are in 8 bits themselves (as in Xiao 2023, "SmoothQuant", section 4).
+
+    Args:
+        network: in eval mode, on the CPU.
+        inputs: what it sees, (1, 1, X, Y, Z) normalized, and how many levels it goes (a PyramidNet).
+    """
+    seen: dict[str, list[Tensor]] = {}
+    generator = torch.Generator().manual_seed(0)
+
+    def note(name: str, values: Tensor) -> None:
+        values = values[0].flatten(1)
+        some = values[:, torch.randint(values.shape[1], (SAMPLES,), generator=generator)]
+        ends = torch.stack([values.amin(1), values.amax(1)], dim=1)
+        seen.setdefault(name, []).append(torch.cat([some, ends], dim=1))
+
+    with _watched(network, note):
+        for image, levels in inputs:
+            network(image, levels) if isinstance(network, PyramidNet) else network(image)
+    return {name: _best_ranges(torch.cat(seen[name], dim=1)) for name in quantized_tensors(network)}
+
+
+SAMPLES = 4_000
+"""Values of a channel that are looked at in each input."""
+
+
+def _best_ranges(values: Tensor) -> list[float]:
+    """For each channel of (C, n) values."""
+    signed = bool(values.min() < 0)
+    least, most = (-127, 127) if signed else (0, 255)
+    largest = values.abs().amax(dim=1, keepdim=True)
+    largest[largest == 0] = float(largest.max()) or 1.0
+    errors, shares = [], torch.linspace(0.2, 1.0, 33)
+    for share in shares:
+        step = largest * share / most
+        whole = (values / step).round().clamp(least, most)
+        errors.append((whole * step - values).square().sum(dim=1))
+    best = largest[:, 0] * shares[torch.stack(errors).argmin(dim=0)]
+    widest = best.max()
+    return (widest * (best / widest).clamp_min(1e-4).sqrt()).tolist()
+
+
+@contextmanager
+def _watched(network: ResidualNet | PyramidNet, note: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """``note`` is told every tensor that :class:`monai_sr.engine.openvino._Graph` quantizes, by its name there."""
+    level = -1
+
+    def plain(name: str, values: Tensor) -> None:
+        note(name if isinstance(network, ResidualNet) else f"{level}.{name}", values)
+
+    def positive(name: str, values: Tensor) -> None:
+        plain(name, torch.relu(values))
+
+    def on(module: nn.Module, report: Callable[[Tensor], None]) -> Any:
+        return module.register_forward_hook(lambda _module, _inputs, output: report(output))
+
+    def next_level(_: Tensor) -> None:
+        nonlocal level
+        level += 1
+
+    def first_level(*_: Any) -> None:
+        nonlocal level
+        level = -1
+
+    handles = [network.register_forward_pre_hook(first_level)]
+    for index, pair in enumerate(network.body):
+        assert isinstance(pair, LinkedPair)
+        handles.append(on(pair.first, partial(positive, f"body.{index}.inner")))
+        handles.append(on(pair, partial(plain, f"body.{index}")))
+    if isinstance(network, ResidualNet):
+        handles.append(on(network.head, partial(positive, "head")))
+    else:
+        handles.append(on(network.embed, next_level))
+        handles.append(network.body.register_forward_pre_hook(lambda _, inputs: plain("embed", inputs[0])))
+        handles.append(on(network.double_features, partial(positive, "detail")))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _unusable(problem: str, path: str | Path | None) -> BundleError:
+    return BundleError("E-W-INT8", problem, fix=f"give --precision float32, or make it by {REBUILD}", path=path)

@@ -1,0 +1,157 @@
+"""A network over a volume of any size: tiles with a halo as wide as the network sees, then cropped.
+
+Every output voxel sees exactly the voxels it would see in the whole volume, so tiled equals untiled
+to float rounding and nothing needs blending.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..slices import apply_along
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a volume: what is kept (``core``) and what is computed for it (``padded``)."""
+
+    core: tuple[slice, ...]
+    padded: tuple[slice, ...]
+
+    @property
+    def crop(self) -> tuple[slice, ...]:
+        """The core within the padded part."""
+        return tuple(slice(c.start - p.start, c.stop - p.start) for c, p in zip(self.core, self.padded, strict=True))
+
+
+def plan_tiles(shape: tuple[int, ...], halo: tuple[int, ...], *, voxels: int, align: tuple[int, ...]) -> list[Tile]:
+    """The cheapest cut of ``shape`` whose tiles, halo included, have at most ``voxels`` voxels.
+
+    Args:
+        shape: voxels along each axis.
+        halo: voxels needed beyond a tile to each side.
+        voxels: largest tile. A tile with less core than halo would compute mostly halo, so tiles of
+            four halos a side are made even if that is more.
+        align: tiles and halos start at multiples of this along each axis.
+    """
+    halo = tuple(math.ceil(h / a) * a for h, a in zip(halo, align, strict=True))
+    most = max(voxels, math.prod(min(n, 4 * h + a) for n, h, a in zip(shape, halo, align, strict=True)))
+    best: tuple[int, tuple[int, ...]] | None = None
+    for steps in _cuts(shape, halo, align):
+        sizes = [min(s + 2 * h, n) for s, h, n in zip(steps, halo, shape, strict=True)]
+        work = math.prod(math.ceil(n / s) * p for n, s, p in zip(shape, steps, sizes, strict=True))
+        if math.prod(sizes) <= most and (best is None or work < best[0]):
+            best = work, steps
+    assert best is not None
+    return list(_grid_of_tiles(shape, best[1], halo))
+
+
+def apply_in_tiles(
+    network: Callable[[Tensor], Tensor],
+    voxels: Tensor,
+    *,
+    along: Tensor | None = None,
+    halo: tuple[int, int, int],
+    align: int = 1,
+    scale: int = 1,
+    tile_voxels: int,
+    progress: Callable[[float], None] | None = None,
+) -> Tensor:
+    """``network`` over (X, Y, Z) in tiles.
+
+    Args:
+        network: (1, 1, x, y, z) to (1, 1, x, y, z·scale).
+        voxels: (X, Y, Z) normalized; the result is on its device.
+        along: (Z, m), where the network sees ``voxels`` (X, Y, m) through this matrix: it is applied to
+            one tile at a time.
+        halo: what the network sees to each side, in voxels of the input.
+        align: tiles start at multiples of this along Z.
+        scale: output slices per input slice.
+        tile_voxels: largest tile, in voxels of the output.
+        progress: told the share of the work that is done.
+    """
+    shape = (*voxels.shape[:2], voxels.shape[2] if along is None else len(along))
+    result = torch.empty(*shape[:2], shape[2] * scale, dtype=voxels.dtype, device=voxels.device)
+    tiles = plan_tiles(shape, halo, voxels=max(1, tile_voxels // scale), align=(1, 1, align))
+    for done, tile in enumerate(tiles, start=1):
+        part = voxels[tile.padded] if along is None else apply_along(along[tile.padded[2]], voxels[tile.padded[:2]])
+        output = network(part[None, None].contiguous(memory_format=torch.channels_last_3d))[0, 0]
+        result[_scaled(tile.core, scale)] = output[_scaled(tile.crop, scale)]
+        if progress:
+            progress(done / len(tiles))
+    return result
+
+
+def apply_in_rows(
+    rows_of: Callable[[Callable[[slice], Tensor], int], Iterator[Tensor]],
+    read: Callable[[tuple[slice, slice]], Tensor],
+    shape: tuple[int, ...],
+    *,
+    halo: int,
+    strip_voxels: int,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+    """A network that takes a few rows at a time over (X, Y, Z) in strips along Y: X is not cut and needs no halo.
+
+    Args:
+        rows_of: see :meth:`monai_sr.engine.openvino.StreamedNet.rows_of`.
+        read: gives what the network sees of such rows and columns, (x, y, Z).
+        shape: (X, Y, Z).
+        halo: what the network sees to each side along Y.
+        strip_voxels: most voxels that a row of a strip may have, halo included. A strip is never narrower
+            than two halos and their halo.
+        progress: told the share of the work that is done.
+
+    Yields:
+        Rows and columns, and what the network makes of them: (x, y, Z').
+    """
+    length, width, slices = shape
+    most = max(strip_voxels // slices, 4 * halo)
+    step = width if width <= most else most - 2 * halo
+    step = math.ceil(width / math.ceil(width / step))  # all nearly alike
+    for start in range(0, width, step):
+        stop = min(start + step, width)
+        columns = slice(max(0, start - halo), min(width, stop + halo))
+        done = 0
+        for made in rows_of(lambda rows, columns=columns: read((rows, columns)), length):  # type: ignore[misc]
+            place = slice(done, done + len(made)), slice(start, stop)
+            yield place, made[:, start - columns.start : stop - columns.start]
+            done += len(made)
+            if progress:
+                progress((start + (stop - start) * done / length) / width)
+
+
+def _cuts(
+    shape: tuple[int, ...], halo: tuple[int, ...], align: tuple[int, ...], most: int = 40
+) -> Iterator[tuple[int, ...]]:
+    """Aligned tile sizes worth trying: each axis cut into 1, 2, … equal parts, or as small as may be."""
+    choices = []
+    for n, h, a in zip(shape, halo, align, strict=True):
+        equal = {math.ceil(math.ceil(n / parts) / a) * a for parts in range(1, min(most, n) + 1)}
+        # forty parts of a long axis can still be too large; this one never is
+        choices.append(sorted(equal | {2 * h + a}))
+    return (
+        (x, y, z) for x in choices[0] for y in choices[1] for z in choices[2]
+    )  # a few thousand: milliseconds beside any network
+
+
+def _grid_of_tiles(shape: tuple[int, ...], steps: tuple[int, ...], halo: tuple[int, ...]) -> Iterator[Tile]:
+    starts = [range(0, n, s) for n, s in zip(shape, steps, strict=True)]
+    for x in starts[0]:
+        for y in starts[1]:
+            for z in starts[2]:
+                core = tuple(slice(i, min(i + s, n)) for i, s, n in zip((x, y, z), steps, shape, strict=True))
+                padded = tuple(
+                    slice(max(0, c.start - h), min(n, c.stop + h)) for c, h, n in zip(core, halo, shape, strict=True)
+                )
+                yield Tile(core, padded)
+
+
+def _scaled(part: tuple[slice, ...], scale: int) -> tuple[slice, ...]:
+    """A part of the input as one of the output, which has ``scale`` times the slices."""
+    return (*part[:2], slice(part[2].start * scale, part[2].stop * scale))

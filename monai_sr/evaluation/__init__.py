@@ -1,0 +1,1 @@
+"""How good results are where a reference is known."""

@@ -1,0 +1,303 @@
+"""How far a bundle may be trusted, measured on the volumes it was trained and validated with.
+
+``monai-sr calibrate`` writes what is found here into the bundle's ``metadata.json``, where every run
+finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from monai.data import MetaTensor
+from monai.transforms import CenterSpatialCrop
+from scipy.optimize import minimize
+from torch import Tensor
+
+from ..bundles import SPLINE, Model, load_bundle
+from ..errors import BundleError
+from ..files import write_json
+from ..grid import grid_of
+from ..intensities import guess_modality
+from ..io.images import read_image
+from ..training.augmentation import RandCoarseCropd, RandSimulateThickSlicesd
+from ..trust.consistency import measure_consistency
+from ..trust.ranges import joined, trained_ranges
+from ..trust.uncertainty import constants_for, through_plane_detail, unit_of
+from .conditions import Acquisition, Condition, acquire
+from .metrics import foreground
+
+FACTORS = (2, 3, 4, 5)
+
+THICKNESS_RATIOS = (0.5, 1.0, 1.5)
+
+MARGIN = 2.0
+"""A result is refused when it is so many times worse than the worst of validation."""
+
+VOXELS = 20_000
+"""Of each result that constants are fitted to."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Errors of one result at voxels inside the body, and the detail that foretells them.
+
+    Attributes:
+        modality: "CT" or "MR".
+        factor: thin slices per thick one.
+        error: (k,) result less truth, in the units of :func:`monai_sr.trust.uncertainty.unit_of`.
+        detail: (k,) see :func:`monai_sr.trust.uncertainty.through_plane_detail`, in the same units.
+    """
+
+    modality: str
+    factor: float
+    error: np.ndarray
+    detail: np.ndarray
+
+
+def calibrate(
+    model: Model,
+    training: Sequence[str | Path | MetaTensor],
+    validation: Sequence[str | Path | MetaTensor],
+    *,
+    factors: Sequence[float] = FACTORS,
+    crop: int = 96,
+    simulation: Mapping[str, Any] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Everything that a bundle's metadata tell of its trust, measured at the same conditions as the model cards.
+
+    Args:
+        model: of the bundle.
+        training, validation: volumes of thin slices; files or (1, X, Y, Z) with affine.
+        factors: thin slices per thick one.
+        crop: voxels a side, from the middle of each validation volume; of training volumes half of it.
+        simulation: what training simulates, see :func:`simulated_in`; without it no ranges are told.
+        progress: told the share that is done.
+
+    Returns:
+        ``consistency`` see :func:`consistency_limit`; ``uncertainty`` see :func:`fit_uncertainty`, with
+        its ``coverage`` on the validation volumes; ``trained_on`` see
+        :func:`monai_sr.trust.ranges.trained_ranges`.
+    """
+    work = len(training) + 8 * len(validation)
+    seen, unseen, scores, ranges = [], [], [], []
+    for index, volume in enumerate(training):
+        whole = _volume(volume)
+        if simulation is not None:
+            ranges.append(trained_ranges([whole], **simulation))
+        hr = _middle(whole, crop // 2)
+        seen += [sample_of(*result_of(model, hr, factor)) for factor in factors]
+        if progress:
+            progress((index + 1) / work)
+    for index, volume in enumerate(validation):
+        whole = _volume(volume)
+        hr = _middle(whole, crop)
+        for factor in factors:
+            case, sr = result_of(model, hr, factor)
+            unseen.append(sample_of(case, sr))
+            scores.append(_score(case, sr, whole))
+        scores += spline_scores(whole, factors)
+        if progress:
+            progress((len(training) + 8 * (index + 1)) / work)
+    constants = fit_uncertainty(seen)
+    return {
+        "consistency": consistency_limit(scores),
+        "uncertainty": constants | {"coverage": coverage(unseen, constants)},
+        **({"trained_on": joined(ranges)} if ranges else {}),
+    }
+
+
+def simulated_in(bundle: Path) -> dict[str, Any]:
+    """What a bundle's ``train.json`` simulates: least and largest factor, thickness ratio and voxel growth.
+
+    Raises:
+        BundleError: there is none, or it has no such transforms.
+    """
+    path = bundle / "configs" / "train.json"
+    try:
+        steps = {step["_target_"]: step for step in json.loads(path.read_text())["train"]["transforms"]["transforms"]}
+        given = steps[f"{RandSimulateThickSlicesd.__module__}.{RandSimulateThickSlicesd.__name__}"]
+        coarse = steps.get(f"{RandCoarseCropd.__module__}.{RandCoarseCropd.__name__}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError("E-W-CONFIG", "it does not tell what is trained", fix="restore it", path=path) from error
+    usual = {name: p.default for name, p in signature(RandSimulateThickSlicesd).parameters.items()} | given
+    growth = signature(RandCoarseCropd).parameters["coarsest"].default
+    return {
+        "factors": (min(usual["factors"]), max(usual["factors"])),
+        "thickness_ratios": tuple(usual["thickness_ratios"]),
+        "isotropy": usual["isotropy"],
+        "coarsest": 1.0 if coarse is None else coarse.get("coarsest", growth),
+    }
+
+
+def result_of(
+    model: Model, hr: MetaTensor, factor: float, *, thickness_ratio: float = 1.0
+) -> tuple[Acquisition, MetaTensor]:
+    """Thick slices simulated from a volume, and what a model makes of them."""
+    case = acquire(hr, Condition(factor, thickness_ratio=thickness_ratio), slice_axis(hr))
+    return case, model(case.lr, factor=factor, axis=case.axis, slice_thickness=case.slice_thickness)
+
+
+def consistency_limit(scores: Sequence[float]) -> dict[str, Any]:
+    """The limit on the NRMSE of a slice: :data:`MARGIN` times the worst that validation shows.
+
+    Args:
+        scores: of results as they are written: rounded, and held at the ends of the volume's type. That,
+            undershoot beside a background of 0 above all, is what most of the worst is made of; so it
+            hardly depends on the network.
+
+    Returns:
+        ``limit``, the ``worst`` score and how many ``cases`` it is the worst of.
+    """
+    worst = max(scores)
+    return {"limit": _rounded_up(MARGIN * worst), "worst": float(f"{worst:.3g}"), "cases": len(scores)}
+
+
+def spline_scores(hr: MetaTensor, factors: Sequence[float]) -> list[float]:
+    """Scores of the consistent spline on all of a volume, under thinner and thicker slices too."""
+    spline = load_bundle(SPLINE)
+    results = (result_of(spline, hr, f, thickness_ratio=r) for f in factors for r in THICKNESS_RATIOS)
+    return [_score(case, sr, hr) for case, sr in results]
+
+
+def _score(case: Acquisition, sr: MetaTensor, hr: MetaTensor) -> float:
+    found = measure_consistency(
+        case.lr,
+        sr,
+        slice_thickness=case.slice_thickness,
+        axis=case.axis,
+        stored_dtype=hr.meta.get("stored_dtype", np.float32),
+    )
+    return found.score
+
+
+def sample_of(case: Acquisition, sr: MetaTensor, *, predictor: Tensor | None = None) -> Sample:
+    """:data:`VOXELS` voxels inside the body, where no method extrapolates.
+
+    Args:
+        case, sr: see :func:`result_of`.
+        predictor: (X, Y, Z) what is to foretell the errors instead of the through-plane detail.
+    """
+    lr, truth = case.lr.as_tensor()[0], case.truth[0].numpy()
+    kind = case.lr.meta.get("modality") or guess_modality(lr)
+    unit = unit_of(lr, kind)
+    spacing = grid_of(case.lr).spacing[case.axis]
+    if predictor is None:
+        predictor = through_plane_detail(sr.as_tensor()[0], grid_of(sr), case.axis, spacing)
+    inside = np.moveaxis(foreground(truth), case.axis, -1) & case.measured
+    both = sr.as_tensor()[0].numpy() - truth, predictor.numpy()
+    error, detail = (np.moveaxis(values, case.axis, -1)[inside] / unit for values in both)
+    chosen = np.random.default_rng(0).choice(len(error), min(VOXELS, len(error)), replace=False)
+    factor = spacing / grid_of(sr).spacing[case.axis]
+    return Sample(kind, round(factor, 3), error[chosen].astype(np.float64), detail[chosen].astype(np.float64))
+
+
+def fit_uncertainty(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The constants of :mod:`monai_sr.trust.uncertainty` that make errors likeliest, for each modality and factor.
+
+    Errors are taken to have a Laplace distribution: they have longer tails than a Gaussian one.
+
+    Returns:
+        By modality ``factor``, ``floor`` (a) and ``slope`` (c), lists of one length.
+    """
+    found: dict[str, Any] = {}
+    for kind in sorted({sample.modality for sample in samples}):
+        factors = sorted({sample.factor for sample in samples if sample.modality == kind})
+        pairs = [_likeliest([s for s in samples if (s.modality, s.factor) == (kind, f)]) for f in factors]
+        floors, slopes = ([float(f"{pair[index]:.4g}") for pair in pairs] for index in range(2))
+        found[kind] = {"factor": factors, "floor": floors, "slope": slopes}
+    return found
+
+
+def _likeliest(samples: Sequence[Sample]) -> tuple[float, float]:
+    error = np.abs(np.concatenate([sample.error for sample in samples]))
+    detail = np.concatenate([sample.detail for sample in samples])
+
+    def unlikelihood(logs: np.ndarray) -> float:
+        sigma = np.hypot(np.exp(logs[0]), np.exp(logs[1]) * detail)
+        return float(np.mean(np.log(sigma) + np.sqrt(2) * error / sigma))
+
+    start = np.log([np.median(error) + 1e-9, 1.0])
+    floor, slope = np.exp(minimize(unlikelihood, start, method="Nelder-Mead").x)
+    return float(floor), float(slope)
+
+
+def coverage(samples: Sequence[Sample], constants: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How often errors are as small as foretold, for each modality and factor.
+
+    Returns:
+        Rows of ``modality``, ``factor``, ``within_1`` and ``within_2``, the share of voxels whose error is at
+        most one and two deviations, the mean over volumes.
+    """
+    rows = []
+    for kind, factor in sorted({(sample.modality, sample.factor) for sample in samples}):
+        shares = []
+        for sample in samples:
+            if (sample.modality, sample.factor) == (kind, factor):
+                floor, slope = constants_for(constants, kind, factor)
+                ratio = np.abs(sample.error) / np.hypot(floor, slope * sample.detail)
+                shares.append([(ratio <= 1).mean(), (ratio <= 2).mean()])
+        one, two = np.mean(shares, axis=0)
+        rows.append(
+            {"modality": kind, "factor": factor, "within_1": round(float(one), 3), "within_2": round(float(two), 3)}
+        )
+    return rows
+
+
+def trust_markdown(found: Mapping[str, Any], *, command: str) -> str:
+    """What was found as tables for a model card."""
+    limit = found["consistency"]
+    lines = [
+        f"Consistency: the worst slice of {limit['cases']} validation results had an NRMSE of {limit['worst']:.3g}; "
+        f"a result beyond {limit['limit']:.3g} is warned of, and refused under `--strict`.",
+        "",
+        "Uncertainty: share of voxels inside the body whose error is at most one / two of the deviations told, on "
+        "volumes that were not trained on (of a Laplace distribution 0.76 / 0.94):",
+        "",
+    ]
+    rows = found["uncertainty"]["coverage"]
+    factors = sorted({row["factor"] for row in rows})
+    lines += ["| | " + " | ".join(f"×{factor:g}" for factor in factors) + " |", "|---" * (len(factors) + 1) + "|"]
+    for kind in sorted({row["modality"] for row in rows}):
+        cells = {r["factor"]: f"{r['within_1']:.2f} / {r['within_2']:.2f}" for r in rows if r["modality"] == kind}
+        lines.append(f"| {kind} | " + " | ".join(cells.get(factor, "–") for factor in factors) + " |")
+    return "\n".join([*lines, "", f"Made by `{command}`.", ""])
+
+
+def _volume(volume: str | Path | MetaTensor) -> MetaTensor:
+    return volume if isinstance(volume, MetaTensor) else read_image(volume)
+
+
+def _middle(hr: MetaTensor, crop: int) -> MetaTensor:
+    return cast(MetaTensor, CenterSpatialCrop((crop, crop, crop))(hr))
+
+
+def slice_axis(hr: MetaTensor) -> int:
+    """The axis of the largest spacing, 2 where there is none."""
+    grid = grid_of(hr)
+    return 2 if grid.is_isotropic else int(np.argmax(grid.spacing))
+
+
+def write_trust(bundle: Path, found: Mapping[str, Any]) -> Path:
+    """Put what was found into the ``metadata.json`` of a bundle, beside what it tells already.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = bundle / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["trust"] = metadata.get("trust", {}) | dict(found)
+    return write_json(metadata, path, indent=4)
+
+
+def _rounded_up(value: float) -> float:
+    """To two digits."""
+    digit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / digit - 1e-9) * digit:.2g}")

@@ -1,0 +1,147 @@
+"""``python -m monai_sr.evaluation.quantize BUNDLE --dataset DATALIST``: the 8-bit form of a bundle, from its weights.
+
+Ranges are found on the training volumes, thick slices of several factors simulated from them. Then it
+is measured on the validation volumes what OpenVINO's float32 and int8 make of the network, and
+``models/int8.json`` is written only if they are as good as they must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import RandSpatialCrop
+from torch import Tensor
+
+from ..bundles import NAMES, Model, bundle_path, load_bundle
+from ..engine.int8 import find_ranges, write_ranges
+from ..engine.openvino import StreamedNet
+from ..errors import BundleError, SuperResolutionError
+from ..io.images import read_image
+from ..io.volumes import datalist
+from ..networks import PyramidNet, ResidualNet
+from ..training.augmentation import RandSimulateThickSlicesd
+from ..transforms import NormalizeIntensitiesd
+from .conditions import Condition
+from .scores import evaluate
+
+FACTORS = (2, 3, 4, 5)
+PATCHES = 4
+"""Of each training volume."""
+PATCH = 56
+"""Voxels a side of a patch, of thin slices."""
+LOSS_DB = 0.05
+"""What int8 may lose against float32, on average over volumes, at each factor."""
+EQUAL = 1e-4
+"""How far OpenVINO's float32 may be from torch, in ranges of the result."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build, measure, and write; 0 if the 8-bit form was written."""
+    parser = argparse.ArgumentParser(prog="python -m monai_sr.evaluation.quantize", description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", metavar="BUNDLE", help=f"{', '.join(NAMES)}, or a bundle folder that you trust")
+    parser.add_argument(
+        "--dataset", required=True, help="datalist (JSON) or folder of thin volumes, as for the bundle's train.json"
+    )
+    parser.add_argument("--crop", type=int, default=96, metavar="VOXELS", help="measure on the middle [%(default)s]")
+    options = parser.parse_args(arguments)
+    try:
+        path = build(options.bundle, options.dataset, crop=options.crop)
+    except SuperResolutionError as error:
+        print(f"quantize: {error}", file=sys.stderr)
+        return error.exit_code
+    print(path)
+    return 0
+
+
+def build(bundle: str, dataset: str | Path, *, crop: int = 96) -> Path:
+    """Find ranges, verify them, and write them into the bundle; prints what it measures.
+
+    Raises:
+        BundleError: OpenVINO's float32 is not torch's, or int8 loses too much (E-W-INT8).
+    """
+    model = load_bundle(bundle, device="cpu", engine="torch", precision="float32", trust_bundle=True)
+    network = model.network
+    assert isinstance(network, ResidualNet | PyramidNet)
+    patches = _patches(network, [Path(item["image"]) for item in datalist(dataset, "training")])
+    ranges = find_ranges(network, patches)
+    validation = [Path(item["image"]) for item in datalist(dataset, "validation")]
+    models = {
+        "float32": model.computed_by(StreamedNet(network)),
+        "int8": model.computed_by(StreamedNet(network, ranges=ranges)),
+    }
+    _check_equal(model, models["float32"], validation)
+    _check_loss(models, validation, crop)
+    path = bundle_path(bundle) / "models" / "int8.json"
+    write_ranges(path, network, ranges, made_by=f"python -m monai_sr.evaluation.quantize {model.name}")
+    return path
+
+
+def _patches(network: ResidualNet | PyramidNet, volumes: Sequence[Path]) -> Iterator[tuple[Tensor, int]]:
+    """What the network sees of parts of the volumes at factors in turn, and how many levels it has to go."""
+    thick = isinstance(network, PyramidNet)
+    works_on: Literal["thin", "thick"] = "thick" if thick else "thin"
+    factors = [2, 4, 8] if thick else [*FACTORS]
+    drawn = np.random.RandomState(0)
+    for number, path in enumerate(volumes):
+        hr = NormalizeIntensitiesd("image")({"image": read_image(path)})["image"]
+        crop = RandSpatialCrop([min(PATCH, n) for n in hr.shape[1:]], random_size=False)
+        crop.set_random_state(state=drawn)
+        for index in range(PATCHES):
+            part = max((crop(hr) for _ in range(8)), key=lambda part: float((part > 0.1).float().mean()))
+            factor = factors[(number + index) % len(factors)]
+            simulate = RandSimulateThickSlicesd("image", factors=[factor], works_on=works_on, isotropy=1.6)
+            simulate.set_random_state(state=drawn)
+            seen = simulate({"image": part})["image"]
+            yield torch.as_tensor(seen).as_subclass(Tensor)[None], round(math.log2(factor)) if thick else 0
+
+
+def _check_equal(model: Model, streamed: Model, volumes: Sequence[Path]) -> None:
+    """OpenVINO's float32 against torch on a part of every volume."""
+    for path in volumes:
+        image = _middle(read_image(path), (72, 48, 24))
+        by_torch, by_openvino = model(image, factor=3.0, axis=2), streamed(image, factor=3.0, axis=2)
+        off = float((by_openvino - by_torch).abs().max() / np.ptp(by_torch.numpy()))
+        print(f"{path.name}: OpenVINO float32 is off torch by {off:.1e} of the range at most")
+        if not off < EQUAL:
+            raise BundleError("E-W-INT8", f"OpenVINO is off torch by {off:.1e} of the range", fix="report it")
+
+
+def _check_loss(models: dict[str, Model], volumes: Sequence[Path], crop: int) -> None:
+    """PSNR of int8 against that of float32, as ``monai-sr evaluate`` measures it."""
+    conditions = [Condition(factor) for factor in FACTORS]
+    scores = evaluate(volumes, models, conditions=conditions, crop=crop, baselines=())
+    print(f"{'':10}{'volumes':>8}{'spline dB':>12}{'float32 dB':>12}{'int8 dB':>10}{'loss dB':>9}")
+    worst = -math.inf
+    for modality in sorted({score.modality for score in scores}):
+        for factor in FACTORS:
+            chosen = [s for s in scores if s.modality == modality and s.condition.factor == factor]
+            by = {m: [s.psnr_db for s in chosen if s.method == m] for m in ("consistent", *models)}
+            means = {method: float(np.mean(values)) for method, values in by.items()}
+            loss = means["float32"] - means["int8"]
+            worst = max(worst, loss)
+            print(
+                f"{f'{modality} x{factor}':10}{len(by['int8']):8}{means['consistent']:12.3f}"
+                f"{means['float32']:12.3f}{means['int8']:10.3f}{loss:9.3f}"
+            )
+    if not worst <= LOSS_DB:
+        raise BundleError(
+            "E-W-INT8", f"int8 loses {worst:.3f} dB, {LOSS_DB} may be lost", fix="train further, or ship float32 alone"
+        )
+
+
+def _middle(image: MetaTensor, shape: tuple[int, int, int]) -> MetaTensor:
+    starts = [max(0, (n - s) // 2) for n, s in zip(image.shape[1:], shape, strict=True)]
+    x, y, z = (slice(a, a + s) for a, s in zip(starts, shape, strict=True))
+    return cast(MetaTensor, image[:, x, y, z])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

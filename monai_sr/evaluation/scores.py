@@ -1,0 +1,197 @@
+"""How much better: bundles against interpolation and peers, on volumes whose truth is known.
+
+Thick slices are simulated from thin ones, super-resolved, and compared with the thin ones inside the
+foreground; the data range is the spread of the truth (99.9th less 0.1st percentile), nothing is clipped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import CenterSpatialCrop
+
+from ..errors import SuperResolutionError
+from ..grid import Grid, grid_of
+from ..intensities import data_range, guess_modality
+from ..io.images import read_image
+from ..slices import apply_along
+from .conditions import TRIM, Condition, acquire
+from .methods import BASELINES, SPLINE, PeerError, SuperResolution, brought_on
+from .metrics import (
+    ceiling,
+    foreground,
+    noise_deviation,
+    psnr,
+    resolved_spacing,
+    sharpness,
+    squared_error,
+    ssim,
+    unseen_noise,
+)
+
+NEAR = 1.3
+"""An axis whose spacing is within this of the finest is near enough to serve as slice axis."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method on one volume, one axis, under one condition.
+
+    Attributes:
+        gain_db: PSNR over the consistent spline on the same slices.
+        sharpness: see :func:`monai_sr.evaluation.metrics.sharpness`.
+        consistency_db: PSNR of the re-acquired result against the thick slices.
+        ceiling_db: the largest gain the noise in the truth leaves room for; the same for all methods.
+        resolution_mm: through-plane, see :func:`monai_sr.evaluation.metrics.resolved_spacing`.
+    """
+
+    volume: str
+    modality: str
+    axis: int
+    condition: Condition
+    method: str
+    psnr_db: float
+    ssim: float
+    gain_db: float
+    sharpness: float = float("nan")
+    consistency_db: float = float("nan")
+    ceiling_db: float = float("nan")
+    resolution_mm: float = float("nan")
+
+
+def evaluate(
+    volumes: Sequence[str | Path | MetaTensor],
+    models: Mapping[str, SuperResolution],
+    *,
+    conditions: Sequence[Condition] = (Condition(2), Condition(3), Condition(4)),
+    axes: Sequence[int] | Literal["near"] | None = None,
+    crop: int | None = None,
+    baselines: Iterable[str] = BASELINES,
+    report: Callable[[Score], None] | None = None,
+    failed: Callable[[str, SuperResolutionError], None] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> list[Score]:
+    """Measure models and the baselines on volumes of thin slices.
+
+    Args:
+        volumes: files, DICOM folders, or volumes (1, X, Y, Z) with affine.
+        models: by name, called ``model(image, factor=, slice_thickness=, axis=)``; also an
+            :class:`monai_sr.evaluation.methods.ExternalMethod`.
+        conditions: see :class:`monai_sr.evaluation.conditions.Condition`.
+        axes: the slice axes, each by itself; "near" for all whose spacing is within 1.3 of the finest.
+            Default: the one of the largest spacing (2 where there is none).
+        crop: take at most this many voxels a side, from the middle, to save time.
+        baselines: of :data:`monai_sr.evaluation.methods.BASELINES`; the consistent spline is always among them.
+        report: told every score as it is found.
+        failed: told the volume and what is wrong with it, or what became of a peer on it; the
+            others go on. Default: raise.
+        progress: told the share of the work that is done, 0..1.
+
+    Returns:
+        A score for every volume, axis, condition and method, baselines first.
+    """
+    wanted = dict.fromkeys([*baselines, SPLINE])
+    methods = {name: method for name, method in BASELINES.items() if name in wanted} | dict(models)
+    scores: list[Score] = []
+    for index, (name, volume) in enumerate(zip(_names(volumes), volumes, strict=True)):
+
+        def complain(error: SuperResolutionError, name: str = name, volume: Any = volume) -> None:
+            error = error if isinstance(volume, MetaTensor) else error.at(volume)
+            if failed is None:
+                raise error
+            failed(name, error)
+
+        try:
+            hr = volume if isinstance(volume, MetaTensor) else read_image(volume)
+            if crop:
+                hr = cast(MetaTensor, CenterSpatialCrop((crop, crop, crop))(hr))
+            cases = [(along, condition) for along in _axes(grid_of(hr), axes) for condition in conditions]
+            for done, (along, condition) in enumerate(cases, 1):
+                for score in _scores(hr, name, along, condition, methods, complain):
+                    scores.append(score)
+                    if report:
+                        report(score)
+                if progress:
+                    progress((index + done / len(cases)) / len(volumes))
+        except SuperResolutionError as error:
+            complain(error)
+    return scores
+
+
+def _scores(
+    hr: MetaTensor,
+    name: str,
+    axis: int,
+    condition: Condition,
+    methods: Mapping[str, SuperResolution],
+    complain: Callable[[SuperResolutionError], None],
+) -> list[Score]:
+    """All methods on one simulated acquisition."""
+    made = acquire(hr, condition, axis)
+    thin, truth, along = made.hr[0].numpy(), made.truth[0].numpy(), made.axis
+    value_range, body = data_range(thin), foreground(thin)
+    step = grid_of(made.truth).spacing[along]
+    noise = noise_deviation(thin, body)
+    body = np.take(body, made.nearest, axis=along)
+    counted = made.measured.reshape([-1 if a == along else 1 for a in range(3)])
+    if not (body & counted).any():
+        body = np.ones_like(body)
+    mask = body & counted
+    slices = range(TRIM, made.lr.shape[along + 1] - TRIM) or range(made.lr.shape[along + 1])
+    matrix = made.matrix[list(slices)]
+    seen = apply_along(matrix, torch.from_numpy(body.astype(np.float32)), along).numpy() > 0.5
+    lr = np.take(made.lr[0].numpy(), slices, axis=along)
+    figures: dict[str, dict[str, float]] = {}
+    errors = {}
+    for method, model in methods.items():
+        try:
+            sr = model(made.lr, factor=condition.factor, slice_thickness=made.slice_thickness, axis=along)
+        except PeerError as problem:
+            complain(problem)
+            continue
+        voxels = brought_on(sr, grid_of(made.truth))
+        again = apply_along(matrix, torch.from_numpy(voxels), along).numpy()
+        errors[method] = squared_error(voxels, truth, mask)
+        figures[method] = {
+            "psnr_db": psnr(voxels, truth, value_range=value_range, mask=mask),
+            "ssim": ssim(voxels, truth, value_range=value_range, mask=mask),
+            "sharpness": sharpness(voxels, truth, axis=along, mask=mask),
+            "consistency_db": psnr(again, lr, value_range=value_range, mask=seen if seen.any() else None),
+            "resolution_mm": resolved_spacing(voxels, truth, axis=along, spacing=step, mask=mask),
+        }
+    unseen = unseen_noise(made.matrix, truth_noise=noise, slice_noise=made.noise)
+    voxels_of_slice = np.moveaxis(mask, along, -1).sum(axis=(0, 1))
+    room = ceiling(errors[SPLINE], float(np.average(unseen, weights=voxels_of_slice)))
+    reference, modality = figures[SPLINE]["psnr_db"], guess_modality(hr)
+    return [
+        Score(name, modality, axis, condition, method, gain_db=found["psnr_db"] - reference, ceiling_db=room, **found)
+        for method, found in figures.items()
+    ]
+
+
+def _axes(grid: Grid, wanted: Sequence[int] | Literal["near"] | None) -> list[int]:
+    if wanted is None:
+        return [2 if grid.is_isotropic else int(np.argmax(grid.spacing))]
+    if wanted == "near":
+        return [axis for axis in range(3) if grid.spacing[axis] <= NEAR * min(grid.spacing)]
+    return [int(axis) for axis in wanted]
+
+
+def _names(volumes: Sequence[str | Path | MetaTensor]) -> list[str]:
+    """A name for each volume: its file's; where two share one, the path below what all have in common."""
+    paths = [
+        Path(str(volume.meta.get("filename_or_obj", "volume")) if isinstance(volume, MetaTensor) else volume)
+        for volume in volumes
+    ]
+    names = [path.name for path in paths]
+    if len(set(names)) < len(set(paths)):
+        common = os.path.commonpath([path.absolute() for path in paths])
+        names = [path.absolute().relative_to(common).as_posix() for path in paths]
+    return names

@@ -1,0 +1,96 @@
+"""Images of other libraries taken as volumes, and results given back as what was taken.
+
+nibabel images, SimpleITK images and arrays with an affine go through the same checks as a file, and what
+comes back holds what the file would hold: the same type of voxels, rounded and held at its ends.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.data import MetaTensor
+from torch import Tensor
+
+from ..errors import ImageError, UsageError
+from ..grid import grid_of
+from .images import checked, stored_voxels
+from .itk import from_itk, to_itk
+from .nifti import check_dtype, from_nibabel, nifti_image
+
+GiveBack = Callable[[MetaTensor], Any]
+
+IN_MEMORY = "the image"
+"""What messages call an image that has no file."""
+
+
+def takes_any_image(function: Callable[..., MetaTensor]) -> Callable[..., Any]:
+    """Let a function of a volume take any image that :func:`taken` knows, and return the same kind."""
+
+    @functools.wraps(function)
+    def call(image: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(image, Tensor):
+            return function(image, *args, **kwargs)
+        volume, give_back = taken(image)
+        return give_back(function(volume, *args, **kwargs))
+
+    return call
+
+
+def taken(image: Any) -> tuple[MetaTensor, GiveBack]:
+    """An image as a volume, and what makes its kind of a result.
+
+    Args:
+        image: a nibabel image or ``(array, affine)``, (X, Y, Z) or (X, Y, Z, C) for C volumes, the affine
+            voxel index to RAS+ mm; or a SimpleITK image of three dimensions, which counts in LPS+.
+
+    Returns:
+        (C, X, Y, Z) MetaTensor as of :func:`monai_sr.io.images.read_image`, and a function of such.
+
+    Raises:
+        ImageError: what is wrong with it as it would be with a file.
+        UsageError: it is none of these.
+    """
+    if isinstance(image, nib.spatialimages.SpatialImage):
+        path = image.get_filename() or IN_MEMORY
+        volume = checked(*from_nibabel(image, path=path), path=path, volume="all")
+        return volume, functools.partial(_as_nibabel, kind=type(image))
+    if type(image).__module__.partition(".")[0] == "SimpleITK":
+        if image.GetDimension() != 3:
+            raise ImageError(
+                "E-IMG-4D" if image.GetDimension() > 3 else "E-IMG-2D",
+                f"an image of {image.GetDimension()} dimensions, 3 are needed",
+                fix="take one volume out of it, such as image[:, :, :, 0]",
+            )
+        return checked(*from_itk(image), path=IN_MEMORY), _as_itk
+    if isinstance(image, tuple | list) and len(image) == 2 and np.shape(image[1]) == (4, 4):
+        array = np.asarray(image[0])
+        check_dtype(array.dtype)
+        stored = array.dtype.name if array.dtype.itemsize <= 4 else "float32"
+        affine = np.asarray(image[1], dtype=np.float64)
+        told = {"stored_dtype": stored}
+        return checked(array.astype(np.float32), affine, told, path=IN_MEMORY, volume="all"), _as_array
+    raise UsageError(
+        "E-USE",
+        f"a {type(image).__name__} was given as an image",
+        fix="give a nibabel or SimpleITK image, a MetaTensor or (array, affine); of a file, what read_image reads",
+    )
+
+
+def _as_nibabel(volume: MetaTensor, *, kind: type[nib.spatialimages.SpatialImage]) -> Any:
+    voxels = stored_voxels(volume, path=IN_MEMORY)
+    if not issubclass(kind, nib.Nifti1Pair):
+        return kind(voxels, grid_of(volume).affine)
+    told = {key: volume.meta[key] for key in ("has_orientation", "time_step", "super_resolved") if key in volume.meta}
+    return nifti_image(voxels, grid_of(volume), **told)
+
+
+def _as_itk(volume: MetaTensor) -> Any:
+    return to_itk(stored_voxels(volume, path=IN_MEMORY), grid_of(volume))
+
+
+def _as_array(volume: MetaTensor) -> tuple[np.ndarray, np.ndarray]:
+    return stored_voxels(volume, path=IN_MEMORY), grid_of(volume).affine

@@ -1,0 +1,453 @@
+"""Volumes from files and back: NIfTI and SimpleITK's formats here, DICOM by :mod:`monai_sr.dicom`.
+
+A file is read to its end and checked before a voxel of it is used; a result is written under a
+temporary name and renamed, so a file that exists is complete.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from monai.data import ImageReader, ImageWriter, MetaTensor
+
+from .. import dicom
+from ..errors import (
+    ImageError,
+    ImageWarning,
+    InputMissingError,
+    OutputError,
+    SuperResolutionError,
+    UsageError,
+    warn,
+    write_error,
+)
+from ..files import write_atomically
+from ..grid import Grid
+from ..slices import blocks
+from .itk import read_itk, write_itk
+from .nifti import Form, gunzip, is_nifti, nifti_image, read_nifti, stream_nifti
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+ITK_SUFFIXES = (".nrrd", ".mha")
+"""What SimpleITK writes for us, each in a single file."""
+
+READ_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, ".nhdr", ".mhd", ".hdr", ".img", ".mnc", ".gipl")
+
+SHEAR = 1e-3
+"""Axes farther from a right angle than this (cosine) are no rounding."""
+
+
+def read_image(
+    path: str | Path,
+    *,
+    volume: int | Literal["all"] | None = None,
+    nan: Literal["fill", "refuse"] = "fill",
+    geometry: Form | None = None,
+    series: str | None = None,
+    fill_gaps: bool = False,
+    merge_by_geometry: bool = False,
+    own_results: bool = False,
+) -> MetaTensor:
+    """Read one volume: NIfTI, NRRD, MetaImage and others of SimpleITK's formats, or a DICOM series.
+
+    Args:
+        path: an image file; or a folder, zip or multi-frame file of DICOM.
+        volume: of a file that holds several (time points, echoes): which one, from 0; or "all", as
+            channels. Default: such a file is refused.
+        nan: "fill" takes NaN and infinite voxels as the least finite value, with a warning, and
+            remembers them as ``nan_voxels``, so that they take no part in statistics; "refuse" is an error.
+        geometry: the NIfTI form to go by. Default: the sform if its code is above 0, else the qform.
+        series: which DICOM series, by SeriesInstanceUID or SeriesNumber, if there are several.
+        fill_gaps, merge_by_geometry, own_results: see :func:`monai_sr.dicom.read_series` and
+            :func:`monai_sr.dicom.find_series`.
+
+    Returns:
+        (1, X, Y, Z) float32 in the file's units with its RAS+ affine, (C, X, Y, Z) for all of C
+        volumes. The metadata tell the ``stored_dtype`` and, where the file knows them,
+        ``slice_thickness`` in mm and ``modality``; of DICOM also what
+        :func:`monai_sr.dicom.read_series` says.
+
+    Raises:
+        InputMissingError: nothing is there.
+        ImageError: it cannot be read, is damaged, or is not a three-dimensional scalar volume.
+        UsageError: an option that does not apply to such a file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=path)
+    try:
+        if path.is_dir() or dicom.is_dicom_source(path):
+            refuse_file_options(volume=volume, geometry=geometry)
+            found = dicom.find_series(path, merge_by_geometry=merge_by_geometry, own_results=own_results)
+            return read_dicom(found.only(series), path=path, fill_gaps=fill_gaps)
+        if not path.is_file():
+            raise ImageError("E-IO-TYPE", "not a regular file", fix="give an image file or a DICOM folder")
+        return checked(*_read_file(path, geometry), path=path, volume=volume, nan=nan)
+    except SuperResolutionError as error:
+        raise error.at(path) from error.__cause__
+    except PermissionError as error:
+        raise ImageError("E-IO-PERM", "the file may not be read", fix="change its permissions", path=path) from error
+
+
+def read_labels(path: str | Path) -> MetaTensor:
+    """Read a mask or segmentation from an image file; it may hold one label only, or none.
+
+    Returns, raises: as :func:`read_image`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputMissingError("E-IO-MISSING", "there is no such mask", fix="check the path", path=path)
+    try:
+        return checked(*_read_file(path, None), path=path, may_be_constant=True)
+    except SuperResolutionError as error:
+        raise error.at(path) from error.__cause__
+
+
+def refuse_file_options(*, volume: int | str | None = None, geometry: str | None = None) -> None:
+    """Options that say nothing about an input are refused rather than passed over.
+
+    Raises:
+        UsageError: one was given.
+    """
+    for name, value in (("volume", volume), ("geometry", geometry)):
+        if value is not None:
+            raise UsageError("E-USE", f"--{name} {value} says nothing about such an input", fix="leave it out")
+
+
+def read_dicom(
+    series: dicom.Series, *, path: Path, fill_gaps: bool = False, progress: Callable[[float], None] | None = None
+) -> MetaTensor:
+    """The volume of a DICOM series that :func:`monai_sr.dicom.find_series` found under ``path``.
+
+    Returns, raises: as :func:`read_image`.
+    """
+    try:
+        return checked(*dicom.read_series(series, fill_gaps=fill_gaps, progress=progress), path=path)
+    except SuperResolutionError as error:
+        raise error.at(path) from error.__cause__
+
+
+def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> Path:
+    """Write a volume as NIfTI (``.nii``, ``.nii.gz``), NRRD or MetaImage (``.nrrd``, ``.mha``).
+
+    Integer results are rounded and held at the ends of the type's range, never wrapped; how many
+    were is told by a warning, but for undershoot of an unsigned type, which is no signal. The file
+    appears whole or not at all, and its bytes depend only on the voxels, the grid and the type.
+
+    Args:
+        image: (1, X, Y, Z) MetaTensor; (C, X, Y, Z) for several volumes in one NIfTI file.
+        path: where; its folder must exist.
+        dtype: voxel type on disk. Default: the ``stored_dtype`` the image was read with, else float32.
+
+    Raises:
+        UsageError: no format of that name is written, or not with several volumes.
+        OutputError: the folder is missing or full, or may not be written to.
+    """
+    path = Path(path)
+    suffix = check_writable(path)
+    grid = Grid((image.shape[1], image.shape[2], image.shape[3]), np.asarray(image.affine))  # type: ignore[attr-defined]
+    meta = getattr(image, "meta", {})
+    voxels = stored_voxels(image, dtype=dtype, path=path)
+    if suffix in NIFTI_SUFFIXES:
+        told = {key: meta[key] for key in ("has_orientation", "time_step", "super_resolved") if key in meta}
+        nifti = nifti_image(voxels, grid, **told)
+        write_atomically(path, lambda file: stream_nifti(nifti, file, compressed=suffix == ".nii.gz"))
+    elif voxels.ndim > 3:
+        raise UsageError(
+            "E-OUT-FORMAT", f"{len(image)} volumes do not go into one {suffix}", fix="name it .nii.gz", path=path
+        )
+    else:
+        write_itk(voxels, grid, path)
+    return path
+
+
+def stored_voxels(image: torch.Tensor, *, path: str | Path, dtype: Any = None) -> np.ndarray:
+    """(X, Y, Z), or (X, Y, Z, C) of C volumes, as :func:`write_image` stores them at ``path``."""
+    wanted = np.dtype(dtype or getattr(image, "meta", {}).get("stored_dtype", "float32"))
+    voxels = np.moveaxis(image.detach().cpu().numpy(), 0, -1)
+    beyond = beyond_type(voxels, wanted)
+    if beyond:
+        warn(f"W-OUT-CLIP: {path} - {beyond} voxels lie beyond what {wanted} holds and are held at its ends")
+    voxels = as_stored(voxels, wanted)
+    return voxels[..., 0] if len(image) == 1 else voxels
+
+
+def check_writable(path: Path) -> str:
+    """The suffix of an output path, once it is sure that a file could be written there.
+
+    Raises:
+        UsageError: no format of that name is written.
+        OutputError: the folder is missing or may not be written to.
+    """
+    suffix = image_suffix(path)
+    if suffix not in (*NIFTI_SUFFIXES, *ITK_SUFFIXES):
+        raise UsageError(
+            "E-OUT-FORMAT",
+            f"no image format has the suffix {path.suffix or '(none)'!r}",
+            fix=f"name the output {path.name.split('.')[0] or 'output'}.nii.gz, or with one of "
+            f"{', '.join((*NIFTI_SUFFIXES, *ITK_SUFFIXES))}",
+            path=path,
+        )
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError("E-OUT-FOLDER", f"the folder {folder} does not exist", fix="create it", path=path)
+    if path.is_dir():
+        raise OutputError("E-OUT-FOLDER", "a folder of that name exists", fix="name a file", path=path)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise write_error(path, error) from error
+    return suffix
+
+
+def image_suffix(path: Path) -> str:
+    """``.nii.gz`` counted as one suffix, lower case."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def as_stored(voxels: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Voxels in the type of the file, rounded and saturated for integers, and in its order: first axis fastest."""
+    stored = np.empty(voxels.shape, dtype, order="F")
+    if not np.issubdtype(dtype, np.integer):
+        stored[...] = voxels
+        return stored
+    limits, there = np.iinfo(dtype), torch.from_numpy(stored)
+    for rows in blocks(len(voxels), voxels[0].size):
+        part = torch.from_numpy(voxels[rows])
+        # float32 cannot hold the ends of 32-bit types exactly; clip in float64 there
+        part = part.double() if dtype.itemsize > 2 else part
+        there[rows] = part.round().clamp_(limits.min, limits.max).to(there.dtype)
+    return stored
+
+
+def beyond_type(voxels: np.ndarray, dtype: np.dtype) -> int:
+    """How many voxels an integer type cannot hold.
+
+    What lies below 0 of an unsigned type is not counted: interpolation undershoots beside every edge of
+    a background of 0, where the scanner measured nothing.
+    """
+    if not np.issubdtype(dtype, np.integer):
+        return 0
+    limits, count = np.iinfo(dtype), 0
+    for rows in blocks(len(voxels), voxels[0].size):
+        part = voxels[rows]
+        count += int((part > limits.max + 0.5).sum() + ((part < limits.min - 0.5).sum() if limits.min else 0))
+    return count
+
+
+class VolumeReader(ImageReader):
+    """:func:`read_image` for MONAI's LoadImage, so that bundles check files as the command line does.
+
+    MONAI's own NIfTI reader takes gzip files with flipped bits silently, and its DICOM readers mix
+    series and overlook missing slices (measured with MONAI 1.6.1).
+
+    Args:
+        series, fill_gaps, merge_by_geometry: as of :func:`read_image`.
+    """
+
+    def __init__(
+        self, *, series: str | int | None = None, fill_gaps: bool = False, merge_by_geometry: bool = False
+    ) -> None:
+        self.options: dict[str, Any] = {
+            "series": None if series is None else str(series),
+            "fill_gaps": fill_gaps,
+            "merge_by_geometry": merge_by_geometry,
+        }
+
+    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
+        """Every path may be tried."""
+        return True
+
+    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> MetaTensor:
+        """Read the first of the paths."""
+        return read_image(data[0] if isinstance(data, list | tuple) else str(data), **self.options)
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
+        """(X, Y, Z) float32 and its metadata."""
+        meta = dict(img.meta) | {"original_channel_dim": "no_channel"}
+        meta["spatial_shape"] = np.array(img.shape[1:])
+        return img[0].numpy(), meta
+
+
+class VolumeWriter(ImageWriter):
+    """:func:`write_image` for MONAI's SaveImage: same voxel type, same bytes, never resampled."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(image=None, meta={})
+
+    def set_data_array(self, data_array: Any, **kwargs: Any) -> None:
+        """Args: ``data_array`` (1, X, Y, Z)."""
+        self.image = torch.as_tensor(data_array)
+
+    def set_metadata(self, meta_dict: Mapping | None, **options: Any) -> None:
+        """Takes the affine and the stored type; ``options`` about resampling do not apply."""
+        self.meta = dict(meta_dict or {})
+
+    def write(self, filename: Any, verbose: bool = True, **kwargs: Any) -> None:
+        """Write, atomically."""
+        super().write(filename, verbose)
+        affine = torch.as_tensor(self.meta.pop("affine"))
+        write_image(MetaTensor(self.image, affine=affine, meta=self.meta), filename)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _read_file(path: Path, geometry: Form | None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Voxels, affine and metadata of a file, told by its content and not by its name."""
+    start = b""
+    if path.stat().st_size:  # what lies below /proc has no size and may never answer
+        with open(path, "rb") as file:
+            start = file.read(512)
+    if start[:2] == b"\x1f\x8b":
+        content = gunzip(path)
+        _warn_name(path, "is gzip-compressed", compressed=True)
+        return read_nifti(content, path=path, geometry=geometry)
+    if is_nifti(start):
+        if image_suffix(path) == ".nii.gz":
+            _warn_name(path, "is not compressed", compressed=False)
+        if start[344:348] in (b"ni1\0",):  # header and voxels in two files
+            refuse_file_options(geometry=geometry)
+            return read_itk(path)
+        return read_nifti(path.read_bytes(), path=path, geometry=geometry)
+    kind = _kind_of(start)
+    if kind or image_suffix(path) not in READ_SUFFIXES:
+        raise ImageError(
+            "E-IO-TYPE",
+            f"not an image: it holds {kind or 'something that is no known image format'}",
+            fix="give a NIfTI, NRRD or MetaImage file, or the folder of a DICOM series",
+        )
+    refuse_file_options(geometry=geometry)
+    return read_itk(path)
+
+
+def _kind_of(start: bytes) -> str:
+    """What a file that is no image is, in a word; empty if unknown."""
+    if not start:
+        return "nothing (0 bytes)"
+    if start.lstrip()[:1] == b"<":
+        return "a web page (HTML)" if b"<html" in start.lower() or b"<!doctype" in start.lower() else "XML text"
+    if start[:4] == b"NRRD" or start[:10].lower() == b"objecttype" or start[:2] == b"BZ":
+        return ""
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start) and b"=" not in start:
+        return "text"
+    return ""
+
+
+def _warn_name(path: Path, fact: str, *, compressed: bool) -> None:
+    if compressed != (path.suffix.lower() == ".gz"):
+        suggestion = path.name + ".gz" if compressed else path.name[: -len(".gz")]
+        warnings.warn(
+            ImageWarning(f"W-IO-NAME: {path} - the file {fact}, unlike its name; better named {suggestion}"),
+            stacklevel=4,
+        )
+
+
+def checked(
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    meta: dict[str, Any],
+    *,
+    path: str | Path,
+    volume: int | str | None = None,
+    nan: str = "fill",
+    may_be_constant: bool = False,
+) -> MetaTensor:
+    """Three-dimensional volumes of finite voxels on a sound grid, or an error; ``path`` is what it is called."""
+    while voxels.ndim > 3 and voxels.shape[-1] == 1:
+        voxels = voxels[..., 0]
+    size = " x ".join(map(str, voxels.shape))
+    if voxels.ndim < 3 or min(voxels.shape[:3]) == 1:
+        raise ImageError("E-IMG-2D", f"{size} voxels: a single slice", fix="give a stack of slices")
+    volumes = _chosen(voxels, volume)
+    if volume != "all":
+        meta.pop("time_step", None)
+    missing = ~np.isfinite(volumes)
+    if missing.all(axis=(1, 2, 3)).any():
+        raise ImageError("E-IMG-NAN", "no voxel is finite", fix="check how the file was made")
+    count = f"{missing.sum()} of {missing.size} voxels are NaN or infinite"
+    if missing.any() and nan == "refuse":
+        raise ImageError("E-IMG-NAN", count, fix="mend them, or have them filled by --nan fill")
+    for one, without in zip(volumes, missing, strict=True):
+        known = one[~without] if without.any() else one
+        if known.min() == known.max() and not may_be_constant:
+            raise ImageError("E-IMG-CONST", f"every voxel is {known.flat[0]:g}", fix="give an image with contrast")
+    if missing.any():
+        lowest = volumes[~missing].min()
+        warn(f"W-IMG-NAN: {path} - {count}; they are taken as {lowest:g}")
+        volumes = np.where(missing, lowest, volumes)
+        meta["nan_voxels"] = torch.from_numpy(missing)
+    grid = Grid((volumes.shape[1], volumes.shape[2], volumes.shape[3]), _unsheared(affine))
+    if min(grid.spacing) < 0.05 or max(grid.spacing) > 50:
+        raise ImageError(
+            "E-HDR-UNITS",
+            f"spacing {' x '.join(f'{s:.4g}' for s in grid.spacing)} mm is none of a CT or MR volume (0.05..50 mm)",
+            fix="restore spacing and units in the header",
+        )
+    meta = {
+        "filename_or_obj": str(path),
+        "original_affine": torch.from_numpy(grid.affine.copy()),
+        "space": "RAS",
+    } | meta
+    meta["spatial_shape"] = np.array(grid.shape)
+    return MetaTensor(torch.from_numpy(np.ascontiguousarray(volumes)), torch.from_numpy(grid.affine), meta)
+
+
+def _chosen(voxels: np.ndarray, volume: int | str | None) -> np.ndarray:
+    """(C, X, Y, Z): the one volume there is, the one that was chosen, or all."""
+    size = " x ".join(map(str, voxels.shape))
+    if voxels.ndim > 4:
+        raise ImageError(
+            "E-IMG-4D",
+            f"{size} voxels: {voxels.ndim} axes, at most 4 are read",
+            fix="split it into files of one volume",
+        )
+    volumes = np.moveaxis(voxels, -1, 0) if voxels.ndim == 4 else voxels[None]
+    if volume == "all":
+        return volumes
+    if volume is None and len(volumes) > 1:
+        raise ImageError(
+            "E-IMG-4D",
+            f"{size} voxels: {len(volumes)} volumes in one file, one is needed",
+            fix=f"choose one by --volume 0 to {len(volumes) - 1}, or take each by --volume all",
+        )
+    index = int(volume or 0)
+    if not 0 <= index < len(volumes):
+        raise UsageError(
+            "E-USE",
+            f"volume {index} was asked for, there are {len(volumes)}",
+            fix=f"give 0 to {len(volumes) - 1} or all",
+        )
+    return volumes[index : index + 1]
+
+
+def _unsheared(affine: np.ndarray) -> np.ndarray:
+    """The affine with axes at right angles, if it is nearly so already (polar decomposition)."""
+    affine = np.array(affine, dtype=np.float64)
+    if not np.isfinite(affine).all():
+        raise ImageError("E-HDR-AFFINE", "the affine holds NaN or infinite values", fix="repair the header")
+    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    if (spacing <= 0).any():
+        raise ImageError(
+            "E-HDR-SPACING", f"spacing {tuple(map(float, spacing))} mm, each must be above 0", fix="repair the header"
+        )
+    directions = affine[:3, :3] / spacing
+    shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    if shear > SHEAR:
+        raise ImageError(
+            "E-HDR-SHEAR",
+            f"the axes are not at right angles (cosine {shear:.3g}, at most {SHEAR} allowed)",
+            fix="resample the volume to an orthogonal grid first",
+        )
+    if shear > 1e-6:
+        left, _, right = np.linalg.svd(directions)
+        affine[:3, :3] = (left @ right) * spacing
+    return affine

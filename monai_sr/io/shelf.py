@@ -1,0 +1,51 @@
+"""Where bundles lie and what they are called; needs no torch, so that help and ``info`` come at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from ..errors import BundleError
+
+NAMES = {"residual": "residual_super_resolution", "pyramid": "pyramid_super_resolution"}
+"""The bundles that ship, by the short names the command line knows."""
+
+SPLINE = "none"
+"""Instead of a bundle: the consistent spline alone, super-resolution without a network."""
+
+
+def bundle_path(name_or_path: str | Path) -> Path:
+    """The folder of a bundle: one of :data:`NAMES`, or any path that holds ``configs/inference.json``.
+
+    Raises:
+        BundleError: there is no such bundle.
+    """
+    name = NAMES.get(str(name_or_path), str(name_or_path))
+    for folder in (*(home / name for home in homes()), Path(name_or_path)):
+        if (folder / "configs" / "inference.json").is_file():
+            return folder.resolve()
+    raise BundleError(
+        "E-W-BUNDLE",
+        f"there is no bundle {str(name_or_path)!r}",
+        fix=f"give {', '.join(NAMES)}, {SPLINE}, or the path of a bundle folder",
+    )
+
+
+def shipped_bundles() -> dict[str, dict[str, Any]]:
+    """The metadata of the bundles that ship, by their short names; needs no torch."""
+    found = {}
+    for short in NAMES:
+        try:
+            path = bundle_path(short) / "configs" / "metadata.json"
+            found[short] = json.loads(path.read_text())
+        except (BundleError, OSError, ValueError) as error:
+            logging.getLogger(__name__).warning("%s: %s", short, error)
+    return found
+
+
+def homes() -> list[Path]:
+    """Where bundles lie: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return [package / "_bundles", package.parent / "bundles"]

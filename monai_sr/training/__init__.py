@@ -1,0 +1,1 @@
+"""What MONAI's SupervisedTrainer needs to train the networks."""

@@ -1,0 +1,112 @@
+"""How wrong a result may be at each voxel: the standard deviation of its error, in HU or signal units.
+
+A network errs where it adds detail across the slices. So the error is foretold from the result itself,
+by its through-plane detail ``h``: what averaging over one slice spacing takes away, its root mean
+square over 3 x 3 x 3 voxels. ``σ² = a² + (c h)²``, with ``a`` and ``c`` fitted on the training volumes
+for each modality and factor and checked on the validation ones (:mod:`monai_sr.evaluation.calibration`).
+
+An ensemble of eight flips foretells no better for eight times the work, measured by
+``python -m tests.benchmarks.uncertainty``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from torch import Tensor
+
+from ..errors import UsageError
+from ..grid import Grid, grid_of, on_grid
+from ..intensities import data_range, guess_modality, padding_mask
+from ..slices import apply_along, profile_matrix
+
+_BLOCK = 4_000_000
+"""Voxels worked on at once, to save memory."""
+
+
+def uncertainty_map(
+    acquired: MetaTensor, result: MetaTensor, constants: Mapping[str, Any], *, axis: int | None = None
+) -> MetaTensor:
+    """The standard deviation of the error of each voxel of a result.
+
+    Args:
+        acquired: (C, X, Y, Z) the thick slices.
+        result: (C, X', Y', Z') what a bundle made of them.
+        constants: the bundle's, ``model.trust["uncertainty"]``.
+        axis: through-plane axis. Default: what the metadata tell, else the one along which the result is finer.
+
+    Returns:
+        (C, X', Y', Z') float32 on the grid of the result, in its units; 0 in padding, which nobody guesses.
+
+    Raises:
+        UsageError: the bundle was not calibrated, or not for this modality.
+    """
+    old, new = grid_of(acquired), grid_of(result)
+    axis = slice_axis(acquired, old, new) if axis is None else axis
+    spacing = old.spacing[axis]
+    made = []
+    for one, sr in zip(acquired.as_tensor(), result.as_tensor(), strict=True):
+        kind = acquired.meta.get("modality") or guess_modality(one)
+        floor, slope = constants_for(constants, kind, spacing / new.spacing[axis])
+        sigma = torch.sqrt(
+            (floor * unit_of(one, kind)) ** 2 + (slope * through_plane_detail(sr, new, axis, spacing)) ** 2
+        )
+        outside = padding_mask(sr, kind, acquired.meta.get("padding_value"))
+        made.append(sigma if outside is None else torch.where(outside, 0.0, sigma))
+    return on_grid(torch.stack(made), new, result)
+
+
+def slice_axis(acquired: MetaTensor, old: Grid, new: Grid) -> int:
+    """What the metadata tell, else the axis along which the new grid is finer."""
+    return int(acquired.meta.get("slice_axis", np.argmax(np.array(old.spacing) / np.array(new.spacing))))
+
+
+def unit_of(lr: Tensor, kind: str) -> float:
+    """What the constant ``a`` is counted in: HU, or the spread of an MR volume (99.9th less 0.1st percentile)."""
+    return 1.0 if kind == "CT" else data_range(lr.cpu().numpy())
+
+
+def constants_for(constants: Mapping[str, Any], kind: str, factor: float) -> tuple[float, float]:
+    """``a`` and ``c`` at a factor, between those that were measured; beyond them the nearest.
+
+    Raises:
+        UsageError: there are none.
+    """
+    found = constants.get(kind)
+    if not found:
+        raise UsageError(
+            "E-USE",
+            f"this bundle was not calibrated for {kind}, so how uncertain a result is cannot be told",
+            fix="calibrate it by monai-sr calibrate, or leave --uncertainty out",
+        )
+    floor, slope = (float(np.interp(factor, found["factor"], found[name])) for name in ("floor", "slope"))
+    return floor, slope
+
+
+def through_plane_detail(sr: Tensor, grid: Grid, axis: int, slice_spacing: float) -> Tensor:
+    """(X, Y, Z) what averaging over ``slice_spacing`` takes away, root mean square over 3 x 3 x 3 voxels.
+
+    Args:
+        sr: (X, Y, Z) in any units.
+        grid: its grid.
+        axis: through-plane axis.
+        slice_spacing: of the acquired slices, mm.
+    """
+    at = grid.positions(axis)
+    smooth = profile_matrix(at, at, slice_thickness=slice_spacing, profile="box")
+    lines = torch.movedim(sr.float(), axis, -1)
+    made = torch.empty_like(lines)
+    rows = max(1, _BLOCK // (lines.shape[1] * lines.shape[2]))
+    for start in range(0, len(lines), rows):
+        first, last = max(0, start - 1), min(len(lines), start + rows + 1)
+        part = lines[first:last]
+        squared = (part - apply_along(smooth, part)) ** 2
+        padded = F.pad(squared[None, None], (1, 1, 1, 1, 1, 1), mode="replicate")
+        mean = F.avg_pool3d(padded, 3, stride=1)[0, 0]
+        made[start : start + rows] = mean[start - first :][:rows].sqrt()
+    return torch.movedim(made, -1, axis)
