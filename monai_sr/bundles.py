@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from .engine.selection import bare, engine_of, precision_of, run_by
 from .errors import BundleError, UsageError, warn
 from .inference import Progress, SuperResolutionInferer, super_resolve
+from .io import shelf
 from .io.adapters import taken
 from .io.shelf import NAMES as NAMES
-from .io.shelf import SPLINE, bundle_path, homes
+from .io.shelf import SPLINE, bundle_path
 from .io.shelf import shipped_bundles as shipped_bundles
 from .trust.ranges import check_ranges
 
@@ -162,7 +163,7 @@ def load_bundle(
     if str(name_or_path) == SPLINE:
         return Model(SPLINE, "", None, {}, trust=trust_of(SPLINE))
     folder = bundle_path(name_or_path)
-    if not (trust_bundle or any(folder.is_relative_to(home.resolve()) for home in homes())):
+    if not (trust_bundle or any(folder.is_relative_to(home.resolve()) for home in shelf.homes())):
         raise BundleError(
             "E-W-TRUST",
             "this bundle does not ship with monai-sr, and its configuration may run any code",

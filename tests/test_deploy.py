@@ -18,7 +18,7 @@ from monai_sr.cli.main import main
 from monai_sr.dicom import find_series
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLE = ROOT / "monai_sr" / "deploy" / "example"
+EXAMPLE = ROOT / "monai_sr" / "clients" / "deploy" / "example"
 DEPLOY = os.environ.get("MONAI_SR_DEPLOY_PYTHON", "")
 
 pytestmark = [

@@ -10,7 +10,7 @@ from PIL import Image
 
 import monai_sr
 
-NOTEBOOK = Path(monai_sr.__file__).parent / "workflows" / "dicom_to_picture.ipynb"
+NOTEBOOK = Path(monai_sr.__file__).parent / "clients" / "workflows" / "dicom_to_picture.ipynb"
 
 
 @pytest.fixture

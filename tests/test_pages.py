@@ -100,5 +100,5 @@ def test_every_page_is_reached_from_the_first():
 def test_the_workflows_call_what_there_is():
     parser = make_parser(defaultdict(lambda: lambda _: 0))
     for name in ("Snakefile", "main.nf"):
-        (words,) = commands((ROOT / "monai_sr" / "workflows" / name).read_text().replace('"\n', "\n"))
+        (words,) = commands((ROOT / "monai_sr" / "clients" / "workflows" / name).read_text().replace('"\n', "\n"))
         assert parser.parse_args(words).bundle

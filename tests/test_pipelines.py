@@ -21,7 +21,7 @@ from monai_sr.clients.boutiques import descriptor
 from monai_sr.io.images import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKFLOWS = ROOT / "monai_sr" / "workflows"
+WORKFLOWS = ROOT / "monai_sr" / "clients" / "workflows"
 CONTAINERS = WORKFLOWS / "containers"
 DOCKERFILE, APPTAINER = CONTAINERS / "Dockerfile", CONTAINERS / "Apptainer.def"
 

@@ -137,7 +137,7 @@ def test_an_8_bit_form_of_other_weights_is_refused(network, tmp_path):
     with torch.no_grad():
         next(network.parameters())[0, 0, 0, 0, 0] += 1e-6
     assert weights_fingerprint(network) != before
-    with pytest.raises(BundleError, match=r"other weights\. Fix: .*python -m monai_sr\.quantize") as caught:
+    with pytest.raises(BundleError, match=r"other weights\. Fix: .*python -m monai_sr\.evaluation\.quantize") as caught:
         read_ranges(tmp_path / "int8.json", network)
     assert caught.value.code == "E-W-INT8" and caught.value.exit_code == 7
 

@@ -36,7 +36,8 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,1000"),
 )
 
-LOCAL = ("data:", "file:", "blob:", "chrome:")
+# the browser opens a tab page of its own first, by chrome-untrusted:
+LOCAL = ("data:", "file:", "blob:", "chrome:", "chrome-untrusted:")
 """What is no network; the last is the browser's own first page."""
 
 

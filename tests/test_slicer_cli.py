@@ -25,7 +25,7 @@ from monai_sr.io.images import read_image, write_image
 from monai_sr.transforms import simulate_thick_slices
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULE = ROOT / "monai_sr" / "slicer" / "extension" / "MonaiSRCLI" / "MonaiSRCLI.py"
+MODULE = ROOT / "monai_sr" / "clients" / "slicer" / "extension" / "MonaiSRCLI" / "MonaiSRCLI.py"
 
 
 @pytest.fixture

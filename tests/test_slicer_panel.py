@@ -30,7 +30,7 @@ from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTENSION = ROOT / "monai_sr" / "slicer" / "extension"
+EXTENSION = ROOT / "monai_sr" / "clients" / "slicer" / "extension"
 FOLDER = EXTENSION / "MonaiSR"
 SCRIPT, UI = FOLDER / "MonaiSR.py", FOLDER / "Resources" / "UI" / "MonaiSR.ui"
 
