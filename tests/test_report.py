@@ -25,6 +25,8 @@ from monai_sr.errors import ImageWarning
 from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
 from monai_sr.report import IndexRow, summary_of, write_failure_report, write_index_page, write_report
+from monai_sr.report.sections import tiles
+from monai_sr.trust.consistency import measure_consistency
 
 REPORTING = SPLINE.__class__(**{**SPLINE.__dict__, "report": True})
 RNG = np.random.default_rng(0)
@@ -467,3 +469,19 @@ def test_text_stands_out_from_its_paper_in_both_themes(theme):
     for pair in pairs.split():
         light, dark = sorted((luminance(colors[name]) for name in pair.split("/")), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5, pair
+
+
+@pytest.mark.parametrize(
+    ("limit", "codes", "states"),
+    [
+        (0.5, [], ["good", "plain", "good"]),
+        (1e-9, ["W-SR-RANGE"], ["bad", "plain", "warn"]),
+        (None, [], ["unknown", "plain", "good"]),
+    ],
+)
+def test_three_tiles_answer_what_a_reader_asks_first(limit, codes, states, image):
+    sr = super_resolve(image, None, factor=4)
+    sr.meta["stored_dtype"] = "float32"
+    shown = tiles(measure_consistency(image, sr), limit, "5 mm → 1 mm", codes)
+    assert re.findall(r'class="tile (\w+)"', shown) == states
+    assert ("yes" in shown) == (states[0] == "good")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from monai_sr.inference import super_resolve
 from monai_sr.report.curves import spectra, steepest_profile
-from monai_sr.report.overlays import Overlay, round_up
+from monai_sr.report.overlays import HALF_OPAQUE, Overlay, round_up
 from monai_sr.report.png import png_bytes
 from monai_sr.report.svg import Curve, Mark, plot
 from monai_sr.report.views import Scene
@@ -192,7 +192,7 @@ def test_a_map_is_transparent_where_there_is_nothing_and_keeps_the_sign_apart():
     codes = overlay.codes(np.array([0.0, np.nan, 10.0, 99.0, -10.0, 5.0]))
     colors = overlay.palette[codes].astype(int)
     assert colors[0, 3] == colors[1, 3] == 0
-    assert (colors[2] == colors[3]).all() and colors[2, 3] > 200
+    assert (colors[2] == colors[3]).all() and colors[2, 3] == HALF_OPAQUE
     assert colors[2, 0] > colors[2, 2] and colors[4, 2] > colors[4, 0]  # red above, blue below
     assert overlay.picture(np.zeros((3, 3))) == "" and overlay.picture(np.ones((3, 3)) * 5)
     assert "−10 HU" in overlay.scale() and "+10 HU" in overlay.scale()

@@ -26,10 +26,10 @@ from ..trust.uncertainty import uncertainty_map
 from .overlays import consistency_overlay, uncertainty_overlay
 from .page import script_json, write_page
 from .pictures import LAYERS, thumbnail, viewer
-from .sections import code_of, curves, for_methods, help_dialog, notes, tables, trust
+from .sections import code_of, curves, for_methods, help_dialog, notes, tables, tiles, trust
 from .views import Scene, turned
 from .windows import windows_for
-from .words import Rows, geometry, methods, provenance, references, resolution_text
+from .words import Rows, geometry, methods, provenance, references, resolution_text, resolution_tile
 
 
 def write_report(
@@ -102,6 +102,7 @@ def write_report(
     }
     facts["Geometry"].append(("effective resolution", resolution_text(resolved)))
     nrmse = consistency.nrmse
+    limit = _calibrated(record).get("consistency", {}).get("limit")
     paragraph = methods(
         *(before, after),
         axis=axis,
@@ -132,11 +133,12 @@ def write_report(
         lead=escape(f"{name}: {lead}" if description and name else lead),
         summary=script_json(summary),
         failure="",
+        tiles=tiles(consistency, limit, resolution_tile(resolved), summary["codes"]),
         viewer=viewer(scene, windows, list(LAYERS), overlays),
         warnings=notes(warnings),
         curves=curves(scene),
         curves_hidden="",
-        trust=trust(consistency, _calibrated(record).get("consistency", {}).get("limit"), foretold),
+        trust=trust(consistency, limit, foretold),
         trust_hidden="",
         facts=tables(facts),
         methods=for_methods(paragraph, references(record, made_by)),
@@ -207,6 +209,7 @@ def write_failure_report(
         lead=escape(f"{name}: {lead}" if description else lead),
         summary=script_json(summary),
         failure=failure,
+        tiles="",
         viewer=pictures,
         warnings=notes(warnings),
         curves="",

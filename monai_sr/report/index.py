@@ -73,7 +73,7 @@ def _row(row: IndexRow) -> str:
     seconds = f"{row.seconds:.3g} s" if row.seconds else ""
     grids = escape(row.change).replace("-&gt;", "<br>→ ")
     return (
-        f'<tr><td>{picture}</td><th scope="row">{name}</th>'
-        f'<td><span class="status {status}">{escape(row.status)}</span></td><td>{grids}</td>'
-        f'<td>{"<br>".join(note for note in notes if note)}</td><td class="number">{seconds}</td></tr>'
+        f'<tr><td class="picture">{picture}</td><th scope="row">{name}</th>'
+        f'<td><span class="status {status}">{escape(row.status)}</span></td><td class="grid">{grids}</td>'
+        f'<td class="notes-of">{"<br>".join(note for note in notes if note)}</td><td class="number">{seconds}</td></tr>'
     )

@@ -20,6 +20,9 @@ LEAST_LIMIT = {"CT": 5.0, "MR": 0.01}
 """The strongest color of the consistency map stands for at least so many HU, or so much of the range of an MR
 image: below, there is only rounding."""
 
+HALF_OPAQUE = 140
+"""Opacity of the strongest color, of 255: the anatomy below stays visible."""
+
 _STEPS = 24
 """Steps from nothing to the limit: more would cost space and not be seen."""
 
@@ -50,7 +53,7 @@ class Overlay:
     def palette(self) -> np.ndarray:
         """(k, 4) uint8, in the middle (signed) or first of which is transparent."""
         rising = np.linspace(0, 1, _STEPS + 1)
-        alpha = np.minimum(235, 300 * rising)
+        alpha = np.minimum(HALF_OPAQUE, 300 * rising)
         if not self.signed:
             return np.column_stack([_ramp(rising, _GROWING), alpha]).round().astype(np.uint8)
         above = np.column_stack([_ramp(rising, _ABOVE), alpha])

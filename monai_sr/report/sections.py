@@ -46,8 +46,8 @@ def curves(scene: Scene) -> str:
             y=unit,
         )
         parts.append(
-            f'<figure class="graph">{drawn}<figcaption>Along the line across the slices where neighboring acquired '
-            f"slices differ most, at R {x}, A {y}, S {z} mm.</figcaption></figure>"
+            f'<figure class="graph"><h3>Across the sharpest edge</h3>{drawn}<figcaption>Along the line '
+            f"across the slices where neighboring acquired slices differ most, at R {x}, A {y}, S {z} mm.</figcaption></figure>"
         )
     found = spectra(scene)
     if found:
@@ -70,11 +70,33 @@ def curves(scene: Scene) -> str:
             y_range=(max(-90.0, 10 * np.floor(bottom / 10) - 5), 3.0),
         )
         parts.append(
-            f'<figure class="graph">{drawn}<figcaption>Power of lines across the slices, and of lines in-plane to '
-            "compare with. Right of the mark the acquired slices hold nothing that can be told apart: what a result "
-            "has there is estimated.</figcaption></figure>"
+            f'<figure class="graph"><h3>Spatial frequencies</h3>{drawn}<figcaption>Power of lines across the slices, '
+            "and of lines in-plane to compare with. The acquired slices cannot tell frequencies right of the mark "
+            "apart: what a result has there is estimated.</figcaption></figure>"
         )
     return "".join(parts) or "<p>Too few slices for curves.</p>"
+
+
+def tiles(found: Consistency, limit: float | None, resolution: str, codes: Sequence[str]) -> str:
+    """The three answers under the title: does it agree with the scan, what does it resolve, were there warnings."""
+    score = f"{100 * found.score:.2g} % of the range in the worst slice"
+    if limit is None:
+        agrees = ("unknown", "not calibrated", score)
+    elif found.within(limit):
+        agrees = ("good", "yes", f"{score}; limit {100 * limit:.2g} %, and rounding")
+    else:
+        agrees = ("bad", "no", f"{score}; limit {100 * limit:.2g} %, and rounding")
+    noted = ("warn", str(len(codes)), ", ".join(dict.fromkeys(codes))) if codes else ("good", "none", "")
+    rows = (
+        ("Agrees with the scan", *agrees),
+        ("Resolves across the slices", "plain", resolution, "before → after; voxel size is not resolution"),
+        ("Warnings", *noted),
+    )
+    return "".join(
+        f'<div class="tile {state}"><h2>{escape(title)}</h2><p class="answer">{escape(answer)}</p>'
+        f"<p>{escape(detail)}</p></div>"
+        for title, state, answer, detail in rows
+    )
 
 
 def trust(found: Consistency, limit: float | None, uncertainty: np.ndarray | None = None) -> str:
@@ -110,12 +132,12 @@ def trust(found: Consistency, limit: float | None, uncertainty: np.ndarray | Non
         title=f"Root mean square difference of each acquired slice and the re-acquired result, {unit}",
         x="acquired slice, in the order of the file",
         y=f"root mean square, {unit}",
-        marks=[] if limit is None or limit > 4 * found.score else [Mark("limit", y=limit * found.value_range)],
+        marks=[] if limit is None else [Mark(f"limit {limit * found.value_range:.3g}", y=limit * found.value_range)],
     )
     return (
         '<div class="pair"><div><p>The result, averaged again by the slice profile at the places of the acquired '
         "slices, less those slices. It shows every contradiction; it cannot show what is invented between slices.</p>"
-        f'{_table(rows, "")}</div><figure class="graph">{drawn}</figure></div>'
+        f'{_table(rows, "")}</div><figure class="graph"><h3>Each acquired slice</h3>{drawn}</figure></div>'
     )
 
 

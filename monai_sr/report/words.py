@@ -113,6 +113,17 @@ def resolution_text(found: Mapping[str, Any]) -> str:
     return f"{lengths[0]} before, {lengths[1]} after, across the slices ({found.get('method', 'method unknown')})"
 
 
+def resolution_tile(found: Mapping[str, Any]) -> str:
+    """Effective slice thickness before and after, in one short line."""
+    lengths = []
+    for when in ("before", "after"):
+        one = found.get(when) or {}
+        known = isinstance(one.get("mm"), int | float)
+        sign = {"at least": "≥ ", "at most": "≤ "}.get(str(one.get("bounded", "")), "")
+        lengths.append(f"{sign}{float(one['mm']):.3g} mm" if known else "cannot tell")
+    return " → ".join(lengths)
+
+
 def provenance(record: Mapping[str, Any], *, name: str, description: str, version: str) -> Rows:
     """Where the result comes from, as its record tells."""
     rows: Rows = [("input", name)] if name else []
