@@ -47,7 +47,8 @@ def curves(scene: Scene) -> str:
         )
         parts.append(
             f'<figure class="graph"><h3>Across the sharpest edge</h3>{drawn}<figcaption>Along the line '
-            f"across the slices where neighboring acquired slices differ most, at R {x}, A {y}, S {z} mm.</figcaption></figure>"
+            f"across the slices where neighboring acquired slices differ most, at R {x}, A {y}, S {z} mm."
+            "</figcaption></figure>"
         )
     found = spectra(scene)
     if found:
