@@ -36,6 +36,10 @@ CODES: dict[str, tuple[str, str]] = {
         "A result contradicts the acquired slices by more than the limit (in run: under --strict).",
         "Check slice thickness, profile and where the result comes from; look at the map.",
     ),
+    "E-CONFIG": (
+        "A file of options cannot be used.",
+        "Write JSON or YAML that names options as `monai-sr run --help` does, or give the record beside a result.",
+    ),
     "E-CT-HU": (
         "The values of a CT are no Hounsfield units, as after scaling to 0..1 or without rescale.",
         "Restore RescaleSlope and RescaleIntercept, or convert from the original DICOM again.",

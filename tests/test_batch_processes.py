@@ -356,7 +356,7 @@ def test_options_that_do_not_go_together_are_refused(scans, tmp_path, options, c
     assert "E-USE" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [["--dry-run"], ["--jobs", "2"], ["--include", "*"], ["--part-id", "0"]])
+@pytest.mark.parametrize("options", [["--dry-run"], ["--jobs", "2"], ["--include", "*"]])
 def test_options_for_many_volumes_are_refused_for_one(scans, tmp_path, options, capsys):
     assert main(["run", str(scans / "8.nii.gz"), str(tmp_path / "one.nii.gz"), "--bundle", "none", *options]) == 2
     assert f"{options[0]} is for many volumes" in capsys.readouterr().err

@@ -13,13 +13,12 @@ from monai.data import MetaTensor
 from monai_sr.errors import SuperResolutionError
 from monai_sr.evaluation.conditions import Condition, acquire
 from monai_sr.evaluation.methods import BASELINES, ExternalMethod
-from monai_sr.evaluation.metrics import foreground, psnr, ssim
+from monai_sr.evaluation.metrics import ForegroundPSNR, ForegroundSSIM, foreground, psnr, ssim
 from monai_sr.evaluation.scores import Score, evaluate
 from monai_sr.inference import super_resolve
 from monai_sr.intensities import data_range
 from monai_sr.io.images import write_image
 from monai_sr.slices import apply_along
-from monai_sr.training.metrics import ForegroundPSNR, ForegroundSSIM
 from monai_sr.transforms import interpolate_slices
 
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import monai_sr
 PACKAGE = Path(monai_sr.__file__).parent
 
 FLOORS = {
-    0: {"codes", "errors", "files", "intensities", "networks", "profiles", "slices"},
+    0: {"codes", "errors", "files", "intensities", "networks", "options", "profiles", "slices"},
     1: {"grid", "transforms"},
     2: {"bids", "bundles", "dicom", "engine", "inference", "io", "labels", "stacks", "trust"},
     3: {"evaluation", "report", "training"},
@@ -22,7 +22,7 @@ FLOORS = {
     5: {"__main__", "cli", "clients"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
-GROUND_LIBRARIES = {"numpy", "scipy", "torch", "nibabel", "psutil"}
+GROUND_LIBRARIES = {"numpy", "scipy", "torch", "nibabel", "psutil", "yaml"}
 DOORS = 5
 
 

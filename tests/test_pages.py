@@ -6,7 +6,6 @@ import ast
 import importlib
 import re
 import shlex
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -51,7 +50,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
 def test_every_command_of_a_page_parses(page):
-    parser = make_parser(defaultdict(lambda: lambda _: 0))
+    parser = make_parser()
     found = [words for block in blocks(page, "bash") for words in commands(block)]
     assert found
     for words in found:
@@ -98,7 +97,7 @@ def test_every_page_is_reached_from_the_first():
 
 
 def test_the_workflows_call_what_there_is():
-    parser = make_parser(defaultdict(lambda: lambda _: 0))
+    parser = make_parser()
     for name in ("Snakefile", "main.nf"):
         (words,) = commands((ROOT / "monai_sr" / "clients" / "workflows" / name).read_text().replace('"\n', "\n"))
         assert parser.parse_args(words).bundle

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import nibabel as nib
@@ -15,10 +14,10 @@ import pytest
 
 import monai_sr
 from monai_sr.cli.main import main
-from monai_sr.cli.parameters import parameters
-from monai_sr.cli.parser import MANY, make_parser
+from monai_sr.cli.parser import make_parser, run_options
 from monai_sr.clients.boutiques import descriptor
 from monai_sr.io.images import write_image
+from monai_sr.options import flat_options, parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "monai_sr" / "clients" / "workflows"
@@ -33,7 +32,9 @@ def thick(tmp_path) -> Path:
 
 
 def options_of(command: str, words: list[str]) -> dict:
-    return vars(make_parser(defaultdict(lambda: None)).parse_args([command, *words]))
+    """What was chosen, by name, where it is not the default."""
+    given = make_parser().parse_args([command, *words])
+    return flat_options(run_options(given).to_dict()) | {"level": getattr(given, "level", None)}
 
 
 # ------------------------------------------------------------- parameters
@@ -47,9 +48,9 @@ def test_parameters_are_what_the_parser_knows():
     assert known["spacing"].excludes == ("factor",)
     assert (known["jobs"].kind, known["jobs"].default) == ("count", 1)
     assert known["modality"].choices == ("CT", "MR")
-    assert known["axis"].choices == ("0", "1", "2")
+    assert known["axis"].choices == (0, 1, 2)
     assert known["strict"].kind == "flag" and known["include"].many
-    assert known["input"].flag == "" and "[residual]" in known["bundle"].help
+    assert known["input"].flag == "" and "[residual]" in known["bundle"].text
     assert not {"help", "debug", "xml"} & set(known)
     with pytest.raises(KeyError):
         parameters("no such command")
@@ -102,7 +103,8 @@ def test_every_option_of_one_file_is_an_input_and_untouched_ones_are_not_passed(
     interface = nipype.SuperResolve(in_file=str(thick))
     own = set(nipype.CommandLineInputSpec().copyable_trait_names())
     inputs = set(interface.inputs.copyable_trait_names()) - own - {"in_file", "out_file"}
-    left_out = {"input", "output", "format", "series", "fill_gaps", "merge_by_geometry", *MANY}
+    left_out = {"input", "output", "format", "series", "fill_gaps", "merge_by_geometry"}
+    left_out |= {one.name for one in parameters("run") if one.group == "selection"}
     assert inputs == {one.name for one in parameters("run")} - left_out
     assert interface.cmdline == f"monai-sr run {thick} thick_sr.nii.gz"
 

@@ -22,12 +22,12 @@ import SimpleITK as sitk
 from slicer_stand_in import Slicer, Volume, endless, really
 
 from monai_sr import __version__
-from monai_sr.cli.parameters import parameters
 from monai_sr.clients.slicer.description import given
 from monai_sr.errors import UsageError
 from monai_sr.grid import Grid, target_grid
 from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
+from monai_sr.options import parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTENSION = ROOT / "monai_sr" / "clients" / "slicer" / "extension"
@@ -233,7 +233,7 @@ def test_the_panel_offers_what_the_command_line_has(slicer, panel):
     for name in panel.settings():
         assert name in known
         if known[name].kind == "choice":
-            offered = ["auto", *(choice for choice in known[name].choices if choice != "auto")]
+            offered = ["auto", *(str(choice) for choice in known[name].choices if choice != "auto")]
             assert getattr(panel.ui, f"{name}Box").items == offered
     fresh = slicer.module.MonaiSRWidget()
     fresh.setup()

@@ -12,6 +12,7 @@ from ..bundles import Model, load_bundle
 from ..dicom import MadeBy
 from ..errors import UsageError
 from ..grid import Grid, wanted_grid
+from ..options import RunOptions
 from ..report import niivue_script
 
 
@@ -51,6 +52,28 @@ class Settings:
     report: bool = False
     viewer: bool = False
     memory: int | None = None
+
+    @classmethod
+    def of(cls, options: RunOptions) -> Settings:
+        """As a user chose them."""
+        outputs, compute = options.outputs, options.compute
+        maps = {"consistency": outputs.consistency_map, "uncertainty": outputs.uncertainty}
+        return cls(
+            bundle=options.wanted.bundle,
+            device=compute.device,
+            engine=compute.engine,
+            precision=compute.precision,
+            options={"spacing": options.wanted.spacing, "factor": options.wanted.factor, **vars(options.acquisition)},
+            fill_gaps=options.reading.fill_gaps,
+            merge_by_geometry=options.reading.merge_by_geometry,
+            reading={name: getattr(options.reading, name) for name in ("volume", "nan", "geometry")},
+            strict=options.wanted.strict,
+            trust_bundle=compute.trust_bundle,
+            overwrite=outputs.overwrite,
+            maps=tuple(name for name, wanted in maps.items() if wanted),
+            report=outputs.report,
+            viewer=outputs.viewer,
+        )
 
     def load(self, *, device: str | None = None) -> Model:
         """The bundle, on this or another device.

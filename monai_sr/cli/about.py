@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import UsageError
-from .parser import NOTICE
+from ..options import NOTICE
 from .places import make_folder
 
 

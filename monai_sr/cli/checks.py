@@ -6,31 +6,32 @@ import argparse
 from pathlib import Path
 
 from ..errors import SuperResolutionError
-from .options import reading
+from .parser import run_options
 from .places import naming
 
 
-def check(options: argparse.Namespace) -> int:
+def check(given: argparse.Namespace) -> int:
     """``monai-sr check SOURCE``"""
-    source = Path(options.source)
+    source, options = Path(given.source), run_options(given).reading
     from ..dicom import find_series, is_dicom_source, stack_of
 
     if not (source.is_dir() or is_dicom_source(source)):
         from ..grid import grid_of
         from ..io.images import read_image
 
-        print(f"{source}: {grid_of(read_image(source, **reading(options))).in_words()}")
+        image = read_image(source, volume=options.volume, nan=options.nan, geometry=options.geometry)
+        print(f"{source}: {grid_of(image).in_words()}")
         return 0
     from ..io.images import refuse_file_options
 
     refuse_file_options(volume=options.volume, geometry=options.geometry)
-    found = find_series(source, merge_by_geometry=bool(options.merge_by_geometry))
+    found = find_series(source, merge_by_geometry=options.merge_by_geometry)
     good, bad = 0, len(found.broken)
     for series in found.series:
         number = "-" if series.number is None else series.number
         print(f"series {number}: {series.modality}, {len(series.frames)} slices, UID {series.uid}")
         try:
-            stack = stack_of(series, fill_gaps=bool(options.fill_gaps))
+            stack = stack_of(series, fill_gaps=options.fill_gaps)
         except SuperResolutionError as error:
             bad += 1
             print(f"  {error}")

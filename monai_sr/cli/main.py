@@ -13,13 +13,30 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
+from ..clients.slicer.description import given
 from ..engine.imports import import_monai_to_run
 from ..errors import ImageWarning, SuperResolutionError
-from . import about, checks, quality, run, watch
 from .parser import make_parser
 from .terminal import leave_stdout
+
+COMMANDS = {
+    "run": "run",
+    "bids": "run",
+    "slicer": "slicer",
+    "check": "checks",
+    "verify": "checks",
+    "simulate": "quality",
+    "evaluate": "quality",
+    "calibrate": "quality",
+    "demo": "about",
+    "watch": "watch",
+    "info": "about",
+    "errors": "about",
+}
+"""Each command's module, imported when it is called; its function is called like the command."""
 
 INTERNAL_ERROR = 10
 INTERRUPTED = 130
@@ -33,34 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     writable or disk full, 7 bundle or weights missing, damaged or not trusted, 8 not enough memory, 9 not
     consistent, 10 internal error, 11 the archive cannot be reached or refuses, 130 interrupted, 143 terminated.
     """
-    commands = {
-        "run": run.run,
-        "bids": run.bids,
-        "slicer": run.slicer,
-        "check": checks.check,
-        "verify": checks.verify,
-        "simulate": quality.simulate,
-        "evaluate": quality.evaluate,
-        "calibrate": quality.calibrate,
-        "demo": about.demo,
-        "watch": watch.watch,
-        "info": about.info,
-        "errors": about.errors,
-    }
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["slicer"]:
-        from ..clients.slicer.description import given
-
         words = ["slicer", *given(words[1:])]
-    options = make_parser(commands).parse_args(words)
+    options = make_parser().parse_args(words)
     options.words = words
     _quiet_libraries()
     failure: Exception
     try:
         with _termination_heeded():
-            if arguments is None and options.command in (run.run, run.bids, run.slicer):  # a process of its own
+            if arguments is None and options.command in ("run", "bids", "slicer"):  # a process of its own
                 import_monai_to_run()
-            return options.command(options) or 0
+            command = getattr(import_module(f".{COMMANDS[options.command]}", __package__), options.command)
+            return command(options) or 0
     except SuperResolutionError as error:
         print(f"monai-sr: {error}", file=sys.stderr)
         code, failure = error.exit_code, error

@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .options import settings_of
 from .places import make_folder
 from .terminal import bar, say
 
 if TYPE_CHECKING:
     from ..batch import Outcome
+    from ..options import RunOptions
 
 
-def super_resolve_many(source: Path, target: Path, options: argparse.Namespace) -> int:
+def super_resolve_many(source: Path, target: Path, options: RunOptions, *, debug: bool) -> int:
     """Every volume of a source, each with a result or a reason."""
-    _check_together(options)
-    from ..batch import RunLog, exit_code, find_cases, part_of, plan_table, run_cases, summary
+    from ..batch import RunLog, Settings, exit_code, find_cases, part_of, plan_table, run_cases, summary
 
-    if options.scheduler:  # workers have a current folder of their own
+    selection = options.selection
+    if selection.scheduler:  # workers have a current folder of their own
         source, target = source.absolute(), target.absolute()
     cases = find_cases(
         source,
         target,
-        include=options.include,
-        exclude=options.exclude,
-        series=options.series,
-        as_nifti=options.format == "nifti",
-        merge_by_geometry=bool(options.merge_by_geometry),
-        participants=options.participant_label,
-        masks=options.mask,
+        include=selection.include,
+        exclude=selection.exclude,
+        series=options.reading.series,
+        as_nifti=options.wanted.format == "nifti",
+        merge_by_geometry=options.reading.merge_by_geometry,
+        participants=selection.participant_label,
+        masks=options.outputs.mask,
     )
-    if options.format == "dicom" and not all(case.is_derived_dicom or case.fault for case in cases):
+    if options.wanted.format == "dicom" and not all(case.is_derived_dicom or case.fault for case in cases):
         raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="leave --format out", path=source)
     part = None
-    if options.num_parts:
-        part = options.part_id, options.num_parts
+    if selection.part_id is not None and selection.num_parts is not None:
+        part = selection.part_id, selection.num_parts
         cases = part_of(cases, part=part[0], parts=part[1])
-    settings = settings_of(options)
-    if options.dry_run:
+    settings = Settings.of(options)
+    if selection.dry_run:
         print(plan_table(cases, settings))
         return 0
     make_folder(target)
@@ -49,16 +48,16 @@ def super_resolve_many(source: Path, target: Path, options: argparse.Namespace) 
 
     def report(outcome: Outcome) -> None:
         with shown.external_write_mode():
-            _tell(outcome, debug=options.debug)
+            _tell(outcome, debug=debug)
         shown.update(int(shown.n) + 1 - shown.n)
 
     outcomes = run_cases(
         cases,
         settings,
-        jobs=options.jobs,
-        scheduler=options.scheduler,
-        resources={"GPU": 1} if options.gpu_resource else None,
-        fail_fast=options.fail_fast,
+        jobs=selection.jobs,
+        scheduler=selection.scheduler,
+        resources={"GPU": 1} if selection.gpu_resource else None,
+        fail_fast=selection.fail_fast,
         log=RunLog(target, part=part),
         report=report,
         progress=lambda share: shown.update(int(shown.n) + min(share, 0.99) - shown.n),
@@ -66,16 +65,6 @@ def super_resolve_many(source: Path, target: Path, options: argparse.Namespace) 
     shown.close()
     say(summary(outcomes))
     return exit_code(outcomes)
-
-
-def _check_together(options: argparse.Namespace) -> None:
-    """Options that only make sense together, or not at all."""
-    if (options.num_parts is None) != (options.part_id is None):
-        raise UsageError("E-USE", "--num-parts and --part-id belong together", fix="give both")
-    if options.scheduler and options.jobs > 1:
-        raise UsageError("E-USE", "--jobs is for this machine, --scheduler for a cluster", fix="give one of them")
-    if options.gpu_resource and not options.scheduler:
-        raise UsageError("E-USE", "--gpu-resource is for a cluster", fix="give --scheduler, or leave it out")
 
 
 def _tell(outcome: Outcome, *, debug: bool) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import settings_of
 from .places import check_target, naming
 from .terminal import progress_bar
 
@@ -22,37 +20,38 @@ if TYPE_CHECKING:
     from ..batch import Case, CasePage, Made, Settings
     from ..bundles import Model
     from ..dicom import MadeBy
+    from ..options import RunOptions
 
 
 def super_resolve_file(
-    source: Path, target: Path, options: argparse.Namespace, *, progress: Callable[[float], None] | None = None
+    source: Path, target: Path, options: RunOptions, *, progress: Callable[[float], None] | None = None
 ) -> tuple[MetaTensor, MetaTensor]:
     """One image file to one; the volume that was read and the one that was written."""
     check_target(source, target)
-    from ..batch import Case
+    from ..batch import Case, Settings
 
-    settings, case = settings_of(options), Case(source.name, source, target)
+    settings, case = Settings.of(options), Case(source.name, source, target)
     with _told_on_page(case, settings) as told:
-        return _super_resolve(case, settings, settings.load(), told, masks=options.mask, progress=progress)
+        return _super_resolve(case, settings, settings.load(), told, masks=options.outputs.mask, progress=progress)
 
 
-def super_resolve_series(source: Path, target: Path, options: argparse.Namespace) -> None:
+def super_resolve_series(source: Path, target: Path, options: RunOptions) -> None:
     """One DICOM series to one file, with a JSON beside it."""
     check_target(source, target)
-    from ..batch import Case
+    from ..batch import Case, Settings
     from ..dicom import find_series, short_name
     from ..io.images import refuse_file_options
 
-    refuse_file_options(volume=options.volume, geometry=options.geometry)
-    found = find_series(source, merge_by_geometry=bool(options.merge_by_geometry))
+    refuse_file_options(volume=options.reading.volume, geometry=options.reading.geometry)
+    found = find_series(source, merge_by_geometry=options.reading.merge_by_geometry)
     with naming(source):
-        series = found.only(options.series)
+        series = found.only(options.reading.series)
     for left in found.left_out:
         print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
-    settings, case = settings_of(options), Case(short_name(series), source, target, series=series)
+    settings, case = Settings.of(options), Case(short_name(series), source, target, series=series)
     model = settings.load()
     with _told_on_page(case, settings) as told:
-        _super_resolve(case, settings, model, told, masks=options.mask)
+        _super_resolve(case, settings, model, told, masks=options.outputs.mask)
 
 
 @dataclass
@@ -99,7 +98,7 @@ def _super_resolve(
     model: Model,
     told: _Told,
     *,
-    masks: list[str],
+    masks: Sequence[str],
     progress: Callable[[float], None] | None = None,
 ) -> tuple[MetaTensor, MetaTensor]:
     """Make one volume and all that belongs beside it; what was read and what was written."""
@@ -127,7 +126,7 @@ def _super_resolve(
     return image, made.sr
 
 
-def _labels(case: Case, masks: list[str]) -> dict[Path, MetaTensor]:
+def _labels(case: Case, masks: Sequence[str]) -> dict[Path, MetaTensor]:
     """The masks of one volume, by where they belong; read before any work is done."""
     from ..batch import mask_path, masks_beside
     from ..io.images import read_labels

@@ -10,8 +10,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import OutputError, SuperResolutionError, UsageError
-from .options import loading
-from .parser import BUNDLES
+from ..options import BUNDLES
 from .places import check_target, make_folder, naming
 from .terminal import progress_bar
 
@@ -61,7 +60,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
     conditions, axes = _conditions(options), _evaluated_axes(options.axis)
     models: dict[str, Any] = dict(map(peer, options.peer))
-    bundles = {name: load_bundle(name, **loading(options)) for name in options.bundle}
+    bundles = {name: load_bundle(name, **_loading(options)) for name in options.bundle or BUNDLES}
     models = bundles | models
     volumes = [path for source in options.volumes for path in find_volumes(source)][: options.limit]
     failed = 0
@@ -104,6 +103,11 @@ def evaluate(options: argparse.Namespace) -> int:
     return 4 if failed else 0
 
 
+def _loading(options: argparse.Namespace) -> dict[str, Any]:
+    """How a bundle is to be loaded."""
+    return {name: getattr(options, name) for name in ("device", "engine", "precision", "trust_bundle")}
+
+
 _OWN_CONDITIONS = ("profile", "thickness_ratio", "told", "noise")
 """Options of evaluate that say what the table of robustness says itself."""
 
@@ -141,7 +145,7 @@ def _command_of(options: argparse.Namespace) -> str:
     text = "monai-sr evaluate VOLUMES"
     for name in ("bundle", "factor", *_OWN_CONDITIONS, "axis", "crop", "limit"):
         value = getattr(options, name)
-        if value is None or value == BUNDLES:
+        if value is None:
             continue
         option = f"--{name.replace('_', '-')}"
         if name == "bundle":
@@ -160,7 +164,7 @@ def calibrate(options: argparse.Namespace) -> int:
     from ..evaluation.tables import write_text
     from ..io.volumes import datalist
 
-    model = load_bundle(options.bundle, **loading(options))
+    model = load_bundle(options.bundle, **_loading(options))
     training, validation = (
         [item["image"] for item in datalist(options.dataset, section)] for section in ("training", "validation")
     )

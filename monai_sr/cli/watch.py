@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .options import settings_of
+from .parser import run_options
 from .places import make_folder
 from .terminal import say
 
@@ -16,6 +16,7 @@ from .terminal import say
 def watch(options: argparse.Namespace) -> int:
     """``monai-sr watch --dicomweb URL --state FOLDER``"""
     try:
+        from ..batch import Settings
         from ..clients.pacs import Archive, Credentials, Watcher
         from ..clients.pacs import watch as watch_on
     except ModuleNotFoundError as error:
@@ -36,11 +37,12 @@ def watch(options: argparse.Namespace) -> int:
         timeout=options.timeout,
     )
     make_folder(Path(options.state))
+    modality = run_options(options).acquisition.modality
     watcher = Watcher(
         archive,
         Path(options.state),
-        settings_of(options),
-        modalities=[options.modality] if options.modality else ["CT", "MR"],
+        Settings.of(run_options(options)),
+        modalities=[modality] if modality else ["CT", "MR"],
         days=options.days,
         settle=options.settle,
         thick_ratio=options.thick_ratio,

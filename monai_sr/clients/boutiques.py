@@ -1,4 +1,4 @@
-"""The Boutiques descriptor of ``monai-sr run``, made from its parser.
+"""The Boutiques descriptor of ``monai-sr run``, made from its options.
 
 ``python -m monai_sr.clients.boutiques`` prints it; ``workflows/boutiques.json`` keeps it.
 """
@@ -9,8 +9,7 @@ import json
 from typing import Any
 
 from .. import __version__
-from ..cli.parameters import Parameter, parameters
-from ..cli.parser import NOTICE
+from ..options import NOTICE, Parameter, parameters
 
 _TYPES = {"flag": "Flag", "number": "Number", "count": "Number"}
 
@@ -48,20 +47,20 @@ def _input(one: Parameter) -> dict[str, Any]:
     made: dict[str, Any] = {
         "id": one.name,
         "name": one.name.replace("_", " ").capitalize(),
-        "description": one.help,
+        "description": one.text,
         "type": "File" if one.name == "input" else _TYPES.get(one.kind, "String"),
         "value-key": f"[{one.name.upper()}]",
         "optional": bool(one.flag),
     }
     if one.flag:
         made["command-line-flag"] = one.flag
-    if one.many:
+    if one.many == "words":
         made["list"] = True
     elif one.kind == "count":
         made["integer"] = True
-    if one.choices:
-        made["value-choices"] = list(one.choices)
-    if one.kind != "flag" and one.default not in (None, []):
+    if one.kind == "choice":
+        made["value-choices"] = list(map(str, one.choices))
+    if one.flag and one.kind != "flag" and one.default not in (None, ()):
         made["default-value"] = one.default
     if one.kind == "number":
         made |= {"minimum": 0, "exclusive-minimum": True}

@@ -1,6 +1,6 @@
 """monai-sr in Nipype workflows: ``SuperResolve`` runs ``monai-sr run`` on one image file.
 
-Its inputs are the options of the command line, made from its parser, so their defaults are those too. A DICOM
+Its inputs are the options of the command line, made from RunOptions, so their defaults are those too. A DICOM
 series goes through any DICOM converter of Nipype first.
 """
 
@@ -8,30 +8,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cli.parameters import Parameter, parameters
-from ..cli.parser import MANY
+from ..options import Parameter, parameters
 
 try:
     from nipype.interfaces.base import CommandLine, CommandLineInputSpec, File, TraitedSpec, traits
 except ImportError as error:
     raise ImportError('monai_sr.clients.nipype needs Nipype. Fix: pip install "monai-sr[nipype]"') from error
 
-NOT_OF_A_FILE = {"input", "output", "format", "series", "fill_gaps", "merge_by_geometry", *MANY}
-"""Arguments of ``monai-sr run`` that say nothing about one image file, or are told otherwise here."""
+NOT_OF_A_FILE = {
+    *("input", "output", "format", "series", "fill_gaps", "merge_by_geometry"),
+    *(one.name for one in parameters("run") if one.group == "selection"),
+}
+"""Options of ``monai-sr run`` that say nothing about one image file, or are given otherwise here."""
 
 
 def _trait(one: Parameter) -> Any:
     """An option as a trait; nothing is passed on unless it is set."""
-    how: dict[str, Any] = {"desc": one.help}
+    how: dict[str, Any] = {"desc": one.text}
     if one.excludes:
         how["xor"] = list(one.excludes)
     if one.kind == "flag":
         return traits.Bool(argstr=one.flag, **how)
     how["argstr"] = f"{one.flag} %s"
     if one.kind == "choice":
-        values = [int(choice) if choice.isdigit() else choice for choice in one.choices]
-        return traits.Enum(*values, **how)
-    return {"number": traits.Float, "count": traits.Int, "text": traits.Str}[one.kind](**how)
+        return traits.Enum(*one.choices, **how)
+    return {"number": traits.Float, "count": traits.Int}.get(one.kind, traits.Str)(**how)
 
 
 _INPUTS: dict[str, Any] = {

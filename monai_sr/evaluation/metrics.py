@@ -5,12 +5,15 @@ Volumes are (X, Y, Z) arrays in the file's units, nothing clipped; masks are of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from monai.metrics.metric import CumulativeIterationMetric
 from scipy import ndimage
 from torch import Tensor
 
-from ..intensities import guess_modality
+from ..intensities import data_range, guess_modality
 
 _MAD_OF_A_GAUSSIAN = 0.6745
 """Median of the absolute values of a Gaussian of standard deviation 1."""
@@ -201,3 +204,28 @@ def _otsu(values: np.ndarray) -> float:
     mean_below = np.cumsum(counts * centers) / np.maximum(below, 1)
     mean_above = ((counts * centers).sum() - np.cumsum(counts * centers)) / np.maximum(above, 1)
     return float(centers[np.argmax(below * above * (mean_below - mean_above) ** 2)])
+
+
+class ForegroundPSNR(CumulativeIterationMetric):
+    """:func:`psnr` as a MONAI metric: own data range and foreground of each item."""
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
+        assert y is not None
+        return torch.tensor([[self._one(sr, hr)] for sr, hr in zip(y_pred, y, strict=True)])
+
+    def _one(self, sr: Tensor, hr: Tensor) -> float:
+        truth = hr[0].detach().cpu().numpy()
+        return psnr(sr[0].detach().cpu().numpy(), truth, value_range=data_range(truth), mask=foreground(truth))
+
+    def aggregate(self) -> Tensor:  # type: ignore[override]
+        """The mean over all items."""
+        data = self.get_buffer()
+        return data[torch.isfinite(data)].mean()
+
+
+class ForegroundSSIM(ForegroundPSNR):
+    """:func:`ssim` as a MONAI metric for bundles."""
+
+    def _one(self, sr: Tensor, hr: Tensor) -> float:
+        truth = hr[0].detach().cpu().numpy()
+        return ssim(sr[0].detach().cpu().numpy(), truth, value_range=data_range(truth), mask=foreground(truth))

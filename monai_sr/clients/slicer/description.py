@@ -1,4 +1,4 @@
-"""The command line module as Slicer's execution model describes it, made from the parser.
+"""The command line module as Slicer's execution model describes it, made from the options.
 
 Slicer has no word for "not given": it sends every number and choice of its form. So a number that
 the command line finds by itself is 0 in the form, a choice "auto", and :func:`given` takes them away again.
@@ -11,8 +11,13 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from ... import __version__
-from ...cli.parameters import Parameter, parameters
-from ...cli.parser import BUNDLES, NOTICE
+from ...options import BUNDLES, NOTICE, Parameter, parameters
+
+OVERLAYS = (
+    Parameter("difference", help="also write what the network adds to the consistent spline", placeholder="FILE"),
+    Parameter("consistency", help="also write acquired slices minus re-acquired result", placeholder="FILE"),
+)
+"""Volumes that only Slicer asks for."""
 
 AUTO = "auto"
 
@@ -24,7 +29,9 @@ LEFT_OUT = ("trust_bundle",)
 
 EXTENSIONS = ".nrrd,.nii.gz,.nii,.mha"
 
-_TYPES = {"number": "double", "count": "integer", "flag": "boolean", "text": "string"}
+_NUMBERS = {"number": "double", "count": "integer"}
+
+_TYPES = _NUMBERS | {"flag": "boolean"}
 
 
 def describe() -> str:
@@ -42,7 +49,7 @@ def describe() -> str:
         ("contributor", "The monai-sr authors"),
     ):
         ElementTree.SubElement(root, name).text = text
-    known = {one.name: one for one in parameters("slicer") if one.name not in LEFT_OUT}
+    known = {one.name: one for one in (*parameters("slicer"), *OVERLAYS) if one.name not in LEFT_OUT}
     group = _group(root, "Volumes", "What is read and written")
     for index, (name, label, channel) in enumerate(
         (("input", "Thick slices", "input"), ("output", "Thin slices", "output"))
@@ -67,7 +74,7 @@ def given(words: Sequence[str]) -> list[str]:
     Args:
         words: after ``monai-sr slicer``; flags with hyphens or underscores.
     """
-    known = {one.name: one for one in parameters("slicer") if one.flag}
+    known = {one.name: one for one in (*parameters("slicer"), *OVERLAYS) if one.flag}
     kept: list[str] = []
     rest = list(words)
     while rest:
@@ -86,7 +93,7 @@ def given(words: Sequence[str]) -> list[str]:
 
 def _left_alone(one: Parameter, value: str) -> bool:
     """Whether a value is what the form shows before anything is chosen."""
-    if one.kind in ("number", "count"):
+    if one.kind in _NUMBERS:
         try:
             return float(value) == 0
         except ValueError:
@@ -110,16 +117,16 @@ def _image(group: ElementTree.Element, one: Parameter, label: str, channel: str,
 
 
 def _option(group: ElementTree.Element, one: Parameter) -> None:
-    choices = (*BUNDLES, "none") if one.name == "bundle" else one.choices
-    default, text = one.default, one.help
+    choices = (*BUNDLES, "none") if one.name == "bundle" else one.choices if one.kind == "choice" else ()
+    default, text = one.default, one.text
     if default is None and choices:
         choices = (AUTO, *(choice for choice in choices if choice != AUTO))
         default = AUTO
-    elif default is None and one.kind in ("number", "count"):
-        default, text = 0, f"{one.help}; 0: not given"
+    elif default is None and one.kind in _NUMBERS:
+        default, text = 0, f"{text}; 0: not given"
     elif default is None:
         default = ""
-    element = ElementTree.SubElement(group, "string-enumeration" if choices else _TYPES[one.kind])
+    element = ElementTree.SubElement(group, "string-enumeration" if choices else _TYPES.get(one.kind, "string"))
     fields = {
         "name": one.name,
         "longflag": one.name,
@@ -130,7 +137,7 @@ def _option(group: ElementTree.Element, one: Parameter) -> None:
     for name, field in fields.items():
         ElementTree.SubElement(element, name).text = field
     for choice in choices:
-        ElementTree.SubElement(element, "element").text = choice
+        ElementTree.SubElement(element, "element").text = str(choice)
     if one.kind == "number":
         limits = ElementTree.SubElement(element, "constraints")
         for name, limit in (("minimum", "0"), ("maximum", "50"), ("step", "0.1")):

@@ -1,0 +1,487 @@
+"""What a user chooses for a run: one typed record from the command line to the record beside a result.
+
+The argument parser, the descriptors of 3D Slicer, Boutiques and Nipype, configuration files and the
+record of provenance are made from the fields of :class:`RunOptions`. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import UsageError
+
+NOTICE = "Research only, not for diagnosis."
+
+ENGINES = ("auto", "torch", "openvino")
+
+PRECISIONS = ("float32", "int8", "float16", "bfloat16")
+"""Of the convolutions; image, residual sums and consistency are in float32 always."""
+
+BUNDLES = ("residual", "pyramid")
+"""The bundles that ship."""
+
+Kind = Literal["flag", "number", "count", "index", "choice", "text"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One option, as every door describes it.
+
+    Attributes:
+        name: the field, such as ``slice_thickness``.
+        group: the field of :class:`RunOptions` that holds it; empty for its own fields.
+        kind: "flag" takes no value, "number" one above 0, "count" a whole one above 0, "index" a whole one
+            from 0 or one of ``choices``, "choice" one of ``choices``.
+        default: None where monai-sr finds the value, as ``unset`` says.
+        help: one line.
+        choices: the values that are accepted.
+        unset: what applies when it is not given.
+        unit: of a number.
+        placeholder: in the help, where it takes a value.
+        many: "words" takes several values, "repeat" may be given several times.
+        excludes: names of those that cannot be given with it.
+    """
+
+    name: str
+    group: str = ""
+    kind: Kind = "text"
+    default: Any = None
+    help: str = ""
+    choices: tuple[Any, ...] = ()
+    unset: str = ""
+    unit: str = ""
+    placeholder: str = ""
+    many: Literal["", "words", "repeat"] = ""
+    excludes: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        """As the command line writes it; empty for what goes by its place."""
+        return "" if self.name in ("input", "output") else f"--{self.name.replace('_', '-')}"
+
+    @property
+    def text(self) -> str:
+        """The help with the default."""
+        default = "" if self.default in (None, False, ()) else str(self.default)
+        text = f"{self.help}, {self.unit}" if self.unit else self.help
+        return f"{text} [{self.unset or default}]".lstrip() if self.unset or default else text
+
+    def convert(self, value: Any) -> Any:
+        """A word of the command line or a value of a configuration file as the value of the field.
+
+        Raises:
+            ValueError: the field does not accept it; says what it does.
+        """
+        if value is None and self.default is None:
+            return None
+        if self.many:
+            values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
+            return tuple(str(one) for one in values)
+        return _CONVERT[self.kind](self, value)
+
+
+def _flag(_: Parameter, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"{value!r} is not true or false")
+
+
+def _number(_: Parameter, value: Any) -> float:
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{value!r} is not a number above 0")
+    return number
+
+
+def _whole(value: Any, least: int, text: str) -> int:
+    if isinstance(value, bool) or not str(value).isdecimal() or int(str(value)) < least:
+        raise ValueError(f"{value!r} is not {text}")
+    return int(str(value))
+
+
+def _choice(parameter: Parameter, value: Any) -> Any:
+    for choice in parameter.choices:
+        if str(choice).lower() == str(value).lower():
+            return choice
+    raise ValueError(f"{value!r} is not one of {', '.join(map(str, parameter.choices))}")
+
+
+def _index(parameter: Parameter, value: Any) -> Any:
+    if value in parameter.choices:
+        return value
+    others = "".join(f" or {choice}" for choice in parameter.choices)
+    return _whole(value, 0, f"a whole number from 0{others}")
+
+
+def _text(_: Parameter, value: Any) -> str:
+    if isinstance(value, str | Path | int | float) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{value!r} is not a text")
+
+
+_CONVERT = {
+    "flag": _flag,
+    "number": _number,
+    "count": lambda _, value: _whole(value, 1, "a whole number above 0"),
+    "index": _index,
+    "choice": _choice,
+    "text": _text,
+}
+
+
+def _option(default: Any, help: str, **how: Any) -> Any:
+    """A field that is an option; ``how`` as of :class:`Parameter`."""
+    return field(default=default, metadata={"option": {"default": default, "help": help, **how}})
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Fields that are checked when the record is made, from wherever its values come."""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if "option" not in one.metadata:
+                continue
+            parameter = Parameter(one.name, **one.metadata["option"])
+            try:
+                object.__setattr__(self, one.name, parameter.convert(getattr(self, one.name)))
+            except ValueError as error:
+                fix = f"correct {parameter.flag or one.name}"
+                raise UsageError("E-USE", f"{parameter.flag or one.name}: {error}", fix=fix) from error
+            if getattr(self, one.name) is not None:
+                rivals = [name for name in parameter.excludes if getattr(self, name, None) is not None]
+                if rivals:
+                    both = f"{one.name} and {rivals[0]} were both given"
+                    raise UsageError("E-USE", both, fix="give one of them")
+
+
+@dataclass(frozen=True)
+class Wanted(_Group):
+    """what to make"""
+
+    bundle: str = _option("residual", "residual, pyramid, none (spline only) or a bundle folder")
+    factor: float | None = _option(
+        None, "output slices per acquired slice, such as 4 or 2.5", kind="number", excludes=("spacing",)
+    )
+    spacing: float | None = _option(
+        None,
+        "wanted slice spacing",
+        kind="number",
+        unit="mm",
+        unset="the finer in-plane spacing",
+        excludes=("factor",),
+    )
+    format: Literal["nifti", "dicom"] | None = _option(
+        None,
+        "what to write of a DICOM input into a folder",
+        kind="choice",
+        choices=("nifti", "dicom"),
+        unset="derived DICOM series",
+    )
+    strict: bool = _option(
+        False,
+        "fail instead of a warning where the result may not be better than interpolation: spacing not finer, "
+        "unlike the training data, CT not in HU, not consistent",
+        kind="flag",
+    )
+
+
+@dataclass(frozen=True)
+class Acquisition(_Group):
+    """how the volume was acquired, where the file does not say or is wrong"""
+
+    slice_thickness: float | None = _option(
+        None,
+        "width (FWHM) of the slice profile",
+        kind="number",
+        unit="mm",
+        unset="the DICOM header's, else the slice spacing",
+    )
+    profile: Literal["gaussian", "box"] | None = _option(
+        None, "slice profile", kind="choice", choices=("gaussian", "box"), unset="estimated from the slices"
+    )
+    axis: int | None = _option(
+        None, "through-plane axis", kind="choice", choices=(0, 1, 2), unset="the one of largest spacing"
+    )
+    modality: Literal["CT", "MR"] | None = _option(
+        None, "", kind="choice", choices=("CT", "MR"), unset="the DICOM header's, else guessed from the values"
+    )
+
+
+@dataclass(frozen=True)
+class Reading(_Group):
+    """input"""
+
+    series: str | None = _option(None, "only this DICOM series", placeholder="UID|NUMBER", unset="all")
+    volume: int | Literal["all"] | None = _option(
+        None,
+        "of a NIfTI file of several volumes: which one, from 0, or all",
+        kind="index",
+        choices=("all",),
+        placeholder="K|all",
+    )
+    nan: Literal["fill", "refuse"] = _option(
+        "fill",
+        "replace NaN and infinite voxels by the minimum value, or fail",
+        kind="choice",
+        choices=("fill", "refuse"),
+    )
+    geometry: Literal["sform", "qform"] | None = _option(
+        None,
+        "which affine of a NIfTI file to use",
+        kind="choice",
+        choices=("sform", "qform"),
+        unset="sform if its code is above 0, else qform",
+    )
+    fill_gaps: bool = _option(False, "also process DICOM series with missing slices", kind="flag")
+    merge_by_geometry: bool = _option(False, "join slices that each have a series of their own", kind="flag")
+
+
+@dataclass(frozen=True)
+class Compute(_Group):
+    """compute"""
+
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1, ...")
+    engine: Literal["auto", "torch", "openvino"] | None = _option(
+        None,
+        "what computes the network",
+        kind="choice",
+        choices=ENGINES,
+        unset="auto: on the CPU the fastest installed, see monai-sr info",
+    )
+    precision: Literal["float32", "int8", "float16", "bfloat16"] | None = _option(
+        None,
+        "of the convolutions: int8 on the CPU, float16 or bfloat16 on a GPU",
+        kind="choice",
+        choices=PRECISIONS,
+        unset="float32",
+    )
+    trust_bundle: bool = _option(False, "let a bundle that does not ship with monai-sr run its code", kind="flag")
+
+
+@dataclass(frozen=True)
+class Outputs(_Group):
+    """beside the result"""
+
+    consistency_map: bool = _option(
+        False, "write acquired slices minus re-acquired result as ..._consistency.nii.gz", kind="flag"
+    )
+    uncertainty: bool = _option(
+        False,
+        "write the standard deviation of the error of each voxel (HU or signal units) as ..._uncertainty.nii.gz",
+        kind="flag",
+    )
+    mask: tuple[str, ...] = _option(
+        (),
+        "carry a mask or segmentation to the new grid; for many volumes a pattern such as '*_seg.nii.gz', where * is "
+        "the name of each; may be repeated",
+        many="repeat",
+        placeholder="FILE|PATTERN",
+    )
+    report: bool = _option(
+        False,
+        "write a page with pictures for each volume (.html), also where it fails, and an index.html of many",
+        kind="flag",
+    )
+    viewer: bool = _option(
+        False,
+        "write a page to browse the volumes (.viewer.html); MONAI_SR_NIIVUE names NiiVue's niivue.umd.js",
+        kind="flag",
+    )
+    overwrite: bool = _option(False, "also replace files that monai-sr did not write", kind="flag")
+
+
+@dataclass(frozen=True)
+class Selection(_Group):
+    """many volumes"""
+
+    include: tuple[str, ...] = _option((), "only those, such as 'sub-0*'", many="words", placeholder="PATTERN")
+    exclude: tuple[str, ...] = _option((), "but not those", many="words", placeholder="PATTERN")
+    participant_label: tuple[str, ...] | None = _option(
+        None, "only these of a BIDS dataset", many="words", placeholder="LABEL"
+    )
+    dry_run: bool = _option(False, "print what would be done and what it takes", kind="flag")
+    fail_fast: bool = _option(False, "end with the first volume that fails", kind="flag")
+    jobs: int = _option(1, "processes on this machine", kind="count", placeholder="N")
+    scheduler: str | None = _option(None, "a Dask cluster instead, such as tcp://host:8786", placeholder="ADDRESS|FILE")
+    gpu_resource: bool = _option(False, "take one GPU of a Dask worker's resources for each volume", kind="flag")
+    num_parts: int | None = _option(
+        None, "do only a part, for array jobs; of how many parts", kind="count", placeholder="N"
+    )
+    part_id: int | None = _option(None, "which part, 0 to N-1", kind="index", placeholder="K")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.num_parts is None) != (self.part_id is None):
+            raise UsageError("E-USE", "--num-parts and --part-id belong together", fix="give both")
+        if self.part_id is not None and self.num_parts is not None and self.part_id >= self.num_parts:
+            problem = f"part {self.part_id} of {self.num_parts} was asked for"
+            raise UsageError("E-USE", problem, fix=f"give --part-id 0 to {self.num_parts - 1}")
+        if self.scheduler and self.jobs > 1:
+            raise UsageError("E-USE", "--jobs is for this machine, --scheduler for a cluster", fix="give one of them")
+        if self.gpu_resource and not self.scheduler:
+            raise UsageError("E-USE", "--gpu-resource is for a cluster", fix="give --scheduler, or leave it out")
+
+
+@dataclass(frozen=True)
+class RunOptions(_Group):
+    """All that a user chooses for a run.
+
+    Raises:
+        UsageError: a value that its field does not accept, or two that contradict each other.
+    """
+
+    input: str = _option(
+        "",
+        "NIfTI, NRRD or MetaImage file; a list of files (.txt, or .csv with the columns input and output); "
+        "a BIDS dataset; a folder of any depth; a zip or multi-frame file of DICOM",
+    )
+    output: str = _option("", "file to write (.nii.gz, .nii, .nrrd, .mha), or a folder; a new one ends with /")
+    wanted: Wanted = field(default_factory=Wanted)
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    reading: Reading = field(default_factory=Reading)
+    compute: Compute = field(default_factory=Compute)
+    outputs: Outputs = field(default_factory=Outputs)
+    selection: Selection = field(default_factory=Selection)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunOptions:
+        """The options that a mapping gives, by group (``{"wanted": {"factor": 4}}``) or flat (``{"factor": 4}``).
+
+        Raises:
+            UsageError: there is no such option, or it does not accept the value.
+        """
+        flat = flat_options(values)
+        groups: dict[str, Any] = {
+            name: group(**{one.name: flat[one.name] for one in fields(group) if one.name in flat})
+            for name, group in GROUPS.items()
+        }
+        return cls(flat.get("input", ""), flat.get("output", ""), **groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values that are not the defaults, by group, as JSON holds them."""
+        made: dict[str, Any] = {}
+        for parameter in PARAMETERS.values():
+            place = made.setdefault(parameter.group, {}) if parameter.group else made
+            value = getattr(getattr(self, parameter.group) if parameter.group else self, parameter.name)
+            if value != parameter.default:
+                place[parameter.name] = list(value) if isinstance(value, tuple) else value
+        return {name: value for name, value in made.items() if value != {}}
+
+    def deciding(self) -> RunOptions:
+        """Only what decides the voxels of a result; the rest as by default."""
+        return RunOptions(
+            wanted=replace(self.wanted, format=None, strict=False),
+            acquisition=self.acquisition,
+            reading=replace(self.reading, series=None),
+            compute=Compute(engine=self.compute.engine, precision=self.compute.precision),
+        )
+
+
+GROUPS: dict[str, type[_Group]] = {
+    "wanted": Wanted,
+    "acquisition": Acquisition,
+    "outputs": Outputs,
+    "reading": Reading,
+    "compute": Compute,
+    "selection": Selection,
+}
+"""The nested records of :class:`RunOptions`, in the order of the help; the docstring of each is its title there."""
+
+
+def _parameters() -> dict[str, Parameter]:
+    places: dict[str, type[_Group]] = {"": RunOptions, **GROUPS}
+    return {
+        one.name: Parameter(one.name, group=name, **one.metadata["option"])
+        for name, group in places.items()
+        for one in fields(group)
+        if "option" in one.metadata
+    }
+
+
+PARAMETERS = _parameters()
+"""Every option by its name, in the order of the help."""
+
+_DICOM_ONLY = {"format", "series", "fill_gaps", "merge_by_geometry"}
+
+LEFT_OUT: dict[str, set[str]] = {
+    "run": set(),
+    "bids": _DICOM_ONLY,
+    "slicer": {*_DICOM_ONLY, *(p.name for p in PARAMETERS.values() if p.group in ("outputs", "selection"))},
+    "watch": {
+        *("input", "output", "format", "series", "volume", "nan", "geometry", "merge_by_geometry"),
+        *(p.name for p in PARAMETERS.values() if p.group in ("outputs", "selection")),
+    },
+    "check": {p.name for p in PARAMETERS.values() if p.group != "reading"} | {"series"},
+}
+"""Options that a command does not take."""
+
+
+def parameters(command: str) -> list[Parameter]:
+    """What ``monai-sr COMMAND`` takes of the options, in the order of its help.
+
+    Raises:
+        KeyError: the command takes none of them.
+    """
+    return [one for name, one in PARAMETERS.items() if name not in LEFT_OUT[command]]
+
+
+def flat_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by name alone, of a mapping by group or flat.
+
+    Raises:
+        UsageError: there is no such option.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name in GROUPS and isinstance(value, Mapping):
+            flat |= flat_options(value)
+        elif name in PARAMETERS:
+            flat[name] = value
+        else:
+            near = difflib.get_close_matches(name, [*PARAMETERS, *GROUPS], n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError("E-USE", f"there is no option {key!r}{hint}", fix="see monai-sr run --help for all")
+    return flat
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The options that a JSON or YAML file gives, by name; or the record beside a result.
+
+    Raises:
+        UsageError: it cannot be read, or names an unknown option.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text) if path.suffix.lower() == ".json" else _from_yaml(text)
+    except (OSError, ValueError, RecursionError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError("E-CONFIG", f"it cannot be read ({first})", fix="write JSON or YAML", path=path) from error
+    record = content.get("monai_sr") if isinstance(content, Mapping) else None
+    if isinstance(record, Mapping):
+        content = record.get("options")
+    if not isinstance(content, Mapping):
+        raise UsageError("E-CONFIG", "it does not name options", fix="write 'factor: 4', for example", path=path)
+    try:
+        return flat_options(content)
+    except UsageError as error:
+        raise error.at(path) from error.__cause__
+
+
+def _from_yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
