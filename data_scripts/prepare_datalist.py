@@ -26,7 +26,6 @@ import os
 import re
 import sys
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -39,7 +38,7 @@ from monai.data import MetaTensor
 from tqdm import tqdm
 
 from monai_sr.dicom import is_dicom
-from monai_sr.errors import ImageError, InputMissingError, OutputError, SuperResolutionError
+from monai_sr.errors import ImageError, InputMissingError, OutputError, SuperResolutionError, collect_notices
 from monai_sr.files import write_atomically
 from monai_sr.intensities import guess_modality
 from monai_sr.io.images import image_suffix, read_image
@@ -132,8 +131,7 @@ def examine(path: Path, source: Path, rules: Rules) -> Volume:
     """Read and judge one volume; whatever is wrong with it becomes the reason of its refusal."""
     subject = subject_of(path, source, rules.subject_pattern)
     volume = Volume(path=str(path), subject=hashlib.sha256(subject.encode()).hexdigest()[:12])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with collect_notices() as caught:
         try:
             volume = replace(volume, sha256=_digest(path))
             image = read_image(path)
@@ -145,7 +143,7 @@ def examine(path: Path, source: Path, rules: Rules) -> Volume:
             # one volume must not end a run over thousands; the traceback is there to be reported
             traceback.print_exc()
             volume = replace(volume, reason=f"internal error: {type(error).__name__}: {error}")
-    notes = dict.fromkeys(str(w.message) for w in caught if str(w.message).startswith("W-"))
+    notes = map(str, caught)
     if volume.accepted:
         volume = replace(volume, split=split_of(subject, rules.seed, rules.validation_share))
     return replace(volume, notes="; ".join(notes))

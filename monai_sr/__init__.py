@@ -17,7 +17,6 @@ _HOME = {
     "GradientClipping": "training.clipping",
     "Grid": "grid",
     "ImageError": "errors",
-    "ImageWarning": "errors",
     "InterpolateSlices": "transforms",
     "InterpolateSlicesd": "transforms",
     "Model": "bundles",
@@ -34,8 +33,10 @@ _HOME = {
     "SliceModel": "slices",
     "SuperResolutionError": "errors",
     "SuperResolutionInferer": "inference",
+    "SuperResolutionWarning": "errors",
     "SuperResolvedGridd": "transforms",
     "carry_labels": "labels",
+    "collect_notices": "errors",
     "evaluate": "evaluation.scores",
     "find_cases": "batch",
     "interpolate_slices": "transforms",
@@ -68,8 +69,9 @@ if TYPE_CHECKING:
     from .bundles import Model as Model
     from .bundles import load_bundle as load_bundle
     from .errors import ImageError as ImageError
-    from .errors import ImageWarning as ImageWarning
     from .errors import SuperResolutionError as SuperResolutionError
+    from .errors import SuperResolutionWarning as SuperResolutionWarning
+    from .errors import collect_notices as collect_notices
     from .evaluation.conditions import Condition as Condition
     from .evaluation.scores import evaluate as evaluate
     from .grid import Grid as Grid

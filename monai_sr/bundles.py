@@ -259,7 +259,8 @@ def pick_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         if device == "auto":
             first = (str(error).splitlines() or [""])[0]
-            warn(f"W-DEV: the GPU cannot be used (torch {torch.__version__}: {first}); the CPU is")
+            facts = {"torch": torch.__version__, "reason": first}
+            warn("W-DEV", "the GPU cannot be used (torch {torch}: {reason}); the CPU is", facts=facts)
             return torch.device("cpu")
         raise UsageError(
             "E-DEV", f"device {str(device)!r} cannot be used here (torch {torch.__version__})", fix="give auto or cpu"

@@ -1,39 +1,120 @@
-"""What can be wrong with an input, an output or a bundle: a code, the cause, and what to do."""
+"""What can be wrong with an input, an output or a bundle: errors and warnings with fields for programs.
+
+Both have a code, facts and a remedy; text is made from them when it is shown. A warning goes to the
+innermost :func:`collect_notices`, and to Python's ``warnings`` where none is open.
+"""
 
 from __future__ import annotations
 
 import errno
+import re
 import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+from .codes import CODES
 
 
-class SuperResolutionError(Exception):
-    """A fault of the input or the surroundings, not of the program.
-
-    Reads as one line: ``E-code: <file> - <what is wrong>. Fix: <one action>.``
+class Notice(Exception):
+    """What errors and warnings have in common. As text ``code: <file> - <what is wrong>. Fix: <one action>.``
 
     Args:
-        code: short name users can search for, such as ``E-IO-TRUNC``.
-        problem: what is wrong, with the value found and the value needed.
+        code: short name users can search for, such as ``E-IO-TRUNC``; :mod:`monai_sr.codes` has a row for it.
+        problem: what is wrong, with the value found and the value needed. ``{name}`` and ``{name:format}``
+            are replaced by facts.
         fix: one action that settles it.
         path: the file concerned; may be added later, see :meth:`at`.
+        facts: values of the problem by name, for programs.
     """
+
+    severity_unless_in_table = "error"
+
+    def __init__(
+        self,
+        code: str,
+        problem: str,
+        *,
+        fix: str = "",
+        path: str | Path | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(code, problem)
+        self.code, self.template, self.fix, self.path, self.facts = code, problem, fix, path, dict(facts or {})
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:  # the arguments of an exception are positional else
+        return partial(type(self), self.code, self.template, fix=self.fix, path=self.path, facts=self.facts), ()
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, in words."""
+
+        def value(field: re.Match[str]) -> str:
+            name, spec = field.groups()
+            try:
+                return format(self.facts[name], spec)
+            except (KeyError, ValueError, TypeError):  # a brace of its own
+                return field[0]
+
+        return re.sub(r"\{(\w+):?([^{}]*)\}", value, self.template)
+
+    @property
+    def severity(self) -> str:
+        """ "error", "warning" or "info"."""
+        return CODES[self.code].severity if self.code in CODES else self.severity_unless_in_table
+
+    @property
+    def remedy(self) -> str:
+        """What to do: of this case, else of the code in general."""
+        return self.fix or (CODES[self.code].remedy if self.code in CODES else "")
+
+    def at(self, path: str | Path) -> Notice:
+        """The same, naming ``path`` unless it already names a file."""
+        self.path = self.path or path
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: code, severity, message, fix, path and facts."""
+        path = None if self.path is None else printable(str(self.path))
+        return {**self.to_record(), "fix": printable(self.remedy), "path": path}
+
+    def to_record(self) -> dict[str, Any]:
+        """For the record beside a result, which names no place: code, severity, message and facts."""
+        facts = {name: _plain(value) for name, value in self.facts.items()}
+        message = printable(" ".join(self.problem.split()))
+        return {"code": self.code, "severity": self.severity, "message": message, "facts": facts}
+
+    def __str__(self) -> str:
+        place = f"{self.path} - " if self.path else ""
+        line = f"{self.code}: {place}{self.problem}"
+        if self.fix:
+            line = f"{line.rstrip('.')}. Fix: {self.fix.rstrip('.')}."
+        return printable(" ".join(line.split()))
+
+
+class SuperResolutionError(Notice):
+    """A fault of the input or the surroundings, not of the program."""
 
     exit_code = 10
 
-    def __init__(self, code: str, problem: str, *, fix: str, path: str | Path | None = None) -> None:
-        super().__init__(code, problem)
-        self.code, self.problem, self.fix, self.path = code, problem, fix, path
+    def __init__(
+        self,
+        code: str,
+        problem: str,
+        *,
+        fix: str,
+        path: str | Path | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(code, problem, fix=fix, path=path, facts=facts)
 
     def at(self, path: str | Path) -> SuperResolutionError:
         """The same error, naming ``path`` unless it already names a file."""
         self.path = self.path or path
         return self
-
-    def __str__(self) -> str:
-        place = f"{self.path} - " if self.path else ""
-        line = f"{self.code}: {place}{self.problem.rstrip('.')}. Fix: {self.fix.rstrip('.')}."
-        return " ".join(line.split())
 
 
 class ImageError(SuperResolutionError):
@@ -72,8 +153,87 @@ class UsageError(SuperResolutionError, ValueError):
     exit_code = 2
 
 
-class ImageWarning(UserWarning):
-    """The result is made, but something about it should be known; reads ``W-code: …``."""
+class SuperResolutionWarning(Notice, UserWarning):
+    """The result is made, but something about it should be known."""
+
+    severity_unless_in_table = "warning"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SuperResolutionWarning) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+
+def read_warning(entry: SuperResolutionWarning | Mapping[str, Any] | str) -> SuperResolutionWarning:
+    """A warning from a record: of version 2 an object, of version 1 a text ``W-code: message``."""
+    if isinstance(entry, SuperResolutionWarning):
+        return entry
+    if isinstance(entry, Mapping):
+        facts = entry.get("facts")
+        message = str(entry.get("message", ""))
+        return SuperResolutionWarning(
+            str(entry.get("code", "")), message, facts=facts if isinstance(facts, Mapping) else None
+        )
+    code, _, message = str(entry).partition(": ")
+    return SuperResolutionWarning(code, message) if code in CODES else SuperResolutionWarning("", str(entry))
+
+
+_collector: ContextVar[Callable[[SuperResolutionWarning], None] | None] = ContextVar("collector", default=None)
+
+
+@contextmanager
+def collect_notices(
+    show: Callable[[SuperResolutionWarning], None] | None = None,
+) -> Iterator[list[SuperResolutionWarning]]:
+    """Warnings of this thread while the context is open, each once, instead of Python's ``warnings``.
+
+    Contexts nest: the innermost takes a warning.
+
+    Args:
+        show: called with each warning as it comes.
+    """
+    notices: list[SuperResolutionWarning] = []
+
+    def collect(notice: SuperResolutionWarning) -> None:
+        if notice not in notices:
+            notices.append(notice)
+            if show is not None:
+                show(notice)
+
+    token = _collector.set(collect)
+    try:
+        yield notices
+    finally:
+        _collector.reset(token)
+
+
+def warn(
+    code: str,
+    problem: str,
+    *,
+    fix: str = "",
+    path: str | Path | None = None,
+    facts: Mapping[str, Any] | None = None,
+    stacklevel: int = 2,
+) -> None:
+    """Warn of something about a result; arguments as of :class:`Notice`."""
+    give(SuperResolutionWarning(code, problem, fix=fix, path=path, facts=facts), stacklevel=stacklevel + 1)
+
+
+def give(notice: SuperResolutionWarning, *, stacklevel: int = 2) -> None:
+    """Give a warning that was made elsewhere to whoever collects."""
+    collect = _collector.get()
+    if collect is not None:
+        collect(notice)
+    else:
+        warnings.warn(notice, stacklevel=stacklevel + 1)
+
+
+def warn_left_out(files: int, reason: str, code: str) -> None:
+    """Warn of files that are no input, and why."""
+    facts = {"files": files, "reason": reason, "code": code}
+    warn("W-LEFT-OUT", "{files} file(s) left out: {reason} ({code})", facts=facts, stacklevel=3)
 
 
 def write_error(path: Path, error: Exception) -> OutputError:
@@ -84,6 +244,15 @@ def write_error(path: Path, error: Exception) -> OutputError:
     return OutputError("E-OUT-PERM", f"cannot be written ({reason})", fix="choose a folder you may write to", path=path)
 
 
-def warn(message: str) -> None:
-    """Tell the user; the command line prints it as one line."""
-    warnings.warn(ImageWarning(message), stacklevel=3)
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: control characters and the like are escaped, as ``\\x1b``."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _plain(value: Any) -> Any:
+    """A fact as JSON knows it."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, bool | int | float | None) else printable(str(value))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from .engine.memory import usual_tile
 from .engine.openvino import ROWS, StreamedNet
 from .engine.selection import run_by
 from .engine.tiles import apply_in_rows, apply_in_tiles
-from .errors import ImageError, ImageWarning
+from .errors import ImageError, warn
 from .grid import SAME_SPACING, grid_of, on_grid, uneven_positions, wanted_grid
 from .intensities import (
     CT_AIR,
@@ -218,22 +217,32 @@ def _is_beyond(factor: float, trained: tuple[float, float] | None, *, strict: bo
     _doubt(
         "W-SR-RANGE",
         "E-SR-RANGE",
-        f"a factor of {factor:.3g} is asked for, the network was trained for {least:g} to {most:g}",
+        "a factor of {factor:.3g} is asked for, the network was trained for {minimum:g} to {maximum:g}",
         "the result may be no better than interpolation",
         fix="ask for a factor in that range, or take --bundle none",
+        facts={"factor": factor, "minimum": least, "maximum": most},
         strict=strict,
         image=image,
     )
     return True
 
 
-def _doubt(warning: str, error: str, finding: str, consequence: str, *, fix: str, strict: bool, image: Tensor) -> None:
+def _doubt(
+    warning: str,
+    error: str,
+    finding: str,
+    consequence: str,
+    *,
+    fix: str,
+    strict: bool,
+    image: Tensor,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
     """Warn that a result may not be worth having, or refuse to make it."""
     path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
     if strict:
-        raise ImageError(error, finding, fix=fix, path=path)
-    place = f"{path} - " if path else ""
-    warnings.warn(ImageWarning(f"{warning}: {place}{finding}; {consequence}"), stacklevel=3)
+        raise ImageError(error, finding, fix=fix, path=path, facts=facts)
+    warn(warning, f"{finding}; {consequence}", path=path, facts=facts, stacklevel=3)
 
 
 def _modality_of(lr: Tensor, given: Modality | None, told: Modality | None) -> Modality:

@@ -9,7 +9,6 @@ holds :data:`CANARY`. :func:`read` reads the one series of a folder back, with a
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +33,7 @@ from scipy.spatial.transform import Rotation
 from scipy.special import expit
 
 from monai_sr.dicom import find_series, read_series
+from monai_sr.errors import collect_notices
 
 CANARY = "../../etc/x^y CANARY"
 """In every text of every header; may appear in nothing we say or write."""
@@ -346,12 +346,10 @@ def read(source: Path, *, merge_by_geometry: bool = False, **options: object) ->
 
 def read_one(series: object, **options: object) -> Volume:
     """Read a series, as :func:`read` does."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with collect_notices() as caught:
         voxels, affine, meta = read_series(series, **options)
-    said = [str(one.message) for one in caught if str(one.message).startswith("W-")]
-    assert tells_nothing(said, meta)
-    return Volume(voxels, affine, meta, [text.split(":")[0] for text in said])
+    assert tells_nothing(caught, [notice.to_dict() for notice in caught], meta)
+    return Volume(voxels, affine, meta, [notice.code for notice in caught])
 
 
 def tells_nothing(*said: object) -> bool:

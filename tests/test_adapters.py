@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_sr.bundles import load_bundle
-from monai_sr.errors import ImageError, ImageWarning, UsageError
+from monai_sr.errors import ImageError, SuperResolutionWarning, UsageError
 from monai_sr.grid import grid_of
 from monai_sr.inference import super_resolve
 from monai_sr.io.adapters import taken
@@ -141,7 +141,7 @@ def test_an_affine_that_was_changed_in_memory_counts():
     assert np.allclose(grid_of(taken(image)[0]).affine, image.affine)
     image.set_sform(None)
     image.set_qform(None)
-    with pytest.warns(ImageWarning, match="W-HDR-NOFORM"):
+    with pytest.warns(SuperResolutionWarning, match="W-HDR-NOFORM"):
         taken(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header))
 
 
@@ -184,7 +184,7 @@ def test_what_is_wrong_with_a_file_is_wrong_with_an_array(spoil, code):
 def test_nan_in_an_array_is_filled_with_a_warning():
     voxels = drawn()[0].numpy().copy()
     voxels[2, 3, 4] = np.nan
-    with pytest.warns(ImageWarning, match="W-IMG-NAN: the image - 1 of 504"):
+    with pytest.warns(SuperResolutionWarning, match="W-IMG-NAN: the image - 1 of 504"):
         array, _ = super_resolve((voxels, drawn().affine.numpy()), None)
     assert np.isfinite(array).all()
 

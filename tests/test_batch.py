@@ -37,7 +37,7 @@ from monai_sr.batch import (
 )
 from monai_sr.bundles import Model, load_bundle
 from monai_sr.cli.main import main
-from monai_sr.errors import ImageWarning, InputMissingError, OutputError, UsageError
+from monai_sr.errors import InputMissingError, OutputError, SuperResolutionWarning, UsageError
 from monai_sr.files import own_mark, remove_leftovers
 from monai_sr.io.images import read_image, write_image
 
@@ -190,7 +190,7 @@ def test_a_result_may_replace_no_input_nor_lie_among_them(scans, tmp_path):
 def test_own_results_are_never_inputs(scans, tmp_path):
     run(scans, tmp_path / "out")
     scan(tmp_path / "out" / "new.nii.gz")
-    with pytest.warns(ImageWarning, match=r"3 file\(s\) left out: made by monai-sr"):
+    with pytest.warns(SuperResolutionWarning, match=r"3 file\(s\) left out: made by monai-sr"):
         assert [case.name for case in find_cases(tmp_path / "out", tmp_path / "again")] == ["new.nii.gz"]
 
 
@@ -213,7 +213,7 @@ def test_a_result_of_one_run_says_so_itself_and_thick_slices_that_were_simulated
     thin, thick = scans / name, scans / "simulated.nii.gz"
     assert main(["run", str(scans / "a.nii.gz"), str(thin), "--bundle", "none", "--factor", "2"]) == 0
     assert main(["simulate", str(thin), str(thick), "--factor", "2"]) == 0
-    with pytest.warns(ImageWarning, match="made by monai-sr"):
+    with pytest.warns(SuperResolutionWarning, match="made by monai-sr"):
         names = [case.name for case in find_cases(scans, tmp_path / "out")]
     assert name not in names
     assert {"a.nii.gz", "simulated.nii.gz"} <= set(names)
@@ -270,9 +270,10 @@ def test_a_result_is_what_a_single_run_writes_and_its_json_tells_how_it_was_made
 def test_warnings_stand_in_the_record_and_the_log(tmp_path):
     scan(tmp_path / "in" / "iso.nii.gz", spacing=(1.0, 1.0, 1.0))
     outcome = run(tmp_path / "in", tmp_path / "out")["iso.nii.gz"]
-    assert [w.split(":")[0] for w in outcome.warnings] == ["W-SR-NOGAIN"]
-    assert record_of(tmp_path / "out" / "iso.json")["warnings"] == list(outcome.warnings)
-    assert lines_of(tmp_path / "out")[0]["warnings"] == list(outcome.warnings)
+    (notice,) = outcome.warnings
+    assert notice.code == "W-SR-NOGAIN"
+    assert record_of(tmp_path / "out" / "iso.json")["warnings"] == [notice.to_record()]
+    assert lines_of(tmp_path / "out")[0]["warnings"] == [notice.to_record()]
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -32,7 +32,7 @@ from monai_sr.engine import openvino as streaming
 from monai_sr.engine.memory import PROCESS, TILE_VOXELS, tile_bytes, volume_bytes
 from monai_sr.engine.openvino import StreamedNet
 from monai_sr.engine.tiles import plan_tiles
-from monai_sr.errors import ImageWarning
+from monai_sr.errors import SuperResolutionWarning
 from monai_sr.io.images import write_image
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
 
@@ -136,7 +136,7 @@ def test_openvino_out_of_memory_ends_in_narrower_strips_with_the_same_voxels(mon
         return compute(self, part, *rest)
 
     monkeypatch.setattr(streaming._Compiled, "__call__", short)
-    with pytest.warns(ImageWarning, match="W-MEM-LADDER"):
+    with pytest.warns(SuperResolutionWarning, match="W-MEM-LADDER"):
         found, how = super_resolve_within(model_of(network), image, memory=64 * GIB)
     assert widths[0] == 150 and widths[-1] <= 60 and len(how["ran_out_of_memory"]) >= 1
     assert all(key[0][1] <= 60 for key in network._graphs)  # what did not fit is not kept
@@ -192,7 +192,7 @@ def test_out_of_memory_ends_in_smaller_tiles_with_the_same_voxels():
     expected, how = super_resolve_within(model_of(network), image, memory=64 * GIB)
     assert "ran_out_of_memory" not in how
     network.most, network.asked = 200_000, []
-    with pytest.warns(ImageWarning, match="W-MEM-LADDER"):
+    with pytest.warns(SuperResolutionWarning, match="W-MEM-LADDER"):
         found, how = super_resolve_within(model_of(network), image, memory=64 * GIB)
     assert how["ran_out_of_memory"] == ["cpu, tiles of 316800 voxels"]
     assert how["tile_voxels"] == 250_000 and network.asked[0] == 316_800 and max(network.asked[1:]) <= network.most
@@ -269,7 +269,7 @@ def test_jobs_are_as_many_as_fit_into_memory(volume, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run_module, "run_in_processes", begin)
     cases = find_cases(volume, tmp_path / "out")
-    with pytest.warns(ImageWarning, match="W-MEM-JOBS: .* 3 of 5 jobs are run"):
+    with pytest.warns(SuperResolutionWarning, match="W-MEM-JOBS: .* 3 of 5 jobs are run"):
         run_module.run_cases(cases, Settings(bundle="none", memory=int(3.5 * PROCESS)), jobs=5)
     run_module.run_cases(cases, Settings(bundle="none", memory=64 * GIB), jobs=5)
     assert begun == [(3, int(3.5 * PROCESS) // 3), (5, 64 * GIB // 5)]

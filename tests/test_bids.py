@@ -18,7 +18,7 @@ from monai_sr.bids import derivative as derivative_module
 from monai_sr.bids import derivative_sidecar, find_bids_images, is_bids, is_own_derivative, write_dataset_description
 from monai_sr.bids.ignore import ignored_by
 from monai_sr.bids.names import ANAT, COMMON, ENTITIES
-from monai_sr.errors import ImageError, ImageWarning, OutputError, UsageError
+from monai_sr.errors import ImageError, OutputError, SuperResolutionWarning, UsageError
 from monai_sr.grid import grid_of
 from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
@@ -387,7 +387,7 @@ def test_metadata_are_inherited_and_the_nearest_has_the_last_word(tmp_path):
 def test_a_slice_thickness_that_cannot_be_is_said_and_not_used(tmp_path, thickness):
     root = dataset(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")
     put_json(root / "T1w.json", SliceThickness=thickness)
-    with pytest.warns(ImageWarning, match="W-BIDS-THICKNESS: .*sub-01_T1w.nii.gz - SliceThickness is"):
+    with pytest.warns(SuperResolutionWarning, match="W-BIDS-THICKNESS: .*sub-01_T1w.nii.gz - SliceThickness is"):
         assert only(root).slice_thickness is None
 
 

@@ -35,8 +35,9 @@ def test_every_explained_code_is_given_somewhere():
 
 def test_explanations_are_sorted_sentences():
     assert list(CODES) == sorted(CODES)
-    for code, (meaning, remedy) in CODES.items():
+    for code, (severity, meaning, remedy) in CODES.items():
         assert CODE.fullmatch(code)
+        assert severity in (("error", "info") if code.startswith("E-") else ("warning", "info")), code
         assert meaning.endswith(".") and remedy.endswith("."), code
 
 
@@ -47,7 +48,7 @@ def test_a_code_that_nobody_explains_is_noticed(tmp_path):
 
 def test_the_command_line_explains_one_code_or_all(capsys):
     assert main(["errors", "e-io-crc"]) == 0
-    meaning, remedy = CODES["E-IO-CRC"]
+    _, meaning, remedy = CODES["E-IO-CRC"]
     assert capsys.readouterr().out == f"E-IO-CRC        {meaning}\n{'':16}{remedy}\n"
     assert main(["errors"]) == 0
     out = capsys.readouterr().out

@@ -30,7 +30,7 @@ from monai_sr.bundles import NAMES
 from monai_sr.cli.main import main
 from monai_sr.dicom import find_series
 from monai_sr.engine import devices
-from monai_sr.errors import ImageWarning
+from monai_sr.errors import warn
 from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
 
@@ -948,7 +948,7 @@ def test_warnings_of_other_libraries_are_not_shown(call, nifti, tmp_path, monkey
     def noisy(image: MetaTensor, *_, **__):
         warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
         warnings.warn("mind the gap", UserWarning, stacklevel=1)
-        warnings.warn(ImageWarning("W-TEST: ours"), stacklevel=1)
+        warn("W-TEST", "ours")
         return image
 
     monkeypatch.setattr(monai_sr.bundles, "super_resolve", noisy)

@@ -32,7 +32,7 @@ from torch import nn
 
 import monai_sr.io.nifti
 from monai_sr.bundles import NAMES, bundle_path, load_bundle, load_weights
-from monai_sr.errors import BundleError, ImageError, ImageWarning
+from monai_sr.errors import BundleError, ImageError, SuperResolutionWarning
 from monai_sr.inference import SuperResolutionInferer, super_resolve
 from monai_sr.io.images import read_image, write_image
 from monai_sr.networks import PyramidNet, ResidualNet
@@ -663,7 +663,7 @@ def test_no_memory_is_taken_for_absurd_dimensions(tmp_path):
 @fault("I09", "W-HDR-FORMS")
 def test_either_form_can_be_chosen(tmp_path):
     path = two_forms(tmp_path)
-    with pytest.warns(ImageWarning, match="W-HDR-FORMS"):
+    with pytest.warns(SuperResolutionWarning, match="W-HDR-FORMS"):
         assert read_image(path).affine[0, 3] == 0
     assert read_image(path, geometry="qform").affine[0, 3] == 50
     assert read_image(path, geometry="sform").affine[0, 3] == 0
@@ -715,7 +715,7 @@ def test_the_storage_order_of_the_voxels_changes_nothing(tmp_path, flips, axes):
 @fault("I14", "W-HDR-UNITS")
 @pytest.mark.parametrize("make", [micrometers, meters])
 def test_other_units_become_millimeters(tmp_path, make):
-    with pytest.warns(ImageWarning, match="W-HDR-UNITS"):
+    with pytest.warns(SuperResolutionWarning, match="W-HDR-UNITS"):
         image = read_image(make(tmp_path))
     np.testing.assert_allclose(image.affine, np.diag([*SPACING, 1.0]), rtol=1e-6)
 
@@ -726,7 +726,7 @@ def test_missing_voxels_take_no_part_in_the_intensity_range(tmp_path):
     data = noise((8, 8, 6), np.float32)
     whole = read_image(nifti(tmp_path, data[4:]))
     data[:4] = np.nan
-    with pytest.warns(ImageWarning, match="192 of 384"):
+    with pytest.warns(SuperResolutionWarning, match="192 of 384"):
         image = read_image(nifti(tmp_path, data))
     assert int(image.meta["nan_voxels"].sum()) == 192
     network = Spy()
@@ -826,11 +826,11 @@ def test_what_is_passed_through_is_a_copy(call, tmp_path):
 def test_a_result_out_of_range_is_marked_and_one_within_is_not(tmp_path):
     model = load_bundle("pyramid", device="cpu")
     image = read_image(nifti(tmp_path))
-    with pytest.warns(ImageWarning, match="W-SR-RANGE"):
+    with pytest.warns(SuperResolutionWarning, match="W-SR-RANGE"):
         assert model(image, factor=9).meta["outside_training"] == pytest.approx(9)
     for factor in (1.2, 2, 8):
         assert "outside_training" not in model(image, factor=factor).meta
-    with pytest.warns(ImageWarning, match="W-SR-RANGE"):
+    with pytest.warns(SuperResolutionWarning, match="W-SR-RANGE"):
         model(image, factor=1.09)
     assert "outside_training" not in load_bundle("none")(image, factor=20).meta
 
@@ -892,7 +892,7 @@ def test_no_real_image_is_taken_for_a_mask(shared_data):
 def test_padding_does_not_pass_for_air(tmp_path):
     data = RNG.integers(0, 3000, (8, 7, 6)).astype(np.int16)
     data[:2] = -2000
-    with pytest.warns(ImageWarning, match="W-CT-HU"):
+    with pytest.warns(SuperResolutionWarning, match="W-CT-HU"):
         super_resolve(read_image(nifti(tmp_path, data)), None, modality="CT")
 
 

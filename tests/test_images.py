@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from nifti_tools import save_nifti
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from monai_sr.errors import ImageError, ImageWarning, InputMissingError, OutputError, UsageError
+from monai_sr.errors import ImageError, InputMissingError, OutputError, SuperResolutionWarning, UsageError
 from monai_sr.files import write_atomically
 from monai_sr.io.images import as_stored, read_image, write_image
 
@@ -129,9 +129,9 @@ def test_content_counts_and_not_the_name(nifti, tmp_path):
     as_plain, as_packed = tmp_path / "c.nii", tmp_path / "d.nii.gz"
     as_plain.write_bytes(packed.read_bytes())
     as_packed.write_bytes(plain.read_bytes())
-    with pytest.warns(ImageWarning, match="W-IO-NAME.*c.nii.gz"):
+    with pytest.warns(SuperResolutionWarning, match="W-IO-NAME.*c.nii.gz"):
         assert torch.equal(read_image(as_plain), read_image(packed))
-    with pytest.warns(ImageWarning, match="W-IO-NAME.*d.nii"):
+    with pytest.warns(SuperResolutionWarning, match="W-IO-NAME.*d.nii"):
         assert torch.equal(read_image(as_packed), read_image(plain))
 
 
@@ -148,7 +148,7 @@ def test_an_sform_of_nan_is_replaced_by_a_valid_qform(nifti):
     path = nifti()
     header_edited(path, 280, [np.nan] * 4)
     header_edited(path, 252, [1], "<i2")  # a qform stands beside it
-    with pytest.warns(ImageWarning, match="W-HDR-AFFINE"):
+    with pytest.warns(SuperResolutionWarning, match="W-HDR-AFFINE"):
         image = read_image(path)
     np.testing.assert_allclose(image.affine.numpy(), affine_of("RAS"), atol=1e-5)
 

@@ -12,7 +12,7 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, LoadImaged, Orientation, SaveImaged
 from torch import nn
 
-from monai_sr.errors import ImageError, ImageWarning, UsageError
+from monai_sr.errors import ImageError, SuperResolutionWarning, UsageError
 from monai_sr.grid import grid_of
 from monai_sr.inference import SuperResolutionInferer, super_resolve
 from monai_sr.io.images import VolumeReader, VolumeWriter, read_image, write_image
@@ -369,7 +369,7 @@ def test_the_other_metadata_stay_with_the_result():
 )
 def test_where_nothing_is_to_be_gained_the_image_is_passed_through_with_a_warning(spacing, wanted):
     image = noise((6, 5, 8), spacing)
-    with pytest.warns(ImageWarning, match="W-SR-NOGAIN"):
+    with pytest.warns(SuperResolutionWarning, match="W-SR-NOGAIN"):
         same = super_resolve(image, residual(), **wanted)
     assert torch.equal(same.as_tensor(), image.as_tensor())
     assert torch.equal(same.affine, image.affine)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 
 import numpy as np
 import phantoms
@@ -12,7 +11,7 @@ import torch
 
 from monai_sr.bundles import Model, bundle_path, load_bundle, trust_of
 from monai_sr.cli.main import main
-from monai_sr.errors import ImageError, ImageWarning
+from monai_sr.errors import ImageError, SuperResolutionWarning, collect_notices
 from monai_sr.evaluation.calibration import simulated_in
 from monai_sr.grid import on_grid
 from monai_sr.io.images import write_image
@@ -36,11 +35,9 @@ def scan(spacing=(0.8, 0.8, 4.0), shape=(12, 12, 8), *, low: float = 0.0, bright
 
 
 def causes(image, trained=TRAINED, **options) -> dict[str, str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with collect_notices() as caught:
         found = check_ranges(image, trained, **options)
-    codes = [str(w.message).split(":")[0] for w in caught]
-    assert codes == [CAUSES[name][0] for name in found]
+    assert [notice.code for notice in caught] == [CAUSES[name][0] for name in found]
     return found
 
 
@@ -118,7 +115,7 @@ def test_a_result_tells_in_what_it_is_unlike_the_training_data(tmp_path, capsys)
 
 def test_a_model_warns_in_python_too():
     model = Model("own", "1", None, {}, trust={"trained_on": TRAINED})
-    with pytest.warns(ImageWarning, match="W-RANGE-INPLANE"):
+    with pytest.warns(SuperResolutionWarning, match="W-RANGE-INPLANE"):
         made = model(scan((0.2, 0.2, 4.0)), factor=2)
     assert list(made.meta["outside_ranges"]) == ["in_plane_spacing"]
     assert "outside_ranges" not in load_bundle("none")(scan((0.2, 0.2, 4.0)), factor=2).meta

@@ -21,7 +21,7 @@ import monai_sr.batch.pages
 import monai_sr.report
 from monai_sr.batch import find_cases, process, report_path, run_cases
 from monai_sr.batch.pages import CasePage, index_rows
-from monai_sr.errors import ImageWarning
+from monai_sr.errors import SuperResolutionWarning
 from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
 from monai_sr.report import IndexRow, summary_of, write_failure_report, write_index_page, write_report
@@ -86,7 +86,7 @@ def made(tmp_path, image) -> Path:
         super_resolve(image, None, factor=4),
         name="a.nii.gz",
         record=record,
-        warnings=["W-SR-RANGE: a factor of 8"],
+        warnings=[SuperResolutionWarning("W-SR-RANGE", "a factor of 8")],
     )
 
 
@@ -161,10 +161,22 @@ def test_names_descriptions_and_warnings_are_text_whatever_they_say(tmp_path, im
     sr = super_resolve(image, None, factor=2)
     told = {"bundle": text, "version": text, "options": {text: text}, "engine": text, "output_sha256": text}
     path = write_report(
-        tmp_path / "a.html", image, sr, name=text, description=text, record=told, warnings=[text, f"W-SR-RANGE: {text}"]
+        tmp_path / "a.html",
+        image,
+        sr,
+        name=text,
+        description=text,
+        record=told,
+        warnings=[SuperResolutionWarning(code, text) for code in (text, "W-SR-RANGE")],
     )
     failed = write_failure_report(
-        tmp_path / "f.html", name=text, code=text, reason=text, image=image, description=text, warnings=[text]
+        tmp_path / "f.html",
+        name=text,
+        code=text,
+        reason=text,
+        image=image,
+        description=text,
+        warnings=[SuperResolutionWarning(text, text)],
     )
     index = write_index_page(
         tmp_path / "index.html",
@@ -197,7 +209,7 @@ def test_any_orientation_and_slice_axis_has_a_page(tmp_path, grid, axis):
 
 def test_an_image_that_was_passed_through_and_several_volumes_have_a_page_too(tmp_path):
     image = phantoms.body((12, 13, 14))
-    with pytest.warns(ImageWarning, match="W-SR-NOGAIN"):
+    with pytest.warns(SuperResolutionWarning, match="W-SR-NOGAIN"):
         same = super_resolve(image, None)
     assert "×1" in Page(write_report(tmp_path / "a.html", image, same)).text
     both = torch.cat([image, image + 5])
@@ -296,13 +308,13 @@ def test_a_page_that_fails_is_a_warning_and_the_case_is_done(scans, tmp_path, mo
 
     for name in ("write_report", "write_failure_report", "write_index_page"):
         monkeypatch.setattr(monai_sr.batch.pages, name, broken)
-    with pytest.warns(ImageWarning, match="W-REPORT"):  # of the index
+    with pytest.warns(SuperResolutionWarning, match="W-REPORT"):  # of the index
         outcomes = run(scans, tmp_path / "out", REPORTING)
     assert {n: o.status for n, o in outcomes.items()}["a.nii.gz"] == "done"
     assert outcomes["bad.nii.gz"].code == "E-IO-TRUNC"
     for outcome in outcomes.values():
-        (told,) = [text for text in outcome.warnings if text.startswith("W-REPORT")]
-        assert "KeyError" in told and "CANARY" not in told
+        (told,) = [notice for notice in outcome.warnings if notice.code == "W-REPORT"]
+        assert "KeyError" in str(told) and "CANARY" not in str(told.to_dict())
         assert not outcome.report
     assert record_of(tmp_path / "out" / "a.json")["warnings"] == []
 
@@ -312,9 +324,9 @@ def test_a_file_of_that_name_that_is_no_page_of_ours_is_spared(scans, tmp_path):
     out.mkdir()
     for name in ("a.html", "index.html"):
         (out / name).write_text("mine")
-    with pytest.warns(ImageWarning, match="W-REPORT.*index.html"):
+    with pytest.warns(SuperResolutionWarning, match="W-REPORT.*index.html"):
         outcomes = run(scans, out, REPORTING)
-    assert outcomes["a.nii.gz"].status == "done" and "a.html stands there" in outcomes["a.nii.gz"].warnings[0]
+    assert outcomes["a.nii.gz"].status == "done" and "a.html stands there" in str(outcomes["a.nii.gz"].warnings[0])
     assert (out / "a.html").read_text() == (out / "index.html").read_text() == "mine"
     (case,) = find_cases(scans / "a.nii.gz", out)
     page = CasePage(case, wanted=True, overwrite=True)

@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 from PIL import Image
 from test_batch import SPLINE, run, scan
 
+from monai_sr.errors import SuperResolutionWarning
 from monai_sr.inference import super_resolve
 from monai_sr.report import write_report
 from monai_sr.report.views import Scene
@@ -115,7 +116,7 @@ def page_file(tmp_path_factory) -> Path:
         sr + 20 * (sr > 300),  # so that there is something to see in the map
         name="a.nii.gz",
         uncertainty=MetaTensor(sr.as_tensor().abs() / 40, affine=sr.affine),
-        warnings=["W-SR-RANGE: a factor of 8"],
+        warnings=[SuperResolutionWarning("W-SR-RANGE", "a factor of 8")],
     )
 
 

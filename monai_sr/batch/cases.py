@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Any
 
 from ..bids import BidsImage, find_bids_images, is_bids
 from ..dicom import Series, find_series, is_dicom_source, short_name
-from ..errors import ImageWarning, InputMissingError, OutputError, SuperResolutionError, UsageError
+from ..errors import InputMissingError, OutputError, SuperResolutionError, UsageError, warn_left_out
 from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix
 from .companions import mask_path, masks_beside
 from .records import is_own_result, sidecar_path
@@ -274,14 +273,14 @@ def _images_below(folder: Path) -> Iterator[Path]:
             else:
                 yield path.relative_to(folder)
     if own:
-        _tell_left_out(own, "made by monai-sr", "E-IMG-OWN")
+        warn_left_out(own, "made by monai-sr", "E-IMG-OWN")
 
 
 def _bids_cases(source: Path, target: Path, participants: Sequence[str]) -> list[Case]:
     """One case for every image of a BIDS dataset."""
     found = find_bids_images(source, participant_labels=participants)
     for (code, reason), files in Counter((left.code, left.reason) for left in found.left_out).items():
-        _tell_left_out(files, reason, code)
+        warn_left_out(files, reason, code)
     return [
         Case(image.path.relative_to(source).as_posix(), image.path, target / image.target, bids=image)
         for image in found.images
@@ -301,7 +300,7 @@ def _series_cases(
         raise error.at(source) from error.__cause__
     for left in found.left_out:
         if not besides or left.code != "E-IO-TYPE":  # the images beside the DICOM files
-            _tell_left_out(left.files, left.reason, left.code)
+            warn_left_out(left.files, left.reason, left.code)
     cases = []
     for one in chosen:
         name = short_name(one)
@@ -310,10 +309,6 @@ def _series_cases(
         name = f"series-{hashlib.sha256(uid.encode()).hexdigest()[:12] if uid else 'unreadable'}"
         cases.append(Case(name, source, target / name, fault=fault.at(source)))
     return cases
-
-
-def _tell_left_out(files: int, reason: str, code: str) -> None:
-    warnings.warn(ImageWarning(f"{files} file(s) left out: {reason} ({code})"), stacklevel=2)
 
 
 def _result_name(path: Path) -> Path:

@@ -42,7 +42,7 @@ class RunLog:
         Raises:
             OutputError: it cannot be written.
         """
-        told = self._row(outcome) | {"warnings": list(outcome.warnings)}
+        told = self._row(outcome) | {"warnings": [notice.to_record() for notice in outcome.warnings]}
         if outcome.report:
             told["report"] = os.path.relpath(outcome.report, self.lines.parent)
         line = json.dumps(told | {"ended": datetime.now(timezone.utc).isoformat(timespec="seconds")}) + "\n"

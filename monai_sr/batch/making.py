@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from monai.data import MetaTensor
 
 from ..bundles import Model
 from ..engine.selection import engine_text
-from ..errors import ImageWarning
+from ..errors import warn
 from ..grid import grid_of, wanted_grid
 from ..inference import Progress
 from ..labels import carry_labels
@@ -126,8 +125,11 @@ def super_resolve_within(
             }
             if ran_out:
                 how["ran_out_of_memory"] = ran_out
-                text = f"W-MEM-LADDER: memory ran out on {'; '.join(ran_out)}; made on {where}, tiles of {tile} voxels"
-                warnings.warn(ImageWarning(text), stacklevel=2)
+                warn(
+                    "W-MEM-LADDER",
+                    f"memory ran out on {'; '.join(ran_out)}; made on {{device}}, tiles of {{tile_voxels}} voxels",
+                    facts={"device": str(where), "tile_voxels": tile, "steps": len(ran_out)},
+                )
             return sr, how
         if device.type == "cuda":
             torch.cuda.empty_cache()

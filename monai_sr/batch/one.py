@@ -6,12 +6,13 @@ import math
 import os
 import time
 import warnings
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
 from ..bids import derivative_sidecar
 from ..bundles import Model
-from ..errors import ImageError, ImageWarning, write_error
+from ..errors import ImageError, SuperResolutionWarning, collect_notices, write_error
 from ..grid import grid_of
 from ..inference import Progress
 from ..io.images import read_image, read_labels
@@ -42,9 +43,8 @@ def process(case: Case, settings: Settings, model: Model, *, progress: Progress 
     reset_peak()
     result: dict[str, Any]
     page = CasePage(case, wanted=settings.report, viewer=settings.viewer, overwrite=settings.overwrite)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", ImageWarning)
+    with collect_notices() as caught, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other libraries
         try:
             try:
                 result = _process(case, settings, model, caught, page, progress)
@@ -57,12 +57,12 @@ def process(case: Case, settings: Settings, model: Model, *, progress: Progress 
         except Exception as error:
             result = failure(error)
         if result["status"] == "failed":
-            page.show_failure(result["code"], result["reason"], _texts(caught, case))
+            page.show_failure(result["code"], result["reason"], _of_case(caught, case))
     return Outcome(
         case.name,
         **result,
         output=str(case.target) if case.target.exists() and result["status"] != "failed" else "",
-        warnings=_texts(caught, case),
+        warnings=_of_case(caught, case),
         seconds=round(time.monotonic() - started, 3),
         peak_memory_mib=round(peak_mib(), 1),
         report=page.written,
@@ -80,7 +80,7 @@ def _process(
     case: Case,
     settings: Settings,
     model: Model,
-    caught: list[warnings.WarningMessage],
+    caught: list[SuperResolutionWarning],
     page: CasePage,
     progress: Progress | None,
 ) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _process(
                 "record": RECORD_VERSION,
                 "input_sha256": digest,
                 "output_sha256": sha256_of_result(case.target),
-                "warnings": list(_texts(caught, case)),
+                "warnings": [notice.to_record() for notice in caught],
                 "seconds": round(time.monotonic() - started, 3),
                 "peak_memory_mib": round(peak_mib(), 1),
             }
@@ -154,7 +154,10 @@ def _show_done(case: Case, settings: Settings, page: CasePage) -> None:
     page.show_result(image, sr, record, axis=axis, slice_thickness=settings.options.get("slice_thickness"))
 
 
-def _texts(caught: list[warnings.WarningMessage], case: Case) -> tuple[str, ...]:
-    """Warnings of ours, each once, that name the case and not its path."""
-    texts = (str(w.message) for w in caught if issubclass(w.category, ImageWarning))
-    return tuple(dict.fromkeys(text.replace(str(case.source), case.name) for text in texts))
+def _of_case(notices: list[SuperResolutionWarning], case: Case) -> tuple[SuperResolutionWarning, ...]:
+    """The warnings, which name the case and not its path."""
+    named = []
+    for notice in map(copy, notices):
+        notice.path = str(notice.path or case.name).replace(str(case.source), case.name)
+        named.append(notice)
+    return tuple(named)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import SuperResolutionError
+from ..errors import SuperResolutionError, SuperResolutionWarning
 from .memory import MemoryShortError, is_out_of_memory
 
 Status = Literal["done", "skipped", "failed"]
@@ -26,7 +26,7 @@ class Outcome:
         output: path of the result, if one stands there now.
         code, reason: why not done; the code is empty for what is skipped.
         change: grid before and after, in words.
-        warnings: each ``W-code: …``.
+        warnings: that it gave, each once.
         seconds: it took.
         peak_memory_mib: of the process up to its end.
         exit_code: of the error.
@@ -40,7 +40,7 @@ class Outcome:
     code: str = ""
     reason: str = ""
     change: str = ""
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[SuperResolutionWarning, ...] = ()
     seconds: float = 0.0
     peak_memory_mib: float = 0.0
     exit_code: int = 0

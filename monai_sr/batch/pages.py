@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from monai.data import MetaTensor
 
 from ..dicom import series_description
-from ..errors import ImageWarning, SuperResolutionError
+from ..errors import SuperResolutionError, SuperResolutionWarning, read_warning, warn
 from ..report import IndexRow, summary_of, write_failure_report, write_index_page, write_report, write_viewer
 from .cases import Case
 from .records import record_beside, sidecar_path
@@ -87,12 +86,12 @@ class CasePage:
                 description=series_description(self.case.series),
                 axis=axis,
                 record=record,
-                warnings=record.get("warnings", ()),
+                warnings=[read_warning(entry) for entry in record.get("warnings", ())],
                 **measured,
             ),
         )
 
-    def show_failure(self, code: str, reason: str, warnings: Sequence[str] = ()) -> None:
+    def show_failure(self, code: str, reason: str, warnings: Sequence[SuperResolutionWarning] = ()) -> None:
         """Write the page of a case that failed."""
         if not self.wanted:
             return
@@ -161,7 +160,7 @@ def _row(folder: Path, name: str, told: Mapping[str, Any]) -> IndexRow:
         code=str(told.get("code") or ""),
         reason=str(told.get("reason") or ""),
         change=str(told.get("change") or ""),
-        warnings=tuple(map(str, told.get("warnings") or ())),
+        warnings=tuple(read_warning(entry) for entry in told.get("warnings") or ()),
         seconds=float(told.get("seconds") or 0),
         report=report if summary else "",
         thumbnail=str(summary.get("thumbnail") or ""),
@@ -183,4 +182,4 @@ def _guarded(write: Callable[[], Any]) -> bool:
 
 
 def _warn(why: str) -> None:
-    warnings.warn(ImageWarning(f"W-REPORT: the report was not written ({why})"), stacklevel=2)
+    warn("W-REPORT", "the report was not written ({reason})", facts={"reason": why})

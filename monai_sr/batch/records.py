@@ -25,8 +25,8 @@ from ..files import hidden_beside, is_alive, own_mark, temporary_beside, write_j
 from ..io.images import image_suffix
 from ..io.nifti import is_super_resolved
 
-RECORD_VERSION = 1
-"""Of the block ``monai_sr`` in a JSON; a higher one was written by a later monai-sr."""
+RECORD_VERSION = 2
+"""Of the block ``monai_sr`` in a JSON; a later monai-sr writes a higher one. Version 1 has warnings as texts."""
 
 HEARTBEAT = 30.0
 """Seconds between signs of life of a claim, for runs on other hosts."""

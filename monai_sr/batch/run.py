@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from ..bids import write_dataset_description
-from ..errors import ImageWarning
+from ..errors import warn
 from ..files import remove_leftovers
 from ..inference import Progress
 from .cases import Case
@@ -158,9 +157,11 @@ def _within_memory(cases: Sequence[Case], settings: Settings, jobs: int) -> tupl
         largest = max(plan.least_memory(network) for plan in (plan_case(case, settings) for case in cases))
         fitting = max(1, min(jobs, budget // largest))
         if fitting < jobs:
-            text = (
-                f"W-MEM-JOBS: the largest volume takes {largest / 2**20:.0f} MiB, so {fitting} of {jobs} jobs are run"
+            warn(
+                "W-MEM-JOBS",
+                "the largest volume takes {largest_mib:.0f} MiB, so {fitting} of {jobs} jobs are run",
+                facts={"largest_mib": largest / 2**20, "fitting": fitting, "jobs": jobs},
+                stacklevel=3,
             )
-            warnings.warn(ImageWarning(text), stacklevel=3)
         jobs = fitting
     return replace(settings, memory=budget // jobs), jobs

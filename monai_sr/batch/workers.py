@@ -71,8 +71,8 @@ def run_in_processes(cases: Sequence[Case], settings: Settings, *, jobs: int) ->
                         yield case, lost(case, f"{how}, {ATTEMPTS} times")
                     continue
                 worker.case = None
-                if isinstance(answer, dict):
-                    raise _Fault(**answer)
+                if isinstance(answer, SuperResolutionError):
+                    raise answer
                 yield case, answer
     finally:
         for worker in workers:
@@ -86,14 +86,6 @@ def lost(case: Case, how: str) -> Outcome:
     """The outcome of a case that no process survived."""
     reason = f"the process that worked on it {how}. Fix: give it more memory, or look into the system's log."
     return Outcome(case.name, "failed", code=LOST, reason=reason, exit_code=5)
-
-
-class _Fault(SuperResolutionError):
-    """A fault of another process."""
-
-    def __init__(self, *, exit_code: int, code: str, problem: str, fix: str, path: str) -> None:
-        super().__init__(code, problem, fix=fix, path=path or None)
-        self.exit_code = exit_code
 
 
 class _Worker:
@@ -152,8 +144,7 @@ def _serve(pipe: connection.Connection, settings: Settings, threads: int) -> Non
             pipe.send(process(case, settings, model))
     except SuperResolutionError as error:
         pipe.recv()
-        told = {name: str(getattr(error, name) or "") for name in ("code", "problem", "fix", "path")}
-        pipe.send(told | {"exit_code": error.exit_code})
+        pipe.send(error)
     except (EOFError, BrokenPipeError, ConnectionResetError):  # the run has ended
         return
 

@@ -89,7 +89,8 @@ class BidsImage:
             return None
         if isinstance(told, int | float) and 0.05 <= told <= 50:
             return float(told)
-        warn(f"W-BIDS-THICKNESS: {self.path} - SliceThickness is {told!r}, none of CT or MR in mm; it is not used")
+        text = f"SliceThickness is {told!r}, none of CT or MR in mm; it is not used"
+        warn("W-BIDS-THICKNESS", text, path=self.path, facts={"found": told})
         return None
 
 

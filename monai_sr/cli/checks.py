@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import SuperResolutionError
 from .parser import run_options
 from .places import naming
+from .terminal import say
 
 
 def check(given: argparse.Namespace) -> int:
@@ -20,7 +21,7 @@ def check(given: argparse.Namespace) -> int:
         from ..io.images import read_image
 
         image = read_image(source, volume=options.volume, nan=options.nan, geometry=options.geometry)
-        print(f"{source}: {grid_of(image).in_words()}")
+        say(f"{source}: {grid_of(image).in_words()}")
         return 0
     from ..io.images import refuse_file_options
 
@@ -29,23 +30,23 @@ def check(given: argparse.Namespace) -> int:
     good, bad = 0, len(found.broken)
     for series in found.series:
         number = "-" if series.number is None else series.number
-        print(f"series {number}: {series.modality}, {len(series.frames)} slices, UID {series.uid}")
+        say(f"series {number}: {series.modality}, {len(series.frames)} slices, UID {series.uid}")
         try:
             stack = stack_of(series, fill_gaps=options.fill_gaps)
         except SuperResolutionError as error:
             bad += 1
-            print(f"  {error}")
+            say(f"  {error}")
             continue
         good += 1
         thick = series.slice_thickness
         thickness = "unknown" if thick is None else f"{thick:.4g} mm" if isinstance(thick, float) else "differs"
-        print(f"  one each {stack.step:.4g} mm, slice thickness {thickness}")
+        say(f"  one each {stack.step:.4g} mm, slice thickness {thickness}")
         for note in stack.warnings:
-            print(f"  {note}")
+            say(f"  {note}")
     for uid, fault in found.broken:
-        print(f"series of UID {uid or 'unknown'}\n  {fault}")
+        say(f"series of UID {uid or 'unknown'}\n  {fault}")
     for left in found.left_out:
-        print(f"left out: {left.files} file(s), {left.reason} ({left.code})")
+        say(f"left out: {left.files} file(s), {left.reason} ({left.code})")
     if not good and not bad:
         with naming(source):
             found.only()
@@ -71,11 +72,11 @@ def verify(options: argparse.Namespace) -> int:
     told = {name: getattr(options, name) for name in ("slice_thickness", "profile", "axis")}
     with naming(sources[1]):
         found = measure_consistency(acquired, result, **told)
-    print(f"{found.text()}\n{'limit':17} {limit:.3g} for each slice, and what rounding to integers costs")
+    say(f"{found.text()}\n{'limit':17} {limit:.3g} for each slice, and what rounding to integers costs")
     if options.map:
-        print(write_image(found.residual, options.map, dtype="float32"))
+        say(write_image(found.residual, options.map, dtype="float32"))
     if options.json:
-        print(write_json({"consistency": found.record() | {"limit": limit}}, Path(options.json)))
+        say(write_json({"consistency": found.record() | {"limit": limit}}, Path(options.json)))
     found.check(limit, path=sources[1])
-    print("consistent")
+    say("consistent")
     return 0

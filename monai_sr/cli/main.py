@@ -18,9 +18,9 @@ from typing import Any
 
 from ..clients.slicer.description import given
 from ..engine.imports import import_monai_to_run
-from ..errors import ImageWarning, SuperResolutionError
+from ..errors import SuperResolutionError, SuperResolutionWarning, collect_notices
 from .parser import make_parser
-from .terminal import leave_stdout
+from .terminal import complain, flush_stdout
 
 COMMANDS = {
     "run": "run",
@@ -53,36 +53,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["slicer"]:
         words = ["slicer", *given(words[1:])]
-    options = make_parser().parse_args(words)
-    options.words = words
     _quiet_libraries()
     failure: Exception
     try:
-        with _termination_heeded():
+        try:
+            options = make_parser().parse_args(words)
+        finally:
+            flush_stdout()  # of --help
+        options.words = words
+        with _termination_heeded(), collect_notices(show=complain):
             if arguments is None and options.command in ("run", "bids", "slicer"):  # a process of its own
                 import_monai_to_run()
             command = getattr(import_module(f".{COMMANDS[options.command]}", __package__), options.command)
             return command(options) or 0
     except SuperResolutionError as error:
-        print(f"monai-sr: {error}", file=sys.stderr)
+        complain(error)
         code, failure = error.exit_code, error
     except KeyboardInterrupt:
-        print("monai-sr: interrupted", file=sys.stderr)
+        complain("interrupted")
         return INTERRUPTED
     except _TerminatedError:
-        print("monai-sr: terminated", file=sys.stderr)
+        complain("terminated")
         return TERMINATED
-    except BrokenPipeError:  # `monai-sr … | head`
-        leave_stdout()
-        return 0
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        print(
-            f"monai-sr: E-BUG: {type(error).__name__}: {first}. Fix: run again with --debug and report it.",
-            file=sys.stderr,
-        )
+        complain(f"E-BUG: {type(error).__name__}: {first}. Fix: run again with --debug and report it.")
         code, failure = INTERNAL_ERROR, error
-    if options.debug:
+    if "--debug" in words:
         traceback.print_exception(failure)
     return code
 
@@ -111,8 +108,7 @@ def _termination_heeded() -> Iterator[None]:
 def _quiet_libraries() -> None:
     """Our warnings as one line on stderr; other libraries' chatter not at all."""
     warnings.filterwarnings("ignore")
-    warnings.filterwarnings("always", category=ImageWarning)
-    warnings.showwarning = lambda message, *_, **__: print(f"monai-sr: {message}", file=sys.stderr)
+    warnings.filterwarnings("always", category=SuperResolutionWarning)  # of a thread where nobody collects
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # of what it mends in headers
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from .places import make_folder
-from .terminal import bar, say
+from .terminal import bar, complain, say
 
 if TYPE_CHECKING:
     from ..batch import Outcome
@@ -41,7 +40,7 @@ def super_resolve_many(source: Path, target: Path, options: RunOptions, *, debug
         cases = part_of(cases, part=part[0], parts=part[1])
     settings = Settings.of(options)
     if selection.dry_run:
-        print(plan_table(cases, settings))
+        say(plan_table(cases, settings))
         return 0
     make_folder(target)
     shown = bar(len(cases), "volumes")
@@ -69,11 +68,11 @@ def super_resolve_many(source: Path, target: Path, options: RunOptions, *, debug
 
 def _tell(outcome: Outcome, *, debug: bool) -> None:
     """One outcome to the user: results on stdout, what is wrong on stderr."""
-    for text in outcome.warnings:
-        print(f"monai-sr: {outcome.case}: {text}", file=sys.stderr)
+    for notice in outcome.warnings:
+        complain(notice)
     if outcome.status == "done":
         say(f"{outcome.output}: {outcome.change}")
     elif outcome.status == "failed":
-        print(f"monai-sr: {outcome.code}: {outcome.case} - {outcome.reason}", file=sys.stderr)
+        complain(f"{outcome.code}: {outcome.case} - {outcome.reason}")
         if debug and outcome.debug:
-            print(outcome.debug, file=sys.stderr)
+            complain(outcome.debug)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..errors import SuperResolutionWarning, collect_notices, warn_left_out
 from .places import check_target, naming
-from .terminal import progress_bar
+from .terminal import complain, progress_bar, say
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -47,7 +46,7 @@ def super_resolve_series(source: Path, target: Path, options: RunOptions) -> Non
     with naming(source):
         series = found.only(options.reading.series)
     for left in found.left_out:
-        print(f"monai-sr: {left.files} file(s) left out: {left.reason} ({left.code})", file=sys.stderr)
+        warn_left_out(left.files, left.reason, left.code)
     settings, case = Settings.of(options), Case(short_name(series), source, target, series=series)
     model = settings.load()
     with _told_on_page(case, settings) as told:
@@ -65,7 +64,7 @@ class _Told:
     """
 
     page: CasePage
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[SuperResolutionWarning] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
 
@@ -75,21 +74,13 @@ def _told_on_page(case: Case, settings: Settings) -> Iterator[_Told]:
     from ..batch import CasePage, failure
 
     told = _Told(CasePage(case, wanted=settings.report, viewer=settings.viewer, overwrite=True))
-    tell = warnings.showwarning
-
-    def note(message: Any, *rest: Any, **named: Any) -> None:
-        told.warnings.append(str(message).replace(str(case.source), case.name))
-        tell(message, *rest, **named)
-
-    warnings.showwarning = note
-    try:
-        yield told
-    except Exception as error:
-        why = failure(error)
-        told.page.show_failure(why["code"], why["reason"], told.warnings)
-        raise
-    finally:
-        warnings.showwarning = tell
+    with collect_notices(show=complain) as told.warnings:
+        try:
+            yield told
+        except Exception as error:
+            why = failure(error)
+            told.page.show_failure(why["code"], why["reason"], told.warnings)
+            raise
 
 
 def _super_resolve(
@@ -111,12 +102,12 @@ def _super_resolve(
     with naming(case.source):
         made = make(image, model, settings, labels=labels, progress=progress or progress_bar(case.name))
     write_image(made.sr, case.target)
-    print(f"{case.target}: {made.change_of(image)}")
+    say(f"{case.target}: {made.change_of(image)}")
     write_masks(made.masks, overwrite=True)
     for path in made.masks:
-        print(path)
+        say(path)
     for kind, found in made.maps.items():
-        print(write_map(found, map_path(case.target, kind), overwrite=True))
+        say(write_map(found, map_path(case.target, kind), overwrite=True))
     made_by = settings.made_by(model)
     if case.series is not None:
         content = describe(made.sr, made_by, case, axis=2)
@@ -147,9 +138,9 @@ def _show(case: Case, settings: Settings, image: MetaTensor, made: Made, made_by
     record |= {
         "input_sha256": sha256_of(case.files),
         "output_sha256": sha256_of_result(case.target),
-        "warnings": told.warnings,
+        "warnings": [notice.to_record() for notice in told.warnings],
         "seconds": round(time.monotonic() - told.started, 3),
     }
     page.show_result(image, made.sr, record, axis=made.axis, slice_thickness=settings.options["slice_thickness"])
     for path in filter(None, (page.written, page.viewer)):
-        print(path)
+        say(path)

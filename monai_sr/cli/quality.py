@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from .. import __version__
 from ..errors import OutputError, SuperResolutionError, UsageError
 from ..options import BUNDLES
 from .places import check_target, make_folder, naming
-from .terminal import progress_bar
+from .terminal import complain, progress_bar, say
 
 
 def simulate(options: argparse.Namespace) -> int:
@@ -32,7 +31,7 @@ def simulate(options: argparse.Namespace) -> int:
             hr, spacing, slice_thickness=options.slice_thickness, profile=options.profile, axis=axis
         )
     write_image(lr, target)
-    print(f"{target}: {grid.in_words()} -> {grid_of(lr).in_words()}")
+    say(f"{target}: {grid.in_words()} -> {grid_of(lr).in_words()}")
     return 0
 
 
@@ -65,10 +64,10 @@ def evaluate(options: argparse.Namespace) -> int:
     volumes = [path for source in options.volumes for path in find_volumes(source)][: options.limit]
     failed = 0
 
-    def complain(_: str, error: SuperResolutionError) -> None:
+    def count_failure(_: str, error: SuperResolutionError) -> None:
         nonlocal failed
         failed += 1
-        print(f"monai-sr: {error}", file=sys.stderr)
+        complain(error)
         if options.debug:
             traceback.print_exception(error)
 
@@ -79,12 +78,12 @@ def evaluate(options: argparse.Namespace) -> int:
         axes=axes,
         crop=options.crop,
         baselines=("cubic",) if options.robustness else BASELINES,
-        failed=complain,
+        failed=count_failure,
         progress=progress_bar("evaluate"),
     )
     if not scores:
         return 5
-    print(robustness_table(scores) if options.robustness else f"{table(scores)}\n{FIGURES_EXPLAINED}")
+    say(robustness_table(scores) if options.robustness else f"{table(scores)}\n{FIGURES_EXPLAINED}")
     if options.output:
         settings = {
             "command": options.words,
@@ -93,13 +92,13 @@ def evaluate(options: argparse.Namespace) -> int:
             "monai_sr": __version__,
         }
         for written in write_scores(scores, options.output, **settings):
-            print(written)
+            say(written)
         if not options.robustness:  # whose conditions have a factor each, and a table that says more
             for written in write_charts(scores, options.output):
-                print(written)
+                say(written)
     if options.markdown:
         made = (robustness_markdown if options.robustness else markdown)(scores, command=_command_of(options))
-        print(write_text(made, Path(options.markdown)))
+        say(write_text(made, Path(options.markdown)))
     return 4 if failed else 0
 
 
@@ -177,8 +176,8 @@ def calibrate(options: argparse.Namespace) -> int:
         simulation=simulated_in(bundle),
         progress=progress_bar("calibrate"),
     )
-    print(write_trust(bundle, found))
+    say(write_trust(bundle, found))
     if options.markdown:
         command = f"monai-sr calibrate {Path(options.bundle).name} DATALIST --crop {options.crop}"
-        print(write_text(trust_markdown(found, command=command), Path(options.markdown)))
+        say(write_text(trust_markdown(found, command=command), Path(options.markdown)))
     return 0

@@ -10,12 +10,13 @@ from ..errors import UsageError
 from .one import super_resolve_file
 from .parser import run_options
 from .places import check_target
+from .terminal import say
 
 
 def slicer(given: argparse.Namespace) -> int:
     """``monai-sr slicer INPUT OUTPUT``"""
     if given.xml:
-        print(describe())
+        say(describe())
         return 0
     options = run_options(given)
     source, target = Path(options.input), Path(options.output)
@@ -32,7 +33,7 @@ def slicer(given: argparse.Namespace) -> int:
     from ..trust.consistency import measure_consistency
 
     acquired = options.acquisition
-    with told_to_slicer("monai-sr", f"super-resolving by {options.wanted.bundle}") as progress:
+    with told_to_slicer("monai-sr", f"super-resolving by {options.wanted.bundle}", say=say) as progress:
         image, sr = super_resolve_file(source, target, options, progress=progress)
         if "difference" in overlays:
             asked = {"factor": options.wanted.factor, "spacing": options.wanted.spacing, **vars(acquired)}

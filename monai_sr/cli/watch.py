@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
 from .parser import run_options
 from .places import make_folder
-from .terminal import say
+from .terminal import complain, say
 
 
 def watch(options: argparse.Namespace) -> int:
@@ -28,7 +27,7 @@ def watch(options: argparse.Namespace) -> int:
     def report(event: Any) -> None:
         good = event.status == "stored"
         text = f"{event.series}: {'left out, ' if event.status == 'left out' else ''}{event.text}"
-        say(text) if good else print(f"monai-sr: {text}", file=sys.stderr, flush=True)
+        say(text) if good else complain(text)
 
     archive = Archive(
         options.dicomweb,
@@ -49,7 +48,7 @@ def watch(options: argparse.Namespace) -> int:
         report=report,
     )
     if not options.once:
-        watch_on(watcher, interval=options.interval, report=lambda error: print(f"monai-sr: {error}", file=sys.stderr))
+        watch_on(watcher, interval=options.interval, report=complain)
     told = watcher.look()
     say(
         f"{told.stored} stored, {told.left_out} left out, {told.failed} failed; "

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pydicom.datadict import tag_for_keyword
 
-from ..errors import ImageError, SuperResolutionError
+from ..errors import ImageError, SuperResolutionError, SuperResolutionWarning
 from .series import Frame
 
 MODALITY_OF = {
@@ -66,7 +66,7 @@ _SYNTAX_OF = {
 """Transfer syntax by implicit VR and little endian, for files that do not say it."""
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_PREAMBLE_NOTE = "W-DCM-PREAMBLE: files without the DICOM preamble were read all the same"
+_NO_PREAMBLE = SuperResolutionWarning("W-DCM-PREAMBLE", "files without the DICOM preamble were read all the same")
 
 
 class NotAnImageError(Exception):
@@ -321,9 +321,9 @@ def stack_of_frame(frame: Frame) -> str:
     return ""
 
 
-def warnings_of(dataset: Any) -> set[str]:
+def warnings_of(dataset: Any) -> set[SuperResolutionWarning]:
     """What was mended in reading this file."""
-    return {_PREAMBLE_NOTE} if dataset.preamble is None else set()
+    return {_NO_PREAMBLE} if dataset.preamble is None else set()
 
 
 def modality_of(dataset: Any) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ImageError, InputMissingError, SuperResolutionError, UsageError
+from ..errors import ImageError, InputMissingError, SuperResolutionError, SuperResolutionWarning, UsageError
 from . import header
 from .archive import unpack
 from .pixels import read_frame
@@ -144,7 +144,7 @@ def find_series(source: str | Path, *, merge_by_geometry: bool = False, own_resu
     left: Counter[tuple[str, str]] = Counter()
     broken: dict[str, SuperResolutionError] = {}
     frames: dict[str, list[Frame]] = defaultdict(list)
-    warnings: dict[str, set[str]] = defaultdict(set)
+    warnings: dict[str, set[SuperResolutionWarning]] = defaultdict(set)
     with header.pydicom_silent():
         for file in files:
             try:
@@ -194,7 +194,7 @@ def _regular_files(folder: Path) -> Iterator[Path]:
                 continue
 
 
-def _split(uid: str, frames: list[Frame], warnings: set[str]) -> list[Series]:
+def _split(uid: str, frames: list[Frame], warnings: set[SuperResolutionWarning]) -> list[Series]:
     """The frames of one SeriesInstanceUID as stacks of parallel slices of one kind."""
     stacks: dict[Hashable, list[Frame]] = defaultdict(list)
     orientations: list[np.ndarray] = []
@@ -205,7 +205,8 @@ def _split(uid: str, frames: list[Frame], warnings: set[str]) -> list[Series]:
         direction = near[0] if near else len(orientations) - 1
         stacks[(*_plane(frame), direction)].append(frame)
     if len({_plane(members[0])[:-1] for members in stacks.values()}) > 1:
-        warnings = warnings | {"W-DCM-MIXED: matrix, spacing or frame of reference differ within a series; it is split"}
+        text = "matrix, spacing or frame of reference differ within a series; it is split"
+        warnings = warnings | {SuperResolutionWarning("W-DCM-MIXED", text)}
     result = []
     for members in stacks.values():
         normal = members[0].normal
@@ -219,7 +220,7 @@ def _split(uid: str, frames: list[Frame], warnings: set[str]) -> list[Series]:
                     header.modality_of(head),
                     tuple(part),
                     int(number) if re.fullmatch(r"-?\d+", number) else None,
-                    tuple(sorted(warnings | more)),
+                    tuple(sorted(warnings | more, key=str)),
                 )
             )
     return result
@@ -238,7 +239,7 @@ def _plane(frame: Frame) -> tuple[Hashable, ...]:
     )
 
 
-def _split_repeats(frames: list[Frame]) -> list[tuple[list[Frame], set[str]]]:
+def _split_repeats(frames: list[Frame]) -> list[tuple[list[Frame], set[SuperResolutionWarning]]]:
     """Sorted frames as parts in which every position occurs once, with what was mended.
 
     Raises:
@@ -276,7 +277,8 @@ def _split_repeats(frames: list[Frame]) -> list[tuple[list[Frame], set[str]]]:
                 )
         kept.append(first)
     count = len(frames) - len(kept)
-    return [(kept, {f"W-DCM-DUP: {count} slices are there twice, with equal pixels; one of each is used"})]
+    text = "{slices} slices are there twice, with equal pixels; one of each is used"
+    return [(kept, {SuperResolutionWarning("W-DCM-DUP", text, facts={"slices": count})})]
 
 
 def _places(frames: list[Frame]) -> list[list[Frame]]:
@@ -309,7 +311,8 @@ def _join_singles(groups: list[Series], *, merge: bool) -> tuple[list[Series], C
         frames = [group.frames[0] for group in members]
         scattered = len({group.uid for group in members}) >= 3 and len(_places(frames)) == len(frames)
         if scattered and merge:
-            note = f"W-DCM-MERGED: {len(members)} series of one slice each are taken as one"
+            text = "{series} series of one slice each are taken as one"
+            note = SuperResolutionWarning("W-DCM-MERGED", text, facts={"series": len(members)})
             series.append(replace(members[0], frames=tuple(frames), warnings=(*members[0].warnings, note)))
         elif scattered:
             left["E-DCM-SPLIT", "slices that each have a series of their own; --merge-by-geometry joins them"] += len(

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import SuperResolutionWarning
+
 SAME_THICKNESS = 0.01
 """Slices of one series whose thickness differs by at most this share count as equally thick."""
 
@@ -53,14 +55,14 @@ class Series:
         modality: "CT" or "MR".
         frames: at least one, sorted by position along the normal of the first.
         number: SeriesNumber, as the console shows it; None where the header does not tell.
-        warnings: what was noticed and mended on the way here, each ``W-code: …``.
+        warnings: what was noticed and mended on the way here, as warnings.
     """
 
     uid: str
     modality: str
     frames: tuple[Frame, ...]
     number: int | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[SuperResolutionWarning, ...] = ()
     # an unpacked archive lives as long as what was found in it
     unpacked: Any = field(default=None, repr=False)
 

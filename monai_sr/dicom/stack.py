@@ -7,7 +7,6 @@ upright slice by slice; a gap is filled on request only.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ..errors import ImageError, ImageWarning
+from ..errors import ImageError, SuperResolutionWarning, give, warn
 from ..intensities import CT_AIR
 from .pixels import padding_of, read_values
 from .series import Series
@@ -47,14 +46,14 @@ class Stack:
         shifts: (m, 2) pixels that each slice lies to the right and down of the first column and
             row of ``affine``; None where they lie on one another.
         step: typical distance between slices, mm.
-        warnings: ``W-code: …``.
+        warnings: of what is uneven, sheared or missing.
     """
 
     affine: np.ndarray
     positions: np.ndarray | None
     shifts: np.ndarray | None
     step: float
-    warnings: tuple[str, ...]
+    warnings: tuple[SuperResolutionWarning, ...]
 
 
 def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
@@ -72,8 +71,8 @@ def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
         notes.append(_unevenness(series, steps, step, uneven, fill_gaps=fill_gaps))
     thickness = series.slice_thickness
     if isinstance(thickness, np.ndarray):
-        ends = f"{thickness.min():.4g} to {thickness.max():.4g} mm"
-        notes.append(f"W-DCM-THICKNESS: slices are {ends} thick; each is taken as it is")
+        text = "slices are {minimum:.4g} to {maximum:.4g} mm thick; each is taken as it is"
+        notes.append(SuperResolutionWarning("W-DCM-THICKNESS", text, facts=_ends(thickness)))
     first = series.frames[0]
     row, column = first.orientation[:3], first.orientation[3:]
     between_rows, between_columns = first.pixel_spacing
@@ -87,7 +86,8 @@ def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
         origin = origin + least[0] * between_columns * row + least[1] * between_rows * column
         across = (beside[-1] - beside[0]) * (between_columns, between_rows)
         angle = np.degrees(np.arctan2(np.linalg.norm(across), along[-1] - along[0]))
-        notes.append(f"W-DCM-TILT: slices are sheared by {angle:.1f} degrees (gantry tilt); the volume is made upright")
+        text = "slices are sheared by {degrees:.1f} degrees (gantry tilt); the volume is made upright"
+        notes.append(SuperResolutionWarning("W-DCM-TILT", text, facts={"degrees": float(angle)}))
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = row * between_columns, column * between_rows
     affine[:3, 2], affine[:3, 3] = first.normal * float(along[-1] - along[0]) / len(steps), origin
@@ -100,8 +100,14 @@ def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
     )
 
 
-def _unevenness(series: Series, steps: np.ndarray, step: float, uneven: np.ndarray, *, fill_gaps: bool) -> str:
-    """A warning in words, or an error, about steps that differ from the typical one."""
+def _ends(values: np.ndarray) -> dict[str, float]:
+    return {"minimum": float(values.min()), "maximum": float(values.max())}
+
+
+def _unevenness(
+    series: Series, steps: np.ndarray, step: float, uneven: np.ndarray, *, fill_gaps: bool
+) -> SuperResolutionWarning:
+    """A warning, or an error, about steps that differ from the typical one."""
     at = int(np.argmax(np.abs(steps - step)))
     names = f"{series.frames[at].file.name} and {series.frames[at + 1].file.name}"
     where = f"at {series.offsets[at]:.2f} and {series.offsets[at + 1]:.2f} mm along the normal"
@@ -111,9 +117,11 @@ def _unevenness(series: Series, steps: np.ndarray, step: float, uneven: np.ndarr
     thicker = np.maximum(thickness[1:], thickness[:-1]) > 1.5 * np.median(thickness)
     missing = int((whole - 1)[~thicker].sum())
     if missing < 1 or (np.abs(steps / step - whole) > MULTIPLE_TOLERANCE * np.maximum(whole, 1)).any():
-        return f"W-DCM-UNEVEN: slices are {steps.min():.4g} to {steps.max():.4g} mm apart; each is used where it lies"
+        text = "slices are {minimum:.4g} to {maximum:.4g} mm apart; each is used where it lies"
+        return SuperResolutionWarning("W-DCM-UNEVEN", text, facts=_ends(steps))
     if fill_gaps:
-        return f"W-DCM-GAP: {missing} slice(s) are missing, as between {names}; they are filled from their neighbors"
+        text = f"{{missing}} slice(s) are missing, as between {names}; they are filled from their neighbors"
+        return SuperResolutionWarning("W-DCM-GAP", text, facts={"missing": missing})
     raise ImageError(
         "E-DCM-GAP",
         f"{names} ({where}) are {steps[at]:.4g} mm apart, the others {step:.4g} mm; "
@@ -144,7 +152,7 @@ def read_series(
     """
     stack = stack_of(series, fill_gaps=fill_gaps)
     for note in stack.warnings:
-        warnings.warn(ImageWarning(note), stacklevel=2)
+        give(note)
     head = series.frames[0].header
     voxels = np.empty((len(series.frames), int(head.Rows), int(head.Columns)), dtype=np.float32)
     by_file: dict[Path, list[int]] = {}
@@ -199,10 +207,7 @@ def _check_hounsfield(voxels: np.ndarray, outside: np.ndarray | None) -> None:
             f"the header has no rescale and the darkest percent lies at {darkest:.0f}, where air is -1000 HU",
             fix="restore RescaleSlope and RescaleIntercept",
         )
-    warnings.warn(
-        ImageWarning("W-CT-NORESCALE: the header has no rescale; the values look like HU and are taken so"),
-        stacklevel=3,
-    )
+    warn("W-CT-NORESCALE", "the header has no rescale; the values look like HU and are taken so", stacklevel=3)
 
 
 def _fill(series: Series, voxels: np.ndarray, outside: np.ndarray | None) -> float:

@@ -7,7 +7,6 @@ temporary name and renamed, so a file that exists is complete.
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,6 @@ from monai.data import ImageReader, ImageWriter, MetaTensor
 from .. import dicom
 from ..errors import (
     ImageError,
-    ImageWarning,
     InputMissingError,
     OutputError,
     SuperResolutionError,
@@ -173,7 +171,13 @@ def stored_voxels(image: torch.Tensor, *, path: str | Path, dtype: Any = None) -
     voxels = np.moveaxis(image.detach().cpu().numpy(), 0, -1)
     beyond = beyond_type(voxels, wanted)
     if beyond:
-        warn(f"W-OUT-CLIP: {path} - {beyond} voxels lie beyond what {wanted} holds and are held at its ends")
+        facts = {"voxels": int(beyond), "dtype": str(wanted)}
+        warn(
+            "W-OUT-CLIP",
+            "{voxels} voxels lie beyond what {dtype} holds and are held at its ends",
+            path=path,
+            facts=facts,
+        )
     voxels = as_stored(voxels, wanted)
     return voxels[..., 0] if len(image) == 1 else voxels
 
@@ -345,10 +349,8 @@ def _kind_of(start: bytes) -> str:
 def _warn_name(path: Path, fact: str, *, compressed: bool) -> None:
     if compressed != (path.suffix.lower() == ".gz"):
         suggestion = path.name + ".gz" if compressed else path.name[: -len(".gz")]
-        warnings.warn(
-            ImageWarning(f"W-IO-NAME: {path} - the file {fact}, unlike its name; better named {suggestion}"),
-            stacklevel=4,
-        )
+        facts = {"is": fact, "name": suggestion}
+        warn("W-IO-NAME", "the file {is}, unlike its name; better named {name}", path=path, facts=facts, stacklevel=4)
 
 
 def checked(
@@ -382,7 +384,13 @@ def checked(
             raise ImageError("E-IMG-CONST", f"every voxel is {known.flat[0]:g}", fix="give an image with contrast")
     if missing.any():
         lowest = volumes[~missing].min()
-        warn(f"W-IMG-NAN: {path} - {count}; they are taken as {lowest:g}")
+        facts = {"missing": int(missing.sum()), "voxels": missing.size, "value": float(lowest)}
+        warn(
+            "W-IMG-NAN",
+            "{missing} of {voxels} voxels are NaN or infinite; they are taken as {value:g}",
+            path=path,
+            facts=facts,
+        )
         volumes = np.where(missing, lowest, volumes)
         meta["nan_voxels"] = torch.from_numpy(missing)
     grid = Grid((volumes.shape[1], volumes.shape[2], volumes.shape[3]), _unsheared(affine))

@@ -197,7 +197,7 @@ def _nifti_affine(header: Any, path: str | Path, geometry: Form | None) -> tuple
         )
     unit, scale = _UNITS.get(int(header["xyzt_units"]) & 7, ("mm", 1.0))
     if scale != 1:
-        warn(f"W-HDR-UNITS: {path} - the header counts in {unit}; converted to mm")
+        warn("W-HDR-UNITS", "the header counts in {unit}; converted to mm", path=path, facts={"unit": unit})
     sform, qform = _form(header, "sform"), _form(header, "qform")
     broken = [name for name, form in (("sform", sform), ("qform", qform)) if form is not None and np.isnan(form).any()]
     sound = {
@@ -214,17 +214,20 @@ def _nifti_affine(header: Any, path: str | Path, geometry: Form | None) -> tuple
             fix="repair the header's affine, for example from the original DICOM",
         )
     if not sound:
-        warn(f"W-HDR-NOFORM: {path} - the header tells no orientation; the spacing alone is used")
+        warn("W-HDR-NOFORM", "the header tells no orientation; the spacing alone is used", path=path)
         return np.diag([*(spacing * scale), 1.0]), False
     used: str = geometry or next(iter(sound))
     if "sform" in broken and geometry is None:
-        warn(f"W-HDR-AFFINE: {path} - the sform holds NaN or infinite values; the qform is used")
+        warn("W-HDR-AFFINE", "the sform holds NaN or infinite values; the qform is used", path=path)
     if len(sound) == 2 and geometry is None:
         distance = _farthest(sound["sform"] - sound["qform"], header.get_data_shape())
         if distance > 0.1 * spacing.min():
             warn(
-                f"W-HDR-FORMS: {path} - sform and qform differ by up to {distance * scale:.3g} mm; "
-                "the sform is used (--geometry qform takes the other)"
+                "W-HDR-FORMS",
+                "sform and qform differ by up to {distance:.3g} mm; "
+                "the sform is used (--geometry qform takes the other)",
+                path=path,
+                facts={"distance": float(distance * scale)},
             )
     affine = np.array(sound[used], dtype=np.float64)
     affine[:3] *= scale

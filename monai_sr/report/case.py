@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 
 from ..bundles import trust_of
 from ..codes import CODES
-from ..errors import BundleError, UsageError
+from ..errors import BundleError, SuperResolutionWarning, UsageError
 from ..grid import SAME_SPACING, grid_of, on_grid
 from ..io.images import as_stored
 from ..trust.consistency import Consistency, measure_consistency
@@ -26,7 +26,7 @@ from ..trust.uncertainty import uncertainty_map
 from .overlays import consistency_overlay, uncertainty_overlay
 from .page import script_json, write_page
 from .pictures import LAYERS, thumbnail, viewer
-from .sections import code_of, curves, for_methods, help_dialog, notes, tables, tiles, trust
+from .sections import curves, for_methods, help_dialog, notes, tables, tiles, trust
 from .views import Scene, turned
 from .windows import windows_for
 from .words import Rows, geometry, methods, provenance, references, resolution_text, resolution_tile
@@ -42,7 +42,7 @@ def write_report(
     axis: int | None = None,
     slice_thickness: float | np.ndarray | None = None,
     record: Mapping[str, Any] | None = None,
-    warnings: Sequence[str] = (),
+    warnings: Sequence[SuperResolutionWarning] = (),
     consistency: Consistency | None = None,
     uncertainty: MetaTensor | None = None,
 ) -> Path:
@@ -57,7 +57,7 @@ def write_report(
         axis: the through-plane axis. Default: the one along which the result is finer.
         slice_thickness: mm, as it was given to the model. Default: what the metadata tell, else the spacing.
         record: how it was made, as the block ``monai_sr`` of the JSON beside a result tells.
-        warnings: each ``W-code: …``.
+        warnings: that came with it.
         consistency: measured already; else it is measured here.
         uncertainty: (C, X', Y', Z') standard deviation on the grid of ``sr``, in its units. Default: what the
             bundle that ``record`` names foretells, if it was calibrated.
@@ -116,7 +116,7 @@ def write_report(
     summary = {
         "kind": "case",
         "output_sha256": record.get("output_sha256", ""),
-        "codes": [code_of(text) for text in warnings],
+        "codes": [notice.code for notice in warnings],
         "consistency": float(f"{consistency.score:.3g}"),
         "thumbnail": thumbnail(scene, windows, "sr"),
     }
@@ -157,7 +157,7 @@ def write_failure_report(
     description: str = "",
     axis: int | None = None,
     record: Mapping[str, Any] | None = None,
-    warnings: Sequence[str] = (),
+    warnings: Sequence[SuperResolutionWarning] = (),
 ) -> Path:
     """Write a page on a volume that failed: why, what to do, and what was read of it.
 
@@ -172,7 +172,7 @@ def write_failure_report(
     Raises:
         OutputError: it cannot be written.
     """
-    meaning, remedy = CODES.get(code, ("", ""))
+    _, meaning, remedy = CODES.get(code, ("", "", ""))
     failure = (
         '<section class="failed" aria-labelledby="failed-heading">'
         f'<h2 id="failed-heading">Not super-resolved: <span class="hash">{escape(code)}</span></h2><dl>'
@@ -199,7 +199,7 @@ def write_failure_report(
         facts["What was read"] = rows
         lead = f"{scene.modality}, {' × '.join(map(str, grid.shape))} voxels were read."
     facts["Provenance"] = provenance(record or {}, name=name, description=description, version=version("monai-sr"))
-    summary = {"kind": "failure", "code": code, "codes": [code_of(text) for text in warnings], "thumbnail": small}
+    summary = {"kind": "failure", "code": code, "codes": [notice.code for notice in warnings], "thumbnail": small}
     return write_page(
         Path(path),
         "case.html",

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from ..errors import SuperResolutionWarning
 from .page import write_page
 
 _ORDER = {"failed": 0, "done": 1, "skipped": 2}
@@ -24,7 +25,7 @@ class IndexRow:
         status: done, failed or skipped.
         code, reason: why it is not done.
         change: grid before and after, in words.
-        warnings: each ``W-code: …``.
+        warnings: that came with it.
         seconds: it took.
         report: path of its page as seen from the index, if there is one.
         thumbnail: a picture as a data URL.
@@ -35,7 +36,7 @@ class IndexRow:
     code: str = ""
     reason: str = ""
     change: str = ""
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[SuperResolutionWarning, ...] = ()
     seconds: float = 0.0
     report: str = ""
     thumbnail: str = ""
@@ -68,7 +69,7 @@ def _row(row: IndexRow) -> str:
     # only a picture of ours: the page it comes from may have been changed
     picture = f'<img alt="" src="{escape(row.thumbnail)}">' if row.thumbnail.startswith(_IMAGE) else ""
     notes = [f"<code>{escape(row.code)}</code> {escape(row.reason)}"] if row.code else [escape(row.reason)]
-    notes += [escape(text) for text in row.warnings]
+    notes += [escape(str(notice)) for notice in row.warnings]
     status = row.status if row.status in _ORDER else "skipped"
     seconds = f"{row.seconds:.3g} s" if row.seconds else ""
     grids = escape(row.change).replace("-&gt;", "<br>→ ")

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from ..codes import CODES
+from ..errors import SuperResolutionWarning, printable
 from ..trust.consistency import Consistency
 from .curves import spectra, steepest_profile
 from .svg import Curve, Mark, plot
@@ -142,29 +142,20 @@ def trust(found: Consistency, limit: float | None, uncertainty: np.ndarray | Non
     )
 
 
-def notes(texts: Sequence[str]) -> str:
+def notes(warnings: Sequence[SuperResolutionWarning]) -> str:
     """All warnings with their codes and remedies; empty without any."""
-    if not texts:
+    if not warnings:
         return ""
     items = []
-    for text in texts:
-        code = code_of(text)
-        meaning = CODES.get(code, ("", ""))[1]
-        body = text.split(": ", 1)[1] if code and ": " in text else text
-        items.append(f"<dt>{escape(code or 'Warning')}</dt><dd>{escape(body)}</dd>")
-        if meaning:
-            items.append(f'<dd class="remedy">{escape(meaning)}</dd>')
-    count = "1 warning" if len(texts) == 1 else f"{len(texts)} warnings"
+    for notice in warnings:
+        items.append(f"<dt>{escape(notice.code or 'Warning')}</dt><dd>{escape(printable(notice.problem))}</dd>")
+        if notice.remedy:
+            items.append(f'<dd class="remedy">{escape(notice.remedy)}</dd>')
+    count = "1 warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
     return (
         '<section class="notes" aria-labelledby="notes-heading">'
         f'<h2 id="notes-heading">{count}</h2><dl>{"".join(items)}</dl></section>'
     )
-
-
-def code_of(text: str) -> str:
-    """The code that a warning begins with; empty if none that we know."""
-    head = text.split(":", 1)[0]
-    return head if head in CODES else ""
 
 
 def _table(rows: Rows, caption: str) -> str:

@@ -236,7 +236,12 @@ def check_result(
     except QualityError as error:
         if strict:
             raise error.at(acquired.meta.get("filename_or_obj") or "") from None
-        warn(f"W-CON-LIMIT: {acquired.meta.get('filename_or_obj', '')} - {error.problem}")
+        warn(
+            "W-CON-LIMIT",
+            error.problem,
+            path=acquired.meta.get("filename_or_obj"),
+            facts={"found": found.score, "limit": limit},
+        )
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from monai.data import MetaTensor
 from torch import Tensor
 
-from ..errors import ImageError, ImageWarning
+from ..errors import ImageError, warn
 from ..grid import SAME_SPACING, grid_of, wanted_grid
 from ..intensities import CT_WINDOW, MR_PERCENTILES, Modality, guess_modality, intensity_range, padding_mask
 
@@ -127,7 +126,7 @@ def check_ranges(
     kind = modality or meta.get("modality") or guess_modality(image)
     if kind not in trained:
         finding = f"{kind}, the network was trained on {' and '.join(sorted(trained))}"
-        _tell("modality", finding, strict=strict, image=image)
+        _tell("modality", finding, {"found": kind, "trained": sorted(trained)}, strict=strict, image=image)
         return {"modality": finding}
     if slice_thickness is None and axis == meta.get("slice_axis", axis):
         slice_thickness = meta.get("slice_thickness")
@@ -150,7 +149,8 @@ def check_ranges(
         if beyond is not None:
             range_ = "{:.4g} to {:.4g}".format(*trained[kind][name])
             found[name] = f"{words.format(f'{beyond:.4g}')}, the network was trained on {range_} in {kind}"
-            _tell(name, found[name], strict=strict, image=image)
+            facts = {"found": float(beyond), "trained": trained[kind][name], "modality": kind}
+            _tell(name, found[name], facts, strict=strict, image=image)
     return found
 
 
@@ -189,11 +189,10 @@ def _plain(image: Tensor) -> Tensor:
     return (image.as_tensor() if isinstance(image, MetaTensor) else image).float()
 
 
-def _tell(name: str, finding: str, *, strict: bool, image: Tensor) -> None:
+def _tell(name: str, finding: str, facts: Mapping[str, Any], *, strict: bool, image: Tensor) -> None:
     warning, error = CAUSES[name]
     path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
     if strict:
-        raise ImageError(error, finding, fix="take --bundle none, or leave --strict out", path=path)
-    place = f"{path} - " if path else ""
-    text = f"{warning}: {place}{finding}; the result may be no better than interpolation"
-    warnings.warn(ImageWarning(text), stacklevel=4)
+        raise ImageError(error, finding, fix="take --bundle none, or leave --strict out", path=path, facts=facts)
+    text = f"{finding}; the result may be no better than interpolation"
+    warn(warning, text, path=path, facts=facts, stacklevel=4)

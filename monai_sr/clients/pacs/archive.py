@@ -104,7 +104,8 @@ class Archive:
             permissive_uid=True,
         )
         if parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname or ""):
-            warn(f"W-PACS-PLAIN: {parts.netloc} - images and credentials travel unencrypted; https would protect them")
+            text = "images and credentials travel unencrypted; https would protect them"
+            warn("W-PACS-PLAIN", text, path=parts.netloc)
         self._client.set_http_retry_params(retry=False)
 
     def search(self, modality: str, *, since: str | None = None) -> list[RemoteSeries]:

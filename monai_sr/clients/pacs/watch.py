@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import NoReturn
 
 from ...batch import CLAIMED, Case, Settings, failure, find_cases, process
 from ...batch.records import ClaimedError, claimed
-from ...errors import ImageError, ImageWarning, OutputError, UsageError, write_error
+from ...errors import ImageError, OutputError, UsageError, collect_notices, write_error
 from ...files import remove_leftovers, temporary_beside
 from ...inference import Progress
 from .access import PacsError
@@ -244,8 +243,7 @@ class Watcher:
         try:
             fetched.mkdir()
             self.archive.fetch(series, fetched)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ImageWarning)  # of files that are left out
+            with collect_notices():  # of files that are left out, which nobody needs to know
                 try:
                     cases = find_cases(fetched, place)
                 except (ImageError, UsageError) as error:
@@ -277,11 +275,11 @@ class Watcher:
         if outcome.code.startswith("E-OUT-"):
             reason, _, fix = outcome.reason.partition(" Fix: ")
             raise OutputError(outcome.code, reason, fix=fix, path=self.folder)
-        for text in outcome.warnings:
-            if text.startswith("W-SR-NOGAIN"):
+        for notice in outcome.warnings:
+            if notice.code == "W-SR-NOGAIN":
                 shutil.rmtree(case.target)
                 return "E-SR-NOGAIN", "no finer spacing is wanted than it has"
-            self.report(Event(name_of(series.uid), "warning", text))
+            self.report(Event(name_of(series.uid), "warning", str(notice)))
         return (outcome.code, outcome.reason) if outcome.status == "failed" else None
 
 

@@ -12,9 +12,7 @@ STEP = 0.01
 
 
 @contextmanager
-def told_to_slicer(
-    name: str, comment: str, *, say: Callable[[str], None] = lambda text: print(text, flush=True)
-) -> Iterator[Callable[[float], None]]:
+def told_to_slicer(name: str, comment: str, *, say: Callable[[str], None]) -> Iterator[Callable[[float], None]]:
     """Tell that a filter starts and, unless it fails, that it ends; gives a callback for its progress, 0..1."""
     start, told = time.monotonic(), -1.0
 
