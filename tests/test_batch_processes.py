@@ -22,7 +22,7 @@ from test_cli import make_bundle
 from monai_sr.batch import Settings
 from monai_sr.batch.cluster import run_on_cluster
 from monai_sr.cli.main import main
-from monai_sr.errors import BundleError, UsageError
+from monai_sr.errors import BundleError, UsageError, collect_notices
 from monai_sr.io.images import read_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,6 +69,21 @@ def same_voxels(one: Path, other: Path) -> None:
 
 
 @fault("R04")
+def test_warnings_of_workers_come_whole(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(2):
+        scan(folder / f"{number}.nii.gz", shape=(6, 6, 6), spacing=(1.0, 1.0, 1.0))
+    alone = run(folder, tmp_path / "alone", Settings(bundle="none", device="cpu"))
+    with collect_notices() as notices:
+        outcomes = run(folder, tmp_path / "jobs", Settings(bundle="none", device="cpu"), jobs=2)
+    for name, outcome in outcomes.items():
+        (notice,) = outcome.warnings
+        assert (notice.code, notice.severity, notice.path) == ("W-SR-NOGAIN", "warning", name)
+        assert (notice,) == alone[name].warnings
+    assert not notices  # they are with their cases
+
+
 def test_workers_make_what_one_process_makes_and_a_death_costs_no_other_volume(scans, tmp_path):
     mark = tmp_path / "died"
     bundle = bundle_of(tmp_path / "bundle", always=10, once=9, mark=str(mark))

@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -172,6 +173,38 @@ def test_help_needs_no_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLES.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.endswith("False\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+@pytest.mark.parametrize("words", ["errors", "errors --help"])
+def test_a_full_stdout_is_exit_code_6_and_no_bug(words):
+    command = [sys.executable, "-m", "monai_sr", *words.split()]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=BUNDLES.parent, check=False)
+    assert done.returncode == 6
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("monai-sr: E-OUT-SPACE: stdout - ")
+
+
+def test_a_stdout_that_is_closed_ends_nothing():
+    command = f"{sys.executable} -m monai_sr errors >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=BUNDLES.parent, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_only_one_module_prints():
+    """Which escapes what a terminal would obey."""
+    folder = Path(monai_sr.cli.__file__).parent
+    printing = {path.name for path in folder.glob("*.py") if re.search(r"(?<![\w.])print\(", path.read_text())}
+    assert printing == {"terminal.py"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+def test_what_a_terminal_would_obey_is_escaped(call, nifti, tmp_path):
+    code, out, err = call("run", nifti("a\x1b[2J.nii"), tmp_path / "b\x1b[31m.nii", "--bundle", "none")
+    assert (code, err) == (0, "") and "b\\x1b[31m.nii" in out and "\x1b" not in out
+    code, out, err = call("check", tmp_path / "c\x1b]0;x\x07.nii")
+    assert code == 3 and r"c\x1b]0;x\x07.nii" in err and not {"\x1b", "\x07"} & set(err)
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", ["run", "simulate", "evaluate", "demo", "info"])

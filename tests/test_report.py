@@ -358,9 +358,18 @@ def test_the_index_is_the_last_word_of_all_logs(tmp_path):
         line() + line(status="failed", code="E-BUG") + line(case="b", status="failed", code="E-X") + '{"case": "torn'
     )
     (tmp_path / "monai-sr-run.part-1-of-2.jsonl").write_text(
-        line(case="b") + line(case="b", status="skipped", change="", output="b.nii") + line(case="c", status="skipped")
+        line(case="b")
+        + line(case="b", status="skipped", change="", output="b.nii")
+        + line(case="c", status="skipped")
+        + line(case="d", warnings=["W-CT-HU: d - of version 1", {"code": "W-CT-HU", "message": "of version 2"}])
     )
     rows = {row.case: (row.status, row.code, row.change) for row in index_rows(tmp_path)}
+    last = index_rows(tmp_path)[-1].warnings
+    assert [(n.code, n.problem) for n in last] == [
+        ("W-CT-HU", "d - of version 1"),
+        ("W-CT-HU", "of version 2"),
+    ]
+    del rows["d"]
     assert rows == {"a": ("failed", "E-BUG", "x"), "b": ("done", "", "x"), "c": ("skipped", "", "x")}
 
 
