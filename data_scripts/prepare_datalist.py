@@ -221,7 +221,8 @@ def _judged(volume: Volume, voxels: np.ndarray, rules: Rules) -> Volume:
         roll_off=_three(s.roll_off for s in sharpness),
         ripple=_three(s.ripple for s in sharpness),
     )
-    faults = [f"axis {a} looks interpolated from thicker slices: {s.fault}" for a, s in enumerate(sharpness) if s.fault]
+    soft = "softer than its spacing, as if interpolated from thicker slices"
+    faults = [f"axis {a} is {soft}: {s.fault}" for a, s in enumerate(sharpness) if s.fault]
     return replace(volume, accepted=not faults, reason="; ".join(faults))
 
 

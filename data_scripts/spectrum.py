@@ -57,7 +57,7 @@ class Sharpness:
 
     @property
     def fault(self) -> str | None:
-        """Why this axis looks interpolated, or None."""
+        """Why this axis is softer than its spacing, or None."""
         if self.ripple > RIPPLE:
             return f"differences between neighbors come and go periodically (ripple {self.ripple:.2f} > {RIPPLE})"
         if self.relative < RELATIVE_SHARE:

@@ -500,7 +500,7 @@ def test_thin_volumes_are_taken_and_every_other_is_refused_with_its_reason(data,
     expected = {
         "truncated.nii.gz": "E-IO-TRUNC",
         "page.nii.gz": "E-IO-TYPE",
-        "interpolated.nii": "axis 1 looks interpolated",
+        "interpolated.nii": "axis 1 is softer than its spacing",
         "thick.nii": "1.90 times the finest",
         "coarse.nii": "more than 2 mm",
         "labels.nii": "a label map",
@@ -673,13 +673,22 @@ def middle(path: Path) -> np.ndarray:
     return np.maximum(part, prepare_datalist.CT_FLOOR)
 
 
+OVERSAMPLED = {
+    "spine_lumbar_supria_0p55x1mm.nii.gz": [0, 1],  # a smooth kernel on a field of view of 141 mm
+    "chest_lungfcp0001_0p76x1mm.nii.gz": [2],  # slices of 2 mm every 1 mm
+    "mra_tof_aera_0p78x0p7mm.nii.gz": [2],  # interpolated by the scanner
+}
+"""Axes along which an acquired volume resolves about twice its spacing: no training data along them."""
+
+
 @pytest.mark.data
 def test_acquired_volumes_are_told_from_the_same_volumes_thickened(shared_data):
     ways = [(2, 3, 0.0), (2, 1, 0.0), (3, 3, 0.5), (2, 1, 0.5), (3, 1, 0.5), (4, 1, 0.0), (4, 3, 0.0), (3, 0, 0.0)]
     for number, path in enumerate(real_volumes(shared_data, "train", "validation")):
         voxels = middle(path)
-        assert faults(voxels) == [], path
-        axis = number % 3
+        soft = OVERSAMPLED.get(path.name, [])
+        assert faults(voxels) == soft, path
+        axis = next(axis % 3 for axis in range(number, number + 3) if axis % 3 not in soft)
         factor, order, phase = ways[number % len(ways)]
         assert axis in faults(thickened(voxels, axis, factor, order, phase=phase)), (path, axis, factor, order)
 
