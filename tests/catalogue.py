@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-GROUPS = {"I": 27, "R": 20, "W": 7, "Z": 5, "D": 28, "P": 1}
-"""Rows of each group: I01 to I27 images, R runs, W weights and bundles, Z archives and paths, D DICOM, P privacy."""
+GROUPS = {"I": 30, "R": 20, "W": 7, "Z": 6, "D": 28, "P": 1}
+"""Rows of each group: I01 to I30 images, R runs, W weights and bundles, Z archives and paths, D DICOM, P privacy."""
 
 ROWS = [f"{group}{number:02d}" for group, count in GROUPS.items() for number in range(1, count + 1)]
 

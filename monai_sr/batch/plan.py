@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -21,8 +20,7 @@ from ..dicom import stack_of
 from ..engine.memory import PROCESS, tile_bytes, volume_bytes
 from ..errors import SuperResolutionError
 from ..grid import Grid, target_grid
-from ..io.images import NIFTI_SUFFIXES, image_suffix, read_image, write_image
-from ..io.itk import LPS_TO_RAS
+from ..io.images import read_header, read_image, write_image
 from .cases import Case
 from .memory import TILE_LADDER, choose_tile, free_vram, memory_budget
 from .records import record_beside
@@ -124,29 +122,11 @@ def _grid_of(case: Case, settings: Settings) -> tuple[Grid | None, np.ndarray | 
         header = case.series.frames[0].header
         size = (int(header.Columns), int(header.Rows), len(case.series.frames))
         return Grid(size, stack.affine), stack.positions
-    try:
-        if image_suffix(case.source) in NIFTI_SUFFIXES:
-            image = nib.load(case.source)
-            shape = tuple(int(n) for n in image.shape)  # type: ignore[attr-defined]
-            affine = np.asarray(image.affine)  # type: ignore[attr-defined]
-        else:
-            import SimpleITK as sitk
-
-            reader = sitk.ImageFileReader()
-            reader.SetFileName(str(case.source))
-            reader.ReadImageInformation()
-            shape, affine = reader.GetSize(), np.eye(4)
-            affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.array(reader.GetSpacing())
-            affine[:3, 3] = reader.GetOrigin()
-            affine = LPS_TO_RAS @ affine
-        while len(shape) > 3 and shape[-1] == 1:
-            shape = shape[:-1]
-        return (Grid(shape, affine), None) if len(shape) == 3 else (None, None)  # type: ignore[arg-type]
-    except SuperResolutionError:
-        raise
-    except Exception:
-        # nibabel and SimpleITK fail in many ways; read_image will say exactly what is wrong
-        return None, None
+    header = read_header(case.source, geometry=settings.reading.get("geometry"))
+    shape = header.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    return (Grid(shape, header.affine), None) if len(shape) == 3 else (None, None)  # type: ignore[arg-type]
 
 
 def _spacing(grid: Grid) -> str:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..errors import ImageError, UsageError
 from ..grid import grid_of
-from .images import checked, stored_voxels
+from .checks import checked
+from .images import stored_voxels
 from .itk import from_itk, to_itk
 from .nifti import check_dtype, from_nibabel, nifti_image
 

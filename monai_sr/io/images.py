@@ -1,4 +1,4 @@
-"""Volumes from files and back: NIfTI and SimpleITK's formats here, DICOM by :mod:`monai_sr.dicom`.
+"""Volumes from files and back; DICOM by :mod:`monai_sr.dicom`.
 
 A file is read to its end and checked before a voxel of it is used; a result is written under a
 temporary name and renamed, so a file that exists is complete.
@@ -28,17 +28,25 @@ from ..errors import (
 from ..files import write_atomically
 from ..grid import Grid
 from ..slices import blocks
-from .itk import read_itk, write_itk
-from .nifti import Form, gunzip, is_nifti, nifti_image, read_nifti, stream_nifti
+from .checks import checked
+from .forms import Form
+from .itk import write_itk
+from .meta_image import read_meta_image
+from .nifti import is_nifti, is_pair, nifti_image, read_nifti, stream_nifti
+from .nrrd import read_nrrd
+from .older import is_gipl, is_mgh, read_gipl, read_mgh
+from .stored import Header, start_of
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".mha")
 """What SimpleITK writes for us, each in a single file."""
 
-READ_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, ".nhdr", ".mhd", ".hdr", ".img", ".mnc", ".gipl")
+READ_SUFFIXES = (
+    *(*NIFTI_SUFFIXES, ".hdr", ".img", ".hdr.gz", ".img.gz"),
+    *(*ITK_SUFFIXES, ".nhdr", ".mhd", ".mgh", ".mgz", ".mgh.gz", ".gipl", ".gipl.gz", ".mnc"),
+)
 
-SHEAR = 1e-3
-"""Axes farther from a right angle than this (cosine) are no rounding."""
+_DOUBLE = tuple(suffix for suffix in READ_SUFFIXES if suffix.endswith(".gz"))
 
 
 def read_image(
@@ -52,7 +60,7 @@ def read_image(
     merge_by_geometry: bool = False,
     own_results: bool = False,
 ) -> MetaTensor:
-    """Read one volume: NIfTI, NRRD, MetaImage and others of SimpleITK's formats, or a DICOM series.
+    """Read one volume: NIfTI, Analyze, NRRD, MetaImage, MGH or GIPL, or a DICOM series.
 
     Args:
         path: an image file; or a folder, zip or multi-frame file of DICOM.
@@ -212,9 +220,9 @@ def check_writable(path: Path) -> str:
 
 
 def image_suffix(path: Path) -> str:
-    """``.nii.gz`` counted as one suffix, lower case."""
+    """``.nii.gz`` and the like counted as one suffix, lower case."""
     name = path.name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+    return next((suffix for suffix in _DOUBLE if name.endswith(suffix)), path.suffix.lower())
 
 
 def as_stored(voxels: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -306,31 +314,62 @@ class VolumeWriter(ImageWriter):
 
 
 def _read_file(path: Path, geometry: Form | None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Voxels, affine and metadata of a file, told by its content and not by its name."""
-    start = b""
-    if path.stat().st_size:  # what lies below /proc has no size and may never answer
-        with open(path, "rb") as file:
-            start = file.read(512)
-    if start[:2] == b"\x1f\x8b":
-        content = gunzip(path)
-        _warn_name(path, "is gzip-compressed", compressed=True)
-        return read_nifti(content, path=path, geometry=geometry)
-    if is_nifti(start):
-        if image_suffix(path) == ".nii.gz":
-            _warn_name(path, "is not compressed", compressed=False)
-        if start[344:348] in (b"ni1\0",):  # header and voxels in two files
-            refuse_file_options(geometry=geometry)
-            return read_itk(path)
-        return read_nifti(path.read_bytes(), path=path, geometry=geometry)
-    kind = _kind_of(start)
-    if kind or image_suffix(path) not in READ_SUFFIXES:
-        raise ImageError(
-            "E-IO-TYPE",
-            f"not an image: it holds {kind or 'something that is no known image format'}",
-            fix="give a NIfTI, NRRD or MetaImage file, or the folder of a DICOM series",
-        )
+    """Voxels float32, affine and metadata of a file."""
+    header = read_header(path, geometry=geometry)
+    return header.read_voxels(), header.affine, header.meta
+
+
+def read_header(path: Path, *, geometry: Form | None = None) -> Header:
+    """What the header of an image file says, told by its content and not by its name.
+
+    Raises:
+        ImageError, UsageError: as :func:`read_image`, as far as the header tells.
+    """
+    start, packed = start_of(path, 512)
+    suffix = image_suffix(path)
+    content = _format_of(start, path, suffix)
+    if packed != (suffix.endswith(".gz") or suffix == ".mgz"):
+        _warn_name(path, packed=packed)
+    if content == "NIfTI":
+        return read_nifti(path, geometry=geometry)
     refuse_file_options(geometry=geometry)
-    return read_itk(path)
+    if content in ("MetaImage", "NRRD") and packed:
+        raise ImageError("E-IO-TYPE", f"a {content} inside a gzip", fix="unpack it (gunzip) and give what is in it")
+    if content == "MetaImage":
+        return read_meta_image(path)
+    if content == "NRRD":
+        return read_nrrd(path)
+    read = read_mgh if content == "MGH" else read_gipl
+    return read(path, start, packing="gzip" if packed else "raw")
+
+
+def _format_of(start: bytes, path: Path, suffix: str) -> str:
+    """The format of a file by the first bytes of its content, unpacked.
+
+    Raises:
+        ImageError: it is none that is read.
+    """
+    if is_nifti(start) or is_pair(path, start):
+        return "NIfTI"
+    if start[:4] == b"NRRD":
+        return "NRRD"
+    if start[:10].lower() == b"objecttype" or (suffix in (".mha", ".mhd") and b"=" in start):
+        return "MetaImage"
+    if is_gipl(start):
+        return "GIPL"
+    if is_mgh(start) and suffix in (".mgh", ".mgz", ".mgh.gz"):
+        return "MGH"
+    if start[:4] in (b"CDF\1", b"CDF\2", b"\x89HDF"):
+        problem, fix = "a MINC or HDF5 file, whose voxels hold no checksum", "convert it: mnc2nii in.mnc out.nii"
+        raise ImageError("E-IO-READ", problem, fix=fix)
+    kind = _kind_of(start)
+    if not kind and suffix in READ_SUFFIXES:
+        raise ImageError("E-IO-READ", "the content is no image format that is read", fix="check or convert the file")
+    raise ImageError(
+        "E-IO-TYPE",
+        f"not an image: it holds {kind or 'something that is no known image format'}",
+        fix="give a NIfTI, NRRD or MetaImage file, or the folder of a DICOM series",
+    )
 
 
 def _kind_of(start: bytes) -> str:
@@ -339,123 +378,15 @@ def _kind_of(start: bytes) -> str:
         return "nothing (0 bytes)"
     if start.lstrip()[:1] == b"<":
         return "a web page (HTML)" if b"<html" in start.lower() or b"<!doctype" in start.lower() else "XML text"
-    if start[:4] == b"NRRD" or start[:10].lower() == b"objecttype" or start[:2] == b"BZ":
-        return ""
-    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start) and b"=" not in start:
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
         return "text"
     return ""
 
 
-def _warn_name(path: Path, fact: str, *, compressed: bool) -> None:
-    if compressed != (path.suffix.lower() == ".gz"):
-        suggestion = path.name + ".gz" if compressed else path.name[: -len(".gz")]
-        facts = {"is": fact, "name": suggestion}
-        warn("W-IO-NAME", "the file {is}, unlike its name; better named {name}", path=path, facts=facts, stacklevel=4)
-
-
-def checked(
-    voxels: np.ndarray,
-    affine: np.ndarray,
-    meta: dict[str, Any],
-    *,
-    path: str | Path,
-    volume: int | str | None = None,
-    nan: str = "fill",
-    may_be_constant: bool = False,
-) -> MetaTensor:
-    """Three-dimensional volumes of finite voxels on a sound grid, or an error; ``path`` is what it is called."""
-    while voxels.ndim > 3 and voxels.shape[-1] == 1:
-        voxels = voxels[..., 0]
-    size = " x ".join(map(str, voxels.shape))
-    if voxels.ndim < 3 or min(voxels.shape[:3]) == 1:
-        raise ImageError("E-IMG-2D", f"{size} voxels: a single slice", fix="give a stack of slices")
-    volumes = _chosen(voxels, volume)
-    if volume != "all":
-        meta.pop("time_step", None)
-    missing = ~np.isfinite(volumes)
-    if missing.all(axis=(1, 2, 3)).any():
-        raise ImageError("E-IMG-NAN", "no voxel is finite", fix="check how the file was made")
-    count = f"{missing.sum()} of {missing.size} voxels are NaN or infinite"
-    if missing.any() and nan == "refuse":
-        raise ImageError("E-IMG-NAN", count, fix="mend them, or have them filled by --nan fill")
-    for one, without in zip(volumes, missing, strict=True):
-        known = one[~without] if without.any() else one
-        if known.min() == known.max() and not may_be_constant:
-            raise ImageError("E-IMG-CONST", f"every voxel is {known.flat[0]:g}", fix="give an image with contrast")
-    if missing.any():
-        lowest = volumes[~missing].min()
-        facts = {"missing": int(missing.sum()), "voxels": missing.size, "value": float(lowest)}
-        warn(
-            "W-IMG-NAN",
-            "{missing} of {voxels} voxels are NaN or infinite; they are taken as {value:g}",
-            path=path,
-            facts=facts,
-        )
-        volumes = np.where(missing, lowest, volumes)
-        meta["nan_voxels"] = torch.from_numpy(missing)
-    grid = Grid((volumes.shape[1], volumes.shape[2], volumes.shape[3]), _unsheared(affine))
-    if min(grid.spacing) < 0.05 or max(grid.spacing) > 50:
-        raise ImageError(
-            "E-HDR-UNITS",
-            f"spacing {' x '.join(f'{s:.4g}' for s in grid.spacing)} mm is none of a CT or MR volume (0.05..50 mm)",
-            fix="restore spacing and units in the header",
-        )
-    meta = {
-        "filename_or_obj": str(path),
-        "original_affine": torch.from_numpy(grid.affine.copy()),
-        "space": "RAS",
-    } | meta
-    meta["spatial_shape"] = np.array(grid.shape)
-    return MetaTensor(torch.from_numpy(np.ascontiguousarray(volumes)), torch.from_numpy(grid.affine), meta)
-
-
-def _chosen(voxels: np.ndarray, volume: int | str | None) -> np.ndarray:
-    """(C, X, Y, Z): the one volume there is, the one that was chosen, or all."""
-    size = " x ".join(map(str, voxels.shape))
-    if voxels.ndim > 4:
-        raise ImageError(
-            "E-IMG-4D",
-            f"{size} voxels: {voxels.ndim} axes, at most 4 are read",
-            fix="split it into files of one volume",
-        )
-    volumes = np.moveaxis(voxels, -1, 0) if voxels.ndim == 4 else voxels[None]
-    if volume == "all":
-        return volumes
-    if volume is None and len(volumes) > 1:
-        raise ImageError(
-            "E-IMG-4D",
-            f"{size} voxels: {len(volumes)} volumes in one file, one is needed",
-            fix=f"choose one by --volume 0 to {len(volumes) - 1}, or take each by --volume all",
-        )
-    index = int(volume or 0)
-    if not 0 <= index < len(volumes):
-        raise UsageError(
-            "E-USE",
-            f"volume {index} was asked for, there are {len(volumes)}",
-            fix=f"give 0 to {len(volumes) - 1} or all",
-        )
-    return volumes[index : index + 1]
-
-
-def _unsheared(affine: np.ndarray) -> np.ndarray:
-    """The affine with axes at right angles, if it is nearly so already (polar decomposition)."""
-    affine = np.array(affine, dtype=np.float64)
-    if not np.isfinite(affine).all():
-        raise ImageError("E-HDR-AFFINE", "the affine holds NaN or infinite values", fix="repair the header")
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    if (spacing <= 0).any():
-        raise ImageError(
-            "E-HDR-SPACING", f"spacing {tuple(map(float, spacing))} mm, each must be above 0", fix="repair the header"
-        )
-    directions = affine[:3, :3] / spacing
-    shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
-    if shear > SHEAR:
-        raise ImageError(
-            "E-HDR-SHEAR",
-            f"the axes are not at right angles (cosine {shear:.3g}, at most {SHEAR} allowed)",
-            fix="resample the volume to an orthogonal grid first",
-        )
-    if shear > 1e-6:
-        left, _, right = np.linalg.svd(directions)
-        affine[:3, :3] = (left @ right) * spacing
-    return affine
+def _warn_name(path: Path, *, packed: bool) -> None:
+    fact = "is gzip-compressed" if packed else "is not compressed"
+    better = f"{path.name}.gz"
+    if not packed:
+        better = f"{path.name[:-1]}h" if image_suffix(path) == ".mgz" else path.name[:-3]
+    facts = {"is": fact, "name": better}
+    warn("W-IO-NAME", "the file {is}, unlike its name; better named {name}", path=path, facts=facts)

@@ -2,163 +2,159 @@
 
 from __future__ import annotations
 
-import gzip
 import io
+import re
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
 from isal import igzip
 from nibabel.spatialimages import HeaderDataError
+from nibabel.spm2analyze import Spm2AnalyzeHeader
 
-from ..errors import ImageError, warn
+from ..errors import ImageError, InputMissingError, UsageError, warn
 from ..grid import Grid
+from .forms import Form, nifti_affine
+from .stored import MOST_BYTES, Header, Stored, start_of
 
 COMPRESSION = 3
 """ISA-L's gzip level of results, its highest: a CT takes a seventh of the time of zlib's level 3 and 3 % more
 room (measured by ``python -m tests.benchmarks.compression``)."""
 
-MOST_BYTES = 2**44
-"""A header that claims more than these 16 TiB is damaged."""
-
 SUPER_RESOLVED = b"monai-sr: super-resolved; research only, not for diagnosis"
 """The description in the header of a result, by which it is never taken as an input of many."""
-
-SPARE = 64 * 2**20
-"""So many bytes may follow the last voxel of a compressed file."""
-
-Form = Literal["sform", "qform"]
-"""The two places where NIfTI tells how voxels lie in the world."""
 
 _TIME_UNITS = 0x38
 """The bits of ``xyzt_units`` that tell the unit of the fourth axis."""
 
-_UNITS = {1: ("meters", 1000.0), 3: ("micrometers", 1e-3)}
-"""Units of length besides mm by their code in ``xyzt_units``, and what makes them mm."""
+_LONGEST = 540
+"""Bytes of the longest header."""
 
-
-def gunzip(path: Path) -> bytes:
-    """The whole content of a NIfTI file, with its checksum verified (nibabel stops reading before it).
-
-    Raises:
-        ImageError: it ends early, is damaged, or unpacks to far more than its header tells of.
-    """
-    content, needed = bytearray(), None
-    try:
-        with gzip.open(path) as file:
-            while block := file.read1(2**20):
-                content += block
-                needed = needed or _bytes_needed(content)
-                told = needed or 0
-                if told > MOST_BYTES:  # absurd; the header is looked at, and not the rest
-                    break
-                if len(content) > told + SPARE:
-                    raise ImageError(
-                        "E-SEC-BOMB",
-                        f"it unpacks to more than {len(content) >> 20} MiB, its header tells of {told >> 20}",
-                        fix="unpack it by hand if it is to be trusted",
-                    )
-    except EOFError as error:
-        more = _bytes_needed(content) or f"more than {len(content)}"
-        raise ImageError(
-            "E-IO-TRUNC",
-            f"the gzip stream ends early ({len(content)} bytes unpacked, {more} needed)",
-            fix="copy or download the file again",
-        ) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise ImageError(
-            "E-IO-CRC", f"the compressed data are damaged ({error})", fix="copy or download the file again"
-        ) from error
-    return bytes(content)
-
-
-def _bytes_needed(content: bytes | bytearray) -> int | None:
-    """How long a NIfTI file has to be by what its header says; None if it does not tell."""
-    if not is_nifti(content[:4]) or len(content) < _class_of(content).header_class.sizeof_hdr:
-        return None
-    try:
-        header = _class_of(content).header_class.from_fileobj(io.BytesIO(content), check=False)
-        return _end_of_voxels(header)
-    except (HeaderDataError, ValueError, OverflowError, KeyError, TypeError):
-        return None
-
-
-def _class_of(content: bytes | bytearray) -> type[nib.Nifti1Image]:
-    return nib.Nifti1Image if content[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") else nib.Nifti2Image
-
-
-def _end_of_voxels(header: Any) -> int:
-    """Bytes from the start of the file to the end of the last voxel."""
-    count = int(np.prod([int(n) for n in header.get_data_shape()], dtype=object))
-    return int(header["vox_offset"]) + count * int(header.get_data_dtype().itemsize)
+_ENDINGS = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)
+_ANALYZE_SIZE = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")
+_NIFTI2_SIZE = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+_SINGLE, _PAIR = (b"n+1\0", b"n+2\0"), (b"ni1\0", b"ni2\0")
 
 
 def is_nifti(start: bytes | bytearray) -> bool:
-    """Whether a file starts with the header size of NIfTI-1 or NIfTI-2, either byte order."""
-    size = start[:4]
-    return size in (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+    """Whether a file starts with the header size of NIfTI-1 (or Analyze) or NIfTI-2, either byte order."""
+    return start[:4] in (*_ANALYZE_SIZE, *_NIFTI2_SIZE)
 
 
-def read_nifti(
-    content: bytes, *, path: Path, geometry: Form | None = None
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Voxels float32, affine in mm and metadata from the content of a NIfTI file.
+def is_pair(path: Path, start: bytes) -> bool:
+    """Whether a file is the header or the voxels of two that belong together, NIfTI or Analyze."""
+    return _magic_of(start) in _PAIR or (
+        _ENDINGS.search(path.name) is not None and not (is_nifti(start) and _magic_of(start) in _SINGLE)
+    )
+
+
+def _magic_of(start: bytes) -> bytes:
+    return bytes(start[4:8] if start[:4] in _NIFTI2_SIZE else start[344:348])
+
+
+def files_of_pair(path: Path) -> tuple[Path, Path]:
+    """The header and the voxels of a pair, by the name of either, packed or not.
+
+    Raises:
+        InputMissingError: the other is missing.
+    """
+    ending = _ENDINGS.search(path.name)
+    if ending is None:
+        raise ImageError(
+            "E-HDR-FIELD",
+            "the header says that its voxels are in another file, the name does not tell which",
+            fix="name the two files .hdr and .img",
+        )
+    stem, packed = path.name[: ending.start()], ending[2] or ""
+    other = "img" if ending[1].lower() == "hdr" else "hdr"
+    endings = [f".{word}{gz}" for gz in dict.fromkeys((packed, "", ".gz")) for word in (other, other.upper())]
+    for name in (stem + ending for ending in endings):
+        if (path.parent / name).is_file():
+            pair = path, path.parent / name
+            return pair if other == "img" else pair[::-1]
+    raise InputMissingError(
+        "E-IO-MISSING", f"the other file of the pair, {stem}.{other}, is missing", fix="put it beside this one"
+    )
+
+
+def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
+    """The header of NIfTI, in one file or two, packed or not, or of Analyze.
 
     Args:
-        content: the whole file, uncompressed.
-        path: what warnings call it.
+        path: the file, or either of a pair.
         geometry: the form to go by. Default: the sform if its code is above 0, else the qform.
 
     Returns:
-        Voxels (X, Y, Z, ...), affine and metadata: ``stored_dtype``; ``time_step``, the step of the
-        fourth axis and the code of its unit; ``has_orientation`` False where no form tells one.
+        Its metadata hold ``time_step``, the step of the fourth axis and the code of its unit, and
+        ``has_orientation`` False where no form tells one.
 
     Raises:
-        ImageError: truncated, a damaged header, colors or complex numbers, no usable geometry.
+        ImageError: truncated, a header that is none, colors or complex numbers, no usable geometry.
+        UsageError: a form of an Analyze image, which has none, was asked for.
     """
-    if not is_nifti(content[:4]):
-        raise ImageError("E-IO-TYPE", "the content is no NIfTI image", fix="give a NIfTI file")
-    image_class = _class_of(content)
-    size = image_class.header_class.sizeof_hdr
-    if len(content) < size:
-        raise ImageError(
-            "E-IO-TRUNC",
-            f"the header ends early ({len(content)} bytes found, {size} needed)",
-            fix="copy or download the file again",
-        )
+    start, packed = start_of(path, _LONGEST)
+    pair = is_pair(path, start)
+    voxels_in = path
+    if pair:
+        path, voxels_in = files_of_pair(path)
+        start, packed = start_of(path, _LONGEST)[0], start_of(voxels_in, 2)[1]
+    header = _header_of(start, path, pair=pair)
+    axes, offset = header["dim"][0].item(), header["vox_offset"].item()
     try:
-        header = image_class.header_class.from_fileobj(io.BytesIO(content), check=False)
         dtype, shape = header.get_data_dtype(), tuple(int(n) for n in header.get_data_shape())
-        needed = _end_of_voxels(header)
+        if not (1 <= axes <= 7 and 0 <= offset < MOST_BYTES):
+            raise ValueError(f"{axes} axes, voxels from byte {offset}")
     except (HeaderDataError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise ImageError("E-HDR-DIM", f"the header is damaged ({error})", fix="restore the file") from error
-    if not shape or min(shape) < 1 or np.prod([float(n) for n in shape]) * dtype.itemsize > MOST_BYTES:
-        raise ImageError("E-HDR-DIM", f"the header claims {shape} voxels", fix="repair the header's dim field")
     check_dtype(dtype)
-    if len(content) < needed:
+    offset, smallest = int(offset), 0 if pair else header.single_vox_offset
+    stored = Stored(shape, dtype, [voxels_in], "gzip" if packed else "raw", offset=max(offset, smallest))
+    if offset < smallest:
+        facts = {"offset": offset, "used": smallest}
+        problem = "voxels start at byte {offset}, inside the header; they are read from {used}"
+        warn("W-HDR-OFFSET", problem, path=path, facts=facts)
+    if not isinstance(header, nib.Nifti1Header) and geometry is not None:
+        raise UsageError("E-USE", f"--geometry {geometry} says nothing about an Analyze image", fix="leave it out")
+    affine, has_orientation = nifti_affine(header, path, geometry)
+    try:
+        slope, intercept = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise ImageError("E-HDR-FIELD", f"the header is damaged ({error})", fix="restore the file") from error
+    return Header(stored, affine, _told(header, has_orientation), slope, intercept)
+
+
+def _header_of(start: bytes, path: Path, *, pair: bool) -> Any:
+    """The header of NIfTI or Analyze, with what nibabel mends about it mended."""
+    if not is_nifti(start):
+        raise ImageError("E-IO-TYPE", "the content is no NIfTI image", fix="give a NIfTI file", path=path)
+    header_class: Any = nib.Nifti1Header
+    if start[:4] in _NIFTI2_SIZE:
+        header_class = nib.Nifti2Header
+    elif pair and _magic_of(start) not in _PAIR:
+        header_class = Spm2AnalyzeHeader
+    size = header_class.sizeof_hdr
+    if len(start) < size:
         raise ImageError(
             "E-IO-TRUNC",
-            f"the voxels end early ({len(content)} bytes found, {needed} needed)",
+            f"the header ends early ({len(start)} bytes found, {size} needed)",
             fix="copy or download the file again",
+            path=path,
         )
-    affine, has_orientation = _nifti_affine(header, path, geometry)
-    try:
-        image = image_class.from_bytes(content)
-    except (HeaderDataError, ValueError) as error:
-        raise ImageError("E-HDR-DIM", f"the header is damaged ({error})", fix="restore the file") from error
-    slope, intercept = (header[name].item() for name in ("scl_slope", "scl_inter"))
-    scaled = (np.isfinite(slope) and slope not in (0, 1)) or (np.isfinite(intercept) and intercept != 0)
-    stored = "float32" if scaled or dtype.itemsize > 4 else dtype.newbyteorder("=").name
-    voxels = np.asarray(image.dataobj, dtype=np.float32)
-    return voxels, affine, _told(header, voxels, stored, has_orientation)
+    order = "<" if start[0] else ">"
+    header = header_class(start[:size], endianness=order, check=False)
+    if header_class is not Spm2AnalyzeHeader and _magic_of(start) not in (_PAIR if pair else _SINGLE):
+        raise ImageError(
+            "E-HDR-FIELD", f"the header's magic is {_magic_of(start)!r}", fix="restore the file", path=path
+        )
+    return header
 
 
-def _told(header: Any, voxels: np.ndarray, stored: str, has_orientation: bool) -> dict[str, Any]:
-    """What :func:`read_nifti` returns as metadata."""
-    meta: dict[str, Any] = {"stored_dtype": stored}
-    if voxels.ndim > 3:
+def _told(header: Any, has_orientation: bool) -> dict[str, Any]:
+    """What :func:`read_nifti` says of metadata."""
+    meta: dict[str, Any] = {}
+    if len(header.get_data_shape()) > 3 and isinstance(header, nib.Nifti1Header):
         meta["time_step"] = float(header["pixdim"][4]), int(header["xyzt_units"]) & _TIME_UNITS
     if not has_orientation:
         meta["has_orientation"] = False
@@ -181,76 +177,8 @@ def from_nibabel(image: nib.spatialimages.SpatialImage, *, path: str) -> tuple[n
         return voxels, np.asarray(image.affine, dtype=np.float64), {"stored_dtype": stored}
     # the affine of an image in memory may have been changed since its header was read; a new one agrees
     header = type(image)(source, image.affine, image.header).header
-    affine, has_orientation = _nifti_affine(header, path, None)
-    return voxels, affine, _told(header, voxels, stored, has_orientation)
-
-
-def _nifti_affine(header: Any, path: str | Path, geometry: Form | None) -> tuple[np.ndarray, bool]:
-    """Where voxels lie, mm, and whether the header tells an orientation at all."""
-    spacing = header["pixdim"][1:4].astype(float)
-    spacing[len(header.get_data_shape()) :] = 1.0  # of an axis that a picture has not
-    if not np.isfinite(spacing).all() or (spacing <= 0).any():
-        raise ImageError(
-            "E-HDR-SPACING",
-            f"pixdim is {tuple(map(float, spacing))} mm, each must be above 0",
-            fix="restore the voxel spacing in the header",
-        )
-    unit, scale = _UNITS.get(int(header["xyzt_units"]) & 7, ("mm", 1.0))
-    if scale != 1:
-        warn("W-HDR-UNITS", "the header counts in {unit}; converted to mm", path=path, facts={"unit": unit})
-    sform, qform = _form(header, "sform"), _form(header, "qform")
-    broken = [name for name, form in (("sform", sform), ("qform", qform)) if form is not None and np.isnan(form).any()]
-    sound = {
-        name: form for name, form in (("sform", sform), ("qform", qform)) if form is not None and name not in broken
-    }
-    if geometry is not None and geometry not in sound:
-        why = "holds NaN or infinite values" if geometry in broken else f"is absent ({geometry}_code is 0)"
-        raise ImageError("E-HDR-AFFINE", f"the {geometry} {why}", fix="leave --geometry out")
-    if broken and not sound:
-        other = "sform" if sform is None else "qform"
-        raise ImageError(
-            "E-HDR-AFFINE",
-            f"the {broken[0]} holds NaN or infinite values and there is no valid {other}",
-            fix="repair the header's affine, for example from the original DICOM",
-        )
-    if not sound:
-        warn("W-HDR-NOFORM", "the header tells no orientation; the spacing alone is used", path=path)
-        return np.diag([*(spacing * scale), 1.0]), False
-    used: str = geometry or next(iter(sound))
-    if "sform" in broken and geometry is None:
-        warn("W-HDR-AFFINE", "the sform holds NaN or infinite values; the qform is used", path=path)
-    if len(sound) == 2 and geometry is None:
-        distance = _farthest(sound["sform"] - sound["qform"], header.get_data_shape())
-        if distance > 0.1 * spacing.min():
-            warn(
-                "W-HDR-FORMS",
-                "sform and qform differ by up to {distance:.3g} mm; "
-                "the sform is used (--geometry qform takes the other)",
-                path=path,
-                facts={"distance": float(distance * scale)},
-            )
-    affine = np.array(sound[used], dtype=np.float64)
-    affine[:3] *= scale
-    return affine, True
-
-
-def _form(header: Any, name: Form) -> np.ndarray | None:
-    """The affine of one form in the header's units, all NaN if it holds such; None if its code is 0."""
-    if int(header[f"{name}_code"]) <= 0:
-        return None
-    try:
-        affine = header.get_sform() if name == "sform" else header.get_qform()
-    except (HeaderDataError, ValueError):  # a quaternion that is none
-        return np.full((4, 4), np.nan)
-    return affine if np.isfinite(affine).all() else np.full((4, 4), np.nan)
-
-
-def _farthest(difference: np.ndarray, shape: tuple[int, ...]) -> float:
-    """How far apart two affines put a corner of the volume at most, in their units."""
-    size = np.array([*shape, 1, 1, 1][:3])
-    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * (size - 1)
-    moved = corners @ difference[:3, :3].T + difference[:3, 3]
-    return float(np.linalg.norm(moved, axis=1).max())
+    affine, has_orientation = nifti_affine(header, path, None)
+    return voxels, affine, {"stored_dtype": stored} | _told(header, has_orientation)
 
 
 def nifti_image(

@@ -1,0 +1,124 @@
+"""What every volume must be, wherever it comes from: three axes, finite voxels, contrast, a sound grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from ..errors import ImageError, UsageError, warn
+from ..grid import Grid
+
+SHEAR = 1e-3
+"""Axes farther from a right angle than this (cosine) are no rounding."""
+
+
+def checked(
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    meta: dict[str, Any],
+    *,
+    path: str | Path,
+    volume: int | str | None = None,
+    nan: str = "fill",
+    may_be_constant: bool = False,
+) -> MetaTensor:
+    """Three-dimensional volumes of finite voxels on a sound grid, or an error; ``path`` is what it is called."""
+    while voxels.ndim > 3 and voxels.shape[-1] == 1:
+        voxels = voxels[..., 0]
+    size = " x ".join(map(str, voxels.shape))
+    if voxels.ndim < 3 or min(voxels.shape[:3]) == 1:
+        raise ImageError("E-IMG-2D", f"{size} voxels: a single slice", fix="give a stack of slices")
+    volumes = _chosen(voxels, volume)
+    if volume != "all":
+        meta.pop("time_step", None)
+    missing = ~np.isfinite(volumes)
+    if missing.all(axis=(1, 2, 3)).any():
+        raise ImageError("E-IMG-NAN", "no voxel is finite", fix="check how the file was made")
+    count = f"{missing.sum()} of {missing.size} voxels are NaN or infinite"
+    if missing.any() and nan == "refuse":
+        raise ImageError("E-IMG-NAN", count, fix="mend them, or have them filled by --nan fill")
+    for one, without in zip(volumes, missing, strict=True):
+        known = one[~without] if without.any() else one
+        if known.min() == known.max() and not may_be_constant:
+            raise ImageError("E-IMG-CONST", f"every voxel is {known.flat[0]:g}", fix="give an image with contrast")
+    if missing.any():
+        lowest = volumes[~missing].min()
+        facts = {"missing": int(missing.sum()), "voxels": missing.size, "value": float(lowest)}
+        warn(
+            "W-IMG-NAN",
+            "{missing} of {voxels} voxels are NaN or infinite; they are taken as {value:g}",
+            path=path,
+            facts=facts,
+        )
+        volumes = np.where(missing, lowest, volumes)
+        meta["nan_voxels"] = torch.from_numpy(missing)
+    grid = Grid((volumes.shape[1], volumes.shape[2], volumes.shape[3]), _unsheared(affine))
+    if min(grid.spacing) < 0.05 or max(grid.spacing) > 50:
+        raise ImageError(
+            "E-HDR-UNITS",
+            f"spacing {' x '.join(f'{s:.4g}' for s in grid.spacing)} mm is none of a CT or MR volume (0.05..50 mm)",
+            fix="restore spacing and units in the header",
+        )
+    meta = {
+        "filename_or_obj": str(path),
+        "original_affine": torch.from_numpy(grid.affine.copy()),
+        "space": "RAS",
+    } | meta
+    meta["spatial_shape"] = np.array(grid.shape)
+    return MetaTensor(torch.from_numpy(np.ascontiguousarray(volumes)), torch.from_numpy(grid.affine), meta)
+
+
+def _chosen(voxels: np.ndarray, volume: int | str | None) -> np.ndarray:
+    """(C, X, Y, Z): the one volume there is, the one that was chosen, or all."""
+    size = " x ".join(map(str, voxels.shape))
+    if voxels.ndim > 4:
+        raise ImageError(
+            "E-IMG-4D",
+            f"{size} voxels: {voxels.ndim} axes, at most 4 are read",
+            fix="split it into files of one volume",
+        )
+    volumes = np.moveaxis(voxels, -1, 0) if voxels.ndim == 4 else voxels[None]
+    if volume == "all":
+        return volumes
+    if volume is None and len(volumes) > 1:
+        raise ImageError(
+            "E-IMG-4D",
+            f"{size} voxels: {len(volumes)} volumes in one file, one is needed",
+            fix=f"choose one by --volume 0 to {len(volumes) - 1}, or take each by --volume all",
+        )
+    index = int(volume or 0)
+    if not 0 <= index < len(volumes):
+        raise UsageError(
+            "E-USE",
+            f"volume {index} was asked for, there are {len(volumes)}",
+            fix=f"give 0 to {len(volumes) - 1} or all",
+        )
+    return volumes[index : index + 1]
+
+
+def _unsheared(affine: np.ndarray) -> np.ndarray:
+    """The affine with axes at right angles, if it is nearly so already (polar decomposition)."""
+    affine = np.array(affine, dtype=np.float64)
+    if not np.isfinite(affine).all():
+        raise ImageError("E-HDR-AFFINE", "the affine holds NaN or infinite values", fix="repair the header")
+    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    if (spacing <= 0).any():
+        raise ImageError(
+            "E-HDR-SPACING", f"spacing {tuple(map(float, spacing))} mm, each must be above 0", fix="repair the header"
+        )
+    directions = affine[:3, :3] / spacing
+    shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    if shear > SHEAR:
+        raise ImageError(
+            "E-HDR-SHEAR",
+            f"the axes are not at right angles (cosine {shear:.3g}, at most {SHEAR} allowed)",
+            fix="resample the volume to an orthogonal grid first",
+        )
+    if shear > 1e-6:
+        left, _, right = np.linalg.svd(directions)
+        affine[:3, :3] = (left @ right) * spacing
+    return affine

@@ -1,0 +1,138 @@
+"""Where the voxels of a NIfTI file lie: sform, qform or the spacing alone, and what to do where they disagree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+
+from ..errors import ImageError, warn
+from ..grid import SAME_SPACING
+
+Form = Literal["sform", "qform"]
+"""The two places where NIfTI tells how voxels lie in the world."""
+
+_UNITS = {1: ("meters", 1000.0), 3: ("micrometers", 1e-3)}
+"""Units of length besides mm by their code in ``xyzt_units``, and what makes them mm."""
+
+_NOT_FINITE, _NO_LENGTH = "holds NaN or infinite values", "gives an axis no length"
+
+
+def nifti_affine(header: Any, path: str | Path, geometry: Form | None) -> tuple[np.ndarray, bool]:
+    """RAS+ affine in mm of a NIfTI or Analyze header, and whether it tells an orientation at all.
+
+    A valid sform is used, else a valid qform, else the spacing (``pixdim``) alone. Everything else than a
+    valid form that agrees with the spacing is warned of.
+
+    Args:
+        header: of nibabel; a NIfTI header is changed where nibabel would refuse it.
+        path: what warnings call it.
+        geometry: the form to go by, whatever the rest says.
+
+    Raises:
+        ImageError: no valid form or spacing, or the one asked for is none.
+    """
+    pixdim = header["pixdim"][1:4].astype(float)
+    pixdim[len(header.get_data_shape()) :] = 1.0  # of an axis that a picture has not
+    unit, scale = "mm", 1.0
+    names: tuple[Form, ...] = ("sform", "qform")
+    forms: dict[Form, np.ndarray | str] = {}
+    if isinstance(header, nib.Nifti1Header):
+        unit, scale = _UNITS.get(int(header["xyzt_units"]) & 7, ("mm", 1.0))
+        forms = {name: _form(header, name) for name in names if int(header[f"{name}_code"]) > 0}
+    sound = {name: form for name, form in forms.items() if not isinstance(form, str)}
+    broken = {name: form for name, form in forms.items() if isinstance(form, str)}
+    if not np.isfinite(pixdim).all() or (pixdim == 0).any() or ((pixdim < 0).any() and not sound):
+        raise ImageError(
+            "E-HDR-SPACING",
+            f"pixdim is {tuple(map(float, pixdim))} mm, each must be above 0",
+            fix="restore the voxel spacing in the header",
+        )
+    if scale != 1:
+        warn("W-HDR-UNITS", "the header counts in {unit}; converted to mm", path=path, facts={"unit": unit})
+    if geometry is not None and geometry not in sound:
+        why = broken.get(geometry, f"is absent ({geometry}_code is 0)")
+        raise ImageError("E-HDR-AFFINE", f"the {geometry} {why}", fix="leave --geometry out")
+    if broken and not sound:
+        name, why = next(iter(broken.items()))
+        raise ImageError(
+            "E-HDR-AFFINE" if why == _NOT_FINITE else "E-HDR-SPACING",
+            f"the {name} {why} and there is no valid {'qform' if name == 'sform' else 'sform'}",
+            fix="repair the header's affine, for example from the original DICOM",
+        )
+    spacing = np.abs(pixdim)
+    if not sound:
+        warn("W-HDR-NOFORM", "the header tells no orientation; the spacing alone is used", path=path)
+        return np.diag([*(spacing * scale), 1.0]), False
+    used: Form = next(iter(sound)) if geometry is None else geometry
+    affine = np.array(sound[used], dtype=np.float64)
+    if geometry is None:
+        affine = _agreed(affine, sound, spacing, header.get_data_shape(), path, scale)
+        if "sform" in broken:
+            warn("W-HDR-AFFINE", "the sform {why}; the qform is used", path=path, facts={"why": broken["sform"]})
+        if (pixdim < 0).any():
+            facts = {"pixdim": pixdim.tolist(), "form": used}
+            warn("W-HDR-SPACING", "pixdim is {pixdim} mm; the {form} is used", path=path, facts=facts)
+    affine[:3] *= scale
+    return affine, True
+
+
+def _agreed(
+    affine: np.ndarray,
+    sound: dict[Form, np.ndarray],
+    spacing: np.ndarray,
+    shape: tuple[int, ...],
+    path: str | Path,
+    scale: float,
+) -> np.ndarray:
+    """The affine of the form that is used, once it is compared with the spacing and with the other form."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)[: len(shape)]
+    known = spacing[: len(lengths)]
+    if not np.allclose(lengths, known, rtol=SAME_SPACING, atol=0):
+        facts = {"sform": _words(lengths), "pixdim": _words(known)}
+        what = "the sform spaces voxels by {sform} mm, pixdim by {pixdim} mm"
+        if np.allclose(lengths, 1, rtol=SAME_SPACING, atol=0):
+            affine[:3, : len(lengths)] *= known
+            problem = f"{what}; it holds directions only, and pixdim is used with them"
+            warn("W-HDR-SPACING", problem, path=path, facts=facts)
+        elif "qform" not in sound:
+            warn("W-HDR-SPACING", f"{what}; the sform is used", path=path, facts=facts)
+    if len(sound) == 2:
+        distance = _farthest(affine - sound["qform"], shape)
+        if distance > 0.1 * spacing.min():
+            warn(
+                "W-HDR-FORMS",
+                "sform and qform differ by up to {distance:.3g} mm; "
+                "the sform is used (--geometry qform takes the other)",
+                path=path,
+                facts={"distance": float(distance * scale)},
+            )
+    return affine
+
+
+def _words(lengths: np.ndarray) -> str:
+    return " x ".join(f"{length:.4g}" for length in lengths)
+
+
+def _form(header: Any, name: Form) -> np.ndarray | str:
+    """The affine of one form in the header's units, or what is wrong with it."""
+    if header["pixdim"][0] not in (-1, 1):  # which nibabel refuses; 0 counts as 1 in NIfTI
+        header["pixdim"][0] = 1
+    try:
+        affine = header.get_sform() if name == "sform" else header.get_qform()
+    except (HeaderDataError, ValueError):  # a quaternion that is none
+        return _NOT_FINITE
+    if not np.isfinite(affine).all():
+        return _NOT_FINITE
+    return affine if affine[:3, :3].any(axis=0).all() else _NO_LENGTH
+
+
+def _farthest(difference: np.ndarray, shape: tuple[int, ...]) -> float:
+    """How far apart two affines put a corner of the volume at most, in their units."""
+    size = np.array([*shape, 1, 1, 1][:3])
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * (size - 1)
+    moved = corners @ difference[:3, :3].T + difference[:3, 3]
+    return float(np.linalg.norm(moved, axis=1).max())

@@ -1,0 +1,203 @@
+"""NRRD: ``.nrrd``, and ``.nhdr`` with its voxels in other files.
+
+Source: http://teem.sourceforge.net/nrrd/format.html
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ImageError, warn
+from .fields import LPS_TO_RAS, integers, no_spacing, numbers, unit_scale, wrong_field
+from .meta_image import numbered_files
+from .stored import Header, Packing, Stored, data_file
+
+LONGEST_HEADER = 2**22
+"""A header of many gradients may be long."""
+
+PACKINGS: dict[str, Packing] = {
+    **dict.fromkeys(("gz", "gzip"), "gzip"),
+    **dict.fromkeys(("txt", "text", "ascii"), "text"),
+    **{"raw": "raw", "hex": "hex"},
+}
+
+TYPES = {
+    **dict.fromkeys(("signedchar", "int8", "int8_t"), "i1"),
+    **dict.fromkeys(("uchar", "unsignedchar", "uint8", "uint8_t"), "u1"),
+    **dict.fromkeys(("short", "shortint", "signedshort", "signedshortint", "int16", "int16_t"), "i2"),
+    **dict.fromkeys(("ushort", "unsignedshort", "unsignedshortint", "uint16", "uint16_t"), "u2"),
+    **dict.fromkeys(("int", "signedint", "int32", "int32_t"), "i4"),
+    **dict.fromkeys(("uint", "unsignedint", "uint32", "uint32_t"), "u4"),
+    **dict.fromkeys(("longlong", "longlongint", "signedlonglong", "signedlonglongint", "int64", "int64_t"), "i8"),
+    **dict.fromkeys(("ulonglong", "unsignedlonglong", "unsignedlonglongint", "uint64", "uint64_t"), "u8"),
+    **{"float": "f4", "double": "f8"},
+}
+"""Names of types without their blanks."""
+
+SPACES = {
+    **dict.fromkeys(("rightanteriorsuperior", "ras"), (1.0, 1.0, 1.0)),
+    **dict.fromkeys(("leftanteriorsuperior", "las"), (-1.0, 1.0, 1.0)),
+    **dict.fromkeys(("leftposteriorsuperior", "lps"), (-1.0, -1.0, 1.0)),
+}
+"""What turns the world of a file to RAS+."""
+
+ALONG = ("domain", "space", "???", "")
+"""Kinds of an axis in space."""
+
+VOLUMES = ("list", "time", "none", *ALONG)
+"""Kinds of an axis along which whole volumes follow one another, where it is none in space."""
+
+
+def read_nrrd(path: Path) -> Header:
+    """The header of a NRRD file.
+
+    Raises:
+        ImageError: no spacing, a field that is none, several numbers for each voxel.
+    """
+    fields, end = _fields_of(path)
+    shape = integers("sizes", fields.get("sizes", ""))
+    if integers("dimension", fields.get("dimension", "")) != [len(shape)]:
+        problem = f"sizes {shape} of {fields.get('dimension')!r} dimensions"
+        raise ImageError("E-HDR-DIM", problem, fix="repair the header")
+    kinds = fields.get("kinds", "").lower().split()
+    kinds += [""] * (len(shape) - len(kinds))
+    in_space = "spacedirections" in fields
+    scale = _scale(fields.get("spaceunits" if in_space else "units"), 3 if in_space else len(shape), path)
+    columns = _directions(fields, kinds, scale) if in_space else _spacings(fields, kinds, scale)
+    axes = list(columns)[:3]
+    volumes = [axis for axis, length in enumerate(shape) if axis not in axes and length != 1]
+    if any(kinds[axis] not in VOLUMES for axis in volumes):
+        raise ImageError("E-IMG-DTYPE", "voxels are colors or vectors", fix="give a scalar (gray) image")
+    stored = _stored(fields, shape, path, end)
+    affine = np.eye(4)
+    meta: dict[str, Any] = {}
+    if len(axes) < 3 <= len(shape):
+        problem = f"the header gives the spacing of {len(axes)} of {len(shape)} axes"
+        raise ImageError("E-HDR-SPACING", problem, fix="repair the space directions or the spacings")
+    if len(axes) == 3:  # fewer are refused for their dimensions
+        affine, meta = _affine_of(fields, [columns[axis] for axis in axes], scale[:3] if in_space else np.ones(3), path)
+    return Header(stored, affine, meta, order=(*axes, *volumes))
+
+
+def _fields_of(path: Path) -> tuple[dict[str, str], int]:
+    """The fields of a header by their names in lower case without blanks, and its length in bytes."""
+    fields: dict[str, str] = {}
+    with open(path, "rb") as file:
+        while file.tell() < LONGEST_HEADER and (line := file.readline(LONGEST_HEADER)):
+            text = line.decode("utf-8", "surrogateescape").strip()
+            if not text:
+                return fields, file.tell()
+            name, colon, value = text.partition(": ")
+            if colon and not text.startswith("#"):
+                fields["".join(name.lower().split())] = value.strip()
+                if fields.get("datafile", "").startswith("LIST"):  # whose lines follow
+                    return fields, file.tell()
+        if "datafile" in fields and file.tell() < LONGEST_HEADER:
+            return fields, file.tell()
+    raise ImageError("E-IO-TRUNC", "the header ends early", fix="copy or download the file again")
+
+
+def _directions(fields: dict[str, str], kinds: list[str], scale: np.ndarray) -> dict[int, np.ndarray]:
+    """The step along each axis in space, in mm, by the number of the axis."""
+    text = fields["spacedirections"]
+    words = re.findall(r"\(([^()]*)\)|none", text)
+    if len(words) != len(kinds):
+        raise wrong_field("space directions", text, f"{len(kinds)} vectors")
+    columns = {}
+    for axis, word in enumerate(words):
+        step = np.array(numbers("space directions", word.replace(",", " ")))
+        if len(step) not in (0, 3, 4):  # the fourth is time
+            raise wrong_field("space directions", text, "vectors of three numbers")
+        if len(step) == 3 or step[:3].any():
+            columns[axis] = step[:3] * scale
+    return columns
+
+
+def _spacings(fields: dict[str, str], kinds: list[str], scale: np.ndarray) -> dict[int, np.ndarray]:
+    """As :func:`_directions`, of a header that gives lengths alone."""
+    columns: dict[int, np.ndarray] = {}
+    for axis, word in enumerate(fields.get("spacings", "").lower().split()[: len(kinds)]):
+        if word != "nan" and kinds[axis] in ALONG:
+            columns[axis] = np.eye(3)[min(len(columns), 2)] * numbers("spacings", word) * scale[axis]
+    if not columns and len(kinds) > 2:
+        raise no_spacing("space directions")
+    return columns
+
+
+def _scale(units: str | None, count: int, path: Path) -> np.ndarray:
+    """What makes lengths along each of ``count`` axes mm."""
+    names = re.findall(r'"([^"]*)"', units or "")
+    return unit_scale([*names, *["mm"] * count][:count], path)
+
+
+def _affine_of(
+    fields: dict[str, str], columns: list[np.ndarray], scale: np.ndarray, path: Path
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """RAS+ affine in mm, and whether the header tells an orientation."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack(columns, axis=1)
+    origin = fields.get("spaceorigin", "(0,0,0)")
+    values = numbers("space origin", origin.strip("()").replace(",", " "))
+    if len(values) not in (3, 4):
+        raise wrong_field("space origin", origin, "three numbers")
+    affine[:3, 3] = np.array(values[:3]) * scale
+    space = "".join(fields.get("space", "").lower().replace("-", " ").split()).removesuffix("time")
+    turn = SPACES.get(space) or SPACES.get(space.removesuffix("t"))
+    if turn is not None:
+        return np.diag([*turn, 1.0]) @ affine, {}
+    warn("W-HDR-NOFORM", "the header tells no orientation; the spacing alone is used", path=path)
+    return LPS_TO_RAS @ affine, {"has_orientation": False}
+
+
+def _stored(fields: dict[str, str], shape: list[int], path: Path, end: int) -> Stored:
+    """Where the voxels are."""
+    kind, encoding = "".join(fields.get("type", "").lower().split()), fields.get("encoding", "").lower()
+    if kind == "block":
+        raise ImageError("E-IMG-DTYPE", "voxels are blocks, real numbers are needed", fix="give a scalar (gray) image")
+    if kind not in TYPES:
+        raise wrong_field("type", fields.get("type", ""), "short, float or other numbers")
+    if encoding not in PACKINGS:
+        raise wrong_field("encoding", encoding, "raw, gzip, text or hex")
+    dtype, packing = np.dtype(TYPES[kind]), PACKINGS[encoding]
+    if dtype.itemsize > 1 and packing != "text":
+        endian = fields.get("endian", "").lower()
+        if endian not in ("little", "big"):
+            raise wrong_field("endian", endian, "little or big")
+        dtype = dtype.newbyteorder("<" if endian == "little" else ">")
+    files, start = _files_of(fields, path, end)
+    (lines,), (skip,) = (integers(name, fields.get(name, "0") or "x") for name in ("lineskip", "byteskip"))
+    if lines < 0 or skip < -1:
+        raise wrong_field("line skip or byte skip", f"{lines} {skip}", "0 or more")
+    for _ in range(lines):  # the same number in every file; of different lengths they are found too short
+        start = _next_line(files[0], start)
+    # lines are skipped before it is unpacked, bytes after that
+    return Stored(tuple(shape), dtype, files, packing, start=start, offset=None if skip == -1 else skip)
+
+
+def _files_of(fields: dict[str, str], path: Path, end: int) -> tuple[list[Path], int]:
+    """The files that hold the voxels, and where in each they begin."""
+    name = fields.get("datafile")
+    if name is None:
+        return [path], end
+    words = name.split()
+    if name.startswith("LIST"):
+        with open(path, "rb") as file:
+            file.seek(end)
+            lines = file.read(LONGEST_HEADER).decode("utf-8", "surrogateescape").splitlines()
+        return [data_file(path, line.strip()) for line in lines if line.strip()], 0
+    if "%" in name and len(words) > 3:
+        return numbered_files(path, words[0], *integers("data file", " ".join(words[1:4]))), 0
+    return [data_file(path, name)], 0
+
+
+def _next_line(path: Path, start: int) -> int:
+    """Where the line after the one that begins at ``start`` begins."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        if not file.readline():
+            raise ImageError("E-IO-TRUNC", "lines to be skipped are missing", fix="copy or download the file again")
+        return file.tell()

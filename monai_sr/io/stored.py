@@ -1,0 +1,306 @@
+"""Voxels as files store them: read to the last byte, with every checksum, or refused.
+
+Nothing is allocated or unpacked before the size that a header claims is compared with the size of the file.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from nibabel.volumeutils import apply_read_scaling
+
+from ..errors import ImageError, InputMissingError, warn
+
+Packing = Literal["raw", "gzip", "zlib", "text", "hex"]
+
+MOST_BYTES = 2**40
+"""A header that claims more than this TiB is damaged."""
+
+SPARE = 64 * 2**20
+"""So many bytes may follow the last voxel of a compressed file."""
+
+DEFLATE_RATIO = 1032
+"""Deflate makes nothing smaller than by this factor (zlib's technical details)."""
+
+BOMB_BYTES, BOMB_RATIO = 512 * 2**20, 200
+"""Voxels of so many bytes that unpack by such a factor are no image that was acquired."""
+
+_BLOCK = 2**20
+_GZIP = b"\x1f\x8b"
+_AGAIN = "copy or download the file again"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where the voxels of an image lie, and in which form.
+
+    Raises:
+        ImageError: no voxels, or more than there can be.
+
+    Attributes:
+        shape: first axis fastest.
+        dtype: with its byte order.
+        files: each holds an equal part, in this order.
+        packing: how they are packed; ``text`` are decimal numbers.
+        start: bytes of each file before the data, or before the compressed stream.
+        size: bytes of the compressed stream; None for all that follows.
+        offset: bytes before the first voxel once it is unpacked; None if the voxels are the last bytes.
+        footer: bytes that the format may have behind the voxels, and more after them; None if nothing follows.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    files: Sequence[Path]
+    packing: Packing = "raw"
+    start: int = 0
+    size: int | None = None
+    offset: int | None = 0
+    footer: int | None = None
+
+    def __post_init__(self) -> None:
+        count = math.prod(self.shape)
+        if not self.shape or min(self.shape) < 1 or count * self.dtype.itemsize > MOST_BYTES:
+            problem, fix = f"the header claims {self.shape} voxels", "repair the dimensions in the header"
+            raise ImageError("E-HDR-DIM", problem, fix=fix)
+        if not self.files or count % len(self.files):
+            problem = f"the header claims {self.shape} voxels in {len(self.files)} files"
+            raise ImageError("E-HDR-DIM", problem, fix="repair the dimensions or the list of files in the header")
+
+    def read(self) -> np.ndarray:
+        """The voxels in :attr:`shape`, in the type of the file (float64 of text).
+
+        Raises:
+            ImageError: they are not all there, are damaged, or unpack to more than an image.
+        """
+        count = math.prod(self.shape) // len(self.files)
+        parts = [self._part(file, count) for file in self.files]
+        voxels = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return voxels.reshape(self.shape, order="F")
+
+    def _part(self, path: Path, count: int) -> np.ndarray:
+        length, needed = path.stat().st_size, count * self.dtype.itemsize
+        with open(path, "rb") as file:
+            if self.packing in ("gzip", "zlib"):
+                return np.frombuffer(self._unpacked(file, path, length, needed), self.dtype)
+            file.seek(self.start)
+            if self.packing == "text":
+                return self._parsed(file, path, length, count)
+            if self.packing == "hex":
+                return self._from_hex(file, path, length, needed)
+            before = self.start + self.offset if self.offset is not None else max(self.start, length - needed)
+            self._compare(length, before + needed, path)
+            return np.fromfile(path, self.dtype, count, offset=before)
+
+    def _unpacked(self, file: BinaryIO, path: Path, length: int, needed: int) -> bytearray:
+        packed = length - self.start if self.size is None else self.size
+        if packed > length - self.start:
+            raise _too_short(path, f"{length} bytes found, {self.start + packed} needed")
+        if self.offset is None:
+            raise ImageError("E-HDR-FIELD", "a skip of -1 in compressed data", fix="repair the header")
+        end = self.offset + needed
+        if end > DEFLATE_RATIO * (packed + 1):
+            raise _too_short(path, f"{packed} compressed bytes found, {end} bytes needed")
+        if needed > BOMB_BYTES and needed > BOMB_RATIO * packed:
+            raise ImageError(
+                "E-SEC-BOMB",
+                f"{packed} bytes would unpack to {needed >> 20} MiB",
+                fix="unpack it by hand if it is to be trusted",
+            )
+        file.seek(self.start)
+        content, seen = bytearray(), 0
+        try:
+            for block in unpack(file, self.packing, packed):
+                content += block[max(0, self.offset - seen) :][: needed - len(content)]
+                seen += len(block)
+                if seen > end + SPARE:
+                    raise ImageError(
+                        "E-SEC-BOMB",
+                        f"it unpacks to more than {seen >> 20} MiB, its header tells of {end >> 20}",
+                        fix="unpack it by hand if it is to be trusted",
+                    )
+        except EOFError as error:
+            raise _too_short(path, f"{seen} bytes unpacked, {end} needed") from error
+        self._compare(seen, end, path)
+        if self.start + packed < length:
+            _warn_of_more(path, length - self.start - packed)
+        return content
+
+    def _parsed(self, file: BinaryIO, path: Path, length: int, count: int) -> np.ndarray:
+        if length - self.start < 2 * count - 1:
+            raise _too_short(path, f"{length - self.start} bytes found, {2 * count - 1} or more needed")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of text that holds something else
+            try:
+                voxels = np.fromstring(file.read().decode("ascii"), np.float64, sep=" ")
+            except ValueError:
+                voxels = np.empty(0)
+        self._compare(len(voxels), count, path)
+        stored = voxels.astype(self.dtype)
+        if self.dtype.kind in "iu" and (stored != voxels).any():
+            raise ImageError("E-IO-READ", f"voxels are no numbers of the type {self.dtype.name}", fix=_AGAIN)
+        return stored[:count]
+
+    def _from_hex(self, file: BinaryIO, path: Path, length: int, needed: int) -> np.ndarray:
+        if length - self.start < 2 * needed:
+            raise _too_short(path, f"{length - self.start} hexadecimal digits found, {2 * needed} needed")
+        try:
+            content = bytearray.fromhex(file.read().decode("ascii"))
+        except ValueError as error:
+            raise ImageError("E-IO-READ", "voxels are no hexadecimal digits", fix=_AGAIN) from error
+        self._compare(len(content), needed, path)
+        return np.frombuffer(content[:needed], self.dtype)
+
+    def _compare(self, found: int, needed: int, path: Path) -> None:
+        if found < needed or (self.footer and needed < found < needed + self.footer):
+            raise _too_short(path, f"{found} bytes found, {needed + (self.footer or 0)} needed")
+        if found > needed and self.footer is None:
+            _warn_of_more(path, found - needed)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image file says.
+
+    Attributes:
+        stored: where its voxels are.
+        affine: voxel index to RAS+ mm.
+        meta: ``stored_dtype``, the type that a result is written in; and what formats tell besides.
+        slope, intercept: what voxels are multiplied by, and what is added then; None for 1 and 0.
+        order: the stored axes in the order of the voxels, some of length 1 left out; None for all as they are.
+    """
+
+    stored: Stored
+    affine: np.ndarray
+    meta: dict[str, Any] = field(default_factory=dict)
+    slope: float | None = None
+    intercept: float | None = None
+    order: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        dtype = self.stored.dtype
+        scaled = self.slope not in (None, 1) or self.intercept not in (None, 0)
+        self.meta["stored_dtype"] = "float32" if scaled or dtype.itemsize > 4 else dtype.newbyteorder("=").name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along each axis: X, Y, Z, and volumes if there are several."""
+        return self.stored.shape if self.order is None else tuple(self.stored.shape[axis] for axis in self.order)
+
+    def read_voxels(self) -> np.ndarray:
+        """Voxels float32 in their units.
+
+        Raises:
+            ImageError: as :meth:`Stored.read`.
+        """
+        voxels = self.stored.read()
+        if self.order is not None:
+            alone = [axis for axis in range(voxels.ndim) if axis not in self.order]
+            voxels = voxels.transpose(*self.order, *alone).reshape(self.shape)
+        return apply_read_scaling(voxels, self.slope, self.intercept).astype(np.float32, copy=False)
+
+
+def start_of(path: Path, count: int) -> tuple[bytes, bool]:
+    """The first bytes of a file's content, unpacked if it is a gzip, and whether it is one.
+
+    Raises:
+        ImageError: the gzip ends or is damaged before them.
+    """
+    if not path.stat().st_size:  # what lies below /proc has no size and may never answer
+        return b"", False
+    with open(path, "rb") as file:
+        start = file.read(count)
+        if start[:2] != _GZIP:
+            return start, False
+        file.seek(0)
+        content = bytearray()
+        try:
+            for block in unpack(file, "gzip", path.stat().st_size):
+                content += block
+                if len(content) >= count:
+                    break
+        except EOFError as error:
+            if not content:
+                raise _too_short(path, "0 bytes unpacked, more than 0 needed") from error
+        return bytes(content[:count]), True
+
+
+def unpack(file: BinaryIO, packing: str, size: int) -> Iterator[bytes]:
+    """The content of a compressed stream in blocks of up to 1 MiB; its checksum is verified at the end.
+
+    Args:
+        file: at the first byte of the stream.
+        packing: "gzip", of one or more members, or "zlib", which takes a gzip too.
+        size: bytes of the stream.
+
+    Raises:
+        ImageError: it is damaged.
+        EOFError: it ends early.
+    """
+    wbits = 31 if packing == "gzip" else 47
+    stream, data = zlib.decompressobj(wbits), b""
+    try:
+        while True:
+            if not data:
+                data = file.read(min(_BLOCK, size))
+                size -= len(data)
+                if not data:
+                    break
+            if stream.eof:
+                data = data.lstrip(b"\0") if packing == "gzip" else data  # gzip may be padded by zeros
+                if not data:
+                    continue
+                if packing != "gzip":
+                    raise zlib.error("bytes follow its end")
+                stream = zlib.decompressobj(wbits)
+            yield stream.decompress(data, _BLOCK)
+            data = stream.unused_data if stream.eof else stream.unconsumed_tail
+        while not stream.eof and (block := stream.decompress(b"", _BLOCK)):
+            yield block
+    except zlib.error as error:
+        problem = f"the compressed data are damaged ({error})"
+        raise ImageError("E-IO-CRC", problem, fix=_AGAIN, path=file.name) from error
+    if not stream.eof:
+        raise EOFError
+
+
+def data_file(header: Path, name: str) -> Path:
+    """The file beside a header that the header names.
+
+    Raises:
+        ImageError: the name leads out of the folder, or is not that of a file.
+        InputMissingError: it is not there.
+    """
+    for pure in (PurePosixPath(name), PureWindowsPath(name)):
+        if pure.anchor or ".." in pure.parts or "\0" in name:
+            raise ImageError(
+                "E-SEC-PATH",
+                f"the header takes its voxels from {name!r}, outside its folder",
+                fix="put both files into one folder and correct the name in the header",
+            )
+    path = header.parent / name
+    try:
+        if path.is_file():
+            return path
+        there = path.exists()
+    except OSError:  # longer than file systems allow
+        there = False
+    if there:
+        raise ImageError("E-IO-TYPE", f"the voxels are in {name!r}, which is not a regular file", fix="give a file")
+    raise InputMissingError(
+        "E-IO-MISSING", f"the file of its voxels, {name!r}, is missing", fix="put it beside the header"
+    )
+
+
+def _too_short(path: Path, found: str) -> ImageError:
+    return ImageError("E-IO-TRUNC", f"the file ends early ({found})", fix=_AGAIN, path=path)
+
+
+def _warn_of_more(path: Path, count: int) -> None:
+    warn("W-IO-MORE", "{bytes} bytes follow the last voxel; they are not read", path=path, facts={"bytes": count})
