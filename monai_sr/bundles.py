@@ -16,7 +16,8 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
-from .engine.selection import bare, engine_of, precision_of, run_by
+from .engine import Engine
+from .engine.selection import as_engine, make_engine
 from .errors import BundleError, UsageError, warn
 from .inference import Progress, SuperResolutionInferer, super_resolve
 from .io import shelf
@@ -35,7 +36,7 @@ class Model:
     Attributes:
         name: the bundle's folder name, or "none".
         version: from its metadata.
-        network: in eval mode on its device, or the engine in its place; None for the consistent spline.
+        engine: what computes its network, or the consistent spline.
         weights_sha256: of the file of weights; empty without a network.
         trust: see :func:`trust_of`.
     """
@@ -44,41 +45,37 @@ class Model:
         self,
         name: str,
         version: str,
-        network: nn.Module | None,
+        network: nn.Module | Engine | None,
         options: dict[str, Any],
         *,
         weights_sha256: str = "",
         trust: Mapping[str, Any] | None = None,
     ) -> None:
-        self.name, self.version, self.network, self.weights_sha256 = name, version, network, weights_sha256
+        self.name, self.version, self.weights_sha256 = name, version, weights_sha256
+        self.engine = as_engine(network)
         self.trust = dict(trust or {})
         self._options = options
 
     @property
+    def network(self) -> nn.Module | None:
+        """In eval mode on its device; None for the consistent spline."""
+        return self.engine.network
+
+    @property
     def device(self) -> torch.device:
         """Where the network is; the CPU without one."""
-        return torch.device("cpu") if self.network is None else next(self.network.parameters()).device
-
-    @property
-    def engine(self) -> str:
-        """What computes the network, "torch" or "openvino"; empty without one."""
-        return engine_of(self.network)
-
-    @property
-    def precision(self) -> str:
-        """What its convolutions are computed in; empty without a network."""
-        return precision_of(self.network)
+        return self.engine.device
 
     def on(self, device: torch.device) -> Model:
         """This model on a device; itself if it is there already, else a copy, by torch in float32."""
         if self.network is None or device == self.device:
             return self
-        return self.computed_by(copy.deepcopy(bare(self.network)).to(device))
+        return self.computed_by(as_engine(copy.deepcopy(self.network).to(device)))
 
-    def computed_by(self, network: nn.Module) -> Model:
-        """This model with another engine, see :func:`monai_sr.engine.selection.run_by`, in the network's place."""
+    def computed_by(self, engine: Engine) -> Model:
+        """This model with another engine."""
         digest = self.weights_sha256
-        return Model(self.name, self.version, network, self._options, weights_sha256=digest, trust=self.trust)
+        return Model(self.name, self.version, engine, self._options, weights_sha256=digest, trust=self.trust)
 
     def __call__(
         self,
@@ -98,7 +95,7 @@ class Model:
             return give_back(self(volume, progress=progress, **given))
         chosen = {key: value for key, value in given.items() if value is not None}
         outside = check_ranges(image, self.trust.get("trained_on", {}), **(self._options | chosen))
-        made = super_resolve(image, self.network, **(self._options | chosen), progress=progress)
+        made = super_resolve(image, self.engine, **(self._options | chosen), progress=progress)
         if outside:
             made.meta["outside_ranges"] = outside
         return made
@@ -191,9 +188,9 @@ def load_bundle(
     network = network.to(where, memory_format=torch.channels_last_3d).eval()
     version = str(parser["_meta_"].get("version", ""))
     given = {"engine": engine, "precision": precision}
-    network = run_by(network, **inferer.engine | {name: value for name, value in given.items() if value})
+    computed = make_engine(network, **inferer.engine | {name: value for name, value in given.items() if value})
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return Model(folder.name, version, network, inferer.options, weights_sha256=digest, trust=trust_of(folder))
+    return Model(folder.name, version, computed, inferer.options, weights_sha256=digest, trust=trust_of(folder))
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +13,8 @@ from monai.data import MetaTensor, decollate_batch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from .engine.memory import usual_tile
-from .engine.openvino import ROWS, StreamedNet
-from .engine.selection import run_by
-from .engine.tiles import apply_in_rows, apply_in_tiles
+from .engine import Engine, Place, Progress
+from .engine.selection import as_engine, make_engine
 from .errors import ImageError, warn
 from .grid import SAME_SPACING, grid_of, on_grid, uneven_positions, wanted_grid
 from .intensities import (
@@ -32,21 +30,17 @@ from .intensities import (
     padding_mask,
 )
 from .io.adapters import takes_any_image
-from .networks import PyramidNet, ResidualNet, levels_for
-from .slices import Banded, Profile, blocks
+from .networks import levels_for
+from .slices import Banded, Profile
 from .stacks import Stack
 from .transforms import standard_slices
-
-Progress = Callable[[float], None]
-Place = tuple[slice, slice]
-"""Rows and columns of a volume in canonical order."""
 
 
 @takes_any_image
 @torch.no_grad()
 def super_resolve(
     image: Tensor,
-    network: nn.Module | None,
+    network: nn.Module | Engine | None,
     *,
     spacing: float | None = None,
     factor: float | None = None,
@@ -71,7 +65,8 @@ def super_resolve(
         image: (1, X, Y, Z) volume with affine, in the file's units; (C, X, Y, Z) for C volumes on
             one grid, each taken by itself. Or a nibabel or SimpleITK image or ``(array, affine)``, see
             :func:`monai_sr.io.adapters.taken`; then the result is of that kind, and of its type of voxels.
-        network: ResidualNet, PyramidNet or SRCNN in eval mode; None for the consistent spline alone.
+        network: ResidualNet, PyramidNet or SRCNN in eval mode, or an engine that computes one; None for
+            the consistent spline alone.
         spacing: wanted slice spacing, mm. Default: the finer in-plane spacing.
         factor: output slices per acquired slice instead; need not be an integer.
         slice_thickness: FWHM of the slice profile, mm; (m,) in the order of the voxels where slices
@@ -86,7 +81,7 @@ def super_resolve(
         strict: raise an error where there would be a warning that the result is not worth having:
             no finer spacing, a factor beyond the range, a CT that is not in HU.
         tile_voxels: output voxels computed at once; the result does not depend on it. Default: see
-            :func:`monai_sr.engine.memory.usual_tile`.
+            :meth:`monai_sr.engine.Engine.usual_tile`.
         progress: told the share of the work that is done, 0..1.
 
     Returns:
@@ -119,14 +114,15 @@ def super_resolve(
     beyond = _is_beyond(stack.factor, factor_range, strict=strict, image=image)
     result = torch.empty((len(voxels), *wanted.shape), device=voxels.device)
     padded = 0.0
+    engine = as_engine(network)
     if tile_voxels is None:
-        tile_voxels = usual_tile(network, voxels_in=voxels.numel(), voxels_out=result.numel())
+        tile_voxels = engine.usual_tile(voxels_in=voxels.numel(), voxels_out=result.numel())
     for index in range(len(voxels)):
         scan = _scan(image, index, stack, modality, ct_window=ct_window, mr_percentiles=mr_percentiles, strict=strict)
         if profile is None and index == 0:  # volumes of one file were acquired in one way
             stack = stack.recognized(scan.slices)
         share = _share_of(progress, index, len(voxels)) if progress else None
-        for place, proposal in _proposals(network, scan.slices, stack, tile_voxels=tile_voxels, progress=share):
+        for place, proposal in _proposals(engine, scan.slices, stack, tile_voxels=tile_voxels, progress=share):
             sr = stack.model.enforce(proposal, scan.slices[place])
             stack.put(scan.in_file_units(sr, place, stack.nearest), result[index], place)
         padded += scan.padding_share / len(voxels)
@@ -267,61 +263,23 @@ def _share_of(progress: Progress, index: int, count: int) -> Progress:
 
 
 def _proposals(
-    network: nn.Module | None, lr: Tensor, stack: Stack, *, tile_voxels: int, progress: Progress | None
+    engine: Engine, lr: Tensor, stack: Stack, *, tile_voxels: int, progress: Progress | None
 ) -> Iterator[tuple[Place, Tensor]]:
-    """What the network makes of the acquired slices (X, Y, m): thin slices of a part of the rows and columns each."""
-    if network is None:
-        spline = Banded(stack.model.spline)
-        yield from ((place, spline(lr[place])) for place in _blocks(lr))
-        return
-    levels: tuple[int, ...] = ()
-    scale, along, to_thin = 1, stack.model.spline, None
-    if network.works_on == "thick":
-        level = levels_for(stack.step / stack.thin_step)
-        levels, scale, along = (level,), 2**level, standard_slices(stack.model, stack.thick, stack.thin)
-        from_even = stack.from_even(scale * len(along))
+    """What the engine makes of the acquired slices (X, Y, m): thin slices of a part of the rows and columns each."""
+    levels, along, to_thin = 0, stack.model.spline, None
+    if engine.works_on == "thick":
+        levels, along = levels_for(stack.step / stack.thin_step), standard_slices(stack.model, stack.thick, stack.thin)
+        from_even = stack.from_even(2**levels * len(along))
         to_thin = None if from_even is None else Banded(from_even)
-        reach = cast(PyramidNet, network).reach_of(level)
-    else:
-        reach = cast(ResidualNet, network).reach
-    parts: Iterator[tuple[Place, Tensor]]
-    if isinstance(network, StreamedNet):
-        seen = Banded(along)
-        parts = apply_in_rows(
-            lambda read, rows: network.rows_of(read, rows, *levels),
-            lambda place: seen(lr[place]),
-            (*lr.shape[:2], len(along)),
-            halo=reach[0],
-            strip_voxels=tile_voxels // scale // ROWS,
-            progress=progress,
-        )
-    else:
-        device = next(network.parameters()).device
-        proposal = apply_in_tiles(
-            lambda part: network(part.to(device), *levels).to(part.device),
-            lr,
-            along=along,
-            halo=(reach[0], *reach),
-            align=int(getattr(network, "fold", 1)),
-            scale=scale,
-            tile_voxels=tile_voxels,
-            progress=progress,
-        )
-        parts = ((place, proposal[place]) for place in _blocks(proposal))
-    for place, part in parts:
+    for place, part in engine.propose(lr, along, levels=levels, tile_voxels=tile_voxels, progress=progress):
         yield place, part if to_thin is None else to_thin(part)
-
-
-def _blocks(voxels: Tensor) -> Iterator[Place]:
-    """(X, Y, Z) in blocks of rows."""
-    return ((rows, slice(None)) for rows in blocks(len(voxels), voxels[0].numel()))
 
 
 class SuperResolutionInferer(Inferer):
     """:func:`super_resolve` for MONAI's evaluator: a batch of thick volumes to thin ones.
 
     Takes the options of :func:`super_resolve`, and ``engine``, ``precision`` and ``int8`` of
-    :func:`monai_sr.engine.selection.run_by`, with which the network must not be trained further. Follow it by
+    :func:`monai_sr.engine.selection.make_engine`, with which the network must not be trained further. Follow it by
     ``SuperResolvedGridd`` with the same spacing, factor and axis, because an evaluator keeps the
     input's affine.
     """
@@ -332,7 +290,7 @@ class SuperResolutionInferer(Inferer):
         super().__init__()
         self.engine: dict[str, Any] = {"engine": engine, "precision": precision, "int8": int8}
         self.options = options
-        self._computed: tuple[nn.Module, nn.Module] | None = None
+        self._computed: Engine | None = None
 
     def __call__(self, inputs: Tensor, network: nn.Module | None, *args: Any, **kwargs: Any) -> Tensor:
         """(B, 1, X, Y, Z) MetaTensor in the file's units to (B, 1, X', Y', Z')."""
@@ -347,10 +305,8 @@ class SuperResolutionInferer(Inferer):
         computed = None if network is None else self._engine_for(network)
         return torch.stack([super_resolve(i, computed, **(self.options | kwargs)).as_tensor() for i in images])
 
-    def _engine_for(self, network: nn.Module) -> nn.Module:
+    def _engine_for(self, network: nn.Module) -> Engine:
         """What computes the network, kept from one call to the next: an evaluator has loaded its weights by now."""
-        if self.engine["engine"] == "torch" and self.engine["precision"] == "float32":
-            return network
-        if self._computed is None or self._computed[0] is not network:
-            self._computed = network, run_by(network, **self.engine)
-        return self._computed[1]
+        if self._computed is None or self._computed.network is not network:
+            self._computed = make_engine(network, **self.engine)
+        return self._computed

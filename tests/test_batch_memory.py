@@ -25,12 +25,21 @@ from monai_sr.batch import (
     super_resolve_within,
 )
 from monai_sr.batch import run as run_module
-from monai_sr.batch.memory import SHARE, TILE_LADDER, choose_tile, is_out_of_memory
 from monai_sr.bundles import NAMES, Model
 from monai_sr.cli.main import main
 from monai_sr.engine import openvino as streaming
-from monai_sr.engine.memory import PROCESS, TILE_VOXELS, tile_bytes, volume_bytes
-from monai_sr.engine.openvino import StreamedNet
+from monai_sr.engine.memory import (
+    PROCESS,
+    SHARE,
+    TILE_LADDER,
+    TILE_VOXELS,
+    choose_tile,
+    is_out_of_memory,
+    needed_bytes,
+    volume_bytes,
+)
+from monai_sr.engine.openvino import OpenVinoEngine
+from monai_sr.engine.selection import as_engine
 from monai_sr.engine.tiles import plan_tiles
 from monai_sr.errors import SuperResolutionWarning
 from monai_sr.io.images import write_image
@@ -90,16 +99,16 @@ def test_without_limits_what_is_free_counts(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("network", [ResidualNet(layers=4, features=8), PyramidNet(features=8, depth=2), SRCNN(), None])
 def test_tiles_shrink_until_they_fit_and_a_volume_that_cannot_fit_is_refused(network):
-    size = {"voxels_in": 2_500_000, "voxels_out": 10**7}
+    engine, size = as_engine(network), {"voxels_in": 2_500_000, "voxels_out": 10**7}
     fixed = PROCESS + volume_bytes(*size.values())
-    assert choose_tile(network, **size, memory=64 * GIB, vram=None) == TILE_VOXELS
+    assert choose_tile(engine, **size, memory=64 * GIB, vram=None) == TILE_VOXELS
     if network is not None:
         for tile in TILE_LADDER:
-            on_tile = tile_bytes(network, tile, **size)
-            assert choose_tile(network, **size, memory=fixed + on_tile, vram=None) == tile
-            assert choose_tile(network, **size, memory=fixed, vram=int(on_tile / SHARE) + 1) == tile
+            on_tile = engine.tile_bytes(tile, **size)
+            assert choose_tile(engine, **size, memory=fixed + on_tile, vram=None) == tile
+            assert choose_tile(engine, **size, memory=fixed, vram=int(on_tile / SHARE) + 1) == tile
     with pytest.raises(MemoryShortError, match="E-MEM") as short:
-        choose_tile(network, **size, memory=fixed - 1, vram=None)
+        choose_tile(engine, **size, memory=fixed - 1, vram=None)
     assert short.value.exit_code == 8
 
 
@@ -116,7 +125,7 @@ def test_no_tile_that_is_made_is_larger_than_what_was_planned_for(network, level
     largest = scale * max(math.prod(s.stop - s.start for s in tile.padded) for tile in tiles)
     size = {"voxels_in": math.prod(shape), "voxels_out": math.prod(shape) * thin}
     proposed = 4 * size["voxels_out"]  # which is held whole, whatever the tiles
-    on_tile, on_all = (tile_bytes(network, tile, **size) - proposed for tile in (asked, size["voxels_out"]))
+    on_tile, on_all = (as_engine(network).tile_bytes(tile, **size) - proposed for tile in (asked, size["voxels_out"]))
     planned = size["voxels_out"] * on_tile / on_all
     assert planned >= largest
 
@@ -125,8 +134,8 @@ def test_no_tile_that_is_made_is_larger_than_what_was_planned_for(network, level
 def test_openvino_out_of_memory_ends_in_narrower_strips_with_the_same_voxels(monkeypatch):
     pytest.importorskip("openvino")
     image = phantoms.known_value(phantoms.grid((24, 150, 6), (1.0, 1.0, 4.0)))
-    network = StreamedNet(lively(ResidualNet(4, 4)))
-    expected, _ = super_resolve_within(model_of(network), image, memory=64 * GIB)
+    engine = OpenVinoEngine(lively(ResidualNet(4, 4)))
+    expected, _ = super_resolve_within(model_of(engine), image, memory=64 * GIB)
     compute, widths = streaming._Compiled.__call__, []
 
     def short(self, part, *rest):
@@ -137,9 +146,9 @@ def test_openvino_out_of_memory_ends_in_narrower_strips_with_the_same_voxels(mon
 
     monkeypatch.setattr(streaming._Compiled, "__call__", short)
     with pytest.warns(SuperResolutionWarning, match="W-MEM-LADDER"):
-        found, how = super_resolve_within(model_of(network), image, memory=64 * GIB)
+        found, how = super_resolve_within(model_of(engine), image, memory=64 * GIB)
     assert widths[0] == 150 and widths[-1] <= 60 and len(how["ran_out_of_memory"]) >= 1
-    assert all(key[0][1] <= 60 for key in network._graphs)  # what did not fit is not kept
+    assert all(key[0][1] <= 60 for key in engine._graphs)  # what did not fit is not kept
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 
@@ -161,7 +170,7 @@ def test_a_command_stays_within_1_gb_and_three_times_its_result(bundle, precisio
     write_image(image, tmp_path / "thick.nii.gz", dtype=np.int16)
     words = ["run", str(tmp_path / "thick.nii.gz"), str(tmp_path / "thin.nii.gz"), "--factor", "4"]
     words += ["--modality", "MR", "--bundle", bundle, "--precision", precision]
-    code = "import sys; from monai_sr.cli.main import main; from monai_sr.batch.memory import peak_mib;"
+    code = "import sys; from monai_sr.cli.main import main; from monai_sr.engine.memory import peak_mib;"
     code += "assert main(sys.argv[1:]) == 0; print(peak_mib())"
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert float(done.stdout.split()[-1]) * 2**20 < 10**9 + 12 * 320 * 320 * 96
@@ -182,7 +191,7 @@ class Hungry(SRCNN):
 
 
 def model_of(network) -> Model:
-    return Model("hungry", "1", network.eval(), {})
+    return Model("hungry", "1", network.eval() if isinstance(network, torch.nn.Module) else network, {})
 
 
 @fault("R01")
@@ -282,7 +291,7 @@ def test_the_plan_is_a_table_of_what_from_which_grid_to_which_at_what_cost_and_w
     head, good, bad, unclear, total = capsys.readouterr().out.splitlines()
     assert head.split() == ["case", "mm", "voxels", "MiB", "seconds", "why", "not"]
     assert good.startswith("a.nii.gz") and "1 x 1 x 4 -> 1 x 1 x 1" in good and "64x64x8 -> 64x64x32" in good
-    least = (PROCESS + volume_bytes(64 * 64 * 8, 64 * 64 * 32)) / 2**20
+    least = needed_bytes(as_engine(None), 1, voxels_in=64 * 64 * 8, voxels_out=64 * 64 * 32) / 2**20
     assert float(good.split()[-2]) == pytest.approx(least, abs=1) and float(good.split()[-1]) >= 1
     assert bad.split()[1:] == ["the", "header", "does", "not", "tell;", "the", "run", "will"]
     assert "E-HDR-AXIS" in unclear

@@ -10,14 +10,16 @@ import numpy as np
 import phantoms
 import pytest
 import torch
-from small_networks import lively
+from small_networks import computed, lively
 
 from monai_sr.batch import Settings, find_cases, run_cases
 from monai_sr.bundles import NAMES, load_bundle
 from monai_sr.cli.main import main
+from monai_sr.engine import ENGINES, PRECISIONS, graphs
 from monai_sr.engine import openvino as streaming
-from monai_sr.engine.openvino import StreamedNet, thread_count
-from monai_sr.engine.selection import ENGINES, PRECISIONS, HalfNet, choose_engine, engine_text, run_by
+from monai_sr.engine.openvino import OpenVinoEngine, thread_count
+from monai_sr.engine.selection import choose_engine, describe_engine, make_engine
+from monai_sr.engine.torch_engine import TorchEngine
 from monai_sr.errors import UsageError
 from monai_sr.inference import SuperResolutionInferer, super_resolve
 from monai_sr.io.images import read_image, write_image
@@ -39,9 +41,9 @@ NETWORKS = {
 def without_openvino(monkeypatch):
     """As if openvino were not installed."""
     monkeypatch.setitem(sys.modules, "openvino", None)
-    streaming.openvino.cache_clear()
+    graphs.openvino.cache_clear()
     yield
-    streaming.openvino.cache_clear()
+    graphs.openvino.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +66,16 @@ def test_streamed_rows_are_what_the_network_makes_of_the_whole(name, shape, leve
     image = torch.rand(1, 1, *shape)
     with torch.no_grad():
         expected = network(image, *arguments)
-    streamed = StreamedNet(network)(image, *arguments)
+    streamed = computed(OpenVinoEngine(network), image, *arguments)
     scale = (expected - expected.mean()).abs().max()
     assert streamed.shape == expected.shape
     assert (streamed - expected).abs().max() < 1e-5 * scale
 
 
-def test_a_network_is_streamed_with_the_levels_it_has_when_it_is_not_told():
-    network, image = NETWORKS["pyramid"](), torch.rand(1, 1, 30, 5, 6)
-    with torch.no_grad():
-        assert torch.allclose(StreamedNet(network)(image), network(image), atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["residual", "pyramid"])
 @pytest.mark.parametrize("tile_voxels", [1, 60_000])
 def test_tiles_of_streamed_rows_do_not_show(name, tile_voxels):
-    network, image = StreamedNet(NETWORKS[name]()), phantoms.body((30, 90, 40), (1.0, 1.0, 3.0))
+    network, image = OpenVinoEngine(NETWORKS[name]()), phantoms.body((30, 90, 40), (1.0, 1.0, 3.0))
     options = {"factor": 2.0, "modality": "MR"}
     whole = super_resolve(image, network, **options)
     tiled = super_resolve(image, network, tile_voxels=tile_voxels, **options)
@@ -91,7 +87,7 @@ def test_strips_of_a_turned_and_padded_ct_lie_where_they_belong():
     image = phantoms.body((30, 90, 12), (1.0, 1.0, 3.0)) - 500
     image[:, :, :20] = -2000
     image.affine = torch.diag(torch.tensor([-1.0, -1.0, -3.0, 1.0], dtype=torch.float64))
-    network = StreamedNet(NETWORKS["residual"]())
+    network = OpenVinoEngine(NETWORKS["residual"]())
     options = {"factor": 2.0, "modality": "CT"}
     whole = super_resolve(image, network, **options)
     tiled = super_resolve(image, network, tile_voxels=1, **options)
@@ -101,7 +97,7 @@ def test_strips_of_a_turned_and_padded_ct_lie_where_they_belong():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_rows_of_air_are_computed_once_and_come_out_the_same(name, monkeypatch):
-    network = StreamedNet(NETWORKS[name]())
+    network = OpenVinoEngine(NETWORKS[name]())
     image = torch.full((1, 1, 200, 6, 8), 0.25)
     image[:, :, 90:110] = torch.rand(20, 6, 8)
     compute, calls = streaming._Compiled.__call__, []
@@ -111,9 +107,10 @@ def test_rows_of_air_are_computed_once_and_come_out_the_same(name, monkeypatch):
         return compute(self, *arguments)
 
     monkeypatch.setattr(streaming._Compiled, "__call__", counted)
-    found, skipping = network(image), len(calls)
+    levels = 2 if network.works_on == "thick" else 0
+    found, skipping = computed(network, image, levels), len(calls)
     monkeypatch.setattr(np, "array_equal", lambda *_: False)  # nothing is recognized as settled
-    expected = network(image)
+    expected = computed(network, image, levels)
     everything = len(calls) - skipping
     assert torch.equal(found, expected)
     assert skipping < 0.8 * everything
@@ -122,7 +119,7 @@ def test_rows_of_air_are_computed_once_and_come_out_the_same(name, monkeypatch):
 def test_progress_of_streamed_rows_grows_to_the_whole():
     told = []
     super_resolve(
-        phantoms.body((60, 20, 16), (1.0, 1.0, 3.0)), StreamedNet(NETWORKS["residual"]()), progress=told.append
+        phantoms.body((60, 20, 16), (1.0, 1.0, 3.0)), OpenVinoEngine(NETWORKS["residual"]()), progress=told.append
     )
     assert len(told) > 5 and told == sorted(told) and told[-1] == 1
 
@@ -149,7 +146,7 @@ def test_the_inferer_computes_by_the_engine_it_is_told_with_the_weights_of_the_m
     inferer = SuperResolutionInferer(factor=2, modality="MR", engine="openvino")
     by_torch = SuperResolutionInferer(factor=2, modality="MR")
     assert (inferer([image], network) - by_torch([image], network)).abs().max() < 0.01
-    assert isinstance(inferer._engine_for(network), StreamedNet)
+    assert isinstance(inferer._engine_for(network), OpenVinoEngine)
     assert inferer._engine_for(network) is inferer._engine_for(network)
     other = NETWORKS["residual"]()
     assert (inferer([image], other) - by_torch([image], other)).abs().max() < 0.01
@@ -196,13 +193,13 @@ def test_a_network_without_a_graph_is_left_to_torch_unless_openvino_is_asked_for
     assert choose_engine(SRCNN(), engine="auto", precision="float32", device=CPU) == "torch"
     for options in ({"engine": "openvino"}, {"precision": "int8"}):
         with pytest.raises(UsageError, match="no OpenVINO graph for SRCNN"):
-            run_by(SRCNN(), **options)
+            make_engine(SRCNN(), **options)
 
 
 def test_without_openvino_torch_computes_and_asking_for_openvino_names_the_extra(without_openvino):
     network = ResidualNet(4, 4)
     assert choose_engine(network, engine="auto", precision="float32", device=CPU) == "torch"
-    assert load_bundle("pyramid", device="cpu").engine == "torch"
+    assert load_bundle("pyramid", device="cpu").engine.name == "torch"
     for options in ({"engine": "openvino", "precision": "float32"}, {"engine": "auto", "precision": "int8"}):
         with pytest.raises(UsageError, match=r'openvino is not installed\. Fix: pip install "monai-sr\[cpu\]"'):
             choose_engine(network, device=CPU, **options)
@@ -226,15 +223,15 @@ def test_info_names_the_engine_that_auto_takes(capsys):
     assert main(["info"]) == 0
     told = capsys.readouterr().out
     model = load_bundle("pyramid", device="cpu")
-    assert f"computes by {model.engine} (--engine auto)" in told
-    assert engine_text(model.network).split(",")[0].split() == next(
-        line.split() for line in told.splitlines() if line.strip().startswith(model.engine)
+    assert f"computes by {model.engine.name} (--engine auto)" in told
+    assert describe_engine(model.engine).split(",")[0].split() == next(
+        line.split() for line in told.splitlines() if line.strip().startswith(model.engine.name)
     )
 
 
 def test_openvino_is_imported_without_its_telemetry():
     code = (
-        "from monai_sr.engine.openvino import openvino; openvino();"
+        "from monai_sr.engine.graphs import openvino; openvino();"
         "import sys, openvino.tools.ovc.telemetry_utils as t;"
         "print(t.tm.__name__, 'openvino_telemetry' in sys.modules)"
     )
@@ -256,18 +253,18 @@ def test_threads_keep_within_the_quota_of_a_container(text, quota, tmp_path, mon
 
 @pytest.mark.parametrize("name", ["residual", "pyramid"])
 def test_in_16_bits_only_the_convolutions_are_rounded(name):
-    network = NETWORKS[name]()
-    half = HalfNet(network, "bfloat16")  # the CPU's autocast stands for a GPU's
+    network, levels = NETWORKS[name](), [2] if name == "pyramid" else []
+    half = TorchEngine(network, "bfloat16")  # the CPU's autocast stands for a GPU's
     image = torch.rand(1, 1, 8, 8, 8) + 1000
     with torch.no_grad():
-        exact, rounded = network(image), half(image)
+        exact, rounded = network(image, *levels), computed(half, image, *levels)
     assert rounded.dtype == torch.float32 and half.works_on == network.works_on
     error = (rounded - exact).abs().max()
     assert 0 < error < 0.02 * exact.abs().max()
     for layer in (network.tail if name == "residual" else network.residual,):
         torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
     with torch.no_grad():
-        assert torch.equal(half(image), network(image))  # what is left is the image path
+        assert torch.equal(computed(half, image, *levels), network(image, *levels))  # what is left is the image path
 
 
 @pytest.mark.gpu
@@ -279,7 +276,7 @@ def test_16_bits_on_a_gpu_stay_near_32(bundle, precision):
     image = phantoms.body((34, 30, 12), (1.0, 1.0, 3.0))
     exact = load_bundle(bundle, device="cpu", engine="torch")(image)
     model = load_bundle(bundle, device="cuda", precision=precision)
-    assert model.precision == precision
+    assert model.engine.precision == precision
     assert (model(image) - exact).abs().max() < 0.01 * np.ptp(exact.numpy())
     assert (model.on(CPU)(image) - exact).abs().max() < 1e-4 * np.ptp(exact.numpy())
 

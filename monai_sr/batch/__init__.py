@@ -1,11 +1,11 @@
 """Many scans: find them, plan, super-resolve each on this machine or a cluster, and lose none."""
 
+from ..engine.memory import MemoryShortError, memory_budget
 from .cases import Case, check_names, find_cases, part_of
 from .companions import map_path, mask_path, masks_beside, write_map, write_masks
 from .files import read_case
 from .log import RunLog, summary
 from .making import Made, make, super_resolve_within
-from .memory import MemoryShortError, memory_budget
 from .one import process
 from .outcomes import CLAIMED, Outcome, failure
 from .pages import CasePage, report_path, write_index

@@ -14,9 +14,9 @@ from uuid import uuid4
 import torch
 
 from ..bundles import Model, load_bundle
+from ..engine.memory import memory_budget
 from ..errors import SuperResolutionError, UsageError
 from .cases import Case
-from .memory import memory_budget
 from .one import process
 from .outcomes import Outcome, failure
 from .settings import Settings

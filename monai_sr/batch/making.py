@@ -12,7 +12,8 @@ import torch
 from monai.data import MetaTensor
 
 from ..bundles import Model
-from ..engine.selection import engine_text
+from ..engine.memory import MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget
+from ..engine.selection import describe_engine
 from ..errors import warn
 from ..grid import grid_of, wanted_grid
 from ..inference import Progress
@@ -20,7 +21,6 @@ from ..labels import carry_labels
 from ..trust.consistency import check_result
 from ..trust.resolution import METHOD, effective_resolution
 from ..trust.uncertainty import uncertainty_map
-from .memory import MemoryShortError, choose_tile, free_vram, is_out_of_memory, ladder, memory_budget
 from .settings import Settings
 
 
@@ -102,10 +102,10 @@ def super_resolve_within(
     """
     wanted, _ = wanted_grid(image, **{name: options.get(name) for name in ("spacing", "factor", "axis")})
     size = {"voxels_in": image.numel(), "voxels_out": len(image) * math.prod(wanted.shape)}
-    tile_voxels = choose_tile(model.network, **size, memory=memory, vram=free_vram(model.device))
+    tile_voxels = choose_tile(model.engine, **size, memory=memory, vram=free_vram(model.device))
     ran_out: list[str] = []
     device = model.device
-    tiles = [tile for tile in ladder(model.network, **size) if tile <= tile_voxels] if model.network else [tile_voxels]
+    tiles = [tile for tile in model.engine.tile_sizes(**size) if tile <= tile_voxels]
     steps = [(device, tile) for tile in tiles]
     if device.type != "cpu":
         steps += [(torch.device("cpu"), tiles[-1])]
@@ -119,7 +119,7 @@ def super_resolve_within(
             ran_out.append(f"{where}, tiles of {tile} voxels")
         else:
             how: dict[str, Any] = {
-                "engine": engine_text(running.network),
+                "engine": describe_engine(running.engine),
                 "device": str(where),
                 "tile_voxels": tile,
             }

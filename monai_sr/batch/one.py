@@ -12,6 +12,7 @@ from typing import Any
 
 from ..bids import derivative_sidecar
 from ..bundles import Model
+from ..engine.memory import peak_mib, reset_peak
 from ..errors import ImageError, SuperResolutionWarning, collect_notices, write_error
 from ..grid import grid_of
 from ..inference import Progress
@@ -20,7 +21,6 @@ from .cases import Case
 from .companions import MAPS, describe_companions, map_path, remove_maps, write_map, write_masks
 from .files import check_space, input_sha256, read_case, write_result
 from .making import make
-from .memory import peak_mib, reset_peak
 from .outcomes import ALREADY_DONE, CLAIMED, Outcome, failure
 from .pages import CasePage
 from .records import (

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..engine.memory import MemoryShortError, is_out_of_memory
 from ..errors import SuperResolutionError, SuperResolutionWarning
-from .memory import MemoryShortError, is_out_of_memory
 
 Status = Literal["done", "skipped", "failed"]
 

@@ -13,16 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from torch import nn
 
 from ..bundles import Model
 from ..dicom import stack_of
-from ..engine.memory import PROCESS, tile_bytes, volume_bytes
+from ..engine import Engine
+from ..engine.memory import TILE_LADDER, choose_tile, free_vram, memory_budget, needed_bytes
 from ..errors import SuperResolutionError
 from ..grid import Grid, target_grid
 from ..io.images import read_header, read_image, write_image
 from .cases import Case
-from .memory import TILE_LADDER, choose_tile, free_vram, memory_budget
 from .records import record_beside
 from .settings import Settings
 
@@ -52,11 +51,10 @@ class Plan:
             return 0, 0
         return math.prod(self.before.shape), math.prod(self.after.shape)
 
-    def least_memory(self, network: nn.Module | None) -> int:
+    def least_memory(self, engine: Engine) -> int:
         """Bytes it takes with tiles a quarter as large as the largest: smaller ones cost more time."""
         voxels_in, voxels_out = self.voxels
-        on_tile = tile_bytes(network, TILE_LADDER[2], voxels_in=voxels_in, voxels_out=voxels_out)
-        return PROCESS + volume_bytes(voxels_in, voxels_out) + on_tile
+        return needed_bytes(engine, TILE_LADDER[2], voxels_in=voxels_in, voxels_out=voxels_out)
 
 
 def plan_case(case: Case, settings: Settings) -> Plan:
@@ -99,11 +97,10 @@ def plan_table(cases: Sequence[Case], settings: Settings) -> str:
         problem, tile = plan.problem, TILE_LADDER[-1]
         try:
             vram = free_vram(model.device)
-            tile = choose_tile(model.network, voxels_in=voxels_in, voxels_out=voxels_out, memory=memory, vram=vram)
+            tile = choose_tile(model.engine, voxels_in=voxels_in, voxels_out=voxels_out, memory=memory, vram=vram)
         except SuperResolutionError as error:
             problem = f"{error.code}: {error.problem}"
-        on_tile = tile_bytes(model.network, tile, voxels_in=voxels_in, voxels_out=voxels_out)
-        needed = PROCESS + volume_bytes(voxels_in, voxels_out) + on_tile
+        needed = needed_bytes(model.engine, tile, voxels_in=voxels_in, voxels_out=voxels_out)
         seconds = speed * voxels_out
         if not problem:
             good, total = good + 1, total + seconds

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..bids import write_dataset_description
+from ..engine.memory import memory_budget
 from ..errors import warn
 from ..files import remove_leftovers
 from ..inference import Progress
 from .cases import Case
 from .cluster import run_on_cluster
 from .log import RunLog
-from .memory import memory_budget
 from .one import failed, process
 from .outcomes import CLAIMED, Outcome, failure
 from .pages import write_index
@@ -153,8 +153,8 @@ def _within_memory(cases: Sequence[Case], settings: Settings, jobs: int) -> tupl
     """Settings with the memory of one process, and as many processes as fit into it."""
     budget = settings.memory or memory_budget()
     if jobs > 1:
-        network = settings.load(device="cpu").network
-        largest = max(plan.least_memory(network) for plan in (plan_case(case, settings) for case in cases))
+        engine = settings.load(device="cpu").engine
+        largest = max(plan.least_memory(engine) for plan in (plan_case(case, settings) for case in cases))
         fitting = max(1, min(jobs, budget // largest))
         if fitting < jobs:
             warn(

@@ -111,8 +111,8 @@ class Settings:
             del chosen["nan"]
         if chosen.get("slice_thickness") is None:
             chosen["slice_thickness"] = slice_thickness
-        if model.network is not None:
-            chosen |= {"engine": model.engine, "precision": model.precision}
+        if model.engine.name:
+            chosen |= {"engine": model.engine.name, "precision": model.engine.precision}
         options = {name: str(value) for name, value in chosen.items() if value is not None}
         return MadeBy(model.name, model.version, model.weights_sha256, options)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import BundleError
 from ..networks import LinkedPair, PyramidNet, ResidualNet
-from .openvino import Ranges
+from .graphs import Ranges
 
 REBUILD = "python -m monai_sr.evaluation.quantize BUNDLE"
 
@@ -43,7 +43,7 @@ def weights_fingerprint(network: nn.Module) -> str:
 
 
 def quantized_tensors(network: nn.Module) -> list[str]:
-    """The names of what is quantized of a network, as :class:`monai_sr.engine.openvino.StreamedNet` calls it.
+    """The names of what is quantized of a network, as :mod:`monai_sr.engine.graphs` calls it.
 
     Of a PyramidNet for its first levels; deeper ones, beyond what it was trained for, take the last one's.
     """

@@ -1,23 +1,26 @@
-"""How much memory a volume takes, known before it is taken.
+"""How much memory a volume takes and how much there is, so that a run is planned and not killed.
 
-The figures are peak resident memory on the CPU, measured by ``python tests/benchmarks/memory_constants.py``
-(torch 2.13, monai 1.6.1, openvino 2026.4) and rounded up.
+The figures of what a volume and an engine take are peak resident memory on the CPU, measured by
+``python tests/benchmarks/memory_constants.py`` (torch 2.13, monai 1.6.1, openvino 2026.4) and rounded up.
 """
 
 from __future__ import annotations
 
-from typing import cast
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from torch import nn
+import psutil
+import torch
 
-from ..networks import PyramidNet, ResidualNet, levels_for
-from .openvino import StreamedNet
+from ..errors import SuperResolutionError
+from . import Engine
 
 TILE_VOXELS = 4_000_000
 """Output voxels that a network computes at once at most."""
 
-LEAST_TILE = TILE_VOXELS // 16
-"""Fewer are not planned for."""
+TILE_LADDER = tuple(TILE_VOXELS // n for n in (1, 2, 4, 8, 16))
+"""Tiles to try, in voxels of the output, the largest and fastest first."""
 
 PROCESS = 576 * 2**20
 """Interpreter, torch and MONAI, and the blocks in which matrices are applied; bytes."""
@@ -25,17 +28,17 @@ PROCESS = 576 * 2**20
 PER_VOXEL_IN, PER_VOXEL_OUT = 16, 4
 """Bytes per acquired and per new voxel of a volume, whatever computes it."""
 
-TILE_FEATURES = 4
-"""Feature maps of a tile that torch holds at once, of 4 bytes a voxel and feature."""
+SHARE = 0.85
+"""Of the memory there is that a run may plan with; the rest is for what no estimate foresees."""
 
-STREAMED = 100 * 2**20
-"""What OpenVINO takes for any network; bytes."""
+OUT_OF_MEMORY = ("not enough memory", "can't alloc", "bad_alloc", "Failed to allocate")
+"""How torch and OpenVINO say that memory ran out, in an error that says nothing by its type."""
 
-PER_VOXEL_STREAMED = {"float32": 900, "int8": 420}
-"""Bytes for each voxel of the output in the rows that OpenVINO computes at once; most of it is what layers keep."""
 
-ROOF, ROOF_PER_VOXEL_OUT = 10**9, 12
-"""What a volume may take by OpenVINO: so much, and three times its result in float32; bytes."""
+class MemoryShortError(SuperResolutionError):
+    """Not even the smallest tile fits into memory."""
+
+    exit_code = 8
 
 
 def volume_bytes(voxels_in: int, voxels_out: int) -> int:
@@ -43,47 +46,110 @@ def volume_bytes(voxels_in: int, voxels_out: int) -> int:
     return PER_VOXEL_IN * voxels_in + PER_VOXEL_OUT * voxels_out
 
 
-def tile_bytes(network: nn.Module | None, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
-    """What a network takes for one tile, bytes; and for all that it proposes, where it is not one by rows.
+def needed_bytes(engine: Engine, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
+    """What a process takes for a volume of that size in such tiles, bytes."""
+    on_tile = engine.tile_bytes(tile_voxels, voxels_in=voxels_in, voxels_out=voxels_out)
+    return PROCESS + volume_bytes(voxels_in, voxels_out) + on_tile
+
+
+def choose_tile(engine: Engine, *, voxels_in: int, voxels_out: int, memory: int, vram: int | None) -> int:
+    """The largest tile that fits.
 
     Args:
-        network: None for the spline, which takes nothing.
-        tile_voxels: voxels of the output that are asked for. A tile is never larger than the volume, and by
-            torch never smaller than :func:`least_tile`.
+        engine: what is to run.
         voxels_in, voxels_out: of the volume.
+        memory: bytes that this process may take.
+        vram: bytes free on the GPU that the network is on; None where it is on the CPU.
+
+    Raises:
+        MemoryShortError: none fits.
     """
-    if network is None:
-        return 0
-    if isinstance(network, StreamedNet):
-        return STREAMED + min(tile_voxels, voxels_out) * _per_voxel(network)
-    tile_voxels = min(max(tile_voxels, least_tile(network, voxels_out / max(1, voxels_in))), voxels_out)
-    features = max(layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv3d))
-    fold = int(getattr(network, "fold", 1))  # slices that are channels within the network
-    return 4 * voxels_out + tile_voxels * 4 * (TILE_FEATURES * features // fold + 4)
+    fixed = PROCESS + volume_bytes(voxels_in, voxels_out)
+    for tile in engine.tile_sizes(voxels_in=voxels_in, voxels_out=voxels_out):
+        on_tile = engine.tile_bytes(tile, voxels_in=voxels_in, voxels_out=voxels_out)
+        fits = fixed + on_tile <= memory if vram is None else fixed <= memory and on_tile <= SHARE * vram
+        if fits:
+            return tile
+    needed = fixed + (on_tile if vram is None else 0)
+    raise MemoryShortError(
+        "E-MEM",
+        f"about {needed / 2**20:.0f} MiB are needed with the smallest tiles, {memory / 2**20:.0f} MiB may be used",
+        fix="run on a machine with more memory, with fewer --jobs, or ask for a coarser --spacing",
+    )
 
 
-def usual_tile(network: nn.Module | None, *, voxels_in: int, voxels_out: int) -> int:
-    """Voxels of the output to compute at once where memory is not short.
+def memory_budget(*, root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
+    """Bytes that this run may plan with: :data:`SHARE` of the tightest of all limits.
 
-    By OpenVINO as many as keep the run under the roof, because narrower strips cost it little. By torch
-    :data:`TILE_VOXELS`, because smaller tiles compute mostly halo.
+    What is free in RAM, the limits of its control groups (v1 and v2), and Slurm's for the job.
     """
-    if not isinstance(network, StreamedNet):
-        return TILE_VOXELS
-    left = ROOF + ROOF_PER_VOXEL_OUT * voxels_out - PROCESS - volume_bytes(voxels_in, voxels_out) - STREAMED
-    return min(max(left // _per_voxel(network), LEAST_TILE), TILE_VOXELS)
+    used_here = psutil.Process().memory_info().rss
+    limits = [psutil.virtual_memory().available + used_here, *_group_limits(root)]
+    if "SLURM_MEM_PER_NODE" in environment:
+        limits.append(_slurm(environment["SLURM_MEM_PER_NODE"]))
+    elif "SLURM_MEM_PER_CPU" in environment:
+        cpus = int(environment.get("SLURM_CPUS_ON_NODE", "1") or 1)
+        limits.append(_slurm(environment["SLURM_MEM_PER_CPU"]) * cpus)
+    return int(SHARE * min(limits))
 
 
-def least_tile(network: nn.Module, factor: float) -> int:
-    """Output voxels of the smallest tile that torch makes: four halos a side, see :mod:`monai_sr.engine.tiles`."""
-    scale = 1
-    if network.works_on == "thick":
-        levels = levels_for(factor)
-        (in_plane, through), scale = cast(PyramidNet, network).reach_of(levels), 2**levels
-    else:
-        in_plane, through = cast(ResidualNet, network).reach
-    return (4 * in_plane + 1) ** 2 * (4 * through + int(getattr(network, "fold", 1))) * scale
+def free_vram(device: torch.device | None) -> int | None:
+    """Bytes free on a GPU; None for anything else."""
+    if device is None or device.type != "cuda":
+        return None
+    return torch.cuda.mem_get_info(device)[0]
 
 
-def _per_voxel(network: StreamedNet) -> int:
-    return PER_VOXEL_STREAMED["float32" if network.ranges is None else "int8"]
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, numpy or OpenVINO ran out of memory, on whichever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def reset_peak() -> None:
+    """Let the peak memory count from here, where the system allows that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_mib() -> float:
+    """The most memory that this process held since :func:`reset_peak`, or since its start, MiB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return psutil.Process().memory_info().peak_wset / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if os.uname().sysname == "Darwin" else 2**10)
+
+
+def _slurm(text: str) -> int:
+    """Slurm's figures: MB, or with a unit."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    unit = text[-1:].upper()
+    return int(float(text[:-1]) * units[unit]) if unit in units else int(text) * 2**20
+
+
+def _group_limits(root: Path) -> Iterator[int]:
+    """Limits of the control groups that this process is in, and of those above them."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            base, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            base, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        place = base / group.strip("/")
+        for folder in (place, *place.parents):
+            if folder.is_relative_to(base):
+                try:
+                    yield int((folder / name).read_text())
+                except (OSError, ValueError):  # no such file in the root group; "max"
+                    continue

@@ -1,51 +1,21 @@
-"""What computes a network, and in which precision: torch or OpenVINO, 32, 16 or 8 bits.
-
-An engine takes the network's place: ``super_resolve`` and the tiles do not know which one runs.
-"""
+"""Which engine computes a network, and in which precision: torch or OpenVINO, 32, 16 or 8 bits."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import UsageError
-from ..networks import PyramidNet
+from . import ENGINES, PRECISIONS, Engine
+from .graphs import can_stream, openvino
 from .int8 import read_ranges
-from .openvino import StreamedNet, can_stream, openvino
-
-ENGINES = ("auto", "torch", "openvino")
-
-PRECISIONS = ("float32", "int8", "float16", "bfloat16")
-"""Of the convolutions; image, residual sums and consistency are in float32 always."""
-
-HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-class HalfNet(nn.Module):
-    """A network on a GPU whose convolutions work with 16 bits; takes the network's place.
-
-    Args:
-        network: in eval mode on the GPU, in float32.
-        precision: "float16" or "bfloat16".
-    """
-
-    def __init__(self, network: nn.Module, precision: str) -> None:
-        super().__init__()
-        self.network, self.precision = network, precision
-        self.works_on, self.fold = network.works_on, int(getattr(network, "fold", 1))
-        if isinstance(network, PyramidNet):
-            self.reach_of = network.reach_of
-        else:
-            self.reach = network.reach
-
-    def forward(self, x: Tensor, *levels: int) -> Tensor:
-        """What the network makes of it, in float32: the image is added to in full precision."""
-        with torch.autocast(x.device.type, HALVES[self.precision]):
-            return self.network(x, *levels).float()
+from .openvino import OpenVinoEngine
+from .torch_engine import HALVES, SplineEngine, TorchEngine
 
 
 def choose_engine(network: nn.Module, *, engine: str, precision: str, device: torch.device) -> str:
@@ -80,10 +50,10 @@ def choose_engine(network: nn.Module, *, engine: str, precision: str, device: to
     return "openvino" if needed or is_installed("openvino") else "torch"
 
 
-def run_by(
+def make_engine(
     network: nn.Module, *, engine: str = "auto", precision: str = "float32", int8: str | Path | None = None
-) -> nn.Module:
-    """What computes ``network``: itself, or what takes its place.
+) -> Engine:
+    """What computes ``network``.
 
     Args:
         network: in eval mode on its device, in float32.
@@ -95,37 +65,23 @@ def run_by(
         BundleError: the file for int8 is missing, damaged or of other weights (E-W-INT8).
     """
     device = next(network.parameters()).device
-    chosen = choose_engine(network, engine=engine, precision=precision, device=device)
-    if chosen == "openvino":
-        ranges = read_ranges(int8, network) if precision == "int8" else None
-        return StreamedNet(network, ranges=ranges)  # type: ignore[arg-type]
-    return HalfNet(network, precision) if precision in HALVES else network
+    if choose_engine(network, engine=engine, precision=precision, device=device) == "torch":
+        return TorchEngine(network, precision)
+    ranges = read_ranges(int8, network) if precision == "int8" else None
+    return OpenVinoEngine(network, ranges=ranges)  # type: ignore[arg-type]
 
 
-def bare(network: nn.Module) -> nn.Module:
-    """The network itself, whatever computes it."""
-    return network.network if isinstance(network, StreamedNet | HalfNet) else network
+def as_engine(network: nn.Module | Engine | None) -> Engine:
+    """A network as torch computes it in float32, None as the spline; an engine as it is."""
+    if network is None:
+        return SplineEngine()
+    return TorchEngine(network) if isinstance(network, nn.Module) else cast(Engine, network)
 
 
-def engine_of(network: nn.Module | None) -> str:
-    """The engine that computes a network, as ``--engine`` names it; empty without a network."""
-    return "" if network is None else "openvino" if isinstance(network, StreamedNet) else "torch"
-
-
-def precision_of(network: nn.Module | None) -> str:
-    """The precision that a network is computed in; empty without a network."""
-    if isinstance(network, HalfNet):
-        return network.precision
-    if isinstance(network, StreamedNet) and network.ranges is not None:
-        return "int8"
-    return "" if network is None else "float32"
-
-
-def engine_text(network: nn.Module | None) -> str:
-    """What computes a network, with its version and precision; torch computes the spline too."""
-    engine = engine_of(network) or "torch"
-    precision = precision_of(network)
-    return f"{engine} {version(engine)}{f', {precision}' if precision else ''}"
+def describe_engine(engine: Engine) -> str:
+    """An engine with its version and precision; torch computes the spline too."""
+    package = engine.name or "torch"
+    return f"{package} {version(package)}{f', {engine.precision}' if engine.precision else ''}"
 
 
 def is_installed(engine: str) -> bool:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..slices import apply_along
+from ..slices import apply_along, blocks
+from . import Place
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,16 @@ class Tile:
     def crop(self) -> tuple[slice, ...]:
         """The core within the padded part."""
         return tuple(slice(c.start - p.start, c.stop - p.start) for c, p in zip(self.core, self.padded, strict=True))
+
+
+def reach_of(network: nn.Module, levels: int) -> tuple[int, int]:
+    """Voxels that an output voxel of a network sees to each side, in plane and through plane."""
+    return network.reach_of(levels) if levels else network.reach  # type: ignore[operator, return-value]
+
+
+def blocks_of_rows(voxels: Tensor) -> Iterator[Place]:
+    """(X, Y, Z) in blocks of rows."""
+    return ((rows, slice(None)) for rows in blocks(len(voxels), voxels[0].numel()))
 
 
 def plan_tiles(shape: tuple[int, ...], halo: tuple[int, ...], *, voxels: int, align: tuple[int, ...]) -> list[Tile]:
@@ -89,17 +100,17 @@ def apply_in_tiles(
 
 def apply_in_rows(
     rows_of: Callable[[Callable[[slice], Tensor], int], Iterator[Tensor]],
-    read: Callable[[tuple[slice, slice]], Tensor],
+    read: Callable[[Place], Tensor],
     shape: tuple[int, ...],
     *,
     halo: int,
     strip_voxels: int,
     progress: Callable[[float], None] | None = None,
-) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+) -> Iterator[tuple[Place, Tensor]]:
     """A network that takes a few rows at a time over (X, Y, Z) in strips along Y: X is not cut and needs no halo.
 
     Args:
-        rows_of: see :meth:`monai_sr.engine.openvino.StreamedNet.rows_of`.
+        rows_of: see :class:`monai_sr.engine.openvino.OpenVinoEngine`.
         read: gives what the network sees of such rows and columns, (x, y, Z).
         shape: (X, Y, Z).
         halo: what the network sees to each side along Y.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..bundles import NAMES, Model, bundle_path, load_bundle
 from ..engine.int8 import find_ranges, write_ranges
-from ..engine.openvino import StreamedNet
+from ..engine.openvino import OpenVinoEngine
 from ..errors import BundleError, SuperResolutionError
 from ..io.images import read_image
 from ..io.volumes import datalist
@@ -74,8 +74,8 @@ def build(bundle: str, dataset: str | Path, *, crop: int = 96) -> Path:
     ranges = find_ranges(network, patches)
     validation = [Path(item["image"]) for item in datalist(dataset, "validation")]
     models = {
-        "float32": model.computed_by(StreamedNet(network)),
-        "int8": model.computed_by(StreamedNet(network, ranges=ranges)),
+        "float32": model.computed_by(OpenVinoEngine(network)),
+        "int8": model.computed_by(OpenVinoEngine(network, ranges=ranges)),
     }
     _check_equal(model, models["float32"], validation)
     _check_loss(models, validation, crop)
@@ -86,7 +86,7 @@ def build(bundle: str, dataset: str | Path, *, crop: int = 96) -> Path:
 
 def _patches(network: ResidualNet | PyramidNet, volumes: Sequence[Path]) -> Iterator[tuple[Tensor, int]]:
     """What the network sees of parts of the volumes at factors in turn, and how many levels it has to go."""
-    thick = isinstance(network, PyramidNet)
+    thick = network.works_on == "thick"
     works_on: Literal["thin", "thick"] = "thick" if thick else "thin"
     factors = [2, 4, 8] if thick else [*FACTORS]
     drawn = np.random.RandomState(0)

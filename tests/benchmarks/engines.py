@@ -20,7 +20,8 @@ import torch
 from monai.data import MetaTensor
 
 from monai_sr.bundles import NAMES, Model, load_bundle
-from monai_sr.engine.openvino import openvino, thread_count
+from monai_sr.engine.graphs import openvino
+from monai_sr.engine.openvino import thread_count
 from monai_sr.engine.selection import is_installed
 from monai_sr.errors import BundleError
 from monai_sr.networks import PyramidNet, ResidualNet
@@ -75,7 +76,7 @@ def main() -> None:
 
 def operations(model: Model, voxels_in: int, factor: float) -> float:
     """Floating-point operations in the convolutions of a volume, without halos."""
-    network = getattr(model.network, "network", model.network)
+    network = model.network
     if isinstance(network, ResidualNet):
         taps = sum(p.numel() for name, p in network.named_parameters() if name.endswith("weight"))
         return 2 * taps * voxels_in * factor / network.fold

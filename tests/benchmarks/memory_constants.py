@@ -1,7 +1,7 @@
 """Peak memory of one volume against the estimate that runs are planned by, one process per row.
 
 ``python tests/benchmarks/memory_constants.py`` prints, for each bundle, engine, size and tile, the peak
-resident memory in MiB and its parts; ``monai_sr/footprint.py`` holds what follows from it.
+resident memory in MiB and its parts; ``monai_sr/engine/memory.py`` and the engines hold what follows from it.
 """
 
 from __future__ import annotations

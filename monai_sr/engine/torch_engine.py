@@ -1,0 +1,122 @@
+"""Networks computed by torch, in tiles; and the consistent spline, which needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from ..networks import levels_for
+from ..slices import Banded
+from . import Place, Progress
+from .memory import TILE_LADDER, TILE_VOXELS
+from .tiles import apply_in_tiles, blocks_of_rows, reach_of
+
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Precisions of 16 bits."""
+
+TILE_FEATURES = 4
+"""Feature maps of a tile that torch holds at once, of 4 bytes a voxel and feature; see :mod:`.memory`."""
+
+
+class TorchEngine:
+    """A network computed by torch, in float32 or, on a GPU, with convolutions in 16 bits.
+
+    Args:
+        network: in eval mode on its device, in float32.
+        precision: "float32", "float16" or "bfloat16".
+    """
+
+    name = "torch"
+
+    def __init__(self, network: nn.Module, precision: str = "float32") -> None:
+        self.network, self.precision = network, precision
+        self.works_on, self.fold = str(network.works_on), int(getattr(network, "fold", 1))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def reach(self, levels: int = 0) -> tuple[int, int]:
+        """See :meth:`Engine.reach`."""
+        return reach_of(self.network, levels)
+
+    def propose(
+        self, slices: Tensor, along: Tensor, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
+    ) -> Iterator[tuple[Place, Tensor]]:
+        """See :meth:`Engine.propose`; tiles on the network's device, the proposal on that of ``slices``."""
+        in_plane, through = self.reach(levels)
+        proposal = apply_in_tiles(
+            lambda part: self._compute(part, levels),
+            slices,
+            along=along,
+            halo=(in_plane, in_plane, through),
+            align=self.fold,
+            scale=2**levels,
+            tile_voxels=tile_voxels,
+            progress=progress,
+        )
+        yield from ((place, proposal[place]) for place in blocks_of_rows(proposal))
+
+    def tile_bytes(self, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
+        """See :meth:`Engine.tile_bytes`; a tile is never larger than the volume, nor smaller than four halos a side."""
+        tile_voxels = min(max(tile_voxels, self._least_tile(voxels_out / max(1, voxels_in))), voxels_out)
+        features = max(layer.out_channels for layer in self.network.modules() if isinstance(layer, nn.Conv3d))
+        return 4 * voxels_out + tile_voxels * 4 * (TILE_FEATURES * features // self.fold + 4)
+
+    def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
+        """See :meth:`Engine.usual_tile`; smaller tiles compute mostly halo."""
+        return TILE_VOXELS
+
+    def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
+        """See :meth:`Engine.tile_sizes`."""
+        largest = min(TILE_VOXELS, max(voxels_out, TILE_LADDER[-1]))
+        return [largest, *(tile for tile in TILE_LADDER if tile < largest)]
+
+    def _least_tile(self, factor: float) -> int:
+        """Output voxels of the smallest tile that is made: four halos a side, see :mod:`monai_sr.engine.tiles`."""
+        levels = levels_for(factor) if self.works_on == "thick" else 0
+        in_plane, through = self.reach(levels)
+        return (4 * in_plane + 1) ** 2 * (4 * through + self.fold) * 2**levels
+
+    def _compute(self, part: Tensor, levels: int) -> Tensor:
+        """One tile, in float32: in 16 bits too the image is added to in full precision."""
+        half = HALVES.get(self.precision)
+        with nullcontext() if half is None else torch.autocast(self.device.type, half):
+            made = self.network(part.to(self.device), *([levels] if levels else []))
+        return made.float().to(part.device)
+
+
+class SplineEngine:
+    """No network: the proposal is the consistent spline itself."""
+
+    name = precision = ""
+    works_on = "thin"
+    network = None
+    device = torch.device("cpu")
+
+    def reach(self, levels: int = 0) -> tuple[int, int]:
+        """Nothing beyond the voxel."""
+        return 0, 0
+
+    def propose(
+        self, slices: Tensor, along: Tensor, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
+    ) -> Iterator[tuple[Place, Tensor]]:
+        """See :meth:`Engine.propose`; blocks of rows, whatever ``tile_voxels``."""
+        spline = Banded(along)
+        yield from ((place, spline(slices[place])) for place in blocks_of_rows(slices))
+
+    def tile_bytes(self, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
+        """Nothing besides the volume."""
+        return 0
+
+    def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
+        """See :meth:`Engine.usual_tile`."""
+        return TILE_VOXELS
+
+    def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
+        """One: memory does not depend on it."""
+        return [min(TILE_VOXELS, max(voxels_out, TILE_LADDER[-1]))]
