@@ -1,21 +1,42 @@
-"""The rows of the fault catalogue, and the mark by which a test says which of them it proves."""
+"""The fault catalogue: its rows, the mark of a test that proves one, and the tables of faulty inputs.
+
+The rows stand in ``README.md``. A faulty input is one :func:`entry` of a table, whatever it is answered with:
+an error, a warning, a file left out, or a right result. Its test id is the title of the row and its own name.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-GROUPS = {"I": 30, "R": 20, "W": 7, "Z": 6, "D": 28, "P": 1}
-"""Rows of each group: I01 to I30 images, R runs, W weights and bundles, Z archives and paths, D DICOM, P privacy."""
+ENTERING = ("fault", "entry", "left_out", "mended")
+"""What names a row, in a test or beside one."""
 
-ROWS = [f"{group}{number:02d}" for group, count in GROUPS.items() for number in range(1, count + 1)]
+CODE = re.compile(r"[EWQ]-[A-Z0-9]+(?:-[A-Z0-9]+)*")
 
-ENTERING = ("fault", "refused", "warned", "mended", "left_out")
-"""What enters a test, or a builder of its input, under a row."""
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the catalogue: its title, and every code that one of its faults is answered with."""
+
+    title: str
+    codes: frozenset[str]
+
+
+def _rows() -> dict[str, Row]:
+    text = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| ([A-Z]\d\d) \| (.+?) \|(.*?)\|$", text, re.MULTILINE)
+    return {row: Row(title, frozenset(CODE.findall(codes))) for row, title, codes in found}
+
+
+ROWS = _rows()
 
 
 def fault(row: str, *codes: str) -> pytest.MarkDecorator:
@@ -23,18 +44,49 @@ def fault(row: str, *codes: str) -> pytest.MarkDecorator:
     return pytest.mark.fault(row, *codes)
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A faulty input.
+
+    Attributes:
+        codes: what it is answered with, in order.
+        build: writes it into a folder; returns its path, or what a message must name.
+        options: of the command line.
+        expected: what else is known of the answer.
+    """
+
+    codes: tuple[str, ...]
+    build: Callable[[Path], Any]
+    options: tuple[str, ...] = ()
+    expected: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def code(self) -> str:
+        """The one code."""
+        (code,) = self.codes
+        return code
+
+
+def entry(row: str, codes: str, name: str, build: Callable[[Path], Any], *options: str, **expected: Any) -> Any:
+    """A faulty input under a row, as a parameter of a test; ``codes`` with blanks between them."""
+    found = tuple(codes.split())
+    made = Entry(found, build, options, expected)
+    return pytest.param(made, id=f"{row} {ROWS[row].title}: {name}", marks=fault(row, *found))
+
+
 @cache
-def proofs() -> dict[str, set[str]]:
-    """By row what proves it, as ``file::function``; read from the source, so it counts whichever tests run."""
-    found: dict[str, set[str]] = {}
+def proofs() -> dict[str, dict[str, set[str]]]:
+    """By row the tests and entries that prove it, as ``file:line``, each with its codes.
+
+    Read from the source, so it counts whichever tests run.
+    """
+    found: dict[str, dict[str, set[str]]] = {}
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.FunctionDef):
-                continue
-            for mark in node.decorator_list:
-                if isinstance(mark, ast.Call) and _name(mark.func) in ENTERING:
-                    row = ast.literal_eval(mark.args[0])
-                    found.setdefault(row, set()).add(f"{path.name}::{node.name}")
+            if isinstance(node, ast.Call) and _name(node.func) in ENTERING and isinstance(node.args[0], ast.Constant):
+                row, *others = [str(a.value) for a in node.args if isinstance(a, ast.Constant)]
+                codes = {word for text in others for word in text.split() if CODE.fullmatch(word)}
+                found.setdefault(row, {})[f"{path.name}:{node.lineno}"] = codes
     return found
 
 
@@ -42,15 +94,10 @@ def _name(function: ast.expr) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
-CODE = re.compile(r"[EWQ]-[A-Z0-9]+(?:-[A-Z0-9]+)*")
-
-
 def codes_in(folder: Path) -> dict[str, str]:
     """Every code that a text in the source is or starts with, and where."""
     found = {}
     for path in sorted(folder.rglob("*.py")):
-        if path.name == "codes.py":
-            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 match = re.match(rf"(?:monai-sr: )?({CODE.pattern})(?=:|$)", node.value)

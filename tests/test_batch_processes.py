@@ -68,7 +68,6 @@ def same_voxels(one: Path, other: Path) -> None:
 # ------------------------------------------------------------- workers
 
 
-@fault("R04")
 def test_warnings_of_workers_come_whole(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -84,6 +83,7 @@ def test_warnings_of_workers_come_whole(tmp_path):
     assert not notices  # they are with their cases
 
 
+@fault("R04")
 def test_workers_make_what_one_process_makes_and_a_death_costs_no_other_volume(scans, tmp_path):
     mark = tmp_path / "died"
     bundle = bundle_of(tmp_path / "bundle", always=10, once=9, mark=str(mark))

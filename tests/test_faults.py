@@ -1,12 +1,10 @@
 """Faulty volumes, bundles and paths, each made for real and met as a user does.
 
-The ids are the rows of the fault catalogue (see ``catalogue.py``). A builder writes one input; the
-tables say which code it is answered with. DICOM has its own tables in ``test_dicom_faults.py``.
+The tables follow the fault catalogue (``README.md``). DICOM has its own tables in ``test_dicom_faults.py``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import os
@@ -24,7 +22,7 @@ import phantoms
 import pytest
 import SimpleITK as sitk
 import torch
-from catalogue import fault
+from catalogue import entry, fault
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor, list_data_collate
 from nifti_tools import save_nifti
@@ -51,6 +49,12 @@ def nifti(folder: Path, data: np.ndarray | None = None, *, name="scan.nii.gz", a
     return save_nifti(folder / name, data, affine, **header)
 
 
+def holding(folder: Path, content: bytes, name="scan.nii.gz") -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
 def edited(path: Path, offset: int, values, dtype="<f4") -> Path:
     """The same file with other bytes at an offset of its header."""
     raw = path.read_bytes()
@@ -58,522 +62,241 @@ def edited(path: Path, offset: int, values, dtype="<f4") -> Path:
     content = bytearray(gzip.decompress(raw) if packed else raw)
     new = np.array(values, dtype=dtype).tobytes()
     content[offset : offset + len(new)] = new
-    path.write_bytes(gzip.compress(bytes(content)) if packed else bytes(content))
-    return path
+    return holding(path.parent, gzip.compress(bytes(content)) if packed else bytes(content), path.name)
 
 
-def holding(folder: Path, content: bytes, name="scan.nii.gz") -> Path:
-    path = folder / name
-    path.write_bytes(content)
-    return path
+def cut(path: Path, keep: int | float) -> Path:
+    """The first bytes of a file, or the first part; so many less than all where negative."""
+    content = path.read_bytes()
+    return holding(path.parent, content[: keep if isinstance(keep, int) else int(keep * len(content))], path.name)
 
 
-DIM, PIXDIM, VOX_OFFSET, QFORM_CODE, QOFFSET, SROW = 40, 76, 108, 252, 268, 280
-"""Offsets in a NIfTI-1 header."""
+def flipped(path: Path, offset: int, bits: int) -> Path:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= bits
+    return holding(path.parent, bytes(content), path.name)
 
-# ------------------------------------------------------------- refused
 
-REFUSED = []
-"""Builder, code, options, exit code and words of the message."""
+def link(folder: Path, to: str | Path) -> Path:
+    (folder / "scan.nii.gz").symlink_to(to)
+    return folder / "scan.nii.gz"
 
 
-def refused(row: str, code: str, *options: str, words: tuple[str, ...] = (), exit_code: int = 5):
-    """Enter a builder: its input is refused, and nothing is written."""
+def fifo(folder: Path) -> Path:
+    os.mkfifo(folder / "scan.nii.gz")
+    return folder / "scan.nii.gz"
 
-    def enter(build: Callable[[Path], Path]):
-        mark = fault(row, code)
-        REFUSED.append(
-            pytest.param(build, code, options, words, exit_code, id=f"{row} {build.__name__} {code}", marks=mark)
-        )
-        return build
 
-    return enter
-
-
-@refused("I01", "E-IO-TRUNC", words=("bytes unpacked, 1024 needed",))
-def half_of_a_gzip(folder):
-    path = nifti(folder)
-    return holding(folder, path.read_bytes()[: path.stat().st_size // 2])
-
-
-@refused("I01", "E-IO-TRUNC", words=("1024 bytes unpacked, 1024 needed",))
-def a_gzip_without_its_last_byte(folder):
-    return holding(folder, nifti(folder).read_bytes()[:-1])
-
-
-@refused("I01", "E-IO-TRUNC", words=("0 bytes unpacked, more than 0 needed",))
-def a_few_bytes_of_a_gzip(folder):
-    return holding(folder, nifti(folder).read_bytes()[:12])
-
-
-@refused("I02", "E-IO-CRC", words=("damaged",))
-def a_flipped_bit(folder):
-    content = bytearray(nifti(folder, noise((20, 20, 12))).read_bytes())
-    content[len(content) // 2] ^= 4
-    return holding(folder, bytes(content))
-
-
-@refused("I03", "E-IO-CRC", words=("incorrect data check",))
-def a_wrong_checksum(folder):
-    content = bytearray(nifti(folder).read_bytes())
-    content[-8] ^= 255
-    return holding(folder, bytes(content))
-
-
-@refused("I03", "E-IO-CRC")
-def a_wrong_length_behind_the_checksum(folder):
-    content = bytearray(nifti(folder).read_bytes())
-    content[-1] ^= 1
-    return holding(folder, bytes(content))
-
-
-@refused("I04", "E-IO-TYPE", words=("0 bytes",))
-def nothing(folder):
-    return holding(folder, b"")
-
-
-@refused("I04", "E-IO-TYPE", words=("it holds text",))
-def words(folder):
-    return holding(folder, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-
-
-@refused("I04", "E-IO-TYPE", words=("a web page (HTML)",))
-def a_web_page(folder):
-    return holding(folder, b"<!DOCTYPE html><html>404</html>")
-
-
-@refused("I04", "E-IO-TYPE", words=("it holds text",))
-def words_in_a_gzip(folder):
-    return holding(folder, gzip.compress(b"just some words\n" * 40))
-
-
-@refused("I04", "E-IO-READ")
-def bytes_that_mean_nothing(folder):
-    return holding(folder, RNG.bytes(3000))
-
-
-@refused("I06", "E-IO-TRUNC", words=("(924 bytes found, 1024 needed)",))
-def a_short_plain_file(folder):
-    return holding(folder, nifti(folder, name="a.nii").read_bytes()[:-100], "a.nii")
-
-
-@refused("I06", "E-IO-TRUNC", words=("the header ends early (100 bytes found, 348 needed)",))
-def a_short_header(folder):
-    return holding(folder, nifti(folder, name="a.nii").read_bytes()[:100], "a.nii")
-
-
-@refused("I06", "E-IO-TRUNC", words=("needed",))
-def a_short_file_in_a_sound_gzip(folder):
-    return holding(folder, gzip.compress(gzip.decompress(nifti(folder).read_bytes())[:-1]))
-
-
-@refused("Z02", "E-SEC-BOMB", words=("it unpacks to more than", "its header tells of 0"))
-def a_gzip_of_far_more_than_its_header_tells(folder):
-    path = nifti(folder)
-    return holding(folder, gzip.compress(gzip.decompress(path.read_bytes()) + bytes(80 * 2**20), 1))
-
-
-@refused("I07", "E-HDR-DIM", words=("30000, 30000, 30000",))
-def terabytes_in_a_gzip(folder):
-    return edited(nifti(folder), DIM, [3, 30000, 30000, 30000], "<i2")
-
-
-@refused("I07", "E-HDR-DIM", words=("30000, 30000, 30000",))
-def terabytes(folder):
-    return edited(nifti(folder, name="a.nii"), DIM, [3, 30000, 30000, 30000], "<i2")
-
-
-@refused("I07", "E-HDR-DIM", words=("-4",))
-def a_negative_dimension(folder):
-    return edited(nifti(folder), DIM, [3, 12, -4, 6], "<i2")
-
-
-@refused("I07", "E-HDR-DIM", words=("(0, 4, 6)",))
-def a_dimension_of_nothing(folder):
-    return edited(nifti(folder), DIM, [3, 0, 4, 6], "<i2")
-
-
-@refused("I07", "E-HDR-DIM")
-def voxels_that_start_nowhere(folder):
-    return edited(nifti(folder), VOX_OFFSET, [np.nan])
-
-
-@refused("I07", "E-HDR-DIM")
-def nine_axes(folder):
-    return edited(nifti(folder), DIM, [9], "<i2")
-
-
-@refused("I08", "E-HDR-AFFINE", words=("the sform holds NaN", "no valid qform"))
-def an_sform_of_nan(folder):
-    return edited(nifti(folder), SROW, [np.nan] * 4)
-
-
-@refused("I08", "E-HDR-AFFINE", words=("infinite",))
-def an_origin_at_infinity(folder):
-    return edited(nifti(folder), SROW + 12, [np.inf])
-
-
-@refused("I08", "E-HDR-AFFINE", words=("the qform holds NaN",))
-def a_qform_of_nan_alone(folder):
-    return edited(edited(nifti(folder), QFORM_CODE, [1, 0], "<i2"), QOFFSET, [np.nan])
-
-
-@refused("I08", "E-HDR-AFFINE", "--geometry", "qform", words=("qform_code is 0", "leave --geometry out"))
-def no_qform_where_it_is_asked_for(folder):
-    return nifti(folder)
-
-
-@refused("I08", "E-HDR-AFFINE")
-def a_meta_image_with_an_origin_of_nan(folder):
-    path = folder / "scan.mha"
-    sitk.WriteImage(sitk.GetImageFromArray(noise()), str(path))
-    path.write_bytes(path.read_bytes().replace(b"Offset = 0 0 0", b"Offset = nan 0 0"))
-    return path
-
-
-@refused("I11", "E-HDR-SPACING", words=("(1.0, 1.2", "0.0)", "above 0"))
-def a_spacing_of_zero(folder):
-    return edited(nifti(folder), PIXDIM + 12, [0.0])
-
-
-@refused("I11", "E-HDR-SPACING")
-def a_spacing_of_nan(folder):
-    return edited(nifti(folder), PIXDIM + 4, [np.nan])
+def by_itk(folder: Path, voxels: np.ndarray, name: str, **options) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(voxels, **options), str(folder / name))
+    return folder / name
 
 
 def turned(cosine: float) -> np.ndarray:
+    """An affine whose first two axes are off the right angle."""
     affine = np.diag([*SPACING, 1.0])
     affine[0, 1] = cosine * SPACING[1]
     return affine
 
 
-@refused("I12", "E-HDR-SHEAR", words=("cosine 0.0995", "at most 0.001"))
-def sheared_axes(folder):
-    return nifti(folder, affine=turned(0.1))
-
-
-@refused("I12", "E-HDR-SHEAR", words=("cosine 1,",))
-def two_axes_in_one_direction(folder):
-    affine = np.diag([*SPACING, 1.0])
-    affine[:3, 1] = affine[:3, 0]
-    return nifti(folder, affine=affine)
-
-
-@refused("I12", "E-HDR-SPACING")
-def an_axis_without_length(folder):
-    return edited(nifti(folder), SROW, [0.0])
-
-
-@refused("I14", "E-HDR-UNITS", words=("700 x 800 x 3000 mm", "0.05..50 mm"))
-def micrometers_called_millimeters(folder):
-    return nifti(folder, affine=np.diag([700.0, 800.0, 3000.0, 1.0]), xyzt_units=2)
-
-
-@refused("I14", "E-HDR-UNITS", words=("0.0007",))
-def meters_called_millimeters(folder):
-    return nifti(folder, affine=np.diag([0.0007, 0.0008, 0.003, 1.0]), xyzt_units=2)
-
-
-def with_missing_voxels() -> np.ndarray:
-    data = noise(dtype=np.float32)
-    data[2, 3, 4], data[0, 0, 0], data[1, 1, 1] = np.nan, np.inf, -np.inf
+def with_voxels(data: np.ndarray, *voxels: tuple[object, float]) -> np.ndarray:
+    """The same data with other values at some places."""
+    for place, value in voxels:
+        data[place] = value
     return data
 
 
-@refused("I15", "E-IMG-NAN", "--nan", "refuse", words=("3 of 336 voxels", "--nan fill"))
-def nan_where_none_is_wanted(folder):
-    return nifti(folder, with_missing_voxels())
-
-
-@refused("I15", "E-IMG-NAN", words=("no voxel is finite",))
-def nan_alone(folder):
-    return nifti(folder, np.full((6, 6, 6), np.nan, np.float32))
-
-
-@refused("I16", "E-IMG-CONST", words=("every voxel is 7",))
-def one_value(folder):
-    return nifti(folder, np.full((6, 6, 6), 7, np.int16))
-
-
-@refused("I16", "E-IMG-CONST", words=("every voxel is 0",))
-def zeros(folder):
-    return nifti(folder, np.zeros((6, 6, 6), np.float32))
-
-
-@refused("I16", "E-IMG-CONST")
-def one_value_and_nan(folder):
-    data = np.full((6, 6, 6), 7, np.float32)
-    data[1] = np.nan
-    return nifti(folder, data)
-
-
-@refused("I17", "E-IMG-2D", words=("16 x 16 voxels",))
-def a_picture_without_a_third_spacing(folder):
-    return edited(nifti(folder, noise((16, 16))), PIXDIM + 12, [0.0])
-
-
-for shape in ((16, 16), (16, 16, 1), (1, 16, 16)):
-
-    @refused("I17", "E-IMG-2D", words=("a single slice",))
-    def one_slice(folder, shape=shape):
-        return nifti(folder, noise(shape))
-
-
-@refused("I18", "E-IMG-4D", words=("6 x 6 x 6 x 3", "--volume 0 to 2", "--volume all"))
-def several_volumes(folder):
-    return nifti(folder, noise((6, 6, 6, 3)))
-
-
-@refused("I18", "E-USE", "--volume", "3", words=("there are 3", "0 to 2"), exit_code=2)
-def a_volume_that_is_not_there(folder):
-    return nifti(folder, noise((6, 6, 6, 3)))
-
-
-@refused("I18", "E-IMG-4D", "--volume", "all", words=("5 axes",))
-def volumes_in_two_directions(folder):
-    return nifti(folder, noise((6, 6, 6, 3, 2)))
-
-
-@refused("I18", "E-USE", "--volume", "1", words=("--volume 1",), exit_code=2)
-def a_volume_of_a_dicom_series(folder):
-    dicom_phantoms.write(folder / "series", dicom_phantoms.slices())
-    return folder / "series"
-
-
-@refused("I19", "E-IMG-DTYPE", words=("colors", "real numbers are needed"))
-def colors(folder):
-    return nifti(folder, np.zeros((6, 6, 6), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")]))
-
-
-@refused("I19", "E-IMG-DTYPE", words=("complex64",))
-def complex_numbers(folder):
-    return nifti(folder, (noise() * (1 + 2j)).astype(np.complex64))
-
-
-@refused("I19", "E-IMG-DTYPE")
-def vectors(folder):
-    image = sitk.GetImageFromArray(RNG.normal(size=(6, 6, 6, 3)).astype(np.float32), isVector=True)
-    sitk.WriteImage(image, str(folder / "scan.nrrd"))
-    return folder / "scan.nrrd"
-
-
-@refused("I20", "E-IMG-FEW", words=("2 slices, at least 3",))
-def two_slices(folder):
-    return nifti(folder, noise((8, 7, 2)))
-
-
-@refused("I21", "E-SR-NOGAIN", "--strict", words=("1 mm apart already",))
-def an_isotropic_volume_under_strict(folder):
-    return nifti(folder, affine=np.eye(4))
-
-
-@refused("I21", "E-SR-NOGAIN", "--strict", "--spacing", "5", words=("4 mm apart already",))
-def thinner_than_asked_for_under_strict(folder):
-    return nifti(folder)
-
-
-@refused("I22", "E-SR-RANGE", "--strict", "--bundle", "pyramid", "--factor", "9", words=("factor of 9", "1.2 to 8"))
-def a_factor_that_was_not_trained_under_strict(folder):
-    return nifti(folder)
+def missing(*more: tuple[object, float]) -> np.ndarray:
+    """Three voxels are not finite."""
+    return with_voxels(noise(dtype=np.float32), ((2, 3, 4), np.nan), ((0, 0, 0), np.inf), ((1, 1, 1), -np.inf), *more)
 
 
 def labels() -> np.ndarray:
-    data = np.zeros((24, 22, 12), np.int16)
-    data[4:12, 4:18], data[12:20, 5:17] = 17, 53
-    return data
+    return with_voxels(np.zeros((24, 22, 12), np.int16), (np.s_[4:12, 4:18], 17), (np.s_[12:20, 5:17], 53))
 
 
-@refused("I23", "E-MOD", words=("3 different whole numbers", "--modality"))
-def a_segmentation(folder):
-    return nifti(folder, labels())
+def offset_ct(folder: Path) -> Path:
+    """A CT that counts from air = 0."""
+    data = RNG.integers(0, 3000, (8, 7, 6)).astype(np.int16)
+    return nifti(folder, with_voxels(data, ((0, 0, 0), 0), ((0, 0, 1), 3000)))
 
 
-@refused("I23", "E-MOD", words=("2 different whole numbers",))
-def a_mask(folder):
-    return nifti(folder, (labels() > 0).astype(np.uint8))
-
-
-@refused("I23", "E-MOD", "--modality", "MR", words=("the header says CT, MR was given",))
-def a_ct_called_mr(folder):
+def ct_series(folder: Path) -> Path:
     dicom_phantoms.write(folder / "series", dicom_phantoms.slices())
     return folder / "series"
 
 
-@refused("I24", "E-CT-HU", "--modality", "CT", words=("between 0 and 1", "-1000"))
-def a_ct_scaled_to_one(folder):
-    data = RNG.random((8, 7, 6)).astype(np.float32)
-    data[0, 0, :2] = 0, 1
-    return nifti(folder, data)
+def two_forms(folder: Path) -> Path:
+    """The qform lies 50 mm to the right of the sform."""
+    return edited(edited(nifti(folder), QFORM_CODE, [1], "<i2"), QOFFSET, [50.0])
 
 
-@refused("I24", "E-CT-HU", "--modality", "CT", "--strict", words=("between 0 and 3000",))
-def a_ct_with_an_offset_under_strict(folder):
-    return offset_ct(folder)
+def without_form(folder: Path) -> Path:
+    return edited(nifti(folder), QFORM_CODE, [0, 0], "<i2")
 
 
-@refused("Z05", "E-IO-TYPE", words=("not a regular file",))
-def a_fifo(folder):
-    os.mkfifo(folder / "scan.nii.gz")
-    return folder / "scan.nii.gz"
+def scaled(*spacing: float) -> np.ndarray:
+    return np.diag([*spacing, 1.0])
 
 
-@refused("Z05", "E-IO-TYPE", words=("not a regular file",))
-def an_endless_device(folder):
-    (folder / "scan.nii.gz").symlink_to("/dev/zero")
-    return folder / "scan.nii.gz"
+DIM, PIXDIM, VOX_OFFSET, QFORM_CODE, QOFFSET, SROW = 40, 76, 108, 252, 268, 280
+"""Offsets in a NIfTI-1 header."""
+
+MICROMETERS = {"affine": scaled(1000, 1200, 4000), "xyzt_units": 3}
+METERS = {"affine": scaled(0.001, 0.0012, 0.004), "xyzt_units": 1}
+COLORS = np.zeros((6, 6, 6), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+HTML = b"<!DOCTYPE html><html>404</html>"
+BUNDLE = ("--bundle", "pyramid")
+
+# ------------------------------------------------------------- refused, and nothing is written
+
+REFUSED = [
+    entry("I01", "E-IO-TRUNC", "half", lambda f: cut(nifti(f), 0.5), says=("1024",)),
+    entry("I01", "E-IO-TRUNC", "without the last byte", lambda f: cut(nifti(f), -1), says=("1024 bytes",)),
+    entry("I01", "E-IO-TRUNC", "a few bytes", lambda f: cut(nifti(f), 12), says=("0 bytes",)),
+    entry("I02", "E-IO-CRC", "a voxel", lambda f: flipped(nifti(f, noise((20, 20, 12))), 4000, 4)),
+    entry("I03", "E-IO-CRC", "checksum", lambda f: flipped(nifti(f), -8, 255)),
+    entry("I03", "E-IO-CRC", "length", lambda f: flipped(nifti(f), -1, 1)),
+    entry("I04", "E-IO-TYPE", "nothing", lambda f: holding(f, b""), says=("0 bytes",)),
+    entry("I04", "E-IO-TYPE", "text", lambda f: holding(f, b"version https://git-lfs.github.com\n"), says=("text",)),
+    entry("I04", "E-IO-TYPE", "a web page", lambda f: holding(f, HTML), says=("HTML",)),
+    entry("I04", "E-IO-TYPE", "zipped text", lambda f: holding(f, gzip.compress(b"just words\n" * 40)), says=("text",)),
+    entry("I04", "E-IO-READ", "random bytes", lambda f: holding(f, RNG.bytes(3000))),
+    entry("I06", "E-IO-TRUNC", "a short file", lambda f: cut(nifti(f, name="a.nii"), -100), says=("924", "1024")),
+    entry("I06", "E-IO-TRUNC", "a short header", lambda f: cut(nifti(f, name="a.nii"), 100), says=("100", "348")),
+    entry("I06", "E-IO-TRUNC", "in a sound gzip", lambda f: packed(f, lambda content: content[:-1])),
+    entry("Z02", "E-SEC-BOMB", "image", lambda f: packed(f, lambda raw: raw + b"0" * 8**9), says=("65 MiB",)),
+    entry("I07", "E-HDR-DIM", "terabytes", lambda f: terabytes(f, "a.nii"), says=("30000, 30000, 30000",)),
+    entry("I07", "E-HDR-DIM", "terabytes in a gzip", lambda f: terabytes(f, "a.nii.gz"), says=("30000, 30000, 30000",)),
+    entry("I07", "E-HDR-DIM", "negative", lambda f: edited(nifti(f), DIM, [3, 12, -4, 6], "<i2"), says=("-4",)),
+    entry("I07", "E-HDR-DIM", "zero", lambda f: edited(nifti(f), DIM, [3, 0, 4, 6], "<i2"), says=("(0, 4, 6)",)),
+    entry("I07", "E-HDR-DIM", "voxels that start nowhere", lambda f: edited(nifti(f), VOX_OFFSET, [np.nan])),
+    entry("I07", "E-HDR-DIM", "nine axes", lambda f: edited(nifti(f), DIM, [9], "<i2")),
+    entry("I08", "E-HDR-AFFINE", "sform of NaN", lambda f: edited(nifti(f), SROW, [np.nan] * 4), says=("sform",)),
+    entry("I08", "E-HDR-AFFINE", "infinite origin", lambda f: edited(nifti(f), SROW + 12, [np.inf]), says=("sform",)),
+    entry("I08", "E-HDR-AFFINE", "qform of NaN alone", lambda f: edited(
+        edited(nifti(f), QFORM_CODE, [1, 0], "<i2"), QOFFSET, [np.nan]), says=("qform",)),
+    entry("I08", "E-HDR-AFFINE", "no qform", nifti, "--geometry", "qform", says=("qform_code is 0", "--geometry")),
+    entry("I08", "E-HDR-AFFINE", "MetaImage with an origin of NaN", lambda f: holding(
+        f, by_itk(f, noise(), "a.mha").read_bytes().replace(b"Offset = 0 0 0", b"Offset = nan 0 0"), "a.mha")),
+    entry("I11", "E-HDR-SPACING", "zero", lambda f: edited(nifti(f), PIXDIM + 12, [0.0]), says=("(1.0, 1.2", "0.0)")),
+    entry("I11", "E-HDR-SPACING", "NaN", lambda f: edited(nifti(f), PIXDIM + 4, [np.nan])),
+    entry("I12", "E-HDR-SHEAR", "sheared", lambda f: nifti(f, affine=turned(0.1)), says=("0.0995", "0.001")),
+    entry("I12", "E-HDR-SHEAR", "two axes in one direction", lambda f: nifti(
+        f, affine=with_voxels(scaled(*SPACING), (np.s_[:2, 1], (1, 0)))), says=(" 1,",)),
+    entry("I12", "E-HDR-SPACING", "an axis without length", lambda f: edited(nifti(f), SROW, [0.0])),
+    entry("I14", "E-HDR-UNITS", "micrometers called mm", lambda f: nifti(
+        f, affine=scaled(700, 800, 3000), xyzt_units=2), says=("700 x 800 x 3000", "0.05..50")),
+    entry("I14", "E-HDR-UNITS", "meters called mm", lambda f: nifti(
+        f, affine=scaled(0.0007, 0.0008, 0.003), xyzt_units=2), says=("0.0007",)),
+    entry("I15", "E-IMG-NAN", "refused", lambda f: nifti(
+        f, missing()), "--nan", "refuse", says=("3 of 336", "--nan fill")),
+    entry("I15", "E-IMG-NAN", "all", lambda f: nifti(f, np.full((6, 6, 6), np.nan, np.float32))),
+    entry("I16", "E-IMG-CONST", "7", lambda f: nifti(f, np.full((6, 6, 6), 7, np.int16)), says=("7",)),
+    entry("I16", "E-IMG-CONST", "zeros", lambda f: nifti(f, np.zeros((6, 6, 6), np.float32)), says=("0",)),
+    entry("I16", "E-IMG-CONST", "7 and NaN", lambda f: nifti(
+        f, with_voxels(np.full((6, 6, 6), 7, np.float32), (1, np.nan)))),
+    entry("I17", "E-IMG-2D", "no third spacing", lambda f: edited(
+        nifti(f, noise((16, 16))), PIXDIM + 12, [0.0]), says=("16 x 16",)),
+    *(entry("I17", "E-IMG-2D", f"{shape}", lambda f, shape=shape: nifti(f, noise(shape)))
+      for shape in ((16, 16), (16, 16, 1), (1, 16, 16))),
+    entry("I18", "E-IMG-4D", "none chosen", lambda f: nifti(
+        f, noise((6, 6, 6, 3))), says=("6 x 6 x 6 x 3", "--volume 0 to 2", "--volume all")),
+    entry("I18", "E-USE", "the fourth of three", lambda f: nifti(
+        f, noise((6, 6, 6, 3))), "--volume", "3", says=("3", "0 to 2"), exit_code=2),
+    entry("I18", "E-IMG-4D", "five axes", lambda f: nifti(f, noise((6, 6, 6, 3, 2))), "--volume", "all", says=("5",)),
+    entry("I18", "E-USE", "of a series", ct_series, "--volume", "1", says=("--volume 1",), exit_code=2),
+    entry("I19", "E-IMG-DTYPE", "colors", lambda f: nifti(f, COLORS)),
+    entry("I19", "E-IMG-DTYPE", "complex", lambda f: nifti(
+        f, (noise() * 1j).astype(np.complex64)), says=("complex64",)),
+    entry("I19", "E-IMG-DTYPE", "vectors", lambda f: by_itk(
+        f, noise((6, 6, 6, 3), np.float32), "scan.nrrd", isVector=True)),
+    entry("I20", "E-IMG-FEW", "two", lambda f: nifti(f, noise((8, 7, 2))), says=("2", "3")),
+    entry("I21", "E-SR-NOGAIN", "isotropic", lambda f: nifti(f, affine=np.eye(4)), "--strict", says=("1 mm",)),
+    entry("I21", "E-SR-NOGAIN", "5 mm wanted", nifti, "--strict", "--spacing", "5", says=("4 mm",)),
+    entry("I22", "E-SR-RANGE", "9", nifti, "--strict", *BUNDLE, "--factor", "9", says=("9", "1.2", "8")),
+    entry("I23", "E-MOD", "segmentation", lambda f: nifti(f, labels()), says=("3", "--modality")),
+    entry("I23", "E-MOD", "mask", lambda f: nifti(f, (labels() > 0).astype(np.uint8)), says=("2",)),
+    entry("I23", "E-MOD", "a CT called MR", ct_series, "--modality", "MR", says=("CT", "MR")),
+    entry("I24", "E-CT-HU", "0 to 1", lambda f: nifti(f, with_voxels(
+        RNG.random((8, 7, 6), np.float32), ((0, 0, 0), 0), ((0, 0, 1), 1))),
+        "--modality", "CT", says=("0 and 1", "-1000")),
+    entry("I24", "E-CT-HU", "0 to 3000", offset_ct, "--modality", "CT", "--strict", says=("0 and 3000",)),
+    entry("Z05", "E-IO-TYPE", "FIFO", fifo),
+    entry("Z05", "E-IO-TYPE", "endless device", lambda f: link(f, "/dev/zero")),
+    entry("Z05", "E-IO-TYPE", "file of /proc", lambda f: link(f, "/proc/self/status"), says=("0 bytes",)),
+    entry("Z05", "E-IO-MISSING", "link to nothing", lambda f: link(f, f / "absent"), exit_code=3),
+    entry("Z05", "E-IO-MISSING", "link to itself", lambda f: link(f, f / "scan.nii.gz"), exit_code=3),
+]  # fmt: skip
 
 
-@refused("Z05", "E-IO-TYPE", words=("0 bytes",))
-def a_file_below_proc(folder):
-    (folder / "scan.nii.gz").symlink_to("/proc/self/status")
-    return folder / "scan.nii.gz"
+def packed(folder: Path, change: Callable[[bytes], bytes]) -> Path:
+    """A sound gzip stream of changed content."""
+    return holding(folder, gzip.compress(change(gzip.decompress(nifti(folder).read_bytes())), 1))
 
 
-@refused("Z05", "E-IO-MISSING", exit_code=3)
-def a_link_to_nothing(folder):
-    (folder / "scan.nii.gz").symlink_to(folder / "absent")
-    return folder / "scan.nii.gz"
-
-
-@refused("Z05", "E-IO-MISSING", exit_code=3)
-def a_link_to_itself(folder):
-    (folder / "scan.nii.gz").symlink_to(folder / "scan.nii.gz")
-    return folder / "scan.nii.gz"
+def terabytes(folder: Path, name: str) -> Path:
+    return edited(nifti(folder, name=name), DIM, [3, 30000, 30000, 30000], "<i2")
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(("build", "code", "options", "words", "exit_code"), REFUSED)
-def test_a_fault_is_refused_in_one_line_and_nothing_is_written(call, tmp_path, build, code, options, words, exit_code):
-    path = build(tmp_path)
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_fault_is_refused_in_one_line_and_nothing_is_written(call, tmp_path, case):
+    path = case.build(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    bundle = [] if "--bundle" in options else ["--bundle", "none"]
-    found, out, err = call("run", path, tmp_path / "out.nii.gz", *bundle, *options)
-    line = err.splitlines()[-1]
-    assert len(err.splitlines()) == 1
-    assert line.startswith(f"monai-sr: {code}: {path} - " if code != "E-USE" else "monai-sr: E-USE: "), line
-    assert line.count(" Fix: ") == 1
-    assert [word for word in words if word not in line] == []
-    assert (found, out) == (exit_code, "")
+    bundle = [] if "--bundle" in case.options else ["--bundle", "none"]
+    code, out, err = call("run", path, tmp_path / "out.nii.gz", *bundle, *case.options)
+    assert (code, out, err.count("\n")) == (case.expected.get("exit_code", 5), "", 1), err
+    assert err.startswith(f"monai-sr: {case.code}: " + (f"{path} - " if case.code != "E-USE" else "")), err
+    assert err.count(" Fix: ") == 1
+    assert [part for part in case.expected.get("says", ()) if part not in err] == [], err
     assert sorted(tmp_path.rglob("*")) == before
 
 
-OF_THE_FILE = [entry for entry in REFUSED if entry.values[1].startswith(("E-IO", "E-HDR", "E-IMG"))]
-
-
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(("build", "code", "options", "words", "exit_code"), OF_THE_FILE)
-def test_check_finds_what_is_wrong_with_a_file_before_any_work(call, tmp_path, build, code, options, words, exit_code):
+@pytest.mark.parametrize("case", [one for one in REFUSED if one.values[0].code.startswith(("E-IO", "E-HDR", "E-IMG"))])
+def test_check_finds_what_is_wrong_with_a_file_before_any_work(call, tmp_path, case):
+    code, exit_code = case.code, case.expected.get("exit_code", 5)
     if code == "E-IMG-FEW":
         code, exit_code = "", 0  # two slices are a volume; only super-resolution needs more
-    found, _, err = call("check", build(tmp_path), *options)
+    found, _, err = call("check", case.build(tmp_path), *case.options)
     assert found == exit_code
     assert err.startswith(f"monai-sr: {code}: " if code else ""), err
 
 
 # ------------------------------------------------------------- done with a warning
 
-WARNED = []
-"""Builder, code, options and words of the warning."""
+WARNED = [
+    entry("I05", "W-IO-NAME", "gzip", lambda f: holding(f, nifti(f).read_bytes(), "a.nii"), says=("a.nii.gz",)),
+    entry("I05", "W-IO-NAME", "plain", lambda f: nifti(f, name="b.nii").rename(f / "b.nii.gz"), says=("b.nii",)),
+    entry("I08", "W-HDR-AFFINE", "sform of NaN, sound qform", lambda f: edited(
+        edited(nifti(f), SROW, [np.nan] * 4), QFORM_CODE, [1], "<i2"), says=("qform",)),
+    entry("I09", "W-HDR-FORMS", "50 mm apart", two_forms, says=("50 mm", "--geometry qform")),
+    entry("I10", "W-HDR-NOFORM", "both codes 0", without_form, says=()),
+    entry("I14", "W-HDR-UNITS", "micrometers", lambda f: nifti(f, **MICROMETERS), says=("micrometers",)),
+    entry("I14", "W-HDR-UNITS", "meters", lambda f: nifti(f, **METERS), says=("meters",)),
+    entry("I15", "W-IMG-NAN", "filled", lambda f: nifti(f, missing(((5, 5, 5), 1))), says=("3 of 336", " 1")),
+    entry("I21", "W-SR-NOGAIN", "isotropic", lambda f: nifti(f, affine=np.eye(4)), says=("1 mm",)),
+    entry("I21", "W-SR-NOGAIN", "5 mm wanted", nifti, "--spacing", "5", says=("4 mm",)),
+    entry("I22", "W-SR-RANGE", "9", nifti, *BUNDLE, "--factor", "9", says=("9", "1.2", "8")),
+    entry("I22", "W-SR-RANGE", "0.5 mm", nifti, "--bundle", "residual", "--spacing", "0.5", says=("8", "1.2", "6")),
+    entry("I24", "W-CT-HU", "0 to 3000", offset_ct, "--modality", "CT", says=("0 and 3000", "-1000")),
+    entry("I25", "W-OUT-CLIP", "at the end of int16", lambda f: nifti(f, at_the_end_of_the_type()), says=("int16",)),
+]  # fmt: skip
 
 
-def warned(row: str, code: str, *options: str, words: tuple[str, ...] = ()):
-    """Enter a builder: its input is processed, and one warning is printed."""
-
-    def enter(build: Callable[[Path], Path]):
-        mark = fault(row, code)
-        WARNED.append(pytest.param(build, code, options, words, id=f"{row} {build.__name__} {code}", marks=mark))
-        return build
-
-    return enter
+def at_the_end_of_the_type() -> np.ndarray:
+    return np.where(noise() > 250, 32767, 0).astype(np.int16)
 
 
-@warned("I05", "W-IO-NAME", words=("is gzip-compressed", "better named a.nii.gz"))
-def a_gzip_named_plain(folder):
-    return holding(folder, nifti(folder).read_bytes(), "a.nii")
-
-
-@warned("I05", "W-IO-NAME", words=("is not compressed", "better named b.nii"))
-def a_plain_file_named_gzip(folder):
-    return holding(folder, nifti(folder, name="x.nii").read_bytes(), "b.nii.gz")
-
-
-@warned("I08", "W-HDR-AFFINE", words=("the qform is used",))
-def an_sform_of_nan_beside_a_qform(folder):
-    return edited(edited(nifti(folder), SROW, [np.nan] * 4), QFORM_CODE, [1], "<i2")
-
-
-def two_forms(folder):
-    """The qform lies 50 mm to the right of the sform."""
-    return edited(edited(nifti(folder), QFORM_CODE, [1], "<i2"), QOFFSET, [50.0])
-
-
-warned("I09", "W-HDR-FORMS", words=("up to 50 mm", "the sform is used", "--geometry qform"))(two_forms)
-
-
-@warned("I10", "W-HDR-NOFORM", words=("no orientation",))
-def no_form(folder):
-    return edited(nifti(folder), QFORM_CODE, [0, 0], "<i2")
-
-
-@warned("I14", "W-HDR-UNITS", words=("micrometers",))
-def micrometers(folder):
-    return nifti(folder, affine=np.diag([1000.0, 1200.0, 4000.0, 1.0]), xyzt_units=3)
-
-
-@warned("I14", "W-HDR-UNITS", words=("meters",))
-def meters(folder):
-    return nifti(folder, affine=np.diag([0.001, 0.0012, 0.004, 1.0]), xyzt_units=1)
-
-
-@warned("I15", "W-IMG-NAN", words=("3 of 336 voxels", "taken as 1"))
-def some_nan(folder):
-    data = with_missing_voxels()
-    data[5, 5, 5] = 1
-    return nifti(folder, data)
-
-
-@warned("I21", "W-SR-NOGAIN", words=("1 mm apart already", "passed through"))
-def an_isotropic_volume(folder):
-    return nifti(folder, affine=np.eye(4))
-
-
-@warned("I21", "W-SR-NOGAIN", "--spacing", "5", words=("4 mm apart already",))
-def thinner_than_asked_for(folder):
-    return nifti(folder)
-
-
-@warned("I22", "W-SR-RANGE", "--bundle", "pyramid", "--factor", "9", words=("factor of 9", "trained for 1.2 to 8"))
-def a_factor_that_was_not_trained(folder):
-    return nifti(folder)
-
-
-@warned("I22", "W-SR-RANGE", "--bundle", "residual", "--spacing", "0.5", words=("factor of 8", "trained for 1.2 to 6"))
-def a_spacing_that_was_not_trained(folder):
-    return nifti(folder)
-
-
-@warned("I24", "W-CT-HU", "--modality", "CT", words=("between 0 and 3000", "-1000"))
-def offset_ct(folder):
-    data = RNG.integers(0, 3000, (8, 7, 6)).astype(np.int16)
-    data[0, 0, :2] = 0, 3000
-    return nifti(folder, data)
-
-
-@warned("I25", "W-OUT-CLIP", words=("beyond what int16 holds",))
-def edges_at_the_end_of_the_type(folder):
-    data = np.where(noise() > 250, 32767, 0).astype(np.int16)
-    return nifti(folder, data)
-
-
-@pytest.mark.parametrize(("build", "code", "options", "words"), WARNED)
-def test_an_oddity_is_processed_and_told_in_one_line(call, tmp_path, build, code, options, words):
-    path = build(tmp_path)
-    target = tmp_path / "out.nii.gz"
-    bundle = [] if "--bundle" in options else ["--bundle", "none"]
-    found, out, err = call("run", path, target, *bundle, *options)
-    assert (found, err.count("\n")) == (0, 1), err
-    assert err.startswith(f"monai-sr: {code}: ") and str(tmp_path) in err
-    assert [word for word in words if word not in err] == []
+@pytest.mark.parametrize("case", WARNED)
+def test_an_oddity_is_processed_with_one_warning(call, tmp_path, case):
+    path, target = case.build(tmp_path), tmp_path / "out.nii.gz"
+    bundle = [] if "--bundle" in case.options else ["--bundle", "none"]
+    code, out, err = call("run", path, target, *bundle, *case.options)
+    assert (code, err.count("\n")) == (0, 1), err
+    assert err.startswith(f"monai-sr: {case.code}: ") and str(tmp_path) in err
+    assert [part for part in case.expected["says"] if part not in err] == [], err
     assert str(target) in out
     written = nib.load(target)
     assert np.isfinite(written.get_fdata()).all()
@@ -581,64 +304,6 @@ def test_an_oddity_is_processed_and_told_in_one_line(call, tmp_path, build, code
 
 
 # ------------------------------------------------------------- what is done about them
-
-
-@fault("I02", "E-IO-CRC", "E-IO-TRUNC", "E-IO-TYPE")
-def test_no_flipped_bit_of_a_gzip_is_read_silently(tmp_path):
-    path = nifti(tmp_path, noise((12, 12, 8)))
-    content, truth = path.read_bytes(), read_image(path)
-    answers: dict[str, int] = {}
-    unprotected = 0
-    for offset in RNG.permutation(len(content))[:200]:
-        damaged = bytearray(content)
-        damaged[offset] ^= 1 << int(RNG.integers(8))
-        path.write_bytes(damaged)
-        try:
-            same = torch.equal(read_image(path), truth)
-        except ImageError as error:
-            answers[error.code] = answers.get(error.code, 0) + 1
-        else:
-            # flags, time and system in the gzip header and the unused bits behind the last code say nothing
-            assert same, offset
-            unprotected += 1
-    assert set(answers) <= {"E-IO-CRC", "E-IO-TRUNC", "E-IO-TYPE", "E-IO-READ", "E-HDR-DIM"}
-    assert sum(answers.values()) + unprotected == 200
-    assert unprotected <= 10
-
-
-@fault("I02", "E-IO-CRC", "E-IO-READ")
-@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
-def test_no_flipped_bit_in_the_voxels_of_other_compressed_formats_is_read_silently(tmp_path, suffix):
-    """SimpleITK reads some of them: the reason to verify the checksum ourselves."""
-    path = write_image(read_image(nifti(tmp_path, noise((12, 12, 8)))), tmp_path / f"scan{suffix}")
-    content, truth = path.read_bytes(), read_image(path)
-    answers: set[str] = set()
-    voxels = content.index(b"LOCAL\n") + 6 if suffix == ".mha" else content.index(b"\n\n") + 12
-    silent_alone = 0
-    for offset in RNG.integers(voxels, len(content), 60):
-        damaged = bytearray(content)
-        damaged[offset] ^= 1 << int(RNG.integers(8))
-        path.write_bytes(damaged)
-        try:
-            assert torch.equal(read_image(path), truth), offset  # in bits behind the last code
-        except ImageError as error:
-            answers.add(error.code)
-        with contextlib.suppress(RuntimeError):
-            silent_alone += not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T, truth[0].numpy())
-    assert answers <= {"E-IO-CRC", "E-IO-READ", "E-IO-TRUNC"} and "E-IO-CRC" in answers
-    assert silent_alone > 0
-
-
-@fault("I01", "E-IO-TRUNC", "E-IO-READ", "E-IO-TYPE")
-@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
-def test_wherever_another_format_is_cut_it_is_refused(tmp_path, suffix):
-    path = write_image(read_image(nifti(tmp_path)), tmp_path / f"scan{suffix}")
-    content = path.read_bytes()
-    for length in range(0, len(content), 29):
-        path.write_bytes(content[:length])
-        with pytest.raises(ImageError) as caught:
-            read_image(path)
-        assert caught.value.code in ("E-IO-TRUNC", "E-IO-READ", "E-IO-TYPE")
 
 
 @fault("Z02")
@@ -651,7 +316,7 @@ def test_a_compressed_file_of_more_than_the_spare_is_read(tmp_path, monkeypatch)
 
 @fault("I07", "E-HDR-DIM")
 def test_no_memory_is_taken_for_absurd_dimensions(tmp_path):
-    path = terabytes(tmp_path)
+    path = terabytes(tmp_path, "a.nii")
     tracemalloc.start()
     with pytest.raises(ImageError):
         read_image(path)
@@ -679,7 +344,7 @@ def test_a_form_cannot_be_chosen_where_there_are_none(call, tmp_path):
 
 @fault("I10", "W-HDR-NOFORM")
 def test_a_result_of_an_image_without_orientation_claims_none(call, tmp_path):
-    for make, code in ((no_form, 0), (nifti, 1)):
+    for make, code in ((without_form, 0), (nifti, 1)):
         assert call("run", make(tmp_path), tmp_path / "out.nii.gz", "--bundle", "none")[0] == 0
         header = nib.load(tmp_path / "out.nii.gz").header
         assert (int(header["sform_code"]), int(header["qform_code"])) == (code, code)
@@ -713,10 +378,10 @@ def test_the_storage_order_of_the_voxels_changes_nothing(tmp_path, flips, axes):
 
 
 @fault("I14", "W-HDR-UNITS")
-@pytest.mark.parametrize("make", [micrometers, meters])
-def test_other_units_become_millimeters(tmp_path, make):
+@pytest.mark.parametrize("header", [MICROMETERS, METERS])
+def test_other_units_become_millimeters(tmp_path, header):
     with pytest.warns(SuperResolutionWarning, match="W-HDR-UNITS"):
-        image = read_image(make(tmp_path))
+        image = read_image(nifti(tmp_path, **header))
     np.testing.assert_allclose(image.affine, np.diag([*SPACING, 1.0]), rtol=1e-6)
 
 
@@ -814,7 +479,7 @@ def test_three_slices_are_enough_for_every_shipped_network(call, tmp_path, short
 
 @fault("I21", "W-SR-NOGAIN")
 def test_what_is_passed_through_is_a_copy(call, tmp_path):
-    path = an_isotropic_volume(tmp_path)
+    path = nifti(tmp_path, affine=np.eye(4))
     assert call("run", path, tmp_path / "out.nii.gz", "--bundle", "none")[0] == 0
     copied, source = nib.load(tmp_path / "out.nii.gz"), nib.load(path)
     assert np.array_equal(copied.get_fdata(), source.get_fdata())
@@ -870,7 +535,7 @@ def test_a_sidecar_tells_the_factor_out_of_range_and_the_share_of_padding(call, 
 @fault("I23", "E-MOD")
 def test_what_is_named_an_image_is_taken_as_one(call, tmp_path):
     options = ["--bundle", "none", "--modality", "MR"]
-    assert call("run", a_segmentation(tmp_path), tmp_path / "out.nii", *options)[::2] == (0, "")
+    assert call("run", nifti(tmp_path, labels()), tmp_path / "out.nii", *options)[::2] == (0, "")
 
 
 @fault("I23", "E-MOD")
@@ -905,7 +570,7 @@ def test_hounsfield_units_raise_no_doubt(call, tmp_path, ends):
 
 @fault("I25", "W-OUT-CLIP")
 def test_values_beyond_the_type_are_held_and_counted(call, tmp_path):
-    path = edges_at_the_end_of_the_type(tmp_path)
+    path = nifti(tmp_path, at_the_end_of_the_type())
     sr = super_resolve(read_image(path), None)[0].numpy()
     beyond = int((sr > 32767.5).sum() + (sr < -32768.5).sum())
     assert beyond > 10
