@@ -75,10 +75,11 @@ def is_alive(mark: str) -> bool | None:
 
 def hidden_beside(path: Path, ending: str) -> Path:
     """A hidden name in the folder of ``path`` that is its own and no longer than file systems allow."""
-    name = path.name.encode()
-    if len(name) > 120:
-        name = name[:100] + b"-" + hashlib.sha256(name).hexdigest()[:12].encode()
-    return path.with_name(f".{name.decode(errors='ignore')}.{ending}")
+    whole = os.fsencode(path.name)
+    name = whole.decode(errors="ignore")
+    if len(whole) > 120 or name.encode() != whole:  # names of other bytes than UTF-8 differ in their hash
+        name = f"{whole[:100].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:12]}"
+    return path.with_name(f".{name}.{ending}")
 
 
 def temporary_beside(path: Path) -> Path:

@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import dicom_phantoms
+import file_formats as formats
 import nibabel as nib
 import numpy as np
 import pytest
@@ -131,13 +133,82 @@ def test_a_csv_list_may_name_the_outputs(scans, tmp_path):
     assert sorted(content(tmp_path / "out")) == ["b.nii", "sub/x.nii.gz"]
 
 
+@fault("R21", "E-LIST")
 @pytest.mark.parametrize(
-    ("text", "code"), [("a,b\n1,2\n", "E-LIST"), ("input,output\nin,x.nii.gz\n", "E-LIST"), ("\xff", "E-LIST")]
+    ("name", "text", "words"),
+    [
+        ("list.csv", "a,b\n1,2\n", "'a' is unknown"),
+        ("list.csv", "input,output\nin,x.nii.gz\n", "in holds 4 volumes"),
+        ("list.csv", "\xff", "cannot be read"),
+        ("list.csv", "", "no column 'input'"),
+        ("list.csv", "input,output,slice_thickness\na.nii,b.nii,3\n", "'slice_thickness' is unknown"),
+        ("list.csv", "input,ouput\nin/a.nii.gz,b.nii\n", "did you mean 'output'"),
+        ("list.csv", "Input\nin/a.nii.gz\n", "did you mean 'input'"),
+        ("list.csv", "input;output\nin/a.nii.gz;b.nii\n", "'input;output' is unknown"),
+        ("list.csv", "input,input\nin/a.nii.gz,b\n", "there twice"),
+        ("list.csv", "input\nin/a.nii.gz,b.nii\n", "line 2 has 2 fields"),
+        ("list.csv", f"input\n{'x' * 200_000}\n", "line 2 is no CSV"),
+        ("list.csv", 'input\n"in/a.nii.gz\n', "no CSV"),
+        ("list.csv", "input,output\nin/a.nii.gz,a\0b.nii\n", "line 2 holds a NUL"),
+        ("list.txt", "in/a.nii.gz\nin/b\0.nii\n", "line 2 holds a NUL"),
+        ("list.txt", f"{'x' * 300}\n", "line 1 holds no name of a file"),
+    ],
 )
-def test_a_list_that_cannot_be_used_is_refused(scans, tmp_path, text, code):
-    (tmp_path / "list.csv").write_text(text, encoding="latin1")
-    with pytest.raises(UsageError, match=code):
-        find_cases(tmp_path / "list.csv", tmp_path / "out")
+def test_a_list_that_cannot_be_used_is_refused(scans, tmp_path, name, text, words):
+    (tmp_path / name).write_text(text, encoding="latin1")
+    with pytest.raises(UsageError) as caught:
+        find_cases(tmp_path / name, tmp_path / "out")
+    assert caught.value.code == "E-LIST" and words in caught.value.problem
+    assert caught.value.path == tmp_path / name
+
+
+@fault("R21", "E-DCM-NONE", "E-IO-MISSING")
+def test_what_is_wrong_with_one_entry_of_a_list_is_a_fault_of_that_one(scans, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "list.txt").write_text("in/a.nii.gz\nnothing\nin/a.nii.gz/b\n")
+    outcomes = run(tmp_path / "list.txt", tmp_path / "out")
+    assert [(o.status, o.code) for o in outcomes.values()] == [
+        ("done", ""),
+        ("failed", "E-DCM-NONE"),
+        ("failed", "E-IO-MISSING"),
+    ]
+
+
+def test_only_line_feeds_end_a_line_of_a_list(scans, tmp_path):
+    scan(tmp_path / "in" / "odd\x0b\u2028name.nii")
+    for name, text in (("l.txt", "in/odd\x0b\u2028name.nii\r\n"), ("l.csv", "input\r\nin/odd\x0b\u2028name.nii\r\n")):
+        (tmp_path / name).write_bytes(text.encode())
+        (case,) = find_cases(tmp_path / name, tmp_path / "out")
+        assert case.fault is None and case.source.exists()
+
+
+@fault("R22")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_name_that_is_no_utf_8_is_a_case_like_any_other(tmp_path, jobs):
+    scan(tmp_path / "in" / "a.nii")
+    odd = os.fsdecode(b"m\xe9.nii")
+    try:
+        scan(tmp_path / "in" / odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    outcomes = run(tmp_path / "in", tmp_path / "out", replace(SPLINE, report=True), jobs=jobs)
+    assert {o.status for o in outcomes.values()} == {"done"}
+    assert (tmp_path / "out" / odd).exists()
+    table = (tmp_path / "out" / "monai-sr-run.tsv").read_text(encoding="utf-8")
+    assert len(table.splitlines()) == 3 and "m\\udce9.nii" in table
+    assert run(tmp_path / "in", tmp_path / "out")["m\\udce9.nii"].status == "skipped"
+
+
+@fault("R23")
+def test_a_change_of_the_voxels_beside_a_header_is_noticed(tmp_path):
+    header = formats.nrrd(tmp_path / "in.nhdr", data_file="in.raw")
+    (tmp_path / "list.txt").write_text("in.nhdr\n")
+    assert run(tmp_path / "list.txt", tmp_path / "out")["in.nhdr"].status == "done"
+    before = content(tmp_path / "out")
+    assert run(tmp_path / "list.txt", tmp_path / "out")["in.nhdr"].status == "skipped"
+    header.with_name("in.raw").write_bytes(formats.stored(formats.voxels(seed=1)))
+    assert run(tmp_path / "list.txt", tmp_path / "out")["in.nhdr"].status == "done"
+    assert content(tmp_path / "out") != before
 
 
 def test_patterns_choose_by_name_or_path(scans, tmp_path):

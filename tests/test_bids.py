@@ -8,11 +8,13 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import phantoms
 import pytest
+from catalogue import fault
 
 from monai_sr.bids import derivative as derivative_module
 from monai_sr.bids import derivative_sidecar, find_bids_images, is_bids, is_own_derivative, write_dataset_description
@@ -87,11 +89,30 @@ def test_a_folder_without_description_is_refused(tmp_path):
         find_bids_images(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe\xff"])
+@fault("R24", "E-BIDS-JSON")
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[]", b"\xff\xfe\xff", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 10_000, bytes(2**24 + 1)],
+    ids=["cut", "a list", "no text", "deep lists", "deep objects", "a long number", "long"],
+)
 def test_a_damaged_description_is_named(tmp_path, content):
     (tmp_path / "dataset_description.json").write_bytes(content)
-    with pytest.raises(ImageError, match=r"E-BIDS-JSON: .*dataset_description\.json - no"):
+    with pytest.raises(ImageError) as caught:
         is_bids(tmp_path)
+    assert caught.value.code == "E-BIDS-JSON" and caught.value.path == tmp_path / "dataset_description.json"
+
+
+@fault("R24", "E-BIDS-IGNORE")
+def test_a_bidsignore_that_is_no_text_is_named_and_none_takes_long(tmp_path):
+    root = dataset(tmp_path, f"sub-01/anat/sub-01_acq-{'a' * 200}_T1w.nii.gz")
+    (root / ".bidsignore").write_text(f"{'*a' * 60}b\n{'**/' * 60}b\n[z-a]\n[\n\\\n")
+    started = time.monotonic()
+    assert len(find_bids_images(root).images) == 1
+    assert time.monotonic() - started < 5
+    (root / ".bidsignore").write_bytes(b"\xff")
+    with pytest.raises(ImageError) as caught:
+        find_bids_images(root)
+    assert caught.value.code == "E-BIDS-IGNORE"
 
 
 # ---------------------------------------------------------------- which images are taken

@@ -41,7 +41,7 @@ def test_a_process_that_ended_is_dead_also_before_its_parent_looks():
 
 
 def test_hidden_names_are_short_enough_and_differ():
-    for name in ("a.nii.gz", "x" * 240 + "1.nii.gz", "x" * 240 + "2.nii.gz", "肺" * 80 + ".nii"):
+    for name in ("a.nii.gz", "x" * 240 + "1.nii.gz", "x" * 240 + "2.nii.gz", "肺" * 80 + ".nii", "m\udce9.nii"):
         hidden = temporary_beside(Path("folder") / name)
         assert hidden.parent == Path("folder") and hidden.name.startswith(".") and hidden.name.endswith(".tmp")
         assert len(hidden.name.encode()) <= 255

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections import Counter
@@ -14,12 +13,11 @@ from typing import Any
 
 from ..bids import BidsImage, find_bids_images, is_bids
 from ..dicom import Series, find_series, is_dicom_source, short_name
-from ..errors import InputMissingError, OutputError, SuperResolutionError, UsageError, warn_left_out
-from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix
+from ..errors import InputMissingError, OutputError, SuperResolutionError, UsageError, printable, warn_left_out
+from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, files_of, image_suffix
 from .companions import mask_path, masks_beside
+from .lists import LIST_SUFFIXES, read_list
 from .records import is_own_result, sidecar_path
-
-LIST_SUFFIXES = (".txt", ".csv")
 
 WRITTEN = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 
@@ -50,11 +48,15 @@ class Case:
     masks: tuple[Path, ...] = ()
     fault: SuperResolutionError | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))  # it may hold bytes that are no UTF-8
+
     @property
     def files(self) -> list[Path]:
         """The files that its voxels are read from, each once, in the order of the slices, and its masks."""
-        frames = [] if self.series is None else list(dict.fromkeys(f.file for f in self.series.frames))
-        return [*(frames or [self.source]), *self.masks]
+        if self.series is not None:
+            return [*dict.fromkeys(frame.file for frame in self.series.frames), *self.masks]
+        return [*files_of(self.source), *self.masks]
 
     @property
     def mask_targets(self) -> tuple[Path, ...]:
@@ -218,29 +220,23 @@ def _is_chosen(case: Case, include: Sequence[str], exclude: Sequence[str]) -> bo
 
 
 def _listed(path: Path, target: Path, dicom: Mapping[str, Any]) -> Iterator[Case]:
-    """The cases of a list of files."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("E-LIST", "the list cannot be read", fix="write it as UTF-8 text", path=path) from error
-    if path.suffix.lower() == ".csv":
-        rows: Iterable[Mapping[str, str]] = csv.DictReader(text.splitlines())
-        if "input" not in (getattr(rows, "fieldnames", None) or ()):
-            raise UsageError("E-LIST", "there is no column 'input'", fix="name it in the first line", path=path)
-    else:
-        rows = ({"input": line} for line in text.splitlines() if not line.startswith("#"))
-    for row in rows:
-        entry, output = (row.get("input") or "").strip(), (row.get("output") or "").strip()
-        if not entry:
-            continue
+    """The cases of a list of files; what is wrong with one of them is a fault of that one."""
+    for entry, output in read_list(path):
         source = path.parent / entry
         if not source.exists():
-            missing = InputMissingError("E-IO-MISSING", "no such file", fix="correct the list", path=source)
-            cases = [Case(entry, source, target / _result_name(Path(source.name)), fault=missing)]
+            fault: SuperResolutionError | None = InputMissingError(
+                "E-IO-MISSING", "no such file", fix="correct the list", path=source
+            )
         else:
-            cases = _found(source, target, dicom)
-            if source.is_file():
-                cases = [replace(case, name=entry) if case.series is None else case for case in cases]
+            fault = None
+            try:
+                cases = _found(source, target, dicom)
+            except SuperResolutionError as error:
+                fault = error.at(source)
+        if fault is not None:
+            cases = [Case(entry, source, target / _result_name(Path(source.name or "volume")), fault=fault)]
+        elif source.is_file():
+            cases = [replace(case, name=entry) if case.series is None else case for case in cases]
         if output and len(cases) != 1:
             raise UsageError(
                 "E-LIST", f"{entry} holds {len(cases)} volumes, one output is named", fix="leave it out", path=path

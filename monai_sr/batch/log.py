@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import write_error
+from ..errors import printable, write_error
 from ..files import write_atomically
 from .outcomes import Outcome
 
@@ -66,7 +66,7 @@ class RunLog:
         table = csv.writer(text, delimiter="\t", lineterminator="\n")
         table.writerow(COLUMNS)
         for outcome in outcomes:
-            table.writerow([value or "n/a" for value in self._row(outcome).values()])
+            table.writerow([printable(str(value)) if value else "n/a" for value in self._row(outcome).values()])
 
         def write(file: BinaryIO) -> None:
             file.write(text.getvalue().encode())

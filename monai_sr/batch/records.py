@@ -225,7 +225,7 @@ def record_beside(target: Path) -> dict[str, Any] | None:
     """The block ``monai_sr`` of the JSON beside a result; None without one."""
     try:
         content = json.loads(sidecar_path(target).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     record = content.get("monai_sr") if isinstance(content, dict) else None
     return record if isinstance(record, dict) else None

@@ -18,6 +18,9 @@ from .names import NotTakenError, is_label, parsed_name, result_name
 
 DESCRIPTION = "dataset_description.json"
 
+LONGEST_JSON = 2**24
+"""Bytes; a longer file describes no image."""
+
 RAW = "raw"
 """The dataset type; also the name of the raw dataset in the URIs of its derivative."""
 
@@ -87,7 +90,7 @@ class BidsImage:
         told = self.metadata.get("SliceThickness")
         if told is None:
             return None
-        if isinstance(told, int | float) and 0.05 <= told <= 50:
+        if isinstance(told, int | float) and not isinstance(told, bool) and 0.05 <= told <= 50:
             return float(told)
         text = f"SliceThickness is {told!r}, none of CT or MR in mm; it is not used"
         warn("W-BIDS-THICKNESS", text, path=self.path, facts={"found": told})
@@ -189,8 +192,12 @@ def read_json(path: Path) -> dict[str, Any]:
         ImageError: it cannot be read.
     """
     try:
+        if path.stat().st_size > LONGEST_JSON:
+            raise ValueError(f"{path.stat().st_size >> 20} MiB")
         # NaN and Infinity are no JSON, but some tools write them
         content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=lambda _: None)
+    except RecursionError as error:
+        raise ImageError("E-BIDS-JSON", "nested too deeply", fix="repair the file", path=path) from error
     except OSError as error:
         reason = error.strerror or "unknown reason"
         raise ImageError(

@@ -22,6 +22,7 @@ from ..errors import (
     OutputError,
     SuperResolutionError,
     UsageError,
+    collect_notices,
     warn,
     write_error,
 )
@@ -317,6 +318,15 @@ def _read_file(path: Path, geometry: Form | None) -> tuple[np.ndarray, np.ndarra
     """Voxels float32, affine and metadata of a file."""
     header = read_header(path, geometry=geometry)
     return header.read_voxels(), header.affine, header.meta
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that an image is read from; the one that is given where its header cannot be read."""
+    try:
+        with collect_notices():
+            return read_header(path).files
+    except (SuperResolutionError, OSError):
+        return [path]
 
 
 def read_header(path: Path, *, geometry: Form | None = None) -> Header:

@@ -64,7 +64,7 @@ def read_meta_image(path: Path) -> Header:
         size=size if size >= 0 and len(files) == 1 else None,
         offset=None if skip == -1 else 0,
     )
-    return Header(stored, _affine_of(fields, axes, path))
+    return Header(path, stored, _affine_of(fields, axes, path))
 
 
 def _fields_of(path: Path) -> tuple[dict[str, str], int]:

@@ -122,7 +122,7 @@ def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
         slope, intercept = header.get_slope_inter()
     except HeaderDataError as error:
         raise ImageError("E-HDR-FIELD", f"the header is damaged ({error})", fix="restore the file") from error
-    return Header(stored, affine, _told(header, has_orientation), slope, intercept)
+    return Header(path, stored, affine, _told(header, has_orientation), slope, intercept)
 
 
 def _header_of(start: bytes, path: Path, *, pair: bool) -> Any:

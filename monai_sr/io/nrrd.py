@@ -80,7 +80,7 @@ def read_nrrd(path: Path) -> Header:
         raise ImageError("E-HDR-SPACING", problem, fix="repair the space directions or the spacings")
     if len(axes) == 3:  # fewer are refused for their dimensions
         affine, meta = _affine_of(fields, [columns[axis] for axis in axes], scale[:3] if in_space else np.ones(3), path)
-    return Header(stored, affine, meta, order=(*axes, *volumes))
+    return Header(path, stored, affine, meta, order=(*axes, *volumes))
 
 
 def _fields_of(path: Path) -> tuple[dict[str, str], int]:

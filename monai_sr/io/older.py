@@ -64,7 +64,7 @@ def read_mgh(path: Path, start: bytes, *, packing: Packing) -> Header:
     affine = np.eye(4)
     affine[:3, :3] = header["directions"].T.astype(float) * header["spacing"].astype(float)
     affine[:3, 3] = header["center"] - affine[:3, :3] @ (np.array(shape[:3]) / 2)
-    return Header(stored, affine)
+    return Header(path, stored, affine)
 
 
 def read_gipl(path: Path, start: bytes, *, packing: Packing) -> Header:
@@ -78,7 +78,7 @@ def read_gipl(path: Path, start: bytes, *, packing: Packing) -> Header:
     affine = np.diag([*header["spacing"][:3].astype(float), 1.0])
     affine[:3, 3] = header["origin"][:3]
     warn("W-HDR-NOFORM", "the header tells no orientation; the spacing alone is used", path=path)
-    return Header(stored, LPS_TO_RAS @ affine, {"has_orientation": False})
+    return Header(path, stored, LPS_TO_RAS @ affine, {"has_orientation": False})
 
 
 def _shape_of(lengths: np.ndarray) -> tuple[int, ...]:

@@ -169,6 +169,7 @@ class Header:
     """What the header of an image file says.
 
     Attributes:
+        path: the file it stands in.
         stored: where its voxels are.
         affine: voxel index to RAS+ mm.
         meta: ``stored_dtype``, the type that a result is written in; and what formats tell besides.
@@ -176,6 +177,7 @@ class Header:
         order: the stored axes in the order of the voxels, some of length 1 left out; None for all as they are.
     """
 
+    path: Path
     stored: Stored
     affine: np.ndarray
     meta: dict[str, Any] = field(default_factory=dict)
@@ -192,6 +194,11 @@ class Header:
     def shape(self) -> tuple[int, ...]:
         """Voxels along each axis: X, Y, Z, and volumes if there are several."""
         return self.stored.shape if self.order is None else tuple(self.stored.shape[axis] for axis in self.order)
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the image, each once."""
+        return list(dict.fromkeys([self.path, *self.stored.files]))
 
     def read_voxels(self) -> np.ndarray:
         """Voxels float32 in their units.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def write_index_page(path: str | Path, rows: Sequence[IndexRow], *, title: str =
 def _row(row: IndexRow) -> str:
     name = escape(row.case)
     if row.report:
-        name = f'<a href="{escape(quote(Path(row.report).as_posix()))}">{name}</a>'
+        name = f'<a href="{escape(quote(os.fsencode(Path(row.report).as_posix())))}">{name}</a>'
     # only a picture of ours: the page it comes from may have been changed
     picture = f'<img alt="" src="{escape(row.thumbnail)}">' if row.thumbnail.startswith(_IMAGE) else ""
     notes = [f"<code>{escape(row.code)}</code> {escape(row.reason)}"] if row.code else [escape(row.reason)]
