@@ -1,4 +1,4 @@
-# `make demo` and `make test` need python3 and make, nothing else.
+# `make demo` and `make test` need python3 (3.11 to 3.14) and make, nothing else.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,14 +10,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 demo: $(VENV)/installed
 	$(BIN)/monai-sr demo --output demo_output
+	@echo 'monai-sr is installed in $(VENV): call $(BIN)/monai-sr, or first activate it: . $(BIN)/activate'
 
-test: $(VENV)/installed
+test: $(VENV)/developed
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/installed
+test-slow: $(VENV)/developed
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/installed
+lint: $(VENV)/developed
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
@@ -25,6 +26,10 @@ lint: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,plots]"
+	touch $@
+
+$(VENV)/developed: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 

@@ -934,8 +934,12 @@ def gains_of(table: str) -> dict[str, float]:
     return {row[0]: float(row[2]) for row in rows if len(row) == 4 and row[2][0] in "+-"}
 
 
-def test_demo_super_resolves_the_example_prints_the_table_and_draws_a_picture(call, shipped, thin, tmp_path):
-    pytest.importorskip("matplotlib")
+@pytest.mark.parametrize("plots", [True, False], ids=["with matplotlib", "without"])
+def test_demo_makes_thin_slices_of_the_example_and_prints_a_table(call, shipped, thin, tmp_path, plots, monkeypatch):
+    if plots:
+        pytest.importorskip("matplotlib")
+    else:
+        monkeypatch.setattr("monai_sr.evaluation.demo.has_matplotlib", lambda: False)
     example = shipped / NAMES["residual"] / "docs" / "example"
     example.mkdir(parents=True)
     shutil.copy(thin, example / "truth.nii.gz")
@@ -952,7 +956,8 @@ def test_demo_super_resolves_the_example_prints_the_table_and_draws_a_picture(ca
     assert {volume.shape for volume in volumes} == {(16, 15, 32)}
     assert all(not np.array_equal(a, b) for a, b in itertools.combinations(volumes, 2))
     assert nib.load(output / "thick.nii.gz").shape == (16, 15, 8)
-    assert (output / "comparison.png").read_bytes()[1:4] == b"PNG"
+    assert (output / "comparison.png").is_file() == plots == ("monai-sr[plots]" not in out)
+    assert not plots or (output / "comparison.png").read_bytes()[1:4] == b"PNG"
 
 
 def test_demo_without_its_example_or_weights_is_exit_code_7(fails, shipped, tmp_path):

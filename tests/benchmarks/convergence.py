@@ -9,7 +9,8 @@ of its forward passes have cost the same number of multiply-adds. Now and then i
 the middle of every validation volume at factors 2 and 4: PSNR less that of the consistent spline.
 
 FOLDER gets a CSV file per run (a run whose file is there is not repeated), and of all runs convergence.csv,
-convergence.md and convergence.png. Gaussian profile as thick as the slices are apart, no noise.
+convergence.md and convergence.png. Gaussian profile as thick as the slices are apart, no noise. The figures of
+the bundles' studies are kept in ``tests/benchmarks/results/convergence.csv``; ``--plot`` draws them again.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ from .training import (
     Work,
     adam,
     add_arguments,
+    add_plot,
     fit,
+    group_rows,
     load,
     loader,
     norm,
@@ -331,40 +334,50 @@ def _line(run: Run, rows: Sequence[Row], target: float) -> str:
 LOST = "0.5"
 """The gray of what diverged."""
 
+LINEAR_ABOVE = -1.0
+"""dB: below, the axis of the upper panel is logarithmic."""
+
 
 def plot(found: dict[str, list[Row]], path: Path) -> None:
-    """Gain against work, the papers' recipes to the left, those with the consistency step to the right."""
+    """Gain against work, the recipes of the papers above, those with the consistency step below."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    titles = "As in the papers", "With the consistency step"
+    figure, panels = plt.subplots(2, 1, figsize=(10.5, 11), layout="constrained")
+    titles = "as in the papers", "with the consistency step"
     for panel, consistent, title in zip(panels, (False, True), titles, strict=True):
         runs = [run for run in RUNS if run.name in found and run.consistent == consistent]
-        panel.axhline(0, color="0.7", linewidth=1)
+        panel.axhline(0, color="0.4", linewidth=1)
         if not consistent:
-            panel.set_yscale("symlog", linthresh=1, linscale=1.2)
+            panel.set_yscale("symlog", linthresh=-LINEAR_ABOVE, linscale=1.2)
             panel.set_ylim(-30, 1)
             panel.set_yticks([-30, -10, -3, -1, -0.5, 0, 0.5, 1], ["−30", "−10", "−3", "−1", "−0.5", "0", "+0.5", "+1"])
+            panel.axhspan(-30, LINEAR_ABOVE, color="0.95", zorder=0)
+            panel.text(
+                0.995, 0.02, "shaded: logarithmic", transform=panel.transAxes, ha="right", color="0.4", fontsize=11
+            )
         ends, colors = [], iter(COLORS)
         for run in runs:
             rows = [row for row in found[run.name] if math.isfinite(row.gain)]
             work, gain = [row.work / 1000 for row in rows], [row.gain for row in rows]
             if len(rows) == len(found[run.name]):
                 color, name = next(colors), run.short
-                panel.plot(work, gain, color=color, linewidth=1.8, marker="o", markersize=4)
+                panel.plot(work, gain, color=color, linewidth=2, marker="o", markersize=5)
             else:
                 color, name = LOST, f"{run.short}: diverged"
-                panel.plot(work, gain, color=color, marker="X", markersize=9)
+                panel.plot(work, gain, color=color, marker="X", markersize=10)
             ends.append((work[-1], gain[-1], name, color))
         if ends:
             _name_ends(panel, ends)
-        panel.set_title(title, fontsize=11)
-        panel.set_xlabel("forward multiply-adds, 10¹²")
+        panel.set_title(title, fontsize=14, fontweight="bold", loc="left")
+        panel.set_ylabel("gain in PSNR over\nthe consistent spline, dB", fontsize=13)
+        panel.tick_params(labelsize=12)
+        panel.grid(color="0.9", linewidth=0.8)
+        panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("PSNR over the consistent spline, dB")
+    panels[1].set_xlabel("training work, 10¹² multiply-adds of forward passes", fontsize=13)
     write_plot(path, figure)
     plt.close(figure)
 
@@ -376,18 +389,18 @@ def _name_ends(panel: Any, ends: Sequence[tuple[float, float, str, str]]) -> Non
     height = panel.transData.transform([(0, gain) for _, gain, *_ in ends])[:, 1]
     places = panel.transAxes.inverted().transform([(0, y) for y in height])[:, 1]
     order = np.argsort(places)
-    placed = spread(places[order], 0.055)
+    placed = spread(places[order], 0.06)
     for index, y in zip(order, placed, strict=True):
         work, gain, name, color = ends[index]
         panel.annotate(
             name,
             (work, gain),
-            (1.03, y),
+            (1.04, y),
             textcoords="axes fraction",
             color=color,
-            fontsize=9,
+            fontsize=12,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "alpha": 0.6},
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.6},
             annotation_clip=False,
         )
 
@@ -400,7 +413,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--target", type=float, default=0.5, help="gain in dB whose price is told")
     parser.add_argument("--runs", nargs="+", choices=[run.name for run in RUNS], default=[run.name for run in RUNS])
     parser.add_argument("--points", type=int, default=8, help="measurements of each run, besides the one at the start")
+    add_plot(parser)
     options = parser.parse_args(words)
+    if options.plot:
+        report(options.output, group_rows(read_rows(options.plot)), options.target)
+        return
     settings = settings_of(Settings, options)
     settle(options.output, settings)
     files = {run.name: options.output / f"{run.name}.csv" for run in RUNS if run.name in options.runs}
@@ -411,11 +428,15 @@ def main(words: Sequence[str] | None = None) -> None:
         validation = load(datalist(options.datalist, "validation"), settings.validation_crop)
         for run in missing:
             write_rows(files[run.name], train(run, settings, training, validation))
-    found = {name: read_rows(file) for name, file in files.items()}
-    write_rows(options.output / "convergence.csv", [row for rows in found.values() for row in rows])
-    text = table(found, options.target)
-    write_text(options.output / "convergence.md", text)
-    plot(found, options.output / "convergence.png")
+    report(options.output, {name: read_rows(file) for name, file in files.items()}, options.target)
+
+
+def report(folder: Path, found: dict[str, list[Row]], target: float) -> None:
+    """Write the figures, the table and the plot; print the table."""
+    text = table(found, target)
+    write_rows(folder / "convergence.csv", [row for rows in found.values() for row in rows])
+    write_text(folder / "convergence.md", text)
+    plot(found, folder / "convergence.png")
     print(text)
 
 

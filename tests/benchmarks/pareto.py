@@ -11,12 +11,14 @@ What a variant costs is counted from its weights: the multiply-adds of its convo
 makes a network what it is: twenty layers and a residual; levels, sums and supervision of every level.
 
 FOLDER gets a CSV file per training (one whose file is there is not repeated), and after every training
-pareto.md and pareto.png of all that are there.
+pareto.md, pareto.csv and pareto.png of all that are there. The figures of the bundles' studies are kept in
+``tests/benchmarks/results/pareto.csv``; ``--plot`` draws them again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,7 +44,9 @@ from .training import (
     Row,
     adam,
     add_arguments,
+    add_plot,
     fit,
+    group_rows,
     load,
     norm,
     read_rows,
@@ -324,59 +328,86 @@ TICKS = (20, 50, 100, 200, 400)
 
 
 def plot(found: dict[str, list[Row]], path: Path) -> None:
-    """Gain against cost for each factor, the fronts as lines, what is shipped as stars."""
+    """Gain against cost, a panel for each factor; the fronts as lines, the shipped networks as stars."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(12, 5.4), layout="constrained", sharex=True)
+    figure, panels = plt.subplots(2, 1, figsize=(10.5, 12), layout="constrained", sharex=True)
     for panel, factor in zip(panels, FACTORS, strict=True):
         panel.set_xscale("log")
-        panel.set_title(f"×{factor}", fontsize=11)
-        panel.set_xlabel("multiply-adds per output voxel, 10³")
+        panel.set_title(f"factor {factor}", fontsize=14, fontweight="bold", loc="left")
+        panel.set_ylabel("gain in PSNR over the consistent spline, dB", fontsize=13)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.margins(0.12, 0.06)
+        panel.grid(color="0.9", linewidth=0.8)
+        panel.set_axisbelow(True)
+        panel.margins(0.1, 0.07)
         named = []
         for variant in (variant for variant in VARIANTS if variant.name in found):
             rows, color = found[variant.name], FAMILIES[variant.family]
             x, y = variant.cost(factor), gain(rows, factor)
             each = [gain([row], factor) for row in rows]
-            panel.plot([x, x], [min(each), max(each)], color=color, linewidth=1)
-            panel.plot(x, y, "*" if variant.shipped else "o", color=color, markersize=15 if variant.shipped else 6)
+            panel.plot([x, x], [min(each), max(each)], color=color, linewidth=1.2)
+            panel.plot(x, y, "*" if variant.shipped else "o", color=color, markersize=17 if variant.shipped else 7)
             named.append((x, y, variant.short, color))
         for family, kept in fronts(found, factor).items():
             costs = [variant.cost(factor) for variant in kept]
             gains = [gain(found[variant.name], factor) for variant in kept]
-            panel.plot(costs, gains, color=FAMILIES[family], linewidth=1.2, alpha=0.5)
-            panel.plot([], [], "o-", color=FAMILIES[family], label=f"{family}: variants and front")
-        panel.plot([], [], "*", color="0.3", markersize=12, label="shipped")
+            panel.plot(costs, gains, color=FAMILIES[family], linewidth=1.4, alpha=0.45)
+            panel.plot([], [], "o-", color=FAMILIES[family], label=f"{family}: variants, and the best at each cost")
+        panel.plot([], [], "*", color="0.3", markersize=14, label="shipped")
+        panel.plot([], [], "|", color="0.3", markersize=12, label="range of two trainings")
         panel.set_xticks(TICKS, [f"{tick}" for tick in TICKS])
         panel.set_xticks([], minor=True)
+        panel.tick_params(labelsize=12, labelbottom=True)
         _name_points(figure, panel, named)
-    panels[0].set_ylabel("PSNR over the consistent spline, dB")
+    panels[1].set_xlabel(
+        "multiply-adds per output voxel, thousands (logarithmic). Labels: features, then what differs", fontsize=13
+    )
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside upper center", ncols=3)
+    figure.legend(handles, labels, frameon=False, fontsize=12, loc="outside upper center", ncols=2)
     write_plot(path, figure)
     plt.close(figure)
 
 
-PLACES = ((9, 0, "left"), (-9, 0, "right"), (0, 11, "center"), (0, -11, "center"), (9, 11, "left"), (-9, -11, "right"))
-"""Where a name may stand beside its point: offset in points, and how it is aligned."""
+DISTANCES = (10, 18, 28, 40)
+"""From a point to its name, in typographic points; the nearest free place is taken."""
 
 
 def _name_points(figure: Any, panel: Any, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Each point's name at the first place beside it that is free, or the last."""
+    """Each point's name at the nearest free place, with a line to the point unless it is right beside it."""
+    from matplotlib.text import Text
+
     figure.draw_without_rendering()
-    taken = panel.transData.transform([point[:2] for point in points])
+    marks = panel.transData.transform([point[:2] for point in points])
+    pixels = figure.dpi / 72
     boxes: list[Any] = []
     for x, y, name, color in points:
-        text = panel.annotate(name, (x, y), (0, 0), textcoords="offset points", va="center", color=color, fontsize=8)
-        for right, up, alignment in PLACES:
-            text.set(position=(right, up), horizontalalignment=alignment)
-            box = text.get_window_extent()
-            if not any(box.overlaps(other) for other in boxes) and not any(box.contains(*point) for point in taken):
+        text = panel.annotate(
+            name,
+            (x, y),
+            (0, 0),
+            textcoords="offset points",
+            va="center",
+            color=color,
+            fontsize=11,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.7, "shrinkA": 0, "shrinkB": 3},
+        )
+        for distance, step in itertools.product(DISTANCES, range(12)):
+            angle = math.pi * (step // 2) / 6 * (-1) ** step
+            across, up = distance * math.cos(angle), distance * math.sin(angle)
+            text.set(
+                position=(across, up),
+                horizontalalignment="left" if across > 1 else "right" if across < -1 else "center",
+            )
+            text.update_positions(figure.canvas.get_renderer())
+            box = Text.get_window_extent(text).padded(1.5 * pixels)  # without the line to the point
+            if not any(box.overlaps(other) for other in boxes) and not any(
+                box.padded(3 * pixels).contains(*mark) for mark in marks
+            ):
                 break
+        text.arrow_patch.set_visible((distance, step) != (DISTANCES[0], 0))
         boxes.append(box)
 
 
@@ -394,7 +425,11 @@ def main(words: Sequence[str] | None = None) -> None:
     names = [variant.name for variant in VARIANTS]
     parser.add_argument("--variants", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--crops", type=int, default=900, help="that each variant is trained on")
+    add_plot(parser)
     options = parser.parse_args(words)
+    if options.plot:
+        print(report(options.output, group_rows(read_rows(options.plot))))
+        return
     settings = settings_of(Settings, options)
     settle(options.output, settings)
     chosen = [variant for variant in VARIANTS if variant.name in options.variants]
@@ -412,17 +447,19 @@ def main(words: Sequence[str] | None = None) -> None:
     for (variant, seed), file in missing.items():
         rows = fit(variant, settings, training, validation, steps=steps, at={steps}, initialization=seed)
         write_rows(file, rows)
-        report(options.output, files)
-    print(report(options.output, files))
+        report(options.output, finished(files))
+    print(report(options.output, finished(files)))
 
 
-def report(folder: Path, files: dict[tuple[Variant, int], Path]) -> str:
-    """Table and plot of the trainings that are done."""
-    found: dict[str, list[Row]] = {}
-    for (variant, _), file in files.items():
-        if file.exists():
-            found.setdefault(variant.name, []).append(read_rows(file)[-1])
+def finished(files: dict[tuple[Variant, int], Path]) -> dict[str, list[Row]]:
+    """The last row of every training that is done, by variant."""
+    return group_rows([read_rows(file)[-1] for file in files.values() if file.exists()])
+
+
+def report(folder: Path, found: dict[str, list[Row]]) -> str:
+    """Write the figures, the table and the plot; returns the table."""
     text = table(found)
+    write_rows(folder / "pareto.csv", [row for rows in found.values() for row in rows])
     write_text(folder / "pareto.md", text)
     plot(found, folder / "pareto.png")
     return text

@@ -95,12 +95,19 @@ class CommonSettings:
 
 def add_arguments(parser: argparse.ArgumentParser, *, batch: int, crop: int, validation_crop: int) -> None:
     """What every command that trains is told."""
-    parser.add_argument("datalist", help="datalist or folder of volumes with thin slices")
+    parser.add_argument("datalist", nargs="?", help="datalist or folder of volumes with thin slices")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--crop", type=int, default=crop, help="voxels a side, divisible by 4")
     parser.add_argument("--validation-crop", type=int, default=validation_crop, help="voxels a side, divisible by 4")
+
+
+def add_plot(parser: argparse.ArgumentParser) -> None:
+    """The option that draws recorded figures again."""
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="train nothing; write table and plot of this CSV file"
+    )
 
 
 SomeSettings = TypeVar("SomeSettings", bound=CommonSettings)
@@ -355,6 +362,14 @@ def read_rows(path: Path) -> list[Row]:
             Row(line["run"], int(line["step"]), *(float(line[field.name]) for field in fields(Row)[2:]))
             for line in csv.DictReader(file)
         ]
+
+
+def group_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Measurements by run, in their order."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.run, []).append(row)
+    return groups
 
 
 def write_plot(path: Path, figure: Any) -> None:
