@@ -143,5 +143,11 @@ def test_the_figures_of_the_model_card_are_those_of_the_docs(bundle, name):
     assert len(told) == 16
 
 
-def test_the_docs_that_the_zoo_shows_have_no_front_matter(bundle):
-    assert (bundle / "docs" / "README.md").read_text(encoding="utf-8").startswith("# ")
+def test_the_card_that_the_zoo_shows_has_its_sections_and_length(bundle):
+    """Those of the zoo's cards, at most 1,500 words, without front matter."""
+    card = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# ")
+    sections = ["Model Overview", "Data", "Training configuration", "Performance", "Commands", "References", "License"]
+    headings = re.findall(r"^## (.+)$", card, flags=re.MULTILINE)
+    assert [heading for heading in headings if heading in sections] == sections
+    assert len(card.split()) <= 1500

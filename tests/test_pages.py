@@ -15,6 +15,7 @@ from monai_sr.cli.parser import make_parser
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / ".github").glob("*.md")),
     *(page for folder in ("bundles", "data_scripts", "monai_sr") for page in sorted((ROOT / folder).rglob("*.md"))),
 ]
 WITH_COMMANDS = [page for page in PAGES if "\nmonai-sr " in page.read_text(encoding="utf-8")]
@@ -84,6 +85,12 @@ def test_every_script_and_module_that_a_page_runs_is_there(page):
         for module in re.findall(r"python -m ((?:tests|monai_sr)[\w.]*)", block):
             path = ROOT / module.replace(".", "/")
             assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+def test_no_picture_is_large():
+    pictures = [path for folder in ("bundles", "monai_sr") for path in (ROOT / folder).rglob("*.png")]
+    assert pictures
+    assert [path for path in pictures if path.stat().st_size > 300_000] == []
 
 
 def test_every_page_is_reached_from_the_first():

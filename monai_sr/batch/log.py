@@ -8,7 +8,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,7 +45,7 @@ class RunLog:
         told = self._row(outcome) | {"warnings": [notice.to_record() for notice in outcome.warnings]}
         if outcome.report:
             told["report"] = os.path.relpath(outcome.report, self.lines.parent)
-        line = json.dumps(told | {"ended": datetime.now(timezone.utc).isoformat(timespec="seconds")}) + "\n"
+        line = json.dumps(told | {"ended": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n"
         try:
             with open(self.lines, "ab+") as file:
                 if _is_torn(file):

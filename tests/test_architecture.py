@@ -1,0 +1,51 @@
+"""The architecture page is true: its tree is the package, its floors are those of the import test, its files exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.test_floors import FLOORS
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "monai_sr"
+PAGE = (PACKAGE / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+
+def tree() -> dict[str, str]:
+    """Name and description of every module and room in the page's tree; a room's name ends with /."""
+    block = re.search(r"```\nmonai_sr/\n(.*?)```", PAGE, flags=re.DOTALL)[1]
+    return dict(line.split(maxsplit=1) for line in block.splitlines())
+
+
+def test_the_tree_names_every_module_and_room_with_one_line():
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    rooms = {f"{path.name}/" for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert set(tree()) == modules | rooms
+    assert all(tree().values())
+
+
+def test_the_tree_is_in_order():
+    modules = [name for name in tree() if not name.endswith("/")]
+    rooms = [name for name in tree() if name.endswith("/")]
+    assert list(tree()) == [*sorted(modules), *sorted(rooms)]
+
+
+def test_the_floors_of_the_page_are_those_of_the_imports():
+    rows = re.findall(r"^\| (\d) [^|]*\| ([^|]*) \|", PAGE, flags=re.MULTILINE)
+    assert {int(floor): set(re.findall(r"`(\w+)`", rooms)) for floor, rooms in rows} == FLOORS
+
+
+def test_the_package_is_as_small_as_planned():
+    assert len(list(PACKAGE.glob("*.py"))) <= 16
+    assert len([name for name in tree() if name.endswith("/")]) <= 11
+
+
+def test_every_file_that_the_page_names_exists():
+    names = re.findall(r"`((?:\w+/)*\w+\.(?:py|tsv))`", PAGE)
+    assert len(names) > 10
+    assert [name for name in names if not (ROOT / name).is_file() and not (PACKAGE / name).is_file()] == []
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (PACKAGE / "py.typed").is_file()
