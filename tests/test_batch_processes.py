@@ -26,12 +26,12 @@ from monai_sr.errors import BundleError, UsageError, collect_notices
 from monai_sr.io.images import read_image
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = Path(__file__).resolve().parent
+BUILDERS = ROOT / "tests" / "builders"
 
 
 def command(*arguments, **options) -> subprocess.Popen:
     """``monai-sr`` as a process of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{BUILDERS}"}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment} | options
     return subprocess.Popen([sys.executable, "-m", "monai_sr", *map(str, arguments)], **options)
 
@@ -116,7 +116,7 @@ def test_a_bundle_that_no_worker_can_load_ends_the_run(scans, tmp_path):
 def cluster():
     """Two worker processes of Dask, with one GPU each as far as the scheduler knows."""
     distributed = pytest.importorskip("dask.distributed")
-    environment = {"PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"}
+    environment = {"PYTHONPATH": f"{ROOT}{os.pathsep}{BUILDERS}", "OMP_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     with distributed.LocalCluster(
