@@ -313,6 +313,20 @@ def test_an_interrupted_benchmark_shows_what_is_there_and_goes_on(listed, tmp_pa
         pareto.main([*words, "--seed", "1"])
 
 
+def test_the_plot_of_a_page_has_the_gains_of_its_table(tmp_path):
+    rows = {
+        v.name: [training.Row(v.name, 4, 1.0, 0.1 * i, 0.2 * i, 1.0, 0.0, 60.0)] for i, v in enumerate(pareto.VARIANTS)
+    }
+    page = tmp_path / "page.md"
+    page.write_text(f"text\n\n{pareto.table(rows)}\ntext")
+    found = pareto.read_table(page.read_text())
+    assert {name: (row.gain_x2, row.gain_x4) for name, (row,) in found.items()} == {
+        name: (pytest.approx(row.gain_x2), pytest.approx(row.gain_x4)) for name, (row,) in rows.items()
+    }
+    pareto.main(["--plot", str(page), "--output", str(tmp_path)])
+    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_variants_have_names_of_their_own():
     names = [variant.name for variant in pareto.VARIANTS]
     assert len(set(names)) == len(names)

@@ -9,8 +9,7 @@ of its forward passes have cost the same number of multiply-adds. Now and then i
 the middle of every validation volume at factors 2 and 4: PSNR less that of the consistent spline.
 
 FOLDER gets a CSV file per run (a run whose file is there is not repeated), and of all runs convergence.csv,
-convergence.md and convergence.png. Gaussian profile as thick as the slices are apart, no noise. The figures of
-the bundles' studies are kept in ``tests/benchmarks/results/convergence.csv``; ``--plot`` draws them again.
+convergence.md and convergence.png. Gaussian profile as thick as the slices are apart, no noise.
 """
 
 from __future__ import annotations
@@ -46,9 +45,7 @@ from .training import (
     Work,
     adam,
     add_arguments,
-    add_plot,
     fit,
-    group_rows,
     load,
     loader,
     norm,
@@ -92,6 +89,8 @@ class LastLevelLoss(nn.Module):
 
 class WithoutOutputConnection(nn.Module):
     """A residual network that must predict the image itself."""
+
+    works_on = "thin"
 
     def __init__(self, network: ResidualNet) -> None:
         super().__init__()
@@ -413,11 +412,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--target", type=float, default=0.5, help="gain in dB whose price is told")
     parser.add_argument("--runs", nargs="+", choices=[run.name for run in RUNS], default=[run.name for run in RUNS])
     parser.add_argument("--points", type=int, default=8, help="measurements of each run, besides the one at the start")
-    add_plot(parser)
     options = parser.parse_args(words)
-    if options.plot:
-        report(options.output, group_rows(read_rows(options.plot)), options.target)
-        return
     settings = settings_of(Settings, options)
     settle(options.output, settings)
     files = {run.name: options.output / f"{run.name}.csv" for run in RUNS if run.name in options.runs}
@@ -428,15 +423,11 @@ def main(words: Sequence[str] | None = None) -> None:
         validation = load(datalist(options.datalist, "validation"), settings.validation_crop)
         for run in missing:
             write_rows(files[run.name], train(run, settings, training, validation))
-    report(options.output, {name: read_rows(file) for name, file in files.items()}, options.target)
-
-
-def report(folder: Path, found: dict[str, list[Row]], target: float) -> None:
-    """Write the figures, the table and the plot; print the table."""
-    text = table(found, target)
-    write_rows(folder / "convergence.csv", [row for rows in found.values() for row in rows])
-    write_text(folder / "convergence.md", text)
-    plot(found, folder / "convergence.png")
+    found = {name: read_rows(file) for name, file in files.items()}
+    write_rows(options.output / "convergence.csv", [row for rows in found.values() for row in rows])
+    text = table(found, options.target)
+    write_text(options.output / "convergence.md", text)
+    plot(found, options.output / "convergence.png")
     print(text)
 
 

@@ -11,8 +11,8 @@ What a variant costs is counted from its weights: the multiply-adds of its convo
 makes a network what it is: twenty layers and a residual; levels, sums and supervision of every level.
 
 FOLDER gets a CSV file per training (one whose file is there is not repeated), and after every training
-pareto.md, pareto.csv and pareto.png of all that are there. The figures of the bundles' studies are kept in
-``tests/benchmarks/results/pareto.csv``; ``--plot`` draws them again.
+pareto.md and pareto.png of all that are there. ``--plot PAGE`` trains nothing and draws the table that a page
+holds: ``--plot bundles/studies.md --output bundles/pictures``.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ from .training import (
     Row,
     adam,
     add_arguments,
-    add_plot,
     fit,
-    group_rows,
     load,
     norm,
     read_rows,
@@ -320,6 +318,19 @@ def _line(variant: Variant, rows: Sequence[Row], on: str) -> str:
     )
 
 
+def read_table(text: str) -> dict[str, list[Row]]:
+    """The gains that a table of :func:`table` holds, one row for each variant: the mean of its trainings."""
+    names = {(variant.family, variant.says): variant.name for variant in VARIANTS}
+    family, found = "", {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0].strip("*") in FAMILIES:
+            family = cells[0].strip("*")
+        elif name := names.get((family, cells[0])):
+            found[name] = [Row(name, 0, 0.0, float(cells[4]), float(cells[5]), math.nan, math.nan, math.nan)]
+    return found
+
+
 FAMILIES = {"residual": COLORS[0], "pyramid": COLORS[1]}
 """The two networks and their colors."""
 
@@ -357,7 +368,8 @@ def plot(found: dict[str, list[Row]], path: Path) -> None:
             panel.plot(costs, gains, color=FAMILIES[family], linewidth=1.4, alpha=0.45)
             panel.plot([], [], "o-", color=FAMILIES[family], label=f"{family}: variants, and the best at each cost")
         panel.plot([], [], "*", color="0.3", markersize=14, label="shipped")
-        panel.plot([], [], "|", color="0.3", markersize=12, label="range of two trainings")
+        if any(len(rows) > 1 for rows in found.values()):
+            panel.plot([], [], "|", color="0.3", markersize=12, label="range of two trainings")
         panel.set_xticks(TICKS, [f"{tick}" for tick in TICKS])
         panel.set_xticks([], minor=True)
         panel.tick_params(labelsize=12, labelbottom=True)
@@ -425,10 +437,10 @@ def main(words: Sequence[str] | None = None) -> None:
     names = [variant.name for variant in VARIANTS]
     parser.add_argument("--variants", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--crops", type=int, default=900, help="that each variant is trained on")
-    add_plot(parser)
+    parser.add_argument("--plot", type=Path, metavar="PAGE", help="draw the table of this Markdown page, train nothing")
     options = parser.parse_args(words)
     if options.plot:
-        print(report(options.output, group_rows(read_rows(options.plot))))
+        plot(read_table(options.plot.read_text(encoding="utf-8")), options.output / "pareto.png")
         return
     settings = settings_of(Settings, options)
     settle(options.output, settings)
@@ -447,19 +459,17 @@ def main(words: Sequence[str] | None = None) -> None:
     for (variant, seed), file in missing.items():
         rows = fit(variant, settings, training, validation, steps=steps, at={steps}, initialization=seed)
         write_rows(file, rows)
-        report(options.output, finished(files))
-    print(report(options.output, finished(files)))
+        report(options.output, files)
+    print(report(options.output, files))
 
 
-def finished(files: dict[tuple[Variant, int], Path]) -> dict[str, list[Row]]:
-    """The last row of every training that is done, by variant."""
-    return group_rows([read_rows(file)[-1] for file in files.values() if file.exists()])
-
-
-def report(folder: Path, found: dict[str, list[Row]]) -> str:
-    """Write the figures, the table and the plot; returns the table."""
+def report(folder: Path, files: dict[tuple[Variant, int], Path]) -> str:
+    """Table and plot of the trainings that are done."""
+    found: dict[str, list[Row]] = {}
+    for (variant, _), file in files.items():
+        if file.exists():
+            found.setdefault(variant.name, []).append(read_rows(file)[-1])
     text = table(found)
-    write_rows(folder / "pareto.csv", [row for rows in found.values() for row in rows])
     write_text(folder / "pareto.md", text)
     plot(found, folder / "pareto.png")
     return text

@@ -103,13 +103,6 @@ def add_arguments(parser: argparse.ArgumentParser, *, batch: int, crop: int, val
     parser.add_argument("--validation-crop", type=int, default=validation_crop, help="voxels a side, divisible by 4")
 
 
-def add_plot(parser: argparse.ArgumentParser) -> None:
-    """The option that draws recorded figures again."""
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="train nothing; write table and plot of this CSV file"
-    )
-
-
 SomeSettings = TypeVar("SomeSettings", bound=CommonSettings)
 
 
@@ -362,14 +355,6 @@ def read_rows(path: Path) -> list[Row]:
             Row(line["run"], int(line["step"]), *(float(line[field.name]) for field in fields(Row)[2:]))
             for line in csv.DictReader(file)
         ]
-
-
-def group_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Measurements by run, in their order."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.run, []).append(row)
-    return groups
 
 
 def write_plot(path: Path, figure: Any) -> None:
