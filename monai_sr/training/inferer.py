@@ -39,7 +39,8 @@ class ConsistentInferer(Inferer):
         bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
         inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
         spline = kwargs["spline"]
-        levels = [round(math.log2(spline.shape[-2] / spline.shape[-1]))] if getattr(bare, "works_on", "thin") == "thick" else []
+        is_pyramid = getattr(bare, "works_on", "thin") == "thick"
+        levels = [round(math.log2(spline.shape[-2] / spline.shape[-1]))] if is_pyramid else []
         with torch.autocast(inputs.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
             outputs = network(inputs, *levels)
         # consistency is exact only in full precision, also under automatic mixed precision
