@@ -534,7 +534,7 @@ def test_an_image_is_one_series_and_which_must_be_said_if_there_are_several(stud
         ({"EchoNumbers": 1, "EchoTime": 20}, {"EchoNumbers": 2, "EchoTime": 80}),
         ({"EchoTime": 2.46}, {"EchoTime": 7.4}),
         ({"TemporalPositionIdentifier": 1}, {"TemporalPositionIdentifier": 2}),
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "M"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "W"]}, {"ImageType": ["ORIGINAL", "PRIMARY", "F"]}),
         ({"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}),
         ({"InversionTime": 100}, {"InversionTime": 900}),
     ],

@@ -29,8 +29,7 @@ def check(given: argparse.Namespace) -> int:
     found = find_series(source, merge_by_geometry=options.merge_by_geometry)
     good, bad = 0, len(found.broken)
     for series in found.series:
-        number = "-" if series.number is None else series.number
-        say(f"series {number}: {series.modality}, {len(series.frames)} slices, UID {series.uid}")
+        say(f"series {series.label}: {series.modality}, {len(series.frames)} slices, UID {series.uid}")
         try:
             stack = stack_of(series, fill_gaps=options.fill_gaps)
         except SuperResolutionError as error:

@@ -45,7 +45,10 @@ def unpack(archive: Path) -> tempfile.TemporaryDirectory[str]:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         folder.cleanup()
         reason = "uses a compression that is not read" if isinstance(error, NotImplementedError) else "is damaged"
-        raise ImageError("E-IO-CRC", f"the archive {reason}", fix="copy or pack it again") from error
+        raise ImageError("E-IO-CRC", f"the archive {reason}", fix="copy or pack it again", path=archive) from error
+    except ImageError as error:
+        folder.cleanup()
+        raise error.at(archive) from None
     except BaseException:
         folder.cleanup()
         raise

@@ -1,13 +1,15 @@
-"""One DICOM file: whether it is an image of ours, and the frames it holds.
+"""One DICOM file: the frames it holds, and what its header says of each.
 
 Nothing of the header's text enters a message: names, dates and descriptions may be a patient's.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import hypot, isfinite
@@ -17,47 +19,42 @@ from typing import Any
 import numpy as np
 from pydicom.datadict import tag_for_keyword
 
-from ..errors import ImageError, SuperResolutionError, SuperResolutionWarning
+from ..errors import ImageError, SuperResolutionWarning
+from .archive import MOST_RATIO, SMALL
+from .attributes import groups_of, in_group
+from .kinds import (
+    MODALITY_OF,
+    BrokenFileError,
+    NotAnImageError,
+    check_kind,
+    damaged,
+    quantity_of,
+    says_phase_by_ge,
+    values_of,
+)
 from .series import Frame
-
-MODALITY_OF = {
-    "1.2.840.10008.5.1.4.1.1.2": "CT",
-    "1.2.840.10008.5.1.4.1.1.2.1": "CT",  # enhanced
-    "1.2.840.10008.5.1.4.1.1.2.2": "CT",  # legacy converted enhanced
-    "1.2.840.10008.5.1.4.1.1.4": "MR",
-    "1.2.840.10008.5.1.4.1.1.4.1": "MR",  # enhanced
-    "1.2.840.10008.5.1.4.1.1.4.4": "MR",  # legacy converted enhanced
-}
-"""SOP classes of CT and MR images (PS3.4, table B.5-1)."""
-
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-DICOMDIR = "1.2.840.10008.1.3.10"
-
-KINDS = {
-    "SR": "structured report",
-    "PR": "presentation state",
-    "KO": "key object note",
-    "SEG": "segmentation",
-    "REG": "registration",
-    "RTSTRUCT": "radiotherapy structures",
-    "RTPLAN": "radiotherapy plan",
-    "RTDOSE": "radiotherapy dose",
-}
-"""Modality of files that are no images, in words."""
 
 PIXEL_DATA = 0x7FE00010
 DEFERRED = 4096
 """Values of more bytes stay in the file until they are asked for: the pixels, not the header."""
 
+MOST_INFLATED = 20
+"""Inflated to deflated size of a whole file, above :data:`SMALL`: images shrink by 2 to 4, blank slices by more."""
+
 _WHOLE = (
     *("NumberOfFrames", "SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
 )
-_DECIMAL = (
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
-    *("RescaleSlope", "RescaleIntercept"),
+_GEOMETRY = (
+    ("PlanePositionSequence", "ImagePositionPatient"),
+    ("PlaneOrientationSequence", "ImageOrientationPatient"),
+    ("PixelMeasuresSequence", "PixelSpacing"),
+    ("PixelMeasuresSequence", "SliceThickness"),
+    ("PixelValueTransformationSequence", "RescaleSlope"),
+    ("PixelValueTransformationSequence", "RescaleIntercept"),
 )
-_TAGS = {name: tag_for_keyword(name) for name in (*_WHOLE, *_DECIMAL)}
+"""Functional group and attribute; classic files, and some enhanced ones, have the attribute at the top."""
+_TAGS = {name: tag_for_keyword(name) for name in (*_WHOLE, *(name for _, name in _GEOMETRY))}
 _SYNTAX_OF = {
     (True, True): "1.2.840.10008.1.2",
     (False, True): "1.2.840.10008.1.2.1",
@@ -65,24 +62,11 @@ _SYNTAX_OF = {
 }
 """Transfer syntax by implicit VR and little endian, for files that do not say it."""
 _UNDEFINED_LENGTH = 0xFFFFFFFF
+_ITEM = 8
+"""Bytes that a compressed frame takes if it is empty."""
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _NO_PREAMBLE = SuperResolutionWarning("W-DCM-PREAMBLE", "files without the DICOM preamble were read all the same")
-
-
-class NotAnImageError(Exception):
-    """A file that is no CT or MR slice, and why."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code, self.reason = code, reason
-
-
-class BrokenFileError(Exception):
-    """A slice that cannot be used; the whole series of ``uid`` cannot."""
-
-    def __init__(self, uid: str, error: SuperResolutionError) -> None:
-        super().__init__(str(error))
-        self.uid, self.error = uid, error
+_NO_CLASS = SuperResolutionWarning("W-DCM-CLASS", "the SOP class is unknown; the files are read by their Modality")
 
 
 @contextmanager
@@ -102,47 +86,50 @@ def pydicom_silent() -> Iterator[None]:
 
 def is_dicom(path: Path) -> bool:
     """Whether a file says that it is DICOM, by its preamble."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+    return _start_of(path)[128:132] == b"DICM"
 
 
-def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Frame]]:
+def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Frame], set[tuple[str, str]]]:
     """The pydicom Dataset of a file whose pixels stay unread, and the frames it holds.
 
     Args:
         file: which.
         own_results: take also what monai-sr made.
 
+    Returns:
+        The Dataset, its frames, and code and reason of frames that are left out, such as phase images.
+
     Raises:
         NotAnImageError: the file is not DICOM, or of a kind that holds no CT or MR slice.
         BrokenFileError: it is DICOM and cannot be read or used.
     """
-    marked = is_dicom(file)
-    if not marked and not _looks_like_dicom(file):
+    start = _start_of(file)
+    marked = start[128:132] == b"DICM"
+    if not marked and not _looks_like_dicom(start):
         raise NotAnImageError("E-IO-TYPE", "not DICOM")
-    uid = ""
+    uid, sop_class = "", ""
     try:
-        dataset = _read(file, force=not marked)
-        uid = str(dataset.get("SeriesInstanceUID") or "")
-        _check_kind(dataset, file, own_results=own_results)
+        dataset = _read(file, start, force=not marked)
+        uid, sop_class = str(dataset.get("SeriesInstanceUID") or ""), str(dataset.get("SOPClassUID") or "")
+        check_kind(dataset, file.name, own_results=own_results)
         _check_whole(dataset)
         if PIXEL_DATA not in dataset or not dataset.get("Rows") or not dataset.get("Columns"):
-            raise BrokenFileError(uid, _cut(file))
+            raise BrokenFileError(uid, damaged(file.name))
         _check_length(dataset, file, uid)
-        return dataset, _frames_of(dataset, file, uid)
+        return dataset, *_frames_of(dataset, file, uid)
     except (NotAnImageError, BrokenFileError) as fault:
         if not marked:
             raise NotAnImageError("E-IO-TYPE", "not DICOM") from None
         if isinstance(fault, BrokenFileError):
+            unplaced = fault.error.code in ("E-DCM-NOGEOM", "E-DCM-SPACING")
+            if sop_class and sop_class not in MODALITY_OF and unplaced:
+                raise NotAnImageError("E-DCM-MODALITY", "an unknown SOP class, and no sound CT or MR image") from fault
             fault.uid = fault.uid or _uid_of(file)
         raise
     except Exception as error:  # pydicom raises many types on damaged headers, many of them late
         if not marked:
             raise NotAnImageError("E-IO-TYPE", "not DICOM") from error
-        raise BrokenFileError(uid or _uid_of(file), _cut(file)) from error
+        raise BrokenFileError(uid or _uid_of(file), damaged(file.name)) from error
 
 
 def frames_of_header(dataset: Any) -> list[Frame]:
@@ -156,11 +143,11 @@ def frames_of_header(dataset: Any) -> list[Frame]:
     uid = str(dataset.get("SeriesInstanceUID") or "")
     if not hasattr(dataset, "file_meta"):
         dataset.file_meta = FileMetaDataset()
-    _check_kind(dataset, Path("header"), own_results=False)
-    return _frames_of(dataset, Path("header"), uid)
+    check_kind(dataset, "header", own_results=False)
+    return _frames_of(dataset, Path("header"), uid)[0]
 
 
-def _read(file: Path, *, force: bool) -> Any:
+def _read(file: Path, start: bytes, *, force: bool) -> Any:
     """All attributes up to the pixels, and where those are."""
     from pydicom.filereader import read_partial
     from pydicom.uid import UID
@@ -175,10 +162,13 @@ def _read(file: Path, *, force: bool) -> Any:
         return stop
 
     with open(file, "rb") as stream:
-        dataset = read_partial(stream, stop_when=beyond(), defer_size=DEFERRED, force=force)
-        if str(dataset.file_meta.get("TransferSyntaxUID", "")) == _DEFLATED:
-            stream.seek(0)  # pixels cannot be found by offset
-            dataset = read_partial(stream, stop_when=beyond(), force=force)
+        if _DEFLATED.encode() in start:
+            meta, inflated = _inflate(stream, force=force)
+            dataset = read_partial(io.BytesIO(inflated), stop_when=beyond(), force=True)
+            dataset.file_meta, dataset.preamble = meta, b""
+            dataset.filename, dataset.timestamp = str(file), os.stat(file).st_mtime
+        else:
+            dataset = read_partial(stream, stop_when=beyond(), defer_size=DEFERRED, force=force)
     if "TransferSyntaxUID" not in dataset.file_meta:
         told = getattr(dataset, "original_encoding", None)  # pydicom 2, which MONAI Label asks for, has no such name
         implicit, little = told or (dataset.is_implicit_VR, dataset.is_little_endian)
@@ -186,51 +176,58 @@ def _read(file: Path, *, force: bool) -> Any:
     return dataset
 
 
+def _inflate(stream: Any, *, force: bool) -> tuple[Any, bytes]:
+    """The file meta information and the data set of a deflated file, within the limit; pydicom has none.
+
+    Raises:
+        BrokenFileError: it grows beyond the limit.
+    """
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+
+    read_preamble(stream, force)
+    meta = _read_file_meta_info(stream)
+    packed = stream.read()
+    most = max(SMALL, MOST_INFLATED * len(packed))
+    content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, most + 1)
+    if len(content) > most:
+        raise BrokenFileError("", _bomb(Path(stream.name), most, len(packed)))
+    return meta, content
+
+
+def _bomb(file: Path, size: int, packed: int) -> ImageError:
+    return ImageError(
+        "E-SEC-BOMB",
+        f"{file.name} of {packed / 2**20:.3g} MiB would become more than {size / 2**20:.0f} MiB of pixels",
+        fix="decompress it by another tool, such as dcmconv, if it is to be trusted",
+    )
+
+
 def _uid_of(file: Path) -> str:
     """The SeriesInstanceUID of a file whose pixels cannot be read; empty if there is none."""
     import pydicom
 
     try:
+        if _DEFLATED.encode() in _start_of(file):
+            return ""
         return str(pydicom.dcmread(file, stop_before_pixels=True, force=True).get("SeriesInstanceUID") or "")
     except Exception:  # as in read_frames; the file is known to be broken already
         return ""
 
 
-def _looks_like_dicom(file: Path) -> bool:
-    """Whether a file without preamble starts as a data set does: group 0002 or 0008, little endian."""
+def _start_of(file: Path) -> bytes:
+    """The first bytes of a file, with its preamble and file meta information; empty if it cannot be read."""
     try:
         with open(file, "rb") as stream:
-            start = stream.read(8)
+            start = stream.read(4096)
+            # the transfer syntax must be known before anything is inflated
+            return start if b"\2\0\x10\0" in start else start + stream.read(2**16)
     except OSError:
-        return False
-    return len(start) == 8 and start[0] in (2, 8) and start[1] == 0 and start[3] == 0
+        return b""
 
 
-def _check_kind(dataset: Any, file: Path, *, own_results: bool) -> None:
-    """That a file holds CT or MR slices as they were acquired."""
-    sop_class, modality = str(dataset.get("SOPClassUID") or ""), str(dataset.get("Modality") or "")
-    media = str(dataset.file_meta.get("MediaStorageSOPClassUID") or "")
-    if media == DICOMDIR or sop_class == DICOMDIR:
-        raise NotAnImageError("E-DCM-KIND", "DICOMDIR")
-    if sop_class.startswith(SECONDARY_CAPTURE):
-        raise NotAnImageError("E-DCM-SC", "secondary capture")
-    known = MODALITY_OF.get(sop_class)
-    if not known and "Rows" not in dataset and (media in MODALITY_OF or not (sop_class or modality)):
-        raise BrokenFileError(str(dataset.get("SeriesInstanceUID") or ""), _cut(file))
-    if not known and (modality in KINDS or (sop_class and "Rows" not in dataset and modality not in ("CT", "MR"))):
-        raise NotAnImageError("E-DCM-KIND", KINDS.get(modality, "no image"))
-    if not known and (sop_class or modality not in ("CT", "MR")):
-        raise NotAnImageError("E-DCM-MODALITY", "images of another modality than CT or MR")
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise NotAnImageError("E-DCM-SC", "color pixels, as of a secondary capture")
-    kinds = {str(kind).upper() for kind in _values(dataset.get("ImageType"))}
-    if "LOCALIZER" in kinds:
-        raise NotAnImageError("E-DCM-LOCALIZER", "localizer")
-    if "MOSAIC" in kinds:
-        raise NotAnImageError("E-DCM-MOSAIC", "mosaic of many slices in one; dcm2niix converts it")
-    equipment = dataset.get("ContributingEquipmentSequence") or []
-    if not own_results and any(str(item.get("Manufacturer", "")) == "monai-sr" for item in equipment):
-        raise NotAnImageError("E-DCM-OWN", "made by monai-sr")
+def _looks_like_dicom(start: bytes) -> bool:
+    """Whether a file without preamble starts as a data set does: group 0002 or 0008, little endian."""
+    return len(start) >= 8 and start[0] in (2, 8) and start[1] == 0 and start[3] == 0
 
 
 def _check_whole(dataset: Any) -> None:
@@ -244,34 +241,38 @@ def _check_whole(dataset: Any) -> None:
             int(value)
 
 
-def _frames_of(dataset: Any, file: Path, uid: str) -> list[Frame]:
-    """The frames of an image file, or an error where it does not say where its slices lie."""
-    frames = []
-    for number in range(int(dataset.get("NumberOfFrames") or 1)):
-        groups = _groups(dataset, number)
+def _frames_of(dataset: Any, file: Path, uid: str) -> tuple[list[Frame], set[tuple[str, str]]]:
+    """The frames of an image file, or an error where it does not say where its slices lie; what is left out."""
+    count = int(dataset.get("NumberOfFrames") or 1)
+    placed = len(dataset.get("PerFrameFunctionalGroupsSequence") or ())
+    if count != 1 and not 0 < count <= placed:
+        problem = f"{file.name} has {count} frames and says for {placed} of them where they lie"
+        fault = ImageError("E-DCM-NOGEOM", problem, fix="export the series again, a file for each slice")
+        raise BrokenFileError(uid, fault)
+    frames: list[Frame] = []
+    others: set[tuple[str, str]] = set()
+    for number in range(count):
+        groups = groups_of(dataset, number)
+        other = _quantity_of(dataset, groups)
+        if other is not None:
+            others.add(other)
+            continue
         try:
             position, orientation, spacing, thickness, slope, intercept = (
-                _numbers(_in_group(groups, sequence, name)) if groups else _numbers_of(dataset, name)
-                for sequence, name in (
-                    ("PlanePositionSequence", "ImagePositionPatient"),
-                    ("PlaneOrientationSequence", "ImageOrientationPatient"),
-                    ("PixelMeasuresSequence", "PixelSpacing"),
-                    ("PixelMeasuresSequence", "SliceThickness"),
-                    ("PixelValueTransformationSequence", "RescaleSlope"),
-                    ("PixelValueTransformationSequence", "RescaleIntercept"),
-                )
+                (_numbers(in_group(groups, sequence, name)) if groups else []) or _numbers_of(dataset, name)
+                for sequence, name in _GEOMETRY
             )
         except (TypeError, ValueError, IndexError) as error:
             fault = ImageError("E-DCM-HEADER", f"{file.name} holds geometry that is no number", fix="export it again")
             raise BrokenFileError(uid, fault) from error
         missing = [
             name
-            for name, value, count in (
+            for name, value, needed in (
                 ("ImagePositionPatient", position, 3),
                 ("ImageOrientationPatient", orientation, 6),
                 ("PixelSpacing", spacing, 2),
             )
-            if len(value) != count or not all(map(isfinite, value)) or (count != 3 and not any(value))
+            if len(value) != needed or not all(map(isfinite, value)) or (needed != 3 and not any(value))
         ]
         if not missing and _area(*orientation) < 0.9:
             missing = ["ImageOrientationPatient"]
@@ -297,7 +298,27 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> list[Frame]:
                 intercept[0] if intercept else None,
             )
         )
-    return frames
+    if not frames:
+        raise NotAnImageError(*min(others))
+    return frames, others
+
+
+def _quantity_of(dataset: Any, groups: list[Any]) -> tuple[str, str] | None:
+    """Code and reason of a frame whose values slices do not average."""
+    words = in_group(groups, "MRImageFrameTypeSequence", "FrameType")
+    words = words or in_group(groups, "CTImageFrameTypeSequence", "FrameType") or dataset.get("ImageType")
+    component = in_group(groups, "MRImageFrameTypeSequence", "ComplexImageComponent")
+    component = component or dataset.get("ComplexImageComponent")
+    units = [in_group(groups, "PixelValueTransformationSequence", "RescaleType") or dataset.get("RescaleType")]
+    for place in (*groups, dataset):
+        for item in place.get("RealWorldValueMappingSequence") or ():
+            units += [unit.get("CodeValue") for unit in item.get("MeasurementUnitsCodeSequence") or ()]
+    return quantity_of(
+        tuple(map(str, values_of(words))),
+        component=str(component or ""),
+        units=tuple(str(unit) for unit in units if unit),
+        is_phase=says_phase_by_ge(dataset),
+    )
 
 
 def _area(a: float, b: float, c: float, d: float, e: float, f: float) -> float:
@@ -313,66 +334,15 @@ def pixel_element(dataset: Any) -> Any:
     return dataset._dict.get(PIXEL_DATA)
 
 
-def stack_of_frame(frame: Frame) -> str:
-    """Which stack of a multi-frame file a frame belongs to; empty in a classic file."""
-    for group in _groups(frame.header, frame.number):
-        if group.get("FrameContentSequence"):
-            return str(group.FrameContentSequence[0].get("StackID") or "")
-    return ""
-
-
 def warnings_of(dataset: Any) -> set[SuperResolutionWarning]:
     """What was mended in reading this file."""
-    return {_NO_PREAMBLE} if dataset.preamble is None else set()
-
-
-def modality_of(dataset: Any) -> str:
-    """ "CT" or "MR"."""
-    return MODALITY_OF.get(str(dataset.get("SOPClassUID") or "")) or str(dataset.Modality)
-
-
-def value_of(frame: Frame, name: str) -> Any:
-    """An attribute of a frame, from wherever a classic or an enhanced file keeps it; None if nowhere."""
-    head = frame.header
-    if name in head:
-        return head.get(name)
-    for groups in _groups(head, frame.number):
-        for group in groups:
-            value = group[0].get(_ENHANCED.get(name, name)) if group.VR == "SQ" and group.value else None
-            if value is not None:
-                return value
-    return None
-
-
-_ENHANCED = {"EchoTime": "EffectiveEchoTime", "ImageType": "FrameType"}
-"""What enhanced files call it."""
-
-
-def _groups(dataset: Any, number: int) -> list[Any]:
-    """The functional groups of a frame, its own before the shared ones; none in a classic file."""
-    own = dataset.get("PerFrameFunctionalGroupsSequence")
-    shared = dataset.get("SharedFunctionalGroupsSequence")
-    return ([own[number]] if own and number < len(own) else []) + ([shared[0]] if shared else [])
-
-
-def _in_group(groups: list[Any], sequence: str, name: str) -> Any:
-    """An attribute of a named functional group."""
-    for group in groups:
-        if group.get(sequence):
-            value = group[sequence][0].get(name)
-            if value is not None:
-                return value
-    return None
-
-
-def _values(value: Any) -> list[Any]:
-    if value is None or value == "":
-        return []
-    return [value] if isinstance(value, str | int | float) else list(value)
+    sop_class = str(dataset.get("SOPClassUID") or "")
+    found = {_NO_PREAMBLE: dataset.preamble is None, _NO_CLASS: sop_class and sop_class not in MODALITY_OF}
+    return {warning for warning, applies in found.items() if applies}
 
 
 def _numbers(value: Any) -> list[float]:
-    return [float(v) for v in _values(value)]
+    return [float(v) for v in values_of(value)]
 
 
 def _numbers_of(dataset: Any, name: str) -> list[float]:
@@ -386,24 +356,24 @@ def _numbers_of(dataset: Any, name: str) -> list[float]:
 
 
 def _check_length(dataset: Any, file: Path, uid: str) -> None:
-    """That the file is as long as its pixels need."""
+    """Check that the pixels in the file can be as many as the header says, before any is decoded."""
     element = pixel_element(dataset)
-    length = getattr(element, "length", None)
-    start = getattr(element, "value_tell", None)
-    if length is None or start is None or str(dataset.file_meta.get("TransferSyntaxUID", "")) == _DEFLATED:
+    length, start = getattr(element, "length", None), getattr(element, "value_tell", None)
+    if length is None or start is None:
         return
-    if length == _UNDEFINED_LENGTH:
-        return  # compressed: found when it is decoded
+    bits, count = int(dataset.get("BitsAllocated") or 16), int(dataset.get("NumberOfFrames") or 1)
+    size = int(dataset.Rows) * int(dataset.Columns) * max(count, 1) * bits // 8
     have = os.path.getsize(file)
-    bits = int(dataset.get("BitsAllocated") or 16)
-    pixels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames") or 1)
-    need = start + max(int(length), pixels * bits // 8)
+    if str(dataset.file_meta.get("TransferSyntaxUID", "")) == _DEFLATED:
+        have, need = len(element.value or b""), size
+    elif length == _UNDEFINED_LENGTH:  # compressed: whether all is there is found when it is decoded
+        need = start + count * _ITEM
+        if have >= need and size > max(SMALL, MOST_RATIO * (have - start)):
+            raise BrokenFileError(uid, _bomb(file, size, have))
+    else:
+        need = start + max(int(length), size)
     if have < need:
         fault = ImageError(
             "E-DCM-TRUNC", f"{file.name} is cut off ({have} bytes found, {need} needed)", fix="copy it again"
         )
         raise BrokenFileError(uid, fault)
-
-
-def _cut(file: Path) -> SuperResolutionError:
-    return ImageError("E-DCM-HEADER", f"{file.name} ends within its header or is damaged", fix="copy it again")

@@ -11,25 +11,26 @@ import re
 import stat
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from ..errors import ImageError, InputMissingError, SuperResolutionError, SuperResolutionWarning, UsageError
+from ..errors import (
+    ImageError,
+    InputMissingError,
+    SuperResolutionError,
+    SuperResolutionWarning,
+    UsageError,
+    printable,
+)
 from . import header
 from .archive import unpack
-from .pixels import read_frame
+from .attributes import stack_of_frame, value_of
+from .kinds import BrokenFileError, NotAnImageError
+from .parts import FEWEST, places_of, stacks_of, volumes_of
 from .series import Frame, Series
 
-SAME_PLACE = 1e-3
-"""Slices whose centers are closer than this, mm, lie at the same position."""
-
-PARALLEL = 1e-3
-"""Direction cosines of parallel slices differ by at most this."""
-
-REPEATS = (
+NAMED_BY = (
     "EchoNumbers",
     "EchoTime",
     "ImageType",
@@ -43,7 +44,10 @@ REPEATS = (
     "ConvolutionKernel",
     "AcquisitionNumber",
 )
-"""What tells apart slices at one position, tried in this order."""
+"""What the names of results depend on; more would give the results of earlier versions new names."""
+
+_IN_NAMES = {"type", "echo", "time", "trigger", "inversion", "flip", "kernel", "acquisition", "stack"}
+"""Parts of a series that :data:`NAMED_BY` and the geometry distinguish."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,15 @@ class Found:
     broken: tuple[tuple[str, SuperResolutionError], ...]
 
     def choose(self, wanted: str) -> tuple[Series, ...]:
-        """The series of a SeriesInstanceUID or a SeriesNumber.
+        """The volumes of a SeriesInstanceUID or a SeriesNumber, or one of them, such as ``4#echo=2``.
 
         Raises:
             ImageError: that series is broken; the error says why.
             UsageError: there is none of that name.
         """
-        chosen = tuple(s for s in self.series if wanted in (s.uid, str(s.number)))
+        chosen = tuple(series for series in self.series if series.is_named(wanted))
         for uid, error in self.broken:
-            if not chosen and uid == wanted:
+            if not chosen and wanted.split("#")[0] in (uid, printable(uid)):
                 raise error
         if not chosen:
             raise UsageError("E-DCM-SERIES", "there is no series of that UID or number", fix=self.choices())
@@ -95,7 +99,7 @@ class Found:
         candidates = self.series if wanted is None else self.choose(wanted)
         faults = self.broken if wanted is None else ()
         if not candidates and not faults:
-            kinds = "; ".join(f"{left.files} left out: {left.reason}" for left in self.left_out)
+            kinds = "; ".join(f"{left.files} left out: {left.reason} ({left.code})" for left in self.left_out)
             raise InputMissingError(
                 "E-DCM-NONE",
                 f"no CT or MR series here ({kinds or 'no file at all'})",
@@ -110,16 +114,16 @@ class Found:
 
     def choices(self) -> str:
         """How to name one of the series."""
-        names = [f"{'?' if s.number is None else s.number} ({len(s.frames)} slices, UID {s.uid})" for s in self.series]
+        names = [f"{s.label} ({len(s.frames)} slices, UID {printable(s.uid)})" for s in self.series]
         listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-        return f"choose one by its number or UID: {listed or 'none can be used'}"
+        return f"choose one by --series: {listed or 'none can be used'}"
 
 
 def find_series(source: str | Path, *, merge_by_geometry: bool = False, own_results: bool = False) -> Found:
     """Every CT and MR series in a folder tree, a zip, or one file.
 
-    A series is what shares SeriesInstanceUID, matrix, pixel spacing, frame of reference and
-    orientation; where slices lie on one another it is split by echo, phase and the like.
+    A series is what shares SeriesInstanceUID, patient, study, matrix, pixel spacing, frame of reference
+    and direction; where slices lie on one another it is split by echo, phase and the like.
 
     Args:
         source: a folder, searched to any depth; a ``.zip``; or a (multi-frame) DICOM file.
@@ -148,21 +152,22 @@ def find_series(source: str | Path, *, merge_by_geometry: bool = False, own_resu
     with header.pydicom_silent():
         for file in files:
             try:
-                dataset, new = header.read_frames(file, own_results=own_results)
-            except header.NotAnImageError as other:
+                dataset, new, others = header.read_frames(file, own_results=own_results)
+            except NotAnImageError as other:
                 left[other.code, other.reason] += 1
-            except header.BrokenFileError as fault:
+            except BrokenFileError as fault:
                 broken.setdefault(fault.uid, fault.error)
             else:
                 uid = str(dataset.get("SeriesInstanceUID") or "")
                 frames[uid] += new
+                left.update(others)
                 warnings[uid] |= header.warnings_of(dataset)
         groups: list[Series] = []
         for uid, members in frames.items():
             if uid in broken:
                 continue
             try:
-                groups += _split(uid, members, warnings[uid])
+                groups += volumes_of(uid, members, warnings[uid])
             except ImageError as error:
                 broken[uid] = error
     joined, singles = _join_singles(groups, merge=merge_by_geometry)
@@ -194,126 +199,18 @@ def _regular_files(folder: Path) -> Iterator[Path]:
                 continue
 
 
-def _split(uid: str, frames: list[Frame], warnings: set[SuperResolutionWarning]) -> list[Series]:
-    """The frames of one SeriesInstanceUID as stacks of parallel slices of one kind."""
-    stacks: dict[Hashable, list[Frame]] = defaultdict(list)
-    orientations: list[np.ndarray] = []
-    for frame in frames:
-        near = [i for i, o in enumerate(orientations) if np.abs(o - frame.orientation).max() <= PARALLEL]
-        if not near:
-            orientations.append(frame.orientation)
-        direction = near[0] if near else len(orientations) - 1
-        stacks[(*_plane(frame), direction)].append(frame)
-    if len({_plane(members[0])[:-1] for members in stacks.values()}) > 1:
-        text = "matrix, spacing or frame of reference differ within a series; it is split"
-        warnings = warnings | {SuperResolutionWarning("W-DCM-MIXED", text)}
-    result = []
-    for members in stacks.values():
-        normal = members[0].normal
-        members.sort(key=lambda frame: float(frame.position @ normal))
-        for part, more in _split_repeats(members):
-            head = part[0].header
-            number = str(head.get("SeriesNumber", ""))
-            result.append(
-                Series(
-                    uid,
-                    header.modality_of(head),
-                    tuple(part),
-                    int(number) if re.fullmatch(r"-?\d+", number) else None,
-                    tuple(sorted(warnings | more, key=str)),
-                )
-            )
-    return result
-
-
-def _plane(frame: Frame) -> tuple[Hashable, ...]:
-    """What slices of one stack share besides their direction; the stack of a multi-frame file comes last."""
-    head = frame.header
-    spacing = tuple(round(s, 4) for s in frame.pixel_spacing)
-    return (
-        int(head.Rows),
-        int(head.Columns),
-        spacing,
-        str(head.get("FrameOfReferenceUID", "")),
-        header.stack_of_frame(frame),
-    )
-
-
-def _split_repeats(frames: list[Frame]) -> list[tuple[list[Frame], set[SuperResolutionWarning]]]:
-    """Sorted frames as parts in which every position occurs once, with what was mended.
-
-    Raises:
-        ImageError: repeats that nothing in the header tells apart, or positions that are none.
-    """
-    if len(frames) > 1 and not any(frame.position.any() for frame in frames):
-        raise ImageError(
-            "E-DCM-NOGEOM",
-            f"{frames[0].file.name} and the others have no usable ImagePositionPatient",
-            fix="export the series again, with its geometry",
-        )
-    most = max(map(len, _places(frames)))
-    if most == 1:
-        return [(frames, set())]
-    values = {name: [str(header.value_of(frame, name)) for frame in frames] for name in REPEATS}
-    telling = [name for name in REPEATS if 1 < len(set(values[name])) <= most]
-    for names in [*((name,) for name in telling), tuple(telling)]:
-        parts: dict[Hashable, list[Frame]] = defaultdict(list)
-        for count, frame in enumerate(frames):
-            parts[tuple(values[name][count] for name in names)].append(frame)
-        if len(parts) > 1 and all(max(map(len, _places(part))) == 1 for part in parts.values()):
-            return [(part, set()) for part in parts.values()]
-    kept = []
-    for place in _places(frames):
-        first = place[0]
-        for other in place[1:]:
-            if not np.array_equal(read_frame(first), read_frame(other)):
-                crowded = sum(len(p) > 1 for p in _places(frames))
-                several = crowded > 1 and crowded * 2 >= len(_places(frames))
-                raise ImageError(
-                    "E-DCM-AMBIG" if several else "E-DCM-DUP",
-                    f"{first.file.name} and {other.file.name} lie at the same position and differ"
-                    + (f", as at {crowded - 1} other positions" if several else ""),
-                    fix="separate the repeats into series of their own" if several else "remove one of them",
-                )
-        kept.append(first)
-    count = len(frames) - len(kept)
-    text = "{slices} slices are there twice, with equal pixels; one of each is used"
-    return [(kept, {SuperResolutionWarning("W-DCM-DUP", text, facts={"slices": count})})]
-
-
-def _places(frames: list[Frame]) -> list[list[Frame]]:
-    """Sorted frames grouped by position."""
-    normal = frames[0].normal
-    along = [float(frame.position @ normal) for frame in frames]
-    places, first = [[frames[0]]], 0
-    for index in range(1, len(frames)):
-        if along[index] - along[first] < SAME_PLACE:
-            places[-1].append(frames[index])
-        else:
-            places.append([frames[index]])
-            first = index
-    return places
-
-
 def _join_singles(groups: list[Series], *, merge: bool) -> tuple[list[Series], Counter[tuple[str, str]]]:
     """Set single slices aside, or join those of many series that lie on one another (old Canon CT)."""
     series = [group for group in groups if len(group.frames) > 1]
     left: Counter[tuple[str, str]] = Counter()
-    planes: dict[Hashable, list[Series]] = defaultdict(list)
-    for group in groups:
-        if len(group.frames) == 1:
-            frame = group.frames[0]
-            study = str(frame.header.get("StudyInstanceUID", ""))
-            planes[(study, *_plane(frame), tuple(np.round(frame.orientation, 2)))].append(group)
-    for members in planes.values():
-        normal = members[0].frames[0].normal
-        members.sort(key=lambda group: float(group.frames[0].position @ normal))
-        frames = [group.frames[0] for group in members]
-        scattered = len({group.uid for group in members}) >= 3 and len(_places(frames)) == len(frames)
+    singles = {group.frames[0]: group for group in groups if len(group.frames) == 1}
+    for stack in stacks_of(list(singles)):
+        members = [singles[frame] for frame in stack.frames]
+        scattered = len({group.uid for group in members}) >= FEWEST and len(places_of(stack.frames)) == len(members)
         if scattered and merge:
             text = "{series} series of one slice each are taken as one"
             note = SuperResolutionWarning("W-DCM-MERGED", text, facts={"series": len(members)})
-            series.append(replace(members[0], frames=tuple(frames), warnings=(*members[0].warnings, note)))
+            series.append(replace(members[0], frames=tuple(stack.frames), warnings=(*members[0].warnings, note)))
         elif scattered:
             left["E-DCM-SPLIT", "slices that each have a series of their own; --merge-by-geometry joins them"] += len(
                 members
@@ -335,6 +232,17 @@ def short_name(series: Series) -> str:
     import hashlib
 
     first = series.frames[0]
-    parts = [series.uid, *(str(header.value_of(first, name)) for name in REPEATS), str(first.orientation.round(3))]
-    parts.append(re.sub(r"\s", "", str(_plane(first))))
+    head = first.header
+    parts = [series.uid, *(str(value_of(first, name)) for name in NAMED_BY), str(first.orientation.round(3))]
+    spacing = tuple(round(s, 4) for s in first.pixel_spacing)
+    plane = (
+        int(head.Rows),
+        int(head.Columns),
+        spacing,
+        str(head.get("FrameOfReferenceUID", "")),
+        stack_of_frame(first),
+    )
+    parts.append(re.sub(r"\s", "", str(plane)))
+    if not {name for name, _ in series.part} <= _IN_NAMES:
+        parts.append(f"{head.get('SOPInstanceUID') or series.part} {first.number}")
     return "series-" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]

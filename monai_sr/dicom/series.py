@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SuperResolutionWarning
+from ..errors import SuperResolutionWarning, printable
+
+FAR = 6.5
+"""A step so many times as large as its neighbors is no gap to be filled."""
 
 SAME_THICKNESS = 0.01
-"""Slices of one series whose thickness differs by at most this share count as equally thick."""
+"""Slices of one series whose thickness differs by at most this fraction count as equally thick."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,8 @@ class Series:
         frames: at least one, sorted by position along the normal of the first.
         number: SeriesNumber, as the console shows it; None where the header does not tell.
         warnings: what was noticed and mended on the way here, as warnings.
+        part: what distinguishes it from other volumes of the same SeriesInstanceUID, such as
+            ``(("echo", "2"),)``; empty if it is the only one.
     """
 
     uid: str
@@ -63,6 +68,7 @@ class Series:
     frames: tuple[Frame, ...]
     number: int | None = None
     warnings: tuple[SuperResolutionWarning, ...] = ()
+    part: tuple[tuple[str, str], ...] = ()
     # an unpacked archive lives as long as what was found in it
     unpacked: Any = field(default=None, repr=False)
 
@@ -81,3 +87,35 @@ class Series:
         if max(told) - min(told) <= SAME_THICKNESS * typical:
             return typical
         return np.array([frame.slice_thickness or typical for frame in self.frames])
+
+    @property
+    def label(self) -> str:
+        """What ``--series`` takes for this volume, such as ``4`` or ``4#echo=2``."""
+        name = printable(self.uid) if self.number is None else str(self.number)
+        return name + "#" * bool(self.part) + ",".join(f"{name}={value}" for name, value in self.part)
+
+    def is_named(self, wanted: str) -> bool:
+        """Whether ``wanted`` names this volume: SeriesInstanceUID or SeriesNumber, and any of ``part`` after a #."""
+        names = {self.uid, printable(self.uid)} | ({str(self.number)} if self.number is not None else set())
+        name, _, part = wanted.partition("#")
+        given = {pair.strip().casefold() for pair in part.split(",") if pair.strip()}
+        ours = {f"{key}={value}".casefold() for key, value in self.part}
+        return wanted in names or (name in names and given <= ours)
+
+
+def breaks_in(offsets: np.ndarray, thickness: np.ndarray) -> np.ndarray:
+    """Numbers of the steps that part two acquisitions, or where too much is lost to be filled.
+
+    Such a step is :data:`FAR` beyond the steps on one side, and not that of thick slices beside thin ones.
+
+    Args:
+        offsets: (m,) increasing positions, mm.
+        thickness: (m,) of the slices, mm; 0 where it is unknown.
+    """
+    steps = np.diff(offsets)
+    if len(steps) < 2:
+        return np.array([], dtype=int)
+    before, after = np.append(steps[1], steps[:-1]), np.append(steps[1:], steps[-2])
+    thick = np.maximum(thickness[1:], thickness[:-1])
+    around = np.where(thick > 0, np.minimum(before, after), np.maximum(before, after))
+    return np.flatnonzero((steps > FAR * around) & (steps > 3 * thick))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .header import value_of
+from .attributes import value_of
 from .series import Series
 
 SECONDS = ("EchoTime", "RepetitionTime", "InversionTime")

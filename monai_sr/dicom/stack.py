@@ -18,7 +18,7 @@ from scipy import ndimage
 from ..errors import ImageError, SuperResolutionWarning, give, warn
 from ..intensities import CT_AIR
 from .pixels import padding_of, read_values
-from .series import Series
+from .series import Series, breaks_in
 
 SPACING_TOLERANCE = 0.01
 """Steps between slices may differ by this share, or by as many mm, before they count as uneven."""
@@ -108,12 +108,20 @@ def _unevenness(
     series: Series, steps: np.ndarray, step: float, uneven: np.ndarray, *, fill_gaps: bool
 ) -> SuperResolutionWarning:
     """A warning, or an error, about steps that differ from the typical one."""
-    at = int(np.argmax(np.abs(steps - step)))
+    told = series.slice_thickness
+    thickness = np.broadcast_to(0.0 if told is None else told, len(steps) + 1)
+    breaks = breaks_in(series.offsets, thickness)
+    at = int(breaks[0]) if len(breaks) else int(np.argmax(np.abs(steps - step)))
     names = f"{series.frames[at].file.name} and {series.frames[at + 1].file.name}"
     where = f"at {series.offsets[at]:.2f} and {series.offsets[at + 1]:.2f} mm along the normal"
     whole = np.rint(steps / step)
-    told = series.slice_thickness
-    thickness = np.broadcast_to(0.0 if told is None else told, len(whole) + 1)
+    if len(breaks):
+        raise ImageError(
+            "E-DCM-GAP",
+            f"{names} ({where}) are {steps[at]:.4g} mm apart, the others {step:.4g} mm: two acquisitions, "
+            "or too many slices are missing to fill them in",
+            fix="restore the slices, or give each part in a folder of its own",
+        )
     thicker = np.maximum(thickness[1:], thickness[:-1]) > 1.5 * np.median(thickness)
     missing = int((whole - 1)[~thicker].sum())
     if missing < 1 or (np.abs(steps / step - whole) > MULTIPLE_TOLERANCE * np.maximum(whole, 1)).any():

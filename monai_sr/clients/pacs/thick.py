@@ -10,7 +10,8 @@ import numpy as np
 from pydicom import Dataset
 
 from ...dicom import Frame
-from ...dicom.header import BrokenFileError, NotAnImageError, frames_of_header, pydicom_silent
+from ...dicom.header import frames_of_header, pydicom_silent
+from ...dicom.kinds import BrokenFileError, NotAnImageError
 from ...stacks import FEWEST_SLICES
 
 THICK_RATIO = 2.0
@@ -21,6 +22,7 @@ HEADER = (
     *("SOPClassUID", "Modality", "SeriesInstanceUID", "ImageType", "SamplesPerPixel", "Rows", "Columns"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "NumberOfFrames"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ContributingEquipmentSequence"),
+    *("ComplexImageComponent", "RescaleType", "RealWorldValueMappingSequence"),
 )
 """What is to be known of an instance."""
 
