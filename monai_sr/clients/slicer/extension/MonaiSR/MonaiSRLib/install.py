@@ -12,8 +12,8 @@ from pathlib import Path
 VERSION = "0.1.0"
 """Of monai-sr that this extension belongs to."""
 
-PYTHON = (3, 10)
-"""What monai-sr needs at least."""
+PYTHON = (3, 11)
+"""The oldest version that monai-sr supports."""
 
 EXTRAS = ("cpu",)
 """Of monai-sr, installed as well: the engine that is fastest without a GPU."""
