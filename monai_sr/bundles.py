@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import pickle
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import Tensor, nn
 
 from .engine import Engine
@@ -101,13 +102,21 @@ class Model:
         return made
 
 
-def bundle_root(name: str) -> str:
-    """Where the configs of bundle ``name`` find their files when nobody says: the bundle's own folder.
+def bundle_file(root: str, name: str) -> str:
+    """A file of the bundle whose config asks for it, whatever the current folder is.
 
-    The current directory if it is a bundle of that name, else the one that ships.
+    The ``bundle_root`` of a config is ".", as in the model zoo, unless somebody gives another. MONAI 1.6.1
+    takes that for the current folder; here it is the folder of the config that is evaluated, which only the
+    workflow that evaluates it knows (``config_root_path``).
     """
-    here = Path.cwd()
-    return str(here if here.name == name and (here / "configs").is_dir() else bundle_path(name))
+    frame = sys._getframe() if root == "." else None
+    while frame is not None:
+        workflow = frame.f_locals.get("self")
+        if isinstance(workflow, ConfigWorkflow):
+            configs = workflow.config_root_path.resolve()
+            return str((configs.parent if configs.name == "configs" else configs) / name)
+        frame = frame.f_back
+    return str(Path(root) / name)
 
 
 def trust_of(name_or_path: str | Path) -> dict[str, Any]:
@@ -193,13 +202,13 @@ def load_bundle(
     return Model(folder.name, version, computed, inferer.options, weights_sha256=digest, trust=trust_of(folder))
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: nn.Module, path: str | Path) -> None:
     """Fill ``network`` from a plain state dict, strictly.
 
     Raises:
         BundleError: the file is missing (E-W-MISSING), damaged (E-W-HASH) or of another network (E-W-SHAPE).
     """
-    check_weights(path)
+    path = check_weights(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
@@ -215,7 +224,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         ) from error
 
 
-def check_weights(path: str | Path) -> None:
+def check_weights(path: str | Path) -> Path:
     """Verify the checksums of a file of weights, which torch passes over (torch 2.13).
 
     Of an entry that calls itself a folder torch reads nothing and returns what lay in memory.
@@ -236,6 +245,7 @@ def check_weights(path: str | Path) -> None:
         raise _damaged(path) from error
     if not sound:
         raise _damaged(path)
+    return path
 
 
 def _damaged(path: Path) -> BundleError:

@@ -507,7 +507,7 @@ def test_the_range_of_a_bundle_holds_the_factors_it_was_trained_for(short):
     least, most = json.loads((configs / "inference.json").read_text())["factor_range"]
     (simulation,) = [
         step
-        for step in json.loads((configs / "train.json").read_text())["train"]["transforms"]["transforms"]
+        for step in json.loads((configs / "train.json").read_text())["train"]["preprocessing"]["transforms"]
         if "RandSimulateThickSlicesd" in step["_target_"]
     ]
     assert least <= min(simulation["factors"]) and max(simulation["factors"]) <= most

@@ -95,14 +95,15 @@ def test_no_file_of_a_bundle_is_too_large_for_the_zoo(bundle):
 
 def test_the_configs_have_the_keys_that_the_zoo_asks_for(bundle):
     train, inference = (json.loads((bundle / "configs" / f"{n}.json").read_text()) for n in ("train", "inference"))
-    assert {"bundle_root", "device", "network_def", "inferer", "output_dir"} <= set(inference)
-    assert {"bundle_root", "device", "output_dir", "val_interval"} <= set(train)
-    assert {"trainer", "dataset", "handlers", "inferer"} <= set(train["train"])
+    assert {"bundle_root", "device", "dataset_dir", "network_def", "inferer", "output_dir"} <= set(inference)
+    assert {"dataset", "evaluator", "handlers", "preprocessing", "postprocessing"} <= set(inference)
+    assert {"bundle_root", "device", "dataset_dir", "output_dir", "val_interval", "loss", "optimizer"} <= set(train)
+    assert train["bundle_root"] == inference["bundle_root"] == "."
+    parts = {"preprocessing", "dataset", "dataloader", "inferer", "handlers", "key_metric"}
+    assert parts | {"trainer"} <= set(train["train"])
+    assert parts | {"postprocessing", "evaluator"} <= set(train["validate"])
     assert "max_epochs" in train["train"]["trainer"] and "data" in train["train"]["dataset"]
-    assert {"evaluator", "dataset", "handlers", "postprocessing", "inferer", "key_metric"} <= set(train["validate"])
-    (validation,) = (
-        h for h in train["train"]["handlers"] if isinstance(h, dict) and h["_target_"] == "ValidationHandler"
-    )
+    (validation,) = (h for h in train["train"]["handlers"] if h["_target_"] == "ValidationHandler")
     assert validation["interval"] == "@val_interval"
 
 

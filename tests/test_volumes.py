@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from catalogue import fault
 
-from monai_sr.errors import InputMissingError
+from monai_sr.errors import ImageError, InputMissingError
 from monai_sr.io.volumes import datalist, find_volumes
 
 
@@ -92,6 +93,33 @@ def test_no_volume_is_trained_and_validated_on_and_none_is_lost(tmp_path, every)
     assert sections[0].isdisjoint(sections[1])
     assert sections[0] | sections[1] == {str(path) for path in find_volumes(tmp_path)}
     assert len(sections[1]) == 11 // every
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_the_last_of_a_few_volumes_is_for_validation_and_all_are_for_evaluation(count, tmp_path):
+    put(tmp_path, *(f"{index}.nii.gz" for index in range(count)))
+    sizes = [len(datalist(tmp_path, section)) for section in ("training", "validation", "evaluation")]
+    assert sizes == [count - 1, 1, count]
+
+
+def test_evaluation_takes_the_validation_of_a_datalist(tmp_path):
+    entries = [{"image": f"{index}.nii.gz"} for index in range(3)]
+    (tmp_path / "list.json").write_text(json.dumps({"training": entries[:2], "validation": entries[2:]}))
+    assert datalist(tmp_path / "list.json", "evaluation") == [{"image": str(tmp_path / "2.nii.gz")}]
+
+
+@fault("W08", "E-DATALIST")
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"training": [{"image": "a.nii.gz"}], "validation": []}', '{"training": []}', '{"validation": ["a"]}'],
+)
+def test_nothing_to_validate_on_is_an_error(content, tmp_path):
+    (tmp_path / "list.json").write_text(content)
+    put(tmp_path, "one/a.nii.gz")
+    for source in (tmp_path / "list.json", tmp_path / "one"):
+        with pytest.raises(ImageError) as caught:
+            datalist(source, "validation")
+        assert caught.value.code == "E-DATALIST" and caught.value.path == source
 
 
 def test_relative_paths_of_a_datalist_count_from_its_folder(tmp_path, monkeypatch):

@@ -122,9 +122,9 @@ def simulated_in(bundle: Path) -> dict[str, Any]:
     """
     path = bundle / "configs" / "train.json"
     try:
-        steps = {step["_target_"]: step for step in json.loads(path.read_text())["train"]["transforms"]["transforms"]}
-        given = steps[f"{RandSimulateThickSlicesd.__module__}.{RandSimulateThickSlicesd.__name__}"]
-        coarse = steps.get(f"{RandCoarseCropd.__module__}.{RandCoarseCropd.__name__}")
+        steps = json.loads(path.read_text())["train"]["preprocessing"]["transforms"]
+        by_name = {step["_target_"].rpartition(".")[2]: step for step in steps}
+        given, coarse = by_name[RandSimulateThickSlicesd.__name__], by_name.get(RandCoarseCropd.__name__)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError("E-W-CONFIG", "it does not tell what is trained", fix="restore it", path=path) from error
     usual = {name: p.default for name, p in signature(RandSimulateThickSlicesd).parameters.items()} | given

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Any
-
-from monai.data import load_decathlon_datalist
+from typing import Any, Literal
 
 from ..dicom import is_dicom
-from ..errors import InputMissingError
+from ..errors import ImageError, InputMissingError
 from .images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix
+
+Section = Literal["training", "validation", "evaluation"]
 
 
 def find_volumes(source: str | Path) -> list[Path]:
@@ -40,29 +41,50 @@ def find_volumes(source: str | Path) -> list[Path]:
     return sorted(found)
 
 
-def datalist(source: str | Path, section: str, *, validation_every: int = 5) -> list[dict[str, Any]]:
-    """What to train or validate on: MONAI's ``[{"image": path}, …]``.
+def datalist(source: str | Path, section: Section, *, validation_every: int = 5) -> list[dict[str, Any]]:
+    """What to train, validate or evaluate on: MONAI's ``[{"image": path}, …]``, never empty.
 
     Args:
         source: a datalist JSON with "training" and "validation" (as ``data_scripts/prepare_datalist.py``
-            writes it; relative paths count from its folder), or a folder of images and DICOM series,
-            of which every fifth volume is for validation.
-        section: "training" or "validation".
+            writes it; relative paths count from its folder), or a folder of images and DICOM series.
+        section: "training", "validation", or "evaluation": all of a folder, of a datalist its validation.
+        validation_every: of a folder every so many volumes one is for validation, of fewer the last one.
 
     Raises:
-        InputMissingError: there is nothing there.
+        InputMissingError: there is nothing there (E-IO-MISSING), or nothing for the section (E-DATALIST).
+        ImageError: the datalist cannot be read (E-DATALIST).
     """
     source = Path(source)
-    if source.suffix == ".json" and source.is_file():
-        return load_decathlon_datalist(str(source), False, section, base_dir=str(source.resolve().parent))
     if not source.exists():
-        raise InputMissingError("E-IO-MISSING", "no such folder or datalist", fix="give --dataset", path=source)
-    chosen = [
-        path
-        for index, path in enumerate(find_volumes(source))
-        if (index % validation_every == validation_every - 1) == (section == "validation")
-    ]
-    return [{"image": str(path)} for path in chosen]
+        raise InputMissingError(
+            "E-IO-MISSING", "no such folder or datalist", fix="give a folder of volumes, or a datalist", path=source
+        )
+    if source.suffix == ".json" and source.is_file():
+        chosen = _listed(source, "validation" if section == "evaluation" else section)
+    else:
+        volumes = find_volumes(source)
+        held = set(volumes[validation_every - 1 :: validation_every] or volumes[1:][-1:])
+        wanted = {"training": [v for v in volumes if v not in held], "validation": sorted(held), "evaluation": volumes}
+        chosen = [{"image": str(path)} for path in wanted[section]]
+    if not chosen:
+        raise InputMissingError(
+            "E-DATALIST",
+            f"no volume for {section}",
+            fix="give at least two volumes, or a datalist with training and validation",
+            path=source,
+        )
+    return chosen
+
+
+def _listed(path: Path, section: str) -> list[dict[str, Any]]:
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8")).get(section, [])
+        folder = path.resolve().parent
+        return [item | {"image": str(folder / item["image"])} for item in listed]
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise ImageError(
+            "E-DATALIST", f"the datalist cannot be read ({error})", fix="make it anew", path=path
+        ) from error
 
 
 def _looks_like_image(path: Path) -> bool:
