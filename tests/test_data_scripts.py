@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import dicom_phantoms
 import nibabel as nib
 import numpy as np
 import pytest
@@ -580,35 +581,17 @@ def test_one_broken_volume_does_not_end_the_run(data, tmp_path, monkeypatch, cap
 
 
 def test_a_dicom_folder_is_one_volume(tmp_path):
-    pydicom = pytest.importorskip("pydicom")
-    voxels = thin(9, n=40, ct=True).astype(np.int16)
-    folder = tmp_path / "in" / "patient1" / "series"
-    folder.mkdir(parents=True)
-    series, frame = pydicom.uid.generate_uid(), pydicom.uid.generate_uid()
-    for k in range(40):
-        one = pydicom.Dataset()
-        one.file_meta = pydicom.dataset.FileMetaDataset()
-        one.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
-        one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-        one.PatientName, one.PatientID, one.Modality = "Doe^Jane", "77", "CT"
-        one.SeriesInstanceUID, one.StudyInstanceUID, one.FrameOfReferenceUID = series, series, frame
-        one.ImageOrientationPatient, one.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, float(k)]
-        one.PixelSpacing, one.SliceThickness, one.InstanceNumber = [1, 1], 1, k + 1
-        one.Rows = one.Columns = 40
-        one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
-        one.BitsAllocated = one.BitsStored = 16
-        one.HighBit, one.PixelRepresentation = 15, 1
-        one.RescaleSlope, one.RescaleIntercept, one.ImageType = 1, 0, ["ORIGINAL", "PRIMARY", "AXIAL"]
-        one.PixelData = voxels[:, :, k].tobytes()
-        one.save_as(folder / f"{k:03}.dcm", enforce_file_format=True)
+    stack = dicom_phantoms.Stack(dicom_phantoms.even(40, 1.0), rows=40, columns=40, pixel_spacing=(1.0, 1.0))
+    made = dicom_phantoms.slices(stack, rescale=(1, 0), dtype="int16", SliceThickness=1)
+    for one, drawn in zip(made, np.moveaxis(thin(9, n=40, ct=True), 2, 0), strict=True):
+        dicom_phantoms.store(one, drawn.astype(np.int16))
+    dicom_phantoms.write(tmp_path / "in" / "patient1" / "series", made)
     output = tmp_path / "list.json"
     assert run(tmp_path / "in", "--output", output) == 0
     row = rows(output)["series"]
     assert (row["accepted"], row["modality"], row["shape"]) == ("True", "CT", "40x40x40")
     assert row["subject"] == hashlib.sha256(b"patient1").hexdigest()[:12]
-    text = output.read_text() + prepare_datalist.provenance_path(output).read_text()
-    assert "Jane" not in text
+    assert dicom_phantoms.tells_nothing(output.read_text() + prepare_datalist.provenance_path(output).read_text())
 
 
 def test_nothing_usable_is_exit_code_3_and_leaves_the_reasons(data, tmp_path, capsys):
