@@ -700,54 +700,6 @@ def test_an_unknown_bundle_is_exit_code_7(fails, nifti, tmp_path):
     fails("evaluate", nifti(), "--bundle", "nobody", exit_code=7, code="E-W-BUNDLE", names="nobody")
 
 
-class Canary:
-    """Unpickled, it would write a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("short", NAMES)
-@pytest.mark.parametrize(
-    ("fault", "code"),
-    [
-        ("missing", "E-W-MISSING"),
-        ("empty", "E-W-HASH"),
-        ("truncated", "E-W-HASH"),
-        ("web page", "E-W-HASH"),
-        ("not a dictionary", "E-W-SHAPE"),
-        ("other keys", "E-W-SHAPE"),
-        ("other shape", "E-W-SHAPE"),
-        ("code", "E-W-HASH"),
-    ],
-)
-def test_weights_that_cannot_be_used_are_exit_code_7(fails, nifti, tmp_path, bundle, short, fault, code):
-    folder = bundle(short)
-    weights = folder / "models" / "model.pt"
-    state = torch.load(weights, weights_only=True)
-    if fault == "missing":
-        weights.unlink()
-    elif fault == "empty":
-        weights.write_bytes(b"")
-    elif fault == "truncated":
-        weights.write_bytes(weights.read_bytes()[:-1000])
-    elif fault == "web page":
-        weights.write_text("<html>404</html>")
-    elif fault == "not a dictionary":
-        torch.save(torch.zeros(3), weights)
-    elif fault == "other keys":
-        torch.save({"wrong." + key: value for key, value in state.items()}, weights)
-    elif fault == "other shape":
-        torch.save({key: torch.zeros(*value.shape, 2) for key, value in state.items()}, weights)
-    else:
-        torch.save(Canary(tmp_path / "canary"), weights)
-    fails("run", nifti(), tmp_path / "out.nii.gz", "--bundle", folder, exit_code=7, code=code, names=weights)
-    assert not (tmp_path / "canary").exists()
-
-
 @pytest.mark.parametrize("content", ["{", "{}", '{"network_def": {"_target_": "monai_sr.nothing"}}'])
 def test_a_damaged_configuration_is_exit_code_7(fails, nifti, tmp_path, bundle, content):
     folder = bundle("residual")

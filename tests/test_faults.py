@@ -638,12 +638,19 @@ def copied(folder: Path, short: str = "pyramid") -> Path:
         (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "E-W-HASH"),
         (lambda path: path.write_text("<html>404</html>"), "E-W-HASH"),
         (lambda path: torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(path)), "E-W-HASH"),
+        (lambda path: torch.save(torch.zeros(3), path), "E-W-SHAPE"),
+        (lambda path: torch.save({"weight": torch.zeros(3)}, path), "E-W-SHAPE"),
+        (lambda path: torch.save(PyramidNet(features=4, depth=2).state_dict(), path), "E-W-SHAPE"),
         (lambda path: torch.save(ResidualNet(4, 4).state_dict(), path), "E-W-SHAPE"),
     ],
-    ids=["missing", "empty", "truncated", "web page", "TorchScript", "another network"],
+    ids=[
+        *("missing", "empty", "truncated", "web page", "TorchScript"),
+        *("not a dictionary", "other keys", "other shapes", "another network"),
+    ],
 )
-def test_weights_that_cannot_be_used_are_exit_code_7(call, tmp_path, damage, code):
-    folder = copied(tmp_path)
+@pytest.mark.parametrize("short", NAMES)
+def test_weights_that_cannot_be_used_are_exit_code_7(call, tmp_path, short, damage, code):
+    folder = copied(tmp_path, short)
     damage(folder / "models" / "model.pt")
     found, _, err = call("run", nifti(tmp_path), tmp_path / "out.nii", "--bundle", folder, "--trust-bundle")
     assert found == 7
