@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / ".github").glob("*.md")),
-    *(page for folder in ("bundles", "data_scripts", "monai_sr") for page in sorted((ROOT / folder).rglob("*.md"))),
+    *(page for folder in ("bundles", "data_scripts", "monai_sr", "tests") for page in sorted((ROOT / folder).rglob("*.md"))),
 ]
 WITH_COMMANDS = [page for page in PAGES if "\nmonai-sr " in page.read_text(encoding="utf-8")]
 CODE = re.compile(r"```.*?```|`[^`\n]+`", flags=re.DOTALL)
