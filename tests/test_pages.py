@@ -13,10 +13,11 @@ import pytest
 from monai_sr.cli.parser import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("bundles", "data_scripts", "monai_sr", "tests")
 PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / ".github").glob("*.md")),
-    *(page for folder in ("bundles", "data_scripts", "monai_sr", "tests") for page in sorted((ROOT / folder).rglob("*.md"))),
+    *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md"))),
 ]
 WITH_COMMANDS = [page for page in PAGES if "\nmonai-sr " in page.read_text(encoding="utf-8")]
 CODE = re.compile(r"```.*?```|`[^`\n]+`", flags=re.DOTALL)
