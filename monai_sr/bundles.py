@@ -15,17 +15,21 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.data import MetaTensor
 from torch import Tensor, nn
 
+from .acquired import Acquired
 from .engine import Engine
 from .engine.selection import as_engine, make_engine
 from .errors import BundleError, UsageError, warn
-from .inference import Progress, SuperResolutionInferer, super_resolve
+from .inference import Progress, SuperResolutionInferer, super_resolve_acquired
+from .intensities import Modality
 from .io import shelf
 from .io.adapters import taken
 from .io.shelf import NAMES as NAMES
 from .io.shelf import SPLINE, bundle_path
 from .io.shelf import shipped_bundles as shipped_bundles
+from .slices import Profile
 from .trust.ranges import check_ranges
 
 _DOS_FOLDER = 0x10
@@ -85,21 +89,48 @@ class Model:
         spacing: float | None = None,
         factor: float | None = None,
         slice_thickness: float | None = None,
+        profile: Profile | None = None,
         axis: int | None = None,
+        modality: Modality | None = None,
+        strict: bool = False,
+        tile_voxels: int | None = None,
         progress: Progress | None = None,
-        **options: Any,
     ) -> Any:
         """Super-resolve one volume; images and arguments as of :func:`monai_sr.inference.super_resolve`."""
-        given = {"spacing": spacing, "factor": factor, "slice_thickness": slice_thickness, "axis": axis, **options}
-        if not isinstance(image, Tensor):
-            volume, give_back = taken(image)
-            return give_back(self(volume, progress=progress, **given))
-        chosen = {key: value for key, value in given.items() if value is not None}
-        outside = check_ranges(image, self.trust.get("trained_on", {}), **(self._options | chosen))
-        made = super_resolve(image, self.engine, **(self._options | chosen), progress=progress)
+        facts = {"slice_thickness": slice_thickness, "profile": profile, "axis": axis, "modality": modality}
+        wishes: dict[str, Any] = {"spacing": spacing, "factor": factor, "strict": strict, "tile_voxels": tile_voxels}
+        volume, give_back = (image, None) if isinstance(image, Tensor) else taken(image)
+        acquired = Acquired.of(volume, **_chosen(self._options, facts))
+        sr = self.super_resolve(acquired, **wishes, progress=progress)
+        return sr if give_back is None else give_back(sr)
+
+    def super_resolve(
+        self,
+        acquired: Acquired,
+        *,
+        spacing: float | None = None,
+        factor: float | None = None,
+        strict: bool = False,
+        tile_voxels: int | None = None,
+        progress: Progress | None = None,
+    ) -> MetaTensor:
+        """Super-resolve a volume whose facts are decided, and warn where it is unlike the training data."""
+        wishes = _chosen(self._options, {"spacing": spacing, "factor": factor, "tile_voxels": tile_voxels})
+        intensities = {name: self._options[name] for name in ("ct_window", "mr_percentiles") if name in self._options}
+        wanted = acquired.wanted_grid(spacing=wishes["spacing"], factor=wishes["factor"])
+        outside = check_ranges(acquired, wanted, self.trust.get("trained_on", {}), **intensities, strict=strict)
+        factors = self._options.get("factor_range")
+        sr = super_resolve_acquired(
+            acquired, self.engine, **wishes, **intensities, factor_range=factors, strict=strict, progress=progress
+        )
         if outside:
-            made.meta["outside_ranges"] = outside
-        return made
+            sr.meta["outside_ranges"] = outside
+        return sr
+
+
+def _chosen(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, else what the bundle says."""
+    return {name: defaults.get(name) if value is None else value for name, value in given.items()}
 
 
 def bundle_file(root: str, name: str) -> str:

@@ -150,20 +150,6 @@ def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor:
     return MetaTensor(voxels, affine=affine, meta=meta)
 
 
-def uneven_positions(image: Tensor) -> np.ndarray | None:
-    """Where the slices of an unevenly spaced DICOM series lie along the last axis, mm around the middle.
-
-    None for an even volume. The affine of an uneven one has the mean spacing.
-    """
-    positions = image.meta.get("slice_positions") if isinstance(image, MetaTensor) else None
-    if positions is None:
-        return None
-    positions = np.asarray(positions, dtype=np.float64)
-    if len(positions) != image.shape[-1]:
-        raise ValueError(f"{len(positions)} slice positions for {image.shape[-1]} slices along the last axis")
-    return positions
-
-
 def target_grid(
     grid: Grid,
     *,
@@ -183,7 +169,7 @@ def target_grid(
         spacing: wanted slice spacing, mm. Default: the finer in-plane spacing.
         factor: output slices per acquired slice instead.
         axis: the through-plane axis, default the one of the largest spacing.
-        uneven: see :func:`uneven_positions`.
+        uneven: (m,) slice centers along the last axis, mm around the middle, where they are unevenly spaced.
 
     Raises:
         UsageError: spacing and factor are both given, one is not positive, or the axis is unclear.
@@ -210,19 +196,6 @@ def target_grid(
     if spacing > 0 and spacing >= grid.spacing[axis] * (1 - SAME_SPACING):
         return grid, axis
     return grid.respaced(axis, spacing), axis
-
-
-def wanted_grid(
-    image: Tensor, *, spacing: float | None = None, factor: float | None = None, axis: int | None = None
-) -> tuple[Grid, int]:
-    """:func:`target_grid` of an image; its metadata may tell the slice axis and uneven positions.
-
-    Raises:
-        UsageError: as :func:`target_grid`.
-    """
-    told = image.meta.get("slice_axis") if isinstance(image, MetaTensor) else None
-    axis = int(told) if axis is None and told is not None else axis
-    return target_grid(grid_of(image), spacing=spacing, factor=factor, axis=axis, uneven=uneven_positions(image))
 
 
 def thick_grid(grid: Grid, axis: int, slice_spacing: float) -> Grid:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,31 +12,18 @@ from monai.data import MetaTensor, decollate_batch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from .acquired import Acquired, chosen_voxels
 from .engine import Engine, Place, Progress
 from .engine.selection import as_engine, make_engine
 from .errors import ImageError, warn
-from .grid import SAME_SPACING, grid_of, on_grid, uneven_positions, wanted_grid
-from .intensities import (
-    CT_AIR,
-    CT_WINDOW,
-    MR_PERCENTILES,
-    IntensityRange,
-    Modality,
-    check_hounsfield,
-    count_labels,
-    guess_modality,
-    intensity_range,
-    padding_mask,
-)
+from .grid import SAME_SPACING, on_grid
+from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, check_hounsfield, count_labels
 from .io.adapters import takes_any_image
 from .networks import levels_for
-from .slices import Banded, Profile
-from .stacks import Stack
-from .transforms import standard_slices
+from .slices import Banded, Profile, SliceModel
 
 
 @takes_any_image
-@torch.no_grad()
 def super_resolve(
     image: Tensor,
     network: nn.Module | Engine | None,
@@ -72,8 +58,8 @@ def super_resolve(
         slice_thickness: FWHM of the slice profile, mm; (m,) in the order of the voxels where slices
             differ. Default: what the image's metadata tell, else the slice spacing.
         axis: the through-plane axis, default the one of the largest spacing.
-        profile: "gaussian" or "box". Default: recognized from the slices, see
-            :func:`monai_sr.profiles.recognize_profile`.
+        profile: "gaussian" or "box". Default: estimated from the slices, see
+            :func:`monai_sr.profiles.estimate_profile`.
         modality: "CT" or "MR". Default: what the metadata tell, else guessed from the values; then a
             mask or segmentation is refused.
         ct_window, mr_percentiles: see :func:`monai_sr.intensities.intensity_range`.
@@ -97,116 +83,102 @@ def super_resolve(
             HU; under ``strict`` see there.
         UsageError: contradicting options, or an unclear through-plane axis.
     """
-    wanted, axis = wanted_grid(image, spacing=spacing, factor=factor, axis=axis)
-    voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
-    if uneven_positions(image) is None and np.array_equal(wanted.affine, grid_of(image).affine):
+    acquired = Acquired.of(image, slice_thickness=slice_thickness, profile=profile, axis=axis, modality=modality)
+    return super_resolve_acquired(
+        acquired,
+        network,
+        spacing=spacing,
+        factor=factor,
+        ct_window=ct_window,
+        mr_percentiles=mr_percentiles,
+        factor_range=factor_range,
+        strict=strict,
+        tile_voxels=tile_voxels,
+        progress=progress,
+    )
+
+
+@torch.no_grad()
+def super_resolve_acquired(
+    acquired: Acquired,
+    network: nn.Module | Engine | None,
+    *,
+    spacing: float | None = None,
+    factor: float | None = None,
+    ct_window: tuple[float, float] = CT_WINDOW,
+    mr_percentiles: tuple[float, float] = MR_PERCENTILES,
+    factor_range: tuple[float, float] | None = None,
+    strict: bool = False,
+    tile_voxels: int | None = None,
+    progress: Progress | None = None,
+) -> MetaTensor:
+    """:func:`super_resolve` of a volume whose facts are decided; arguments, result and errors as there."""
+    wanted, image, voxels = acquired.wanted_grid(spacing=spacing, factor=factor), acquired.image, acquired.voxels
+    if acquired.lies_on(wanted):
         _doubt(
             "W-SR-NOGAIN",
             "E-SR-NOGAIN",
-            f"slices are {wanted.spacing[axis]:.4g} mm apart already, no finer ones were asked for",
+            f"slices are {acquired.slice_spacing:.4g} mm apart already, no finer ones were asked for",
             "the image is passed through",
             fix="leave it as it is, or ask for a finer --spacing",
             strict=strict,
-            image=image,
+            path=acquired.path,
         )
         return on_grid(voxels.float(), wanted, image)
-    stack = Stack.of(image, wanted, axis, slice_thickness=slice_thickness, profile=profile or "gaussian")
-    beyond = _is_beyond(stack.factor, factor_range, strict=strict, image=image)
+    _check_values(acquired, strict=strict)
+    model = acquired.slice_model(wanted)
+    beyond = _is_beyond(model.factor, factor_range, strict=strict, path=acquired.path)
     result = torch.empty((len(voxels), *wanted.shape), device=voxels.device)
     padded = 0.0
-    engine = as_engine(network)
+    engine, nearest = as_engine(network), model.distances.argmin(axis=1)
     if tile_voxels is None:
         tile_voxels = engine.usual_tile(voxels_in=voxels.numel(), voxels_out=result.numel())
-    for index in range(len(voxels)):
-        scan = _scan(image, index, stack, modality, ct_window=ct_window, mr_percentiles=mr_percentiles, strict=strict)
-        if profile is None and index == 0:  # volumes of one file were acquired in one way
-            stack = stack.recognized(scan.slices)
-        share = _share_of(progress, index, len(voxels)) if progress else None
-        for place, proposal in _proposals(engine, scan.slices, stack, tile_voxels=tile_voxels, progress=share):
-            sr = stack.model.enforce(proposal, scan.slices[place])
-            stack.put(scan.in_file_units(sr, place, stack.nearest), result[index], place)
-        padded += scan.padding_share / len(voxels)
+    for channel in range(len(voxels)):
+        scan = acquired.normalized(channel, ct_window=ct_window, mr_percentiles=mr_percentiles)
+        done = _part_of(progress, channel, len(voxels)) if progress else None
+        for place, proposal in _proposals(engine, scan.slices, model, tile_voxels=tile_voxels, progress=done):
+            sr = model.enforce(proposal, scan.slices[place])
+            acquired.put(scan.in_file_units(sr, place, nearest), result[channel], place)
+        padded += scan.padding_fraction / len(voxels)
     sharp = on_grid(result, wanted, image)
     sharp.meta["super_resolved"] = True
-    sharp.meta["slice_profile"] = stack.profile
-    if len(stack.filled):
-        sharp.meta["filled_slices"] = stack.filled
+    sharp.meta["slice_profile"] = acquired.slice_profile
+    filled = acquired.filled_slices(model)
+    if len(filled):
+        sharp.meta["filled_slices"] = filled
     if padded:
         sharp.meta["padding_share"] = padded
     if beyond:
-        sharp.meta["outside_training"] = stack.factor
+        sharp.meta["outside_training"] = model.factor
     return sharp
 
 
-@dataclass(frozen=True)
-class _Scan:
-    """One volume as the network wants it, and the way back.
-
-    Attributes:
-        slices: (X, Y, m) canonical, normalized.
-        intensities: what they were normalized by.
-        outside: (X, Y, m) what a CT did not scan; None where it scanned all.
-        padding: the value that is put there.
-    """
-
-    slices: Tensor
-    intensities: IntensityRange
-    outside: Tensor | None
-    padding: float
-
-    @property
-    def padding_share(self) -> float:
-        """How much of the volume was not scanned, 0..1."""
-        return 0.0 if self.outside is None else float(self.outside.float().mean())
-
-    def in_file_units(self, sr: Tensor, place: Place, nearest: np.ndarray) -> Tensor:
-        """Some rows and columns of the result; ``nearest`` is the acquired slice whose padding each new one takes."""
-        sr = self.intensities.restore(sr)
-        return sr if self.outside is None else torch.where(self.outside[place][..., nearest], self.padding, sr)
-
-
-def _scan(
-    image: Tensor,
-    index: int,
-    stack: Stack,
-    modality: Modality | None,
-    *,
-    ct_window: tuple[float, float],
-    mr_percentiles: tuple[float, float],
-    strict: bool,
-) -> _Scan:
-    """Volume ``index`` of the image: what it is, what of it was scanned, and its range of intensities."""
-    meta = image.meta if isinstance(image, MetaTensor) else {}
-    voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
-    lr = stack.oriented(voxels[index].float())
-    missing = meta.get("nan_voxels")
-    known = lr if missing is None else _chosen(lr, ~stack.oriented(missing[index]))
-    kind = _modality_of(lr, modality, meta.get("modality"))
-    outside = padding_mask(lr, kind, meta.get("padding_value"))
-    if kind == "CT" and (modality or meta.get("modality")):
-        doubt = check_hounsfield(lr if outside is None or bool(outside.all()) else _chosen(lr, ~outside))
+def _check_values(acquired: Acquired, *, strict: bool) -> None:
+    """Refuse labels where nobody says that they are an image, and doubt a CT that does not look like HU."""
+    source = acquired.sources["modality"]
+    for channel, voxels in enumerate(acquired.voxels):
+        labels = count_labels(acquired.oriented(voxels.float())) if source == "estimated" else 0
+        if labels:
+            raise ImageError(
+                "E-MOD",
+                f"{labels} different whole numbers in patches: a mask or segmentation, an image is needed",
+                fix="give the image, or name what it is by --modality",
+            )
+        if acquired.modality != "CT" or source == "estimated":
+            continue
+        outside = acquired.outside(voxels, channel)
+        doubt = check_hounsfield(voxels if outside is None or bool(outside.all()) else chosen_voxels(voxels, ~outside))
         if doubt:
             _doubt(
                 *("W-CT-HU", "E-CT-HU", doubt, "they are taken as HU"),
                 fix="restore the rescale, or leave --modality out if it is no CT",
                 strict=strict,
-                image=image,
+                path=acquired.path,
             )
-    padding = 0.0
-    if outside is not None:
-        padding = float(_chosen(lr, outside)[0])
-        lr = torch.where(outside, CT_AIR, lr)
-    intensities = intensity_range(known, kind, ct_window=ct_window, mr_percentiles=mr_percentiles)
-    return _Scan(intensities.normalize(lr), intensities, outside, padding)
 
 
-def _chosen(voxels: Tensor, mask: Tensor) -> Tensor:
-    """The voxels of a mask; by numpy, because torch takes 32 bytes for each of them meanwhile."""
-    return torch.from_numpy(voxels.cpu().numpy()[mask.cpu().numpy()])
-
-
-def _is_beyond(factor: float, trained: tuple[float, float] | None, *, strict: bool, image: Tensor) -> bool:
-    """Whether the network was not trained for a factor, which is told."""
+def _is_beyond(factor: float, trained: tuple[float, float] | None, *, strict: bool, path: str) -> bool:
+    """Whether the network was not trained for a factor; then a warning says so."""
     least, most = trained or (0.0, math.inf)
     if least * (1 - SAME_SPACING) <= factor <= most * (1 + SAME_SPACING):
         return False
@@ -218,7 +190,7 @@ def _is_beyond(factor: float, trained: tuple[float, float] | None, *, strict: bo
         fix="ask for a factor in that range, or take --bundle none",
         facts={"factor": factor, "minimum": least, "maximum": most},
         strict=strict,
-        image=image,
+        path=path,
     )
     return True
 
@@ -231,45 +203,28 @@ def _doubt(
     *,
     fix: str,
     strict: bool,
-    image: Tensor,
+    path: str,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Warn that a result may not be worth having, or refuse to make it."""
-    path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
     if strict:
-        raise ImageError(error, finding, fix=fix, path=path, facts=facts)
-    warn(warning, f"{finding}; {consequence}", path=path, facts=facts, stacklevel=3)
+        raise ImageError(error, finding, fix=fix, path=path or None, facts=facts)
+    warn(warning, f"{finding}; {consequence}", path=path or None, facts=facts, stacklevel=3)
 
 
-def _modality_of(lr: Tensor, given: Modality | None, told: Modality | None) -> Modality:
-    """What is given or told by the metadata; else guessed, once it is an image at all."""
-    if given and told and given != told:
-        raise ImageError(
-            "E-MOD", f"the header says {told}, {given} was given", fix="leave --modality out, or give the right image"
-        )
-    labels = 0 if given or told else count_labels(lr)
-    if labels:
-        raise ImageError(
-            "E-MOD",
-            f"{labels} different whole numbers in patches: a mask or segmentation, an image is needed",
-            fix="give the image, or name what it is by --modality",
-        )
-    return given or told or guess_modality(lr)
-
-
-def _share_of(progress: Progress, index: int, count: int) -> Progress:
+def _part_of(progress: Progress, index: int, count: int) -> Progress:
     """Progress within one of several volumes as that of all."""
     return lambda done: progress((index + done) / count)
 
 
 def _proposals(
-    engine: Engine, lr: Tensor, stack: Stack, *, tile_voxels: int, progress: Progress | None
+    engine: Engine, lr: Tensor, model: SliceModel, *, tile_voxels: int, progress: Progress | None
 ) -> Iterator[tuple[Place, Tensor]]:
     """What the engine makes of the acquired slices (X, Y, m): thin slices of a part of the rows and columns each."""
-    levels, along, to_thin = 0, stack.model.spline, None
+    levels, along, to_thin = 0, model.spline, None
     if engine.works_on == "thick":
-        levels, along = levels_for(stack.step / stack.thin_step), standard_slices(stack.model, stack.thick, stack.thin)
-        from_even = stack.from_even(2**levels * len(along))
+        levels, along = levels_for(model.step / model.thin_step), model.standard_slices()
+        from_even = model.from_even(2**levels * len(along))
         to_thin = None if from_even is None else Banded(from_even)
     for place, part in engine.propose(lr, along, levels=levels, tile_voxels=tile_voxels, progress=progress):
         yield place, part if to_thin is None else to_thin(part)
@@ -285,11 +240,38 @@ class SuperResolutionInferer(Inferer):
     """
 
     def __init__(
-        self, *, engine: str = "torch", precision: str = "float32", int8: str | None = None, **options: Any
+        self,
+        *,
+        spacing: float | None = None,
+        factor: float | None = None,
+        slice_thickness: float | None = None,
+        axis: int | None = None,
+        profile: Profile | None = None,
+        modality: Modality | None = None,
+        ct_window: tuple[float, float] = CT_WINDOW,
+        mr_percentiles: tuple[float, float] = MR_PERCENTILES,
+        factor_range: tuple[float, float] | None = None,
+        strict: bool = False,
+        tile_voxels: int | None = None,
+        engine: str = "torch",
+        precision: str = "float32",
+        int8: str | None = None,
     ) -> None:
         super().__init__()
         self.engine: dict[str, Any] = {"engine": engine, "precision": precision, "int8": int8}
-        self.options = options
+        self.options: dict[str, Any] = {
+            "spacing": spacing,
+            "factor": factor,
+            "slice_thickness": slice_thickness,
+            "axis": axis,
+            "profile": profile,
+            "modality": modality,
+            "ct_window": ct_window,
+            "mr_percentiles": mr_percentiles,
+            "factor_range": factor_range,
+            "strict": strict,
+            "tile_voxels": tile_voxels,
+        }
         self._computed: Engine | None = None
 
     def __call__(self, inputs: Tensor, network: nn.Module | None, *args: Any, **kwargs: Any) -> Tensor:

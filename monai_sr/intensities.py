@@ -105,23 +105,20 @@ def check_hounsfield(voxels: Tensor) -> str:
     return found if lowest >= HU_FAT else ""
 
 
-def padding_mask(voxels: Tensor, modality: Modality, padding_value: float | None = None) -> Tensor | None:
-    """Which voxels of a CT lie outside what was scanned; None if none, and for MR.
+def padding_of(voxels: Tensor, modality: Modality, padding_value: float | None = None) -> float | None:
+    """The value of voxels outside what a CT scanned; None if all were scanned, and for MR.
 
     Args:
         voxels: in HU, any shape.
         modality: see :func:`guess_modality`.
-        padding_value: what the header says. Default: the least value, if it is none of a CT.
+        padding_value: what the header says. Default: the lowest value, if it is below :data:`CT_PADDING_BELOW`.
     """
     if modality != "CT":
         return None
     if padding_value is None:
         lowest = float(voxels.min())
-        if lowest >= CT_PADDING_BELOW:
-            return None
-        padding_value = lowest
-    mask = voxels == padding_value
-    return mask if bool(mask.any()) else None
+        padding_value = lowest if lowest < CT_PADDING_BELOW else None
+    return padding_value
 
 
 def intensity_range(

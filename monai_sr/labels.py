@@ -9,15 +9,18 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
+from .acquired import Acquired, path_of
 from .errors import ImageError
-from .grid import grid_of, on_grid, positions_on, uneven_positions
+from .grid import Grid, grid_of, on_grid, positions_on
 from .slices import interpolation_matrix
 
 SAME_PLACE = 0.05
 """Voxels that the corners of a mask may be off those of its image, as headers round."""
 
 
-def carry_labels(labels: MetaTensor, image: MetaTensor, result: MetaTensor, *, axis: int | None = None) -> MetaTensor:
+def carry_labels(
+    labels: MetaTensor, image: MetaTensor | Acquired, result: MetaTensor, *, axis: int | None = None
+) -> MetaTensor:
     """Labels of an acquired volume on the grid of its super-resolved one.
 
     Shape-based interpolation: between two slices each label has the signed distance to its contour in
@@ -28,9 +31,10 @@ def carry_labels(labels: MetaTensor, image: MetaTensor, result: MetaTensor, *, a
 
     Args:
         labels: (C, X, Y, Z) whole numbers on the grid of ``image``.
-        image: (C', X, Y, Z) the acquired volume.
+        image: (C', X, Y, Z) the acquired volume, or what is known of it already.
         result: (C', X', Y', Z') what was made of it, by :func:`monai_sr.inference.super_resolve`.
-        axis: through-plane axis. Default: the one along which ``result`` is finer.
+        axis: through-plane axis of ``image`` as a MetaTensor. Default: what the metadata say, else the one along
+            which ``result`` is finer.
 
     Returns:
         (C, X', Y', Z') with the labels' metadata on the grid of ``result``.
@@ -40,26 +44,23 @@ def carry_labels(labels: MetaTensor, image: MetaTensor, result: MetaTensor, *, a
 
     Source: Raya and Udupa 1990, "Shape-based interpolation of multidimensional objects".
     """
-    _check(labels, image)
-    grid, wanted = grid_of(image), grid_of(result)
-    if axis is None:
-        axis = int(image.meta.get("slice_axis", np.argmax(np.array(grid.spacing) / np.array(wanted.spacing))))
-    thin, thick = positions_on(wanted, axis, grid), positions_on(grid, axis, grid)
-    uneven = uneven_positions(image)
-    if uneven is not None and axis == 2:
-        thick = uneven + (thick[0] + thick[-1]) / 2
-    in_plane = tuple(s for a, s in enumerate(grid.spacing) if a != axis)
+    wanted = grid_of(result)
+    if not isinstance(image, Acquired):
+        image = Acquired.of(image, axis=axis, refined=wanted)
+    _check(labels, image.grid)
+    axis = image.axis
+    thin, thick = positions_on(wanted, axis, image.grid), image.positions_from_first
+    in_plane = tuple(s for a, s in enumerate(image.grid.spacing) if a != axis)
     stacks = np.moveaxis(labels.as_tensor().cpu().numpy(), axis + 1, 1)
     carried = np.stack([_between(stack, thick, thin, in_plane) for stack in stacks])
     carried = np.ascontiguousarray(np.moveaxis(carried, 1, axis + 1))
-    made = on_grid(torch.from_numpy(carried), wanted, labels)
-    made.meta["super_resolved"] = True
-    return made
+    thin_labels = on_grid(torch.from_numpy(carried), wanted, labels)
+    thin_labels.meta["super_resolved"] = True
+    return thin_labels
 
 
-def _check(labels: MetaTensor, image: MetaTensor) -> None:
-    ours, theirs = grid_of(labels), grid_of(image)
-    path = labels.meta.get("filename_or_obj")
+def _check(labels: MetaTensor, theirs: Grid) -> None:
+    ours, path = grid_of(labels), path_of(labels) or None
     if ours.shape != theirs.shape:
         sizes = [" x ".join(map(str, grid.shape)) for grid in (ours, theirs)]
         raise ImageError(

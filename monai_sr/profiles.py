@@ -1,4 +1,4 @@
-"""Which slice profile was at work, told from the slices themselves.
+"""Which slice profile was at work, estimated from the slices themselves.
 
 A header tells how thick slices are, never how they weigh what lies within: a selective pulse or a mean
 of thin CT slices is nearly a box, which blurs as little as a Gaussian of 0.68 of its width. Taken for a
@@ -34,9 +34,9 @@ _LINES = 2_000_000
 _INTENSITIES = -0.2, 1.2
 
 
-def recognize_profile(
+def estimate_profile(
     lr: Tensor, *, in_plane: Sequence[float], positions: np.ndarray, slice_thickness: float | np.ndarray
-) -> Profile:
+) -> Profile | None:
     """ "box" where slices are sharper than a Gaussian profile of their thickness could leave them.
 
     Let E(k) be the mean squared difference of voxels k slice steps apart. The score is what
@@ -51,13 +51,15 @@ def recognize_profile(
         slice_thickness: FWHM of the profile, mm; (m,) where slices differ.
 
     Returns:
-        "gaussian" also where there is too little to go by: few or unevenly spaced slices, slices of
-        different thickness, large gaps or overlaps, a field of view of a few slice steps.
+        None where there is too little to go by: few or unevenly spaced slices, slices of different
+        thickness, large gaps or overlaps, a field of view of a few slice steps.
 
     Source: measured by ``python -m tests.benchmarks.profiles``, which tells how often it is wrong.
     """
     score = profile_score(lr, in_plane=in_plane, positions=positions, slice_thickness=slice_thickness)
-    return "box" if score is not None and score > threshold(in_plane, positions) else "gaussian"
+    if score is None:
+        return None
+    return "box" if score > threshold(in_plane, positions) else "gaussian"
 
 
 def threshold(in_plane: Sequence[float], positions: np.ndarray) -> float:
@@ -69,7 +71,7 @@ def threshold(in_plane: Sequence[float], positions: np.ndarray) -> float:
 def profile_score(
     lr: Tensor, *, in_plane: Sequence[float], positions: np.ndarray, slice_thickness: float | np.ndarray
 ) -> float | None:
-    """The score of :func:`recognize_profile`; None where there is too little to go by."""
+    """The score of :func:`estimate_profile`; None where there is too little to go by."""
     steps, thickness = np.diff(positions), np.unique(slice_thickness)
     if len(positions) < FEWEST_SLICES or np.ptp(steps) > 0.01 * steps.mean() or len(thickness) > 1:
         return None

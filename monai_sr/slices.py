@@ -208,16 +208,19 @@ def enforce_consistency(sr: Tensor, lr: Tensor, acquisition: Tensor, spline: Ten
     return sr + (lr - sr @ acquisition.mT) @ spline.mT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SliceModel:
-    """How one set of thick slices sees one set of thin ones: A, U and B together.
+    """How one set of thick slices sees one set of thin ones: positions, A, U and B together.
 
     Attributes:
+        thick, thin: (m,) and (n,) increasing centers of the slices on one line, mm.
         acquisition: A, (m, n) thin to thick.
         interpolation: U, (n, m) cubic spline, thick to thin.
         spline: B, (n, m) consistent spline, thick to thin.
     """
 
+    thick: np.ndarray
+    thin: np.ndarray
     acquisition: Tensor
     interpolation: Tensor
     spline: Tensor
@@ -232,9 +235,52 @@ class SliceModel:
         profile: Profile = "gaussian",
     ) -> SliceModel:
         """Build the matrices for slice positions in mm; see :func:`profile_matrix`."""
+        thick, thin = _positions(thick, "thick"), _positions(thin, "thin")
         acquisition = profile_matrix(thin, thick, slice_thickness=slice_thickness, profile=profile)
         interpolation = interpolation_matrix(thick, thin)
-        return cls(acquisition, interpolation, consistent_spline_matrix(acquisition, interpolation))
+        return cls(thick, thin, acquisition, interpolation, consistent_spline_matrix(acquisition, interpolation))
+
+    @property
+    def step(self) -> float:
+        """Mean distance of the thick slices, mm; of a single one the distance that the thin ones span."""
+        if len(self.thick) == 1:
+            return float(self.thin[-1] - self.thin[0]) or 1.0
+        return float(self.thick[-1] - self.thick[0]) / (len(self.thick) - 1)
+
+    @property
+    def thin_step(self) -> float:
+        """Distance of the thin slices, mm."""
+        return float(self.thin[1] - self.thin[0])
+
+    @property
+    def factor(self) -> float:
+        """Thin slices for a typical (median) step of the thick ones."""
+        return float(np.median(np.diff(self.thick))) / self.thin_step
+
+    @cached_property
+    def distances(self) -> np.ndarray:
+        """(n, m) of each thin slice from each thick one, mm."""
+        return np.abs(self.thin[:, None] - self.thick)
+
+    def standard_slices(self) -> Tensor:
+        """(m, m): thick slices as even ones with a Gaussian profile as wide as their spacing.
+
+        The consistent spline acquired again. The identity where the slices are of that kind already, so
+        a network that works on thick slices is spared gaps, overlaps, boxes and uneven positions.
+        """
+        return (
+            profile_matrix(self.thin, self._even(len(self.thick), self.step), slice_thickness=self.step) @ self.spline
+        )
+
+    def from_even(self, count: int) -> Tensor | None:
+        """(n, count): from ``count`` even slices over the same slab to the thin ones; None if they are those."""
+        positions = self._even(count, self.step * len(self.thick) / count)
+        if count == len(self.thin) and np.allclose(positions, self.thin, atol=1e-6 * self.step):
+            return None
+        return interpolation_matrix(positions, self.thin)
+
+    def _even(self, count: int, step: float) -> np.ndarray:
+        return (self.thick[0] + self.thick[-1]) / 2 + (np.arange(count) - (count - 1) / 2) * step
 
     def enforce(self, sr: Tensor, lr: Tensor) -> Tensor:
         """See :func:`enforce_consistency`; slices along the last axis."""

@@ -16,16 +16,9 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from torch import Tensor
 
+from .acquired import Acquired, check_even
 from .errors import UsageError
-from .grid import (
-    grid_of,
-    on_grid,
-    positions_on,
-    target_grid,
-    thick_grid,
-    uneven_positions,
-    wanted_grid,
-)
+from .grid import grid_of, on_grid, positions_on, target_grid, thick_grid
 from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, intensity_range
 from .slices import Profile, SliceModel, apply_along, interpolation_matrix, profile_matrix
 
@@ -57,8 +50,7 @@ def simulate_thick_slices(
             ``hr`` are unevenly spaced.
     """
     grid = grid_of(hr)
-    if uneven_positions(hr) is not None:
-        raise UsageError("E-USE", "the slices of this volume are unevenly spaced", fix="give one of even thin slices")
+    check_even(hr)
     axis = grid.through_plane_axis if axis is None else axis
     if slice_spacing < grid.spacing[axis] * (1 - 1e-6):
         raise UsageError(
@@ -104,21 +96,19 @@ def interpolate_slices(
         lr: (C, X, Y, Z) volume of thick slices, with affine.
         spacing: wanted slice spacing, mm.
         method: "consistent" is the cubic spline whose slice averages are exactly ``lr``.
-        slice_thickness: FWHM of the slice profile, mm, used by "consistent". Default: the spacing
-            of the slices.
+        slice_thickness: FWHM of the slice profile, mm, used by "consistent". Default: what the metadata
+            say, else the slice spacing.
         profile: "gaussian" or "box", used by "consistent".
         axis: the through-plane axis, default the one of the largest spacing.
 
     Returns:
         The volume on :func:`target_grid`.
     """
-    grid, uneven = grid_of(lr), uneven_positions(lr)
-    wanted, axis = wanted_grid(lr, spacing=spacing, axis=axis)
-    thick, thin = grid.positions(axis) if uneven is None else uneven, wanted.positions(axis)
+    acquired = Acquired.of(lr, slice_thickness=slice_thickness, profile=profile, axis=axis)
+    wanted, axis = acquired.wanted_grid(spacing=spacing), acquired.axis
+    thick, thin = acquired.positions, wanted.positions(axis)
     if method == "consistent":
-        matrix = SliceModel.between(
-            thick, thin, slice_thickness=slice_thickness or grid.spacing[axis], profile=profile
-        ).spline
+        matrix = SliceModel.between(thick, thin, slice_thickness=acquired.slice_thickness, profile=profile).spline
     elif method in ("linear", "cubic"):
         matrix = interpolation_matrix(thick, thin, order=1 if method == "linear" else 3)
     else:
@@ -171,14 +161,15 @@ class InterpolateSlices(Transform):
         self.slice_thickness, self.profile, self.axis = slice_thickness, profile, axis
 
     def __call__(self, lr: Tensor) -> MetaTensor:
-        wanted, axis = wanted_grid(lr, spacing=self.spacing, factor=self.factor, axis=self.axis)
+        acquired = Acquired.of(lr, axis=self.axis)
+        wanted = acquired.wanted_grid(spacing=self.spacing, factor=self.factor)
         return interpolate_slices(
             lr,
-            wanted.spacing[axis],
+            wanted.spacing[acquired.axis],
             method=self.method,
             slice_thickness=self.slice_thickness,
             profile=self.profile,
-            axis=axis,
+            axis=acquired.axis,
         )
 
 
@@ -256,18 +247,6 @@ def _averages(taken: int, size: int, growth: float) -> Tensor:
     return means @ interpolation_matrix(np.arange(taken), fine)
 
 
-def standard_slices(model: SliceModel, thick: np.ndarray, thin: np.ndarray) -> Tensor:
-    """(p, m): acquired slices as even ones with a Gaussian profile as wide as their spacing.
-
-    The consistent spline acquired again. The identity where the slices are of that kind already, so
-    a network that works on thick slices is spared gaps, overlaps, boxes and uneven positions.
-    """
-    step = (thick[-1] - thick[0]) / (len(thick) - 1) if len(thick) > 1 else thin[-1] - thin[0] or 1.0
-    middle, count = (thick[-1] + thick[0]) / 2, len(thick)
-    even = middle + (np.arange(count) - (count - 1) / 2) * step
-    return profile_matrix(thin, even, slice_thickness=step) @ model.spline
-
-
 class SuperResolvedGridd(MapTransform):
     """Put super-resolved voxels on their grid: affine with the half-slice shift, shape, original affine.
 
@@ -290,12 +269,12 @@ class SuperResolvedGridd(MapTransform):
         axis: int | None = None,
     ) -> None:
         super().__init__(keys)
-        self.image_key, self.wanted = image_key, {"spacing": spacing, "factor": factor, "axis": axis}
+        self.image_key, self.spacing, self.factor, self.axis = image_key, spacing, factor, axis
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         image = result[self.image_key]
-        wanted, _ = wanted_grid(image, **self.wanted)  # type: ignore[arg-type]
+        wanted = Acquired.of(image, axis=self.axis).wanted_grid(spacing=self.spacing, factor=self.factor)
         for key in self.key_iterator(result):
             if tuple(result[key].shape[1:]) != wanted.shape:
                 raise ValueError(f"{key} has shape {tuple(result[key].shape[1:])}, its grid {wanted.shape}")

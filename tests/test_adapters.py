@@ -146,7 +146,7 @@ def test_an_affine_that_was_changed_in_memory_counts():
 
 
 def test_time_points_are_super_resolved_each_by_itself():
-    one, other = drawn(dtype="float32"), -2 * drawn(dtype="float32")
+    one, other = drawn(dtype="float32"), 3 * drawn(dtype="float32")
     series = nib.Nifti1Image(np.stack([one[0].numpy(), other[0].numpy()], axis=-1), one.affine.numpy())
     series.header.set_zooms((1.0, 1.2, 4.0, 2.5))
     sr = super_resolve(series, None, factor=2)

@@ -393,7 +393,7 @@ def test_a_fault_of_our_own_is_an_outcome_too_and_quotes_no_header(scans, tmp_pa
     def broken(self, image, **_):
         raise KeyError("CANARY")
 
-    monkeypatch.setattr(Model, "__call__", broken)
+    monkeypatch.setattr(Model, "super_resolve", broken)
     outcome = run(scans, tmp_path / "out")["a.nii.gz"]
     assert (outcome.status, outcome.code, outcome.exit_code) == ("failed", "E-BUG", 10)
     assert "KeyError" in outcome.reason and "CANARY" not in outcome.reason and "CANARY" in outcome.debug

@@ -15,6 +15,7 @@ import torch
 from catalogue import fault
 from small_networks import lively
 
+from monai_sr.acquired import Acquired
 from monai_sr.batch import (
     MemoryShortError,
     Settings,
@@ -135,7 +136,7 @@ def test_openvino_out_of_memory_ends_in_narrower_strips_with_the_same_voxels(mon
     pytest.importorskip("openvino")
     image = phantoms.known_value(phantoms.grid((24, 150, 6), (1.0, 1.0, 4.0)))
     engine = OpenVinoEngine(lively(ResidualNet(4, 4)))
-    expected, _ = super_resolve_within(model_of(engine), image, memory=64 * GIB)
+    expected, _ = super_resolve_within(model_of(engine), Acquired.of(image), memory=64 * GIB)
     compute, widths = streaming._Compiled.__call__, []
 
     def short(self, part, *rest):
@@ -146,7 +147,7 @@ def test_openvino_out_of_memory_ends_in_narrower_strips_with_the_same_voxels(mon
 
     monkeypatch.setattr(streaming._Compiled, "__call__", short)
     with pytest.warns(SuperResolutionWarning, match="W-MEM-LADDER"):
-        found, how = super_resolve_within(model_of(engine), image, memory=64 * GIB)
+        found, how = super_resolve_within(model_of(engine), Acquired.of(image), memory=64 * GIB)
     assert widths[0] == 150 and widths[-1] <= 60 and len(how["ran_out_of_memory"]) >= 1
     assert all(key[0][1] <= 60 for key in engine._graphs)  # what did not fit is not kept
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
@@ -198,11 +199,11 @@ def model_of(network) -> Model:
 def test_out_of_memory_ends_in_smaller_tiles_with_the_same_voxels():
     image = phantoms.known_value(phantoms.grid((120, 110, 6), (1.0, 1.0, 4.0)))
     network = Hungry(10**9)
-    expected, how = super_resolve_within(model_of(network), image, memory=64 * GIB)
+    expected, how = super_resolve_within(model_of(network), Acquired.of(image), memory=64 * GIB)
     assert "ran_out_of_memory" not in how
     network.most, network.asked = 200_000, []
     with pytest.warns(SuperResolutionWarning, match="W-MEM-LADDER"):
-        found, how = super_resolve_within(model_of(network), image, memory=64 * GIB)
+        found, how = super_resolve_within(model_of(network), Acquired.of(image), memory=64 * GIB)
     assert how["ran_out_of_memory"] == ["cpu, tiles of 316800 voxels"]
     assert how["tile_voxels"] == 250_000 and network.asked[0] == 316_800 and max(network.asked[1:]) <= network.most
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
@@ -227,7 +228,7 @@ def test_every_way_to_say_out_of_memory_is_understood(error):
 def test_after_the_smallest_tile_the_volume_fails_for_memory():
     image = phantoms.known_value(phantoms.grid((40, 30, 6), (1.0, 1.0, 4.0)))
     with pytest.raises(MemoryShortError, match="memory ran out: cpu, tiles of 250000 voxels") as short:
-        super_resolve_within(model_of(Hungry(1)), image, memory=64 * GIB)
+        super_resolve_within(model_of(Hungry(1)), Acquired.of(image), memory=64 * GIB)
     assert short.value.exit_code == 8
 
 
@@ -248,7 +249,7 @@ def test_another_error_is_no_reason_for_smaller_tiles():
             raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
-        super_resolve_within(model_of(Broken()), image, memory=64 * GIB)
+        super_resolve_within(model_of(Broken()), Acquired.of(image), memory=64 * GIB)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import phantoms
 import pytest
 from catalogue import fault
 
+from monai_sr.acquired import Acquired
 from monai_sr.bids import derivative as derivative_module
 from monai_sr.bids import derivative_sidecar, find_bids_images, is_bids, is_own_derivative, write_dataset_description
 from monai_sr.bids.ignore import ignored_by
@@ -27,6 +28,10 @@ from monai_sr.io.images import read_image, write_image
 
 THICK = phantoms.grid((20, 20, 6), (1.0, 1.0, 4.0))
 THIN = phantoms.grid((20, 20, 24), (1.0, 1.0, 1.0))
+
+
+def acquired(grid, **facts) -> Acquired:
+    return Acquired.of(phantoms.known_value(grid), **facts)
 
 
 def put_json(path: Path, **content: object) -> Path:
@@ -453,7 +458,7 @@ def test_results_of_different_images_have_different_names(tmp_path):
 def test_a_sidecar_names_its_source_and_what_was_acquired(tmp_path):
     root = dataset(tmp_path, "sub-01/anat/sub-01_FLAIR.nii.gz")
     put_json(root / "FLAIR.json", EchoTime=0.09, MagneticFieldStrength=3, SliceThickness=5)
-    told = derivative_sidecar(only(root), THICK, THIN, slice_thickness=5.0)
+    told = derivative_sidecar(only(root), acquired(THICK, slice_thickness=5.0), THIN)
     assert told["Sources"] == ["bids:raw:sub-01/anat/sub-01_FLAIR.nii.gz"]
     assert told["SpatialReference"] == told["Sources"][0]
     assert (told["EchoTime"], told["MagneticFieldStrength"], told["SkullStripped"]) == (0.09, 3, False)
@@ -467,14 +472,14 @@ def test_a_sidecar_finds_the_axis_of_the_slices_and_the_default_thickness(tmp_pa
     spacing, finer = [1.2, 1.2, 1.2], [1.2, 1.2, 1.2]
     spacing[axis], finer[axis] = 6.0, 2.0
     grids = [phantoms.grid((8, 8, 8), tuple(s), orientation="oblique") for s in (spacing, finer)]
-    told = derivative_sidecar(only(dataset(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")), *grids)
+    told = derivative_sidecar(only(dataset(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")), acquired(grids[0]), grids[1])
     assert (told["SpacingBetweenSlices"], told["AcquiredSliceThickness"]) == (2.0, 6.0)
 
 
 def test_a_passed_through_image_claims_no_new_slices(tmp_path):
     root = dataset(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")
     put_json(root / "T1w.json", SliceThickness=1)
-    told = derivative_sidecar(only(root), THIN, THIN)
+    told = derivative_sidecar(only(root), acquired(THIN), THIN)
     assert "as acquired" in told["Resolution"] and told["SliceThickness"] == 1
     assert not {"SpacingBetweenSlices", "AcquiredSliceThickness"} & set(told)
 
@@ -486,7 +491,7 @@ def test_nothing_that_points_to_a_patient_is_taken_over(tmp_path):
     fields += ("DeviceSerialNumber", "AcquisitionDateTime", "AcquisitionTime", "SeriesDescription", "ProtocolName")
     fields += ("StudyInstanceUID", "ImageComments", "OperatorsName", "ReferringPhysicianName", "NewField")
     put_json(root / "T1w.json", EchoTime=0.01, SkullStripped=True, **dict.fromkeys(fields, canary))
-    told = derivative_sidecar(only(root), THICK, THIN)
+    told = derivative_sidecar(only(root), acquired(THICK), THIN)
     assert canary not in json.dumps(told)
     assert told["EchoTime"] == 0.01 and told["SkullStripped"] is True
 
@@ -496,7 +501,7 @@ def test_infinite_numbers_of_a_sidecar_are_not_passed_on(tmp_path):
     (root / "T1w.json").write_text(
         '\ufeff{"EchoTime": NaN, "RepetitionTime": Infinity, "FlipAngle": 9}', encoding="utf-8"
     )
-    told = derivative_sidecar(only(root), THICK, THIN)
+    told = derivative_sidecar(only(root), acquired(THICK), THIN)
     assert told["FlipAngle"] == 9 and not {"EchoTime", "RepetitionTime"} & set(told)
 
 
@@ -647,7 +652,8 @@ def test_the_official_validator_finds_no_error_in_our_datasets(tmp_path):
         target = out / source.target
         target.parent.mkdir(parents=True, exist_ok=True)
         write_image(sr, target)
-        told = derivative_sidecar(source, grid_of(image), grid_of(sr), slice_thickness=source.slice_thickness)
+        facts = Acquired.of(image, slice_thickness=source.slice_thickness)
+        told = derivative_sidecar(source, facts, grid_of(sr))
         put_json(target.with_name(target.name.removesuffix(".nii.gz") + ".json"), **told)
     for name in ("monai-sr-run.jsonl", "monai-sr-run.tsv", ".monai-sr/case.json", "sub-02/anat/.x.nii.gz.host-1.tmp"):
         (out / name).parent.mkdir(exist_ok=True)

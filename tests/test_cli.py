@@ -21,7 +21,6 @@ import torch
 import tqdm
 from catalogue import fault
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
 from nifti_tools import save_nifti
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -456,7 +455,7 @@ def test_debug_adds_the_traceback(call, nifti, tmp_path):
 
 
 def test_a_fault_of_our_own_asks_for_a_report_and_is_no_image_error(call, nifti, tmp_path, monkeypatch):
-    monkeypatch.setattr(monai_sr.bundles.Model, "__call__", lambda *_, **__: {}["nothing"])
+    monkeypatch.setattr(monai_sr.bundles.Model, "super_resolve", lambda *_, **__: {}["nothing"])
     code, _, err = call("run", nifti(), tmp_path / "out.nii.gz", "--bundle", "none")
     assert code == 10
     assert err.startswith("monai-sr: E-BUG: KeyError") and err.count("\n") == 1
@@ -469,7 +468,7 @@ def test_an_interruption_ends_with_130_and_leaves_nothing(call, nifti, tmp_path,
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(monai_sr.bundles.Model, "__call__", interrupted)
+    monkeypatch.setattr(monai_sr.bundles.Model, "super_resolve", interrupted)
     code, _, err = call("run", nifti(), tmp_path / "out.nii.gz", "--bundle", "none")
     assert (code, err) == (130, "monai-sr: interrupted\n")
     assert not (tmp_path / "out.nii.gz").exists()
@@ -855,12 +854,12 @@ def test_the_shipped_demo_is_better_than_interpolation_with_both_bundles(tmp_pat
 def test_warnings_of_other_libraries_are_not_shown(call, nifti, tmp_path, monkeypatch):
     import warnings
 
-    def noisy(image: MetaTensor, *_, **__):
+    def noisy(acquired, *_, **__):
         warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
         warnings.warn("mind the gap", UserWarning, stacklevel=1)
         warn("W-TEST", "ours")
-        return image
+        return acquired.image
 
-    monkeypatch.setattr(monai_sr.bundles, "super_resolve", noisy)
+    monkeypatch.setattr(monai_sr.bundles, "super_resolve_acquired", noisy)
     code, _, err = call("run", nifti(), tmp_path / "out.nii.gz", "--bundle", "none")
     assert (code, err) == (0, "monai-sr: W-TEST: ours\n")

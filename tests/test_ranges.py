@@ -9,6 +9,7 @@ import phantoms
 import pytest
 import torch
 
+from monai_sr.acquired import Acquired
 from monai_sr.bundles import Model, bundle_path, load_bundle, trust_of
 from monai_sr.cli.main import main
 from monai_sr.errors import ImageError, SuperResolutionWarning, collect_notices
@@ -34,9 +35,14 @@ def scan(spacing=(0.8, 0.8, 4.0), shape=(12, 12, 8), *, low: float = 0.0, bright
     return on_grid(voxels - low, grid, voxels)
 
 
+def ranges_of(image, trained, *, spacing=None, factor=None, strict=False, **facts) -> dict[str, str]:
+    acquired = Acquired.of(image, **facts)
+    return check_ranges(acquired, acquired.wanted_grid(spacing=spacing, factor=factor), trained, strict=strict)
+
+
 def causes(image, trained=TRAINED, **options) -> dict[str, str]:
     with collect_notices() as caught:
-        found = check_ranges(image, trained, **options)
+        found = ranges_of(image, trained, **options)
     assert [notice.code for notice in caught] == [CAUSES[name][0] for name in found]
     return found
 
@@ -64,7 +70,7 @@ def test_each_cause_has_its_own_code(image, options, cause):
     assert list(found) == [cause]
     assert "trained on" in found[cause]
     with pytest.raises(ImageError) as error:
-        check_ranges(image, TRAINED, strict=True, **options)
+        ranges_of(image, TRAINED, strict=True, **options)
     assert error.value.code == CAUSES[cause][1]
 
 

@@ -455,7 +455,7 @@ def test_a_dicom_series_to_one_file_has_its_page(call, tmp_path):
     dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices(SeriesDescription="T2 tra"))
     assert call("run", tmp_path / "in", tmp_path / "thin.nii.gz", "--bundle", "none", "--report")[0] == 0
     text = Page(tmp_path / "thin.html").text
-    assert "T2 tra" in text and "as the file tells" in text
+    assert "T2 tra" in text and "from the file header" in text
 
 
 def test_from_python_a_result_of_any_program_can_be_shown(tmp_path):

@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 from PIL import Image
 from test_batch import SPLINE, run, scan
 
+from monai_sr.acquired import Acquired
 from monai_sr.errors import SuperResolutionWarning
 from monai_sr.inference import super_resolve
 from monai_sr.report import write_report
@@ -266,7 +267,7 @@ def test_gray_on_the_screen_is_that_of_the_window(chromium, tmp_path, air):
         chromium, write_report(tmp_path / "a.html", image, super_resolve(image, None, factor=2, modality=kind))
     )
     page.press("1")
-    scene = Scene.of(image, None, 2)
+    scene = Scene.of(Acquired.of(image, axis=2))
     windows = windows_for(*(scene.sample[0], scene.modality, scene.sample[1]))
     for index, preset in enumerate(windows.presets):
         row = page.pixels("[data-plane=coronal] .frame.thick")

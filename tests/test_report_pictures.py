@@ -10,6 +10,7 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 
+from monai_sr.acquired import Acquired
 from monai_sr.inference import super_resolve
 from monai_sr.report.curves import spectra, steepest_profile
 from monai_sr.report.overlays import HALF_OPAQUE, Overlay, round_up
@@ -59,7 +60,7 @@ def test_what_is_no_8_bit_picture_is_refused(pixels):
 def test_right_and_anterior_are_on_the_left_or_at_the_top_and_superior_at_the_top(grid, axis, direction):
     # world coordinates are RAS+: they grow to the patient's right, front and head
     image = phantoms.draw(grid, lambda points: points[direction])
-    scene = Scene.of(image, None, axis)
+    scene = Scene.of(Acquired.of(image, axis=axis))
     shown = 0
     for lacking in range(3):
         if scene.directions[lacking] == direction:
@@ -89,7 +90,7 @@ def test_the_same_anatomy_stored_any_way_round_gives_the_same_pictures(axis):
         affine[:3, 3] = -affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2)
         image = phantoms.draw(type(grid)(grid.shape, affine), phantoms.known_value_at)
         thick = simulate_thick_slices(image, 3.0, axis=axis) if grid.shape[axis] % 3 == 0 else image
-        scene = Scene.of(thick, None, axis)
+        scene = Scene.of(Acquired.of(thick, axis=axis))
         pictures[name] = [scene.picture(scene.plane("thick", lacking, 1), lacking) for lacking in (2,)]
         pictures[name] += [scene.name(lacking) for lacking in range(3)]
     for name in ("LAS", "LPS"):
@@ -100,12 +101,12 @@ def test_the_same_anatomy_stored_any_way_round_gives_the_same_pictures(axis):
 def test_a_file_that_tells_no_orientation_gets_no_letters():
     image = phantoms.body((10, 12, 6), (1.0, 1.0, 4.0))
     image.meta["has_orientation"] = False
-    assert Scene.of(image, None, 2).letters(0) == {}
+    assert Scene.of(Acquired.of(image, axis=2)).letters(0) == {}
 
 
 def test_a_picture_is_as_large_in_mm_as_the_volume():
     image = phantoms.body((20, 30, 6), (1.5, 1.0, 4.0))
-    scene = Scene.of(image, super_resolve(image, None), 2)
+    scene = Scene.of(Acquired.of(image, axis=2), super_resolve(image, None))
     assert {scene.name(k): scene.size(k) for k in range(3)} == {
         "sagittal": pytest.approx((30, 24)),
         "coronal": pytest.approx((30, 24)),
@@ -117,7 +118,7 @@ def test_planes_are_those_of_the_volumes_they_are_called_by():
     image = phantoms.body((14, 13, 9), (1.0, 1.2, 4.0))
     sr = super_resolve(image, None, factor=3)
     cubic = interpolate_slices(image, 4 / 3, axis=2)
-    scene = Scene.of(image, sr, 2)
+    scene = Scene.of(Acquired.of(image, axis=2), sr)
     for lacking, index in ((0, 5), (1, 7), (2, 13)):
         for layer, volume in (("sr", sr), ("cubic", cubic)):
             expected = np.take(volume[0].numpy(), index, axis=lacking)
@@ -130,7 +131,7 @@ def test_planes_are_those_of_the_volumes_they_are_called_by():
 def test_the_result_is_shown_as_it_is_stored():
     image = phantoms.body((10, 12, 6), (1.0, 1.0, 4.0))
     image.meta["stored_dtype"] = "int16"
-    scene = Scene.of(image, super_resolve(image, None), 2)
+    scene = Scene.of(Acquired.of(image, axis=2), super_resolve(image, None))
     plane = scene.plane("sr", 0, 5)
     assert (plane == np.rint(plane)).all() and not (scene.thin[5] == plane).all()
 
@@ -138,13 +139,13 @@ def test_the_result_is_shown_as_it_is_stored():
 def test_padding_of_a_ct_does_not_ring_in_the_cubic_picture():
     image = phantoms.body((12, 12, 8), (1.0, 1.0, 4.0), air=-1000.0)
     image[..., :2] = -3024.0
-    scene = Scene.of(image, super_resolve(image, None), 2)
+    scene = Scene.of(Acquired.of(image, axis=2), super_resolve(image, None))
     assert scene.plane("cubic", 0, 6).min() > -1250
 
 
 def test_shown_planes_lie_in_the_body_and_native_ones_between_acquired_slices():
     image = phantoms.body((60, 60, 10), (1.0, 1.0, 4.0))  # the ball reaches 9 mm in-plane
-    scene = Scene.of(image, super_resolve(image, None, factor=4), 2)
+    scene = Scene.of(Acquired.of(image, axis=2), super_resolve(image, None, factor=4))
     for lacking in (0, 1):
         chosen = scene.chosen(lacking, 5)
         assert len(chosen) == 5 and min(chosen) >= 18 and max(chosen) <= 42
@@ -154,7 +155,7 @@ def test_shown_planes_lie_in_the_body_and_native_ones_between_acquired_slices():
 
 def test_large_pictures_are_averaged_down_to_what_a_screen_shows():
     image = MetaTensor(torch.arange(1700.0)[None, :, None, None].repeat(1, 1, 4, 4), affine=torch.eye(4))
-    scene = Scene.of(image, None, 2)
+    scene = Scene.of(Acquired.of(image, axis=2))
     picture = scene.picture(scene.plane("thick", 2, 1), 2)
     assert picture.shape == (4, 567)
     assert picture[0, 0] == 1698 and picture[0, -1] == 0.5 and picture.mean() == pytest.approx(849.5, abs=2)
@@ -211,7 +212,7 @@ def test_the_profile_goes_through_the_steepest_step_between_slices():
     hr = phantoms.draw(grid, lambda p: 50 + 0 * p[0])
     hr[0, 5:9, 10:14, 33:] = 400
     lr = simulate_thick_slices(hr, 4.0, axis=2)
-    scene = Scene.of(lr, super_resolve(lr, None, spacing=1.0), 2)
+    scene = Scene.of(Acquired.of(lr, axis=2), super_resolve(lr, None, spacing=1.0))
     profile = steepest_profile(scene)
     edge = grid.affine[:3, :3] @ np.array([6.5, 11.5, 32.5]) + grid.affine[:3, 3]
     assert np.abs(profile.place - edge)[:2].max() <= 2 and abs(profile.place[2] - edge[2]) <= 2
@@ -223,7 +224,7 @@ def test_the_spectrum_tells_waves_by_their_frequency_and_power_does_not_depend_o
     grid = phantoms.grid((32, 32, 96), (1.0, 1.0, 1.0))
     hr = phantoms.draw(grid, lambda p: 300 + 40 * np.sin(2 * np.pi * p[2] / 24))
     lr = simulate_thick_slices(hr, 4.0, slice_thickness=0.5, profile="box", axis=2)
-    scene = Scene.of(lr, interpolate_slices(lr, 1.0, axis=2), 2)
+    scene = Scene.of(Acquired.of(lr, axis=2), interpolate_slices(lr, 1.0, axis=2))
     found = spectra(scene)
     assert found["thick"].frequency[-1] == pytest.approx(1 / 8)
     for key in ("thick", "cubic", "sr"):
@@ -235,8 +236,8 @@ def test_the_spectrum_tells_waves_by_their_frequency_and_power_does_not_depend_o
 
 def test_few_or_uneven_slices_have_no_spectrum():
     image = phantoms.body((10, 10, 6), (1.0, 1.0, 4.0))
-    assert spectra(Scene.of(image, super_resolve(image, None), 2)) == {}
-    assert steepest_profile(Scene.of(image[..., :3], None, 2)) is None
+    assert spectra(Scene.of(Acquired.of(image, axis=2), super_resolve(image, None))) == {}
+    assert steepest_profile(Scene.of(Acquired.of(image[..., :3], axis=2))) is None
 
 
 # ------------------------------------------------------------- plots

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from monai_sr.acquired import Acquired
 from monai_sr.cli.main import main
 from monai_sr.grid import grid_of, on_grid
 from monai_sr.io.images import write_image
@@ -84,6 +85,6 @@ def test_the_lag_of_a_result_is_half_a_slice_whatever_its_own_spacing():
     thick = simulate_thick_slices(tissue(), 4.0, axis=2)
     at = grid_of(tissue()).positions(2)
     blurred = apply_along(profile_matrix(at, at, slice_thickness=3.0), tissue().as_tensor())
-    before, after = effective_resolution(thick, on_grid(blurred, grid_of(tissue()), thick), axis=2)
+    before, after = effective_resolution(Acquired.of(thick, axis=2), on_grid(blurred, grid_of(tissue()), thick))
     assert (before.lag, after.lag) == (4, 2)
     assert after.mm == pytest.approx(3, rel=0.2)

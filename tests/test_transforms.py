@@ -24,7 +24,6 @@ from monai_sr.transforms import (
     SuperResolvedGridd,
     interpolate_slices,
     simulate_thick_slices,
-    standard_slices,
 )
 
 # the slices that become thick are the finest here, so that the axis must be named
@@ -563,7 +562,7 @@ def test_slices_that_are_standard_already_stay_as_they_are(factor):
     thick = (np.arange(12) - 5.5) * factor
     thin = np.arange(round(12 * factor)) - (round(12 * factor) - 1) / 2
     model = SliceModel.between(thick, thin, slice_thickness=factor)
-    np.testing.assert_allclose(standard_slices(model, thick, thin), np.eye(12), atol=1e-4)
+    np.testing.assert_allclose(model.standard_slices(), np.eye(12), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -579,7 +578,7 @@ def test_other_slices_come_nearer_to_standard_ones(thick, thickness, profile):
     even = (thick[0] + thick[-1]) / 2 + (np.arange(12) - 5.5) * (thick[-1] - thick[0]) / 11
     wanted = SliceModel.between(even, thin, slice_thickness=float(even[1] - even[0])).acquisition @ wave
     acquired = model.acquisition @ wave
-    made = standard_slices(model, thick, thin) @ acquired
+    made = model.standard_slices() @ acquired
     assert (made - wanted)[1:-1].norm() < 0.3 * (acquired - wanted)[1:-1].norm()
 
 

@@ -6,9 +6,9 @@ import os
 import shutil
 from collections.abc import Callable
 
-import numpy as np
 from monai.data import MetaTensor
 
+from ..acquired import acquisition_meta, stored_dtype_of
 from ..dicom import MadeBy, write_derived_series
 from ..errors import ImageError, OutputError, write_error
 from ..files import temporary_beside
@@ -46,8 +46,8 @@ def read_case(case: Case, settings: Settings, *, progress: Callable[[float], Non
     if case.series is None:
         image = read_image(case.source, **settings.reading)
         if case.bids is not None:
-            image.meta["modality"] = case.bids.modality
-            image.meta["slice_thickness"] = case.bids.slice_thickness
+            thickness = case.bids.slice_thickness
+            image.meta |= acquisition_meta(modality=case.bids.modality, slice_thickness=thickness, source="sidecar")
         return image
     refuse_file_options(**{name: settings.reading.get(name) for name in ("volume", "geometry")})
     return read_dicom(case.series, path=case.source, fill_gaps=settings.fill_gaps, progress=progress)
@@ -80,7 +80,7 @@ def check_space(case: Case, image: MetaTensor, voxels_out: int) -> None:
     Raises:
         OutputError: E-OUT-SPACE.
     """
-    size = voxels_out * np.dtype(image.meta.get("stored_dtype", "float32")).itemsize
+    size = voxels_out * stored_dtype_of(image).itemsize
     packed = image_suffix(case.target) not in (".nii",) and not case.is_derived_dicom
     needed = size // LEAST_COMPRESSED if packed else size
     free = shutil.disk_usage(case.target.parent).free

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 
+from ..acquired import Acquired
 from ..bundles import Model
 from ..engine.memory import MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget
 from ..engine.selection import describe_engine
 from ..errors import warn
-from ..grid import grid_of, wanted_grid
+from ..grid import grid_of
 from ..inference import Progress
 from ..labels import carry_labels
 from ..trust.consistency import check_result
@@ -30,7 +31,7 @@ class Made:
 
     Attributes:
         sr: the result.
-        axis: its through-plane axis.
+        acquired: what it was made of.
         how: it was made, for its record, see :func:`super_resolve_within`.
         trust: how far it may be trusted, for its record, see :func:`trust_in`.
         maps: those asked for, by their kind.
@@ -38,19 +39,20 @@ class Made:
     """
 
     sr: MetaTensor
-    axis: int
+    acquired: Acquired
     how: dict[str, Any]
     trust: dict[str, Any]
     maps: dict[str, MetaTensor]
     masks: dict[Path, MetaTensor]
 
-    def change_of(self, image: MetaTensor) -> str:
+    @property
+    def change(self) -> str:
         """The grids of the acquired volume and of the result, in words."""
-        return f"{grid_of(image).in_words()} -> {grid_of(self.sr).in_words()}"
+        return f"{self.acquired.grid.in_words()} -> {grid_of(self.sr).in_words()}"
 
 
 def make(
-    image: MetaTensor,
+    acquired: Acquired,
     model: Model,
     settings: Settings,
     *,
@@ -60,7 +62,7 @@ def make(
     """Super-resolve a volume, carry its masks along, and find out how far to trust the result.
 
     Args:
-        image: the acquired volume.
+        acquired: the volume.
         model: of ``settings``.
         settings: how.
         labels: masks of the volume, by where they belong when they are carried.
@@ -71,27 +73,32 @@ def make(
         SuperResolutionError: as of :func:`super_resolve_within` and :func:`trust_in`.
     """
     memory = settings.memory or memory_budget()
-    options = {**settings.options, "strict": settings.strict}
-    axis = settings.grid_for(image)[1]
-    sr, how = super_resolve_within(model, image, memory=memory, progress=progress, **options)
-    masks = {path: carry_labels(mask, image, sr, axis=axis) for path, mask in labels.items()}
-    trust, maps = trust_in(image, sr, model, settings)
-    return Made(sr, axis, how, trust, maps, masks)
+    wanted = {name: settings.options.get(name) for name in ("spacing", "factor")}
+    sr, how = super_resolve_within(model, acquired, memory=memory, progress=progress, strict=settings.strict, **wanted)
+    masks = {path: carry_labels(mask, acquired, sr) for path, mask in labels.items()}
+    trust, maps = trust_in(acquired, sr, model, settings)
+    return Made(sr, acquired, how, trust, maps, masks)
 
 
 def super_resolve_within(
-    model: Model, image: MetaTensor, *, memory: int, progress: Progress | None = None, **options: Any
+    model: Model,
+    acquired: Acquired,
+    *,
+    memory: int,
+    spacing: float | None = None,
+    factor: float | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
 ) -> tuple[MetaTensor, dict[str, Any]]:
-    """``model(image)`` in tiles that fit; if memory runs out by smaller ones, and then on the CPU.
+    """``model.super_resolve(acquired)`` in tiles that fit; if memory runs out by smaller ones, and then on the CPU.
 
     The voxels are the same in any case, to float rounding.
 
     Args:
         model: what is to run.
-        image: the acquired volume.
+        acquired: the volume.
         memory: bytes that this process may take.
-        progress: told the share that is done.
-        options: as of :func:`monai_sr.inference.super_resolve`.
+        spacing, factor, strict, progress: as of :func:`monai_sr.inference.super_resolve`.
 
     Returns:
         The result, and what a record tells of how it was made: ``engine`` and its version, ``device``,
@@ -100,7 +107,7 @@ def super_resolve_within(
     Raises:
         MemoryShortError: no tile fits, or memory runs out on the last step too.
     """
-    wanted, _ = wanted_grid(image, **{name: options.get(name) for name in ("spacing", "factor", "axis")})
+    wanted, image = acquired.wanted_grid(spacing=spacing, factor=factor), acquired.image
     size = {"voxels_in": image.numel(), "voxels_out": len(image) * math.prod(wanted.shape)}
     tile_voxels = choose_tile(model.engine, **size, memory=memory, vram=free_vram(model.device))
     ran_out: list[str] = []
@@ -112,7 +119,9 @@ def super_resolve_within(
     for where, tile in steps:
         running = model.on(where)
         try:
-            sr = running(image, tile_voxels=tile, progress=progress, **options)
+            sr = running.super_resolve(
+                acquired, spacing=spacing, factor=factor, strict=strict, tile_voxels=tile, progress=progress
+            )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -139,7 +148,7 @@ def super_resolve_within(
 
 
 def trust_in(
-    image: MetaTensor, sr: MetaTensor, model: Model, settings: Settings
+    acquired: Acquired, sr: MetaTensor, model: Model, settings: Settings
 ) -> tuple[dict[str, Any], dict[str, MetaTensor]]:
     """How far a result may be trusted: what its record tells, and the maps asked for.
 
@@ -151,22 +160,16 @@ def trust_in(
     """
     if not sr.meta.get("super_resolved"):
         return {}, {}
-    axis = settings.options.get("axis")
-    found = check_result(
-        image,
-        sr,
-        limit=model.trust.get("consistency", {}).get("limit"),
-        strict=settings.strict,
-        slice_thickness=settings.options.get("slice_thickness"),
-        axis=axis,
-    )
-    before, after = effective_resolution(image, sr, axis=found.axis)
-    told: dict[str, Any] = {
-        "consistency": found.summary(),
+    limit = model.trust.get("consistency", {}).get("limit")
+    consistency = check_result(acquired, sr, limit=limit, strict=settings.strict)
+    before, after = effective_resolution(acquired, sr)
+    trust: dict[str, Any] = {
+        "consistency": consistency.summary(),
         "resolution": {"method": METHOD, "before": before.record(), "after": after.record()},
     }
-    maps = {"consistency": found.residual} if "consistency" in settings.maps else {}
+    maps = {"consistency": consistency.residual} if "consistency" in settings.maps else {}
     if "uncertainty" in settings.maps:
-        maps["uncertainty"] = made = uncertainty_map(image, sr, model.trust.get("uncertainty", {}), axis=axis)
-        told["uncertainty"] = {"median": float(f"{float(made.median()):.4g}"), "unit": found.unit}
-    return told, maps
+        maps["uncertainty"] = uncertainty_map(acquired, sr, model.trust.get("uncertainty", {}))
+        median = float(maps["uncertainty"].median())
+        trust["uncertainty"] = {"median": float(f"{median:.4g}"), "unit": consistency.unit}
+    return trust, maps

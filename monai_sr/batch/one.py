@@ -114,18 +114,18 @@ def _process(
         labels = {path: read_labels(mask) for path, mask in zip(case.mask_targets, case.masks, strict=True)}
         if stamps(case.files) != before:
             raise ImageError("E-IO-CHANGED", "it changed while it was read", fix="run again when copying is done")
-        check_space(case, image, len(image) * math.prod(settings.grid_for(image)[0].shape))
-        made = make(image, model, settings, labels=labels, progress=progress)
+        acquired = settings.acquired(image)
+        check_space(case, image, len(image) * math.prod(settings.wanted_grid(acquired).shape))
+        made = make(acquired, model, settings, labels=labels, progress=progress)
         claim.begin_writing()
         write_result(made.sr, case, made_by)
         write_masks(made.masks, overwrite=settings.overwrite)
         remove_maps(case.target, set(MAPS) - set(settings.maps))
         for kind, found in made.maps.items():
             write_map(found, map_path(case.target, kind), overwrite=settings.overwrite)
-        content = describe(made.sr, made_by, case, axis=made.axis)
+        content = describe(made.sr, acquired, made_by, case)
         if case.bids is not None:
-            thickness = settings.options.get("slice_thickness") or case.bids.slice_thickness
-            derived = derivative_sidecar(case.bids, grid_of(image), grid_of(made.sr), slice_thickness=thickness)
+            derived = derivative_sidecar(case.bids, acquired, grid_of(made.sr))
             content |= derived
             describe_companions(case.target, derived, maps=made.maps, masks=made.masks)
         content["monai_sr"] |= (
@@ -141,17 +141,15 @@ def _process(
             }
         )
         write_sidecar(case.target, content)
-        thickness = settings.options.get("slice_thickness")
-        page.show_result(image, made.sr, content["monai_sr"], axis=made.axis, slice_thickness=thickness)
-    return {"status": "done", "change": made.change_of(image)}
+        page.show_result(acquired, made.sr, content["monai_sr"])
+    return {"status": "done", "change": made.change}
 
 
 def _show_done(case: Case, settings: Settings, page: CasePage) -> None:
     """The page of a case that was done without one, from its files."""
     image, record = read_case(case, settings), record_beside(case.target) or {}
     sr = read_image(case.target, volume="all" if len(image) > 1 else None)
-    axis = settings.grid_for(image)[1]
-    page.show_result(image, sr, record, axis=axis, slice_thickness=settings.options.get("slice_thickness"))
+    page.show_result(settings.acquired(image), sr, record)
 
 
 def _of_case(notices: list[SuperResolutionWarning], case: Case) -> tuple[SuperResolutionWarning, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from monai.data import MetaTensor
 
+from ..acquired import Acquired
 from ..dicom import series_description
 from ..errors import SuperResolutionError, SuperResolutionWarning, read_warning, warn
 from ..report import IndexRow, summary_of, write_failure_report, write_index_page, write_report, write_viewer
@@ -60,34 +61,23 @@ class CasePage:
         """Where the page is, if there is one."""
         return str(self.path) if self.wanted and summary_of(self.path) else ""
 
-    def show_result(
-        self,
-        image: MetaTensor,
-        sr: MetaTensor,
-        record: Mapping[str, Any],
-        *,
-        axis: int,
-        **measured: Any,
-    ) -> None:
-        """Write the pages of a result; ``measured`` as of :func:`monai_sr.report.write_report`."""
+    def show_result(self, acquired: Acquired, sr: MetaTensor, record: Mapping[str, Any]) -> None:
+        """Write the pages of a result."""
         if self.viewer:
-            digest, name = record.get("output_sha256", ""), self.case.name
-            told: dict[str, Any] = {"name": name, "axis": axis, "output_sha256": digest}
-            self._write(self.viewer, lambda: write_viewer(self.viewer, image, sr, **told))  # type: ignore[arg-type]
+            path, digest = self.viewer, record.get("output_sha256", "")
+            self._write(path, lambda: write_viewer(path, acquired, sr, name=self.case.name, output_sha256=digest))
         if not self.wanted:
             return
         self._write(
             self.path,
             lambda: write_report(
                 self.path,
-                image,
+                acquired,
                 sr,
                 name=self.case.name,
                 description=series_description(self.case.series),
-                axis=axis,
                 record=record,
                 warnings=[read_warning(entry) for entry in record.get("warnings", ())],
-                **measured,
             ),
         )
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from monai.data import MetaTensor
 
+from ..acquired import Acquired
 from ..bundles import Model, load_bundle
 from ..dicom import MadeBy
 from ..errors import UsageError
-from ..grid import Grid, wanted_grid
+from ..grid import Grid
 from ..options import RunOptions
 from ..report import niivue_script
 
@@ -116,6 +117,11 @@ class Settings:
         options = {name: str(value) for name, value in chosen.items() if value is not None}
         return MadeBy(model.name, model.version, model.weights_sha256, options)
 
-    def grid_for(self, image: MetaTensor) -> tuple[Grid, int]:
-        """The grid that the result of an image is to have, and the through-plane axis."""
-        return wanted_grid(image, **{name: self.options.get(name) for name in ("spacing", "factor", "axis")})
+    def acquired(self, image: MetaTensor) -> Acquired:
+        """An image with what the options say of its acquisition."""
+        names = ("slice_thickness", "profile", "axis", "modality")
+        return Acquired.of(image, **{name: self.options.get(name) for name in names})
+
+    def wanted_grid(self, acquired: Acquired) -> Grid:
+        """The grid that the result of a volume is to have."""
+        return acquired.wanted_grid(spacing=self.options.get("spacing"), factor=self.options.get("factor"))

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
+from ..acquired import Acquired
 from ..errors import OutputError, write_error
 from ..files import write_atomically
 from ..grid import SAME_SPACING, Grid
@@ -51,16 +54,13 @@ def is_own_derivative(root: str | Path) -> bool:
     return _is_ours(read_description(Path(root)))
 
 
-def derivative_sidecar(
-    source: BidsImage, acquired: Grid, result: Grid, *, slice_thickness: float | None = None
-) -> dict[str, Any]:
+def derivative_sidecar(source: BidsImage, acquired: Acquired, result: Grid) -> dict[str, Any]:
     """The JSON that belongs beside a result, at ``source.target`` with the suffix ``.json``.
 
     Args:
         source: the image that the result was made from.
-        acquired: its grid.
+        acquired: the volume that was read from it.
         result: grid of the result.
-        slice_thickness: what the result was computed with, mm. Default: the slice spacing.
 
     Raises:
         ImageError: the metadata of the source cannot be read.
@@ -71,12 +71,11 @@ def derivative_sidecar(
         "SpatialReference": source.uri,
         "SkullStripped": source.metadata.get("SkullStripped") is True,
     }
-    axis = max(range(3), key=lambda a: acquired.spacing[a] / result.spacing[a])
-    before, after = acquired.spacing[axis], result.spacing[axis]
+    before, after = acquired.slice_spacing, result.spacing[acquired.axis]
     if before <= after * (1 + SAME_SPACING):
         content["Resolution"] = "as acquired, the slices were thin already"
         return content | ({"SliceThickness": source.slice_thickness} if source.slice_thickness else {})
-    thickness = before if slice_thickness is None else slice_thickness
+    thickness = float(np.median(acquired.slice_thickness))
     return content | {
         "Resolution": f"slices {after:.4g} mm apart, computed from slices {before:.4g} mm apart and {thickness:.4g} mm "
         "thick; in-plane as acquired. Voxel size is not resolution.",

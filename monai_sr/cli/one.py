@@ -16,6 +16,7 @@ from .terminal import complain, progress_bar, say
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
+    from ..acquired import Acquired
     from ..batch import Case, CasePage, Made, Settings
     from ..bundles import Model
     from ..dicom import MadeBy
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 def super_resolve_file(
     source: Path, target: Path, options: RunOptions, *, progress: Callable[[float], None] | None = None
-) -> tuple[MetaTensor, MetaTensor]:
-    """One image file to one; the volume that was read and the one that was written."""
+) -> tuple[Acquired, MetaTensor]:
+    """One image file to one; the volume as acquired and the one that was written."""
     check_target(source, target)
     from ..batch import Case, Settings
 
@@ -91,8 +92,8 @@ def _super_resolve(
     *,
     masks: Sequence[str],
     progress: Callable[[float], None] | None = None,
-) -> tuple[MetaTensor, MetaTensor]:
-    """Make one volume and all that belongs beside it; what was read and what was written."""
+) -> tuple[Acquired, MetaTensor]:
+    """Make one volume and all that belongs beside it; the volume as acquired and what was written."""
     from ..batch import describe, make, map_path, read_case, write_map, write_masks, write_sidecar
     from ..io.images import write_image
 
@@ -100,9 +101,11 @@ def _super_resolve(
     told.page.image = image = read_case(case, settings, progress=reading)
     labels = _labels(case, masks)
     with naming(case.source):
-        made = make(image, model, settings, labels=labels, progress=progress or progress_bar(case.name))
+        made = make(
+            settings.acquired(image), model, settings, labels=labels, progress=progress or progress_bar(case.name)
+        )
     write_image(made.sr, case.target)
-    say(f"{case.target}: {made.change_of(image)}")
+    say(f"{case.target}: {made.change}")
     write_masks(made.masks, overwrite=True)
     for path in made.masks:
         say(path)
@@ -110,11 +113,11 @@ def _super_resolve(
         say(write_map(found, map_path(case.target, kind), overwrite=True))
     made_by = settings.made_by(model)
     if case.series is not None:
-        content = describe(made.sr, made_by, case, axis=2)
+        content = describe(made.sr, made.acquired, made_by, case)
         content["monai_sr"] |= made.trust
         write_sidecar(case.target, content)
-    _show(case, settings, image, made, made_by, told)
-    return image, made.sr
+    _show(case, made, made_by, told)
+    return made.acquired, made.sr
 
 
 def _labels(case: Case, masks: Sequence[str]) -> dict[Path, MetaTensor]:
@@ -127,7 +130,7 @@ def _labels(case: Case, masks: Sequence[str]) -> dict[Path, MetaTensor]:
     return {mask_path(case.target, case.source, path): read_labels(path) for path in (*named, *beside)}
 
 
-def _show(case: Case, settings: Settings, image: MetaTensor, made: Made, made_by: MadeBy, told: _Told) -> None:
+def _show(case: Case, made: Made, made_by: MadeBy, told: _Told) -> None:
     """Write the report of one volume that is done."""
     page = told.page
     if not (page.wanted or page.viewer):
@@ -141,6 +144,6 @@ def _show(case: Case, settings: Settings, image: MetaTensor, made: Made, made_by
         "warnings": [notice.to_record() for notice in told.warnings],
         "seconds": round(time.monotonic() - told.started, 3),
     }
-    page.show_result(image, made.sr, record, axis=made.axis, slice_thickness=settings.options["slice_thickness"])
+    page.show_result(made.acquired, made.sr, record)
     for path in filter(None, (page.written, page.viewer)):
         say(path)

@@ -32,24 +32,14 @@ def slicer(given: argparse.Namespace) -> int:
     from ..io.images import write_image
     from ..trust.consistency import measure_consistency
 
-    acquired = options.acquisition
-    with told_to_slicer("monai-sr", f"super-resolving by {options.wanted.bundle}", say=say) as progress:
-        image, sr = super_resolve_file(source, target, options, progress=progress)
+    wanted = options.wanted
+    with told_to_slicer("monai-sr", f"super-resolving by {wanted.bundle}", say=say) as progress:
+        acquired, sr = super_resolve_file(source, target, options, progress=progress)
         if "difference" in overlays:
-            asked = {"factor": options.wanted.factor, "spacing": options.wanted.spacing, **vars(acquired)}
-            write_image(difference_map(image, sr, **asked), overlays["difference"])
+            difference = difference_map(acquired, sr, spacing=wanted.spacing, factor=wanted.factor)
+            write_image(difference, overlays["difference"])
         if "consistency" in overlays:
             passed_through = not sr.meta.get("super_resolved")
-            residual = (
-                image - sr
-                if passed_through
-                else measure_consistency(
-                    image,
-                    sr,
-                    slice_thickness=acquired.slice_thickness,
-                    profile=acquired.profile,
-                    axis=acquired.axis,
-                ).residual
-            )
+            residual = acquired.image - sr if passed_through else measure_consistency(acquired, sr).residual
             write_image(residual.nan_to_num(), overlays["consistency"], dtype="float32")
     return 0

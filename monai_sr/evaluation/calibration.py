@@ -20,11 +20,11 @@ from monai.transforms import CenterSpatialCrop
 from scipy.optimize import minimize
 from torch import Tensor
 
+from ..acquired import Acquired, stored_dtype_of
 from ..bundles import SPLINE, Model, load_bundle
 from ..errors import BundleError
 from ..files import write_json
 from ..grid import grid_of
-from ..intensities import guess_modality
 from ..io.images import read_image
 from ..training.augmentation import RandCoarseCropd, RandSimulateThickSlicesd
 from ..trust.consistency import measure_consistency
@@ -141,7 +141,7 @@ def result_of(
     model: Model, hr: MetaTensor, factor: float, *, thickness_ratio: float = 1.0
 ) -> tuple[Acquisition, MetaTensor]:
     """Thick slices simulated from a volume, and what a model makes of them."""
-    case = acquire(hr, Condition(factor, thickness_ratio=thickness_ratio), slice_axis(hr))
+    case = acquire(hr, Condition(factor, thickness_ratio=thickness_ratio), Acquired.of(hr).axis)
     return case, model(case.lr, factor=factor, axis=case.axis, slice_thickness=case.slice_thickness)
 
 
@@ -173,7 +173,7 @@ def _score(case: Acquisition, sr: MetaTensor, hr: MetaTensor) -> float:
         sr,
         slice_thickness=case.slice_thickness,
         axis=case.axis,
-        stored_dtype=hr.meta.get("stored_dtype", np.float32),
+        stored_dtype=stored_dtype_of(hr),
     )
     return found.score
 
@@ -185,10 +185,8 @@ def sample_of(case: Acquisition, sr: MetaTensor, *, predictor: Tensor | None = N
         case, sr: see :func:`result_of`.
         predictor: (X, Y, Z) what is to foretell the errors instead of the through-plane detail.
     """
-    lr, truth = case.lr.as_tensor()[0], case.truth[0].numpy()
-    kind = case.lr.meta.get("modality") or guess_modality(lr)
-    unit = unit_of(lr, kind)
-    spacing = grid_of(case.lr).spacing[case.axis]
+    acquired, truth = Acquired.of(case.lr, axis=case.axis), case.truth[0].numpy()
+    unit, spacing = unit_of(acquired.voxels[0], acquired.modality), acquired.slice_spacing
     if predictor is None:
         predictor = through_plane_detail(sr.as_tensor()[0], grid_of(sr), case.axis, spacing)
     inside = np.moveaxis(foreground(truth), case.axis, -1) & case.measured
@@ -196,7 +194,8 @@ def sample_of(case: Acquisition, sr: MetaTensor, *, predictor: Tensor | None = N
     error, detail = (np.moveaxis(values, case.axis, -1)[inside] / unit for values in both)
     chosen = np.random.default_rng(0).choice(len(error), min(VOXELS, len(error)), replace=False)
     factor = spacing / grid_of(sr).spacing[case.axis]
-    return Sample(kind, round(factor, 3), error[chosen].astype(np.float64), detail[chosen].astype(np.float64))
+    error, detail = (values[chosen].astype(np.float64) for values in (error, detail))
+    return Sample(acquired.modality, round(factor, 3), error, detail)
 
 
 def fit_uncertainty(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -277,12 +276,6 @@ def _volume(volume: str | Path | MetaTensor) -> MetaTensor:
 
 def _middle(hr: MetaTensor, crop: int) -> MetaTensor:
     return cast(MetaTensor, CenterSpatialCrop((crop, crop, crop))(hr))
-
-
-def slice_axis(hr: MetaTensor) -> int:
-    """The axis of the largest spacing, 2 where there is none."""
-    grid = grid_of(hr)
-    return 2 if grid.is_isotropic else int(np.argmax(grid.spacing))
 
 
 def write_trust(bundle: Path, found: Mapping[str, Any]) -> Path:

@@ -15,8 +15,9 @@ from monai.data import MetaTensor
 from monai.transforms import CenterSpatialCrop, Orientation
 from torch import Tensor
 
+from ..acquired import check_even
 from ..errors import UsageError
-from ..grid import Grid, grid_of, on_grid, positions_on, target_grid, thick_grid, uneven_positions
+from ..grid import Grid, grid_of, on_grid, positions_on, target_grid, thick_grid
 from ..intensities import data_range
 from ..slices import Profile, apply_along, interpolation_matrix, profile_matrix
 from ..transforms import truth_for
@@ -144,8 +145,7 @@ def acquire(hr: MetaTensor, condition: Condition, axis: int) -> Acquisition:
     factor = condition.factor
     if factor < 1:
         raise UsageError("E-USE", f"a factor of {factor:g} was given", fix="give a factor above 1, such as 4")
-    if uneven_positions(hr) is not None:
-        raise UsageError("E-USE", "the slices of this volume are unevenly spaced", fix="give one of even thin slices")
+    check_even(hr)
     hr, axis = _as_stored(hr, condition, axis)
     grid = grid_of(hr)
     thin, n = grid.spacing[axis], grid.shape[axis]

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from ..acquired import Acquired
 from ..bundles import trust_of
 from ..codes import CODES
 from ..errors import BundleError, SuperResolutionWarning, UsageError
-from ..grid import SAME_SPACING, grid_of, on_grid
+from ..grid import grid_of, on_grid
 from ..io.images import as_stored
 from ..trust.consistency import Consistency, measure_consistency
 from ..trust.resolution import METHOD, effective_resolution
@@ -34,7 +35,7 @@ from .words import Rows, geometry, methods, provenance, references, resolution_t
 
 def write_report(
     path: str | Path,
-    image: MetaTensor,
+    image: MetaTensor | Acquired,
     sr: MetaTensor,
     *,
     name: str = "",
@@ -50,12 +51,12 @@ def write_report(
 
     Args:
         path: where; the file appears whole or not at all.
-        image: (C, X, Y, Z) the acquired volume; of several, the first is shown.
+        image: (C, X, Y, Z) the acquired volume, or what is known of it already; of several, the first is shown.
         sr: (C, X', Y', Z') the result; it is shown as the stored voxel type of ``image`` holds it.
         name: what to call it, such as the name of its file.
         description: the series description, if it is to stand there.
-        axis: the through-plane axis. Default: the one along which the result is finer.
-        slice_thickness: mm, as it was given to the model. Default: what the metadata tell, else the spacing.
+        axis, slice_thickness: as they were given to the model, for ``image`` as a MetaTensor; see
+            :meth:`monai_sr.acquired.Acquired.of`.
         record: how it was made, as the block ``monai_sr`` of the JSON beside a result tells.
         warnings: that came with it.
         consistency: measured already; else it is measured here.
@@ -68,19 +69,15 @@ def write_report(
     Raises:
         OutputError: it cannot be written.
     """
-    before, after = grid_of(image), grid_of(sr)
-    axis = _axis(image, sr) if axis is None else axis
-    record, told = dict(record or {}), slice_thickness
-    told_by = "given"
-    if told is None and axis == image.meta.get("slice_axis", axis):
-        told, told_by = image.meta.get("slice_thickness"), "as the file tells"
-    if told is None:
-        told, told_by = before.spacing[axis], "assumed equal to the slice spacing"
-    scene = Scene.of(image, sr, axis)
-    if consistency is None:
-        consistency = measure_consistency(
-            image, sr, slice_thickness=slice_thickness, axis=axis, stored_dtype=scene.stored
+    acquired, record = image, dict(record or {})
+    if not isinstance(acquired, Acquired):
+        profile = sr.meta.get("slice_profile")
+        acquired = Acquired.of(
+            acquired, slice_thickness=slice_thickness, profile=profile, axis=axis, refined=grid_of(sr)
         )
+    after, scene = grid_of(sr), Scene.of(acquired, sr)
+    if consistency is None:
+        consistency = measure_consistency(acquired, sr, stored_dtype=acquired.stored_dtype)
     windows = windows_for(scene.sample[0], scene.modality, scene.sample[1])
     overlays = {
         "consistency": (
@@ -89,30 +86,20 @@ def write_report(
         )
     }
     if uncertainty is None:
-        uncertainty = _foretold(image, sr, scene, record, axis=axis)
-    foretold = None
+        uncertainty = _predicted_error(acquired, sr, record)
+    deviation = None
     if uncertainty is not None:
-        foretold = turned(uncertainty, scene.axes, scene.flips)
-        overlays["uncertainty"] = uncertainty_overlay(uncertainty, scene.modality), foretold
+        deviation = turned(uncertainty, scene.axes, scene.flips)
+        overlays["uncertainty"] = uncertainty_overlay(uncertainty, scene.modality), deviation
     made_by = str(record.get("monai_sr_version") or version("monai-sr"))
-    resolved = record.get("resolution") or _resolution(image, sr, axis=axis)
+    resolved = record.get("resolution") or _resolution(acquired, sr)
     facts = {
-        "Geometry": geometry(image, before, after, scene, axis=axis, thickness=told, told_by=told_by),
+        "Geometry": geometry(acquired, after, scene),
         "Provenance": provenance(record, name=name, description=description, version=made_by),
     }
     facts["Geometry"].append(("effective resolution", resolution_text(resolved)))
-    nrmse = consistency.nrmse
     limit = _calibrated(record).get("consistency", {}).get("limit")
-    paragraph = methods(
-        *(before, after),
-        axis=axis,
-        modality=scene.modality,
-        thickness=told,
-        told_by=told_by,
-        record=record,
-        version=made_by,
-        nrmse=nrmse,
-    )
+    paragraph = methods(acquired, after, record=record, version=made_by, nrmse=consistency.nrmse)
     summary = {
         "kind": "case",
         "output_sha256": record.get("output_sha256", ""),
@@ -121,8 +108,8 @@ def write_report(
         "thumbnail": thumbnail(scene, windows, "sr"),
     }
     lead = (
-        f"{scene.modality}, {before.shape[axis]} slices of {before.spacing[axis]:.3g} mm to "
-        f"{after.shape[axis]} of {after.spacing[axis]:.3g} mm"
+        f"{acquired.modality}, {len(acquired.positions)} slices of {acquired.slice_spacing:.3g} mm to "
+        f"{after.shape[acquired.axis]} of {after.spacing[acquired.axis]:.3g} mm"
     )
     return write_page(
         Path(path),
@@ -138,7 +125,7 @@ def write_report(
         warnings=notes(warnings),
         curves=curves(scene),
         curves_hidden="",
-        trust=trust(consistency, limit, foretold),
+        trust=trust(consistency, limit, deviation),
         trust_hidden="",
         facts=tables(facts),
         methods=for_methods(paragraph, references(record, made_by)),
@@ -183,21 +170,13 @@ def write_failure_report(
     facts: dict[str, Rows] = {}
     pictures, small, lead = "", "", "Nothing of it could be read."
     if image is not None:
-        grid = grid_of(image)
-        axis = _axis(image, image) if axis is None else axis
-        scene = Scene.of(image, None, axis)
+        acquired = Acquired.of(image, axis=axis)
+        scene = Scene.of(acquired)
         windows = windows_for(scene.sample[0], scene.modality, scene.sample[1])
         pictures = viewer(scene, windows, ["thick"], {})
         small = thumbnail(scene, windows, "thick")
-        told = image.meta.get("slice_thickness")
-        rows = geometry(
-            *(image, grid, None, scene),
-            axis=axis,
-            thickness=grid.spacing[axis] if told is None else told,
-            told_by="unknown, the slice spacing" if told is None else "as the file tells",
-        )
-        facts["What was read"] = rows
-        lead = f"{scene.modality}, {' × '.join(map(str, grid.shape))} voxels were read."
+        facts["What was read"] = geometry(acquired, None, scene)
+        lead = f"{scene.modality}, {' × '.join(map(str, acquired.grid.shape))} voxels were read."
     facts["Provenance"] = provenance(record or {}, name=name, description=description, version=version("monai-sr"))
     summary = {"kind": "failure", "code": code, "codes": [notice.code for notice in warnings], "thumbnail": small}
     return write_page(
@@ -231,33 +210,19 @@ def _calibrated(record: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def _resolution(image: MetaTensor, sr: MetaTensor, *, axis: int) -> dict[str, Any]:
-    """As a record tells it."""
-    before, after = effective_resolution(image, sr, axis=axis)
+def _resolution(acquired: Acquired, sr: MetaTensor) -> dict[str, Any]:
+    """As a record holds it."""
+    before, after = effective_resolution(acquired, sr)
     return {"method": METHOD, "before": before.record(), "after": after.record()}
 
 
-def _foretold(
-    image: MetaTensor, sr: MetaTensor, scene: Scene, record: Mapping[str, Any], *, axis: int
-) -> MetaTensor | None:
+def _predicted_error(acquired: Acquired, sr: MetaTensor, record: Mapping[str, Any]) -> MetaTensor | None:
     """How uncertain the stored result is, if its bundle was calibrated and anything was made at all."""
     constants = _calibrated(record).get("uncertainty")
-    if not constants or sr.shape == image.shape:
+    if not constants or sr.shape == acquired.image.shape:
         return None
-    stored = torch.from_numpy(as_stored(sr.as_tensor().cpu().numpy(), scene.stored).astype(np.float32))
+    stored = torch.from_numpy(as_stored(sr.as_tensor().cpu().numpy(), acquired.stored_dtype).astype(np.float32))
     try:
-        return uncertainty_map(image, on_grid(stored, grid_of(sr), sr), constants, axis=axis)
+        return uncertainty_map(acquired, on_grid(stored, grid_of(sr), sr), constants)
     except UsageError:  # not for this modality
         return None
-
-
-def _axis(image: MetaTensor, sr: MetaTensor) -> int:
-    """The axis along which the result is finer; else what the image tells, else its coarsest."""
-    before, after = grid_of(image), grid_of(sr)
-    ratios = [a / b for a, b in zip(before.spacing, after.spacing, strict=True)]
-    if max(ratios) > 1 + SAME_SPACING:
-        return int(np.argmax(ratios))
-    told = image.meta.get("slice_axis")
-    if told is not None:
-        return int(told)
-    return 2 if before.is_isotropic else int(np.argmax(before.spacing))

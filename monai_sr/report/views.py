@@ -15,8 +15,9 @@ import numpy as np
 from monai.data import MetaTensor
 from torch import Tensor
 
-from ..grid import Grid, grid_of, uneven_positions
-from ..intensities import CT_AIR, Modality, guess_modality
+from ..acquired import Acquired
+from ..grid import Grid, grid_of
+from ..intensities import CT_AIR, Modality
 from ..io.images import as_stored
 from ..slices import interpolation_matrix
 
@@ -64,17 +65,14 @@ class Scene:
     flips: tuple[int, ...]
 
     @classmethod
-    def of(cls, image: MetaTensor, sr: MetaTensor | None, axis: int) -> Scene:
-        """The first volume of an image and of its result, sliced along ``axis``."""
-        grid = grid_of(image)
+    def of(cls, acquired: Acquired, sr: MetaTensor | None = None) -> Scene:
+        """The first volume as acquired and of its result."""
+        grid, axis = acquired.grid, acquired.axis
         order, flips = grid.canonical_order(axis)
         orientation = nib.io_orientation(grid.affine)
         after = grid if sr is None else grid_of(sr)
-        uneven = uneven_positions(image)
-        thick_at = grid.positions(axis)
-        if uneven is not None:
-            thick_at = -uneven[::-1] if 2 in flips else uneven
-        thick = turned(image, order, flips)
+        thick_at = -acquired.positions[::-1] if 2 in flips else acquired.positions
+        thick = turned(acquired.image, order, flips)
         return cls(
             thick=thick,
             thin=thick if sr is None else turned(sr, order, flips),
@@ -82,9 +80,9 @@ class Scene:
             thin_at=thick_at if sr is None else after.positions(axis),
             spacing=(grid.spacing[order[0]], grid.spacing[order[1]]),
             directions=tuple(int(orientation[a, 0]) for a in order),  # type: ignore[arg-type]
-            modality=image.meta.get("modality") or guess_modality(image),
-            has_orientation=bool(image.meta.get("has_orientation", True)),
-            stored=np.dtype(image.meta.get("stored_dtype", "float32")),
+            modality=acquired.modality,
+            has_orientation=acquired.has_orientation,
+            stored=acquired.stored_dtype,
             affine=grid.affine,
             axes=tuple(order),
             flips=tuple(flips),

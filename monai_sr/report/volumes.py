@@ -17,8 +17,9 @@ import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
 
+from ..acquired import Acquired
 from ..errors import UsageError
-from ..grid import grid_of
+from ..grid import Grid, grid_of
 from ..io.images import as_stored
 from .page import script_json, write_page
 from .views import Scene
@@ -65,7 +66,7 @@ def niivue_script(environment: Mapping[str, str] = os.environ) -> Path:
 
 def write_viewer(
     path: str | Path,
-    image: MetaTensor,
+    image: MetaTensor | Acquired,
     sr: MetaTensor,
     *,
     name: str = "",
@@ -80,10 +81,10 @@ def write_viewer(
 
     Args:
         path: where.
-        image: (C, X, Y, Z) the acquired volume; of several, the first is shown.
+        image: (C, X, Y, Z) the acquired volume, or what is known of it already; of several, the first is shown.
         sr: (C, X', Y', Z') the result.
         name: what to call it.
-        axis: through-plane axis. Default: the one of the largest spacing.
+        axis: through-plane axis of ``image`` as a MetaTensor, see :meth:`monai_sr.acquired.Acquired.of`.
         niivue: its ``niivue.umd.js``. Default: what ``MONAI_SR_NIIVUE`` names.
         output_sha256: of the file of the result, by which a later run knows that the page is of it.
 
@@ -92,14 +93,13 @@ def write_viewer(
         OutputError: it cannot be written.
     """
     library = Path(niivue) if niivue is not None else niivue_script()
-    axis = int(np.argmax(grid_of(image).spacing)) if axis is None else axis
-    scene = Scene.of(image, None, axis)
+    acquired = image if isinstance(image, Acquired) else Acquired.of(image, axis=axis, refined=grid_of(sr))
+    scene = Scene.of(acquired)
     window = next(iter(windows_for(*(scene.sample[0], scene.modality, scene.sample[1])).presets.items()))
-    dtype = np.dtype(image.meta.get("stored_dtype", "float32"))
     volumes, steps = [], set()
     # NiiVue lays every volume on the grid of the first: on that of the result nothing is lost
-    for label, volume in (("sr", sr), ("thick", image)):
-        packed, step = _packed(as_stored(volume.as_tensor()[0].cpu().numpy(), dtype), volume, window[1])
+    for label, volume, grid in (("sr", sr.as_tensor(), grid_of(sr)), ("thick", acquired.voxels, acquired.grid)):
+        packed, step = _packed(as_stored(volume[0].cpu().numpy(), scene.stored), grid, window[1])
         steps |= step
         volumes.append({"name": label, "nifti": packed})
     button = '<button type="button" data-do="show" data-value="{}" aria-pressed="false">{}<kbd>{}</kbd></button>'
@@ -122,11 +122,11 @@ def write_viewer(
     )
 
 
-def _packed(voxels: np.ndarray, volume: MetaTensor, window: tuple[float, float]) -> tuple[str, set[int]]:
+def _packed(voxels: np.ndarray, grid: Grid, window: tuple[float, float]) -> tuple[str, set[int]]:
     """A NIfTI file of 8 bits, compressed, in base64; and by what in-plane voxels were averaged, if at all."""
     low, high = window
     voxels = np.clip((voxels.astype(np.float32) - low) * (255 / max(high - low, 1e-12)), 0, 255)
-    affine = grid_of(volume).affine.copy()
+    affine = grid.affine.copy()
     steps = set()
     while voxels.size > LARGEST:
         axis = int(np.argmin(np.linalg.norm(affine[:3, :3], axis=0)))  # the finest, so that voxels stay alike

@@ -7,8 +7,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from monai.data import MetaTensor
 
+from ..acquired import Acquired
 from ..grid import Grid
 from .views import Scene, tilt
 
@@ -50,6 +50,17 @@ NETWORKS = {
     "pyramid_super_resolution": "a Laplacian pyramid network after LapSRN (Lai et al., 2017)",
 }
 
+PROFILES = {"gaussian": "Gaussian", "box": "box"}
+
+SOURCES = {
+    "option": "as given",
+    "header": "from the file header",
+    "sidecar": "from the JSON beside the file",
+    "estimated": "estimated from the image",
+    "assumed": "assumed",
+}
+"""Who said a fact, in words."""
+
 DIRECTIONS = ("left-right", "anterior-posterior", "superior-inferior")
 
 Rows = list[tuple[str, str]]
@@ -69,24 +80,25 @@ def thickness_text(thickness: float | np.ndarray) -> str:
     return f"{values.min():.4g} to {values.max():.4g} mm"
 
 
-def geometry(
-    image: MetaTensor, before: Grid, after: Grid | None, scene: Scene, *, axis: int, thickness: Any, told_by: str
-) -> Rows:
-    """What the grids were and are."""
+def geometry(acquired: Acquired, after: Grid | None, scene: Scene) -> Rows:
+    """What the grids were and are, and who said how the slices were acquired."""
+    before, axis, spacing = acquired.grid, acquired.axis, acquired.slice_spacing
     slices = DIRECTIONS[scene.directions[2]]
     rows: Rows = [
         ("acquired", f"{' × '.join(map(str, before.shape))} voxels of {mm(before.spacing)}"),
     ]
     if after is not None:
-        factor = before.spacing[axis] / after.spacing[axis]
+        factor = spacing / after.spacing[axis]
         rows += [
             ("result", f"{' × '.join(map(str, after.shape))} voxels of {mm(after.spacing)}"),
-            ("slice spacing", f"{mm(before.spacing[axis])} before, {mm(after.spacing[axis])} after: ×{factor:.3g}"),
+            ("slice spacing", f"{mm(spacing)} before, {mm(after.spacing[axis])} after: ×{factor:.3g}"),
         ]
-    rows.append(("slice thickness", f"{thickness_text(thickness)}, {told_by}"))
-    gap = float(before.spacing[axis] - np.median(thickness))
-    if abs(gap) > 0.01 * before.spacing[axis]:
+    rows.append(("slice thickness", f"{thickness_text(acquired.slice_thickness)}, {source_text(acquired)}"))
+    gap = float(spacing - np.median(acquired.slice_thickness))
+    if abs(gap) > 0.01 * spacing:
         rows.append(("gap or overlap", f"{abs(gap):.3g} mm {'between slices unseen' if gap > 0 else 'of overlap'}"))
+    if after is not None:
+        rows.append(("slice profile", f"{acquired.slice_profile}, {source_text(acquired, 'slice_profile')}"))
     if scene.has_orientation:
         codes = "".join(nib.aff2axcodes(before.affine))
         angle = tilt(before, axis)
@@ -94,13 +106,21 @@ def geometry(
         rows.append(("slices", f"{scene.name(2)}, stacked {slices} (axis {axis} of the file){lean}"))
         rows.append(("orientation of the file", codes))
     else:
-        rows.append(("orientation", "the file tells none: sides are not marked"))
-    if image.meta.get("slice_positions") is not None:
+        rows.append(("orientation", "not in the file: sides are not marked"))
+    if not acquired.is_even:
         rows.append(("positions", "uneven; each slice is used where it lies"))
-    rows.append(("modality", scene.modality))
-    if len(image) > 1:
-        rows.append(("volumes", f"{len(image)} in the file; this page shows the first"))
+    rows.append(("modality", f"{acquired.modality}, {source_text(acquired, 'modality')}"))
+    if len(acquired.image) > 1:
+        rows.append(("volumes", f"{len(acquired.image)} in the file; this page shows the first"))
     return rows
+
+
+def source_text(acquired: Acquired, fact: str = "slice_thickness") -> str:
+    """Who said a fact, in words."""
+    source = acquired.source_of(fact)
+    if (fact, source) == ("slice_thickness", "assumed"):
+        return "assumed equal to the slice spacing"
+    return SOURCES[source]
 
 
 def resolution_text(found: Mapping[str, Any]) -> str:
@@ -155,21 +175,11 @@ def provenance(record: Mapping[str, Any], *, name: str, description: str, versio
     return rows
 
 
-def methods(
-    before: Grid,
-    after: Grid,
-    *,
-    axis: int,
-    modality: str,
-    thickness: Any,
-    told_by: str,
-    record: Mapping[str, Any],
-    version: str,
-    nrmse: float | None,
-) -> str:
+def methods(acquired: Acquired, after: Grid, *, record: Mapping[str, Any], version: str, nrmse: float | None) -> str:
     """A paragraph on how this volume was made, to be pasted."""
-    factor = before.spacing[axis] / after.spacing[axis]
-    in_plane = [s for a, s in enumerate(before.spacing) if a != axis]
+    axis, spacing = acquired.axis, acquired.slice_spacing
+    in_plane = [s for a, s in enumerate(acquired.grid.spacing) if a != axis]
+    thickness = thickness_text(acquired.slice_thickness)
     bundle = str(record.get("bundle") or "none")
     weights = f", weights SHA-256 {record['weights_sha256'][:12]}…" if record.get("weights_sha256") else ""
     if bundle == "none":
@@ -185,17 +195,17 @@ def methods(
             "over the slice profile, the result gives them back."
         ).replace(" ,", ",")
     again = (
-        f" Re-acquired with a Gaussian slice profile of {thickness_text(thickness)} full width at half maximum, the "
-        f"result differs from the acquired slices by {nrmse:.2g} of their intensity range (root mean square)."
+        f" Re-acquired with a {PROFILES[acquired.slice_profile]} slice profile of {thickness} full width at half "
+        f"maximum ({source_text(acquired, 'slice_profile')}), the result differs from the acquired slices by "
+        f"{nrmse:.2g} of their intensity range (root mean square)."
         if nrmse is not None
         else ""
     )
-    source = "assumed equal to the slice spacing" if "assumed" in told_by else told_by
     return (
-        f"The thick-slice {modality} volume ({mm(in_plane)} in-plane, slice spacing {mm(before.spacing[axis])}, slice "
-        f"thickness {thickness_text(thickness)}, {source}) was super-resolved across its slices by a factor of "
-        f"{factor:.3g} to a slice spacing of {mm(after.spacing[axis])} with monai-sr {version}. {how}{again} Voxel "
-        "size is not resolution: between the acquired slices, detail is estimated."
+        f"The thick-slice {acquired.modality} volume ({mm(in_plane)} in-plane, slice spacing {mm(spacing)}, slice "
+        f"thickness {thickness}, {source_text(acquired)}) was super-resolved across its slices by a factor of "
+        f"{spacing / after.spacing[axis]:.3g} to a slice spacing of {mm(after.spacing[axis])} with monai-sr "
+        f"{version}. {how}{again} Voxel size is not resolution: between the acquired slices, detail is estimated."
     )
 
 

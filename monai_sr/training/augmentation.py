@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..grid import Grid, grid_of, on_grid
 from ..slices import Profile, SliceModel, apply_along, profile_matrix
-from ..transforms import _averages, _floating, standard_slices
+from ..transforms import _averages, _floating
 
 
 class RandSimulateThickSlicesd(Randomizable, MapTransform):
@@ -27,7 +27,7 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
 
     - ``image``: what the network sees, normalized like the input: the consistent spline on the thin
       grid (``works_on="thin"``), or the acquired slices as a standard profile would have given them
-      (``works_on="thick"``), see :func:`standard_slices`;
+      (``works_on="thick"``), see :meth:`monai_sr.slices.SliceModel.standard_slices`;
     - ``label``: the truth, through-plane axis last;
     - ``acquired``, ``acquisition``, ``spline``: y, and A and B as told, for
       :func:`monai_sr.slices.enforce_consistency` around the network.
@@ -113,7 +113,7 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         model = SliceModel.between(
             thick, thin, slice_thickness=self.told_ratio * self.factor, profile=self.told_profile
         )
-        seen = model.spline if self.works_on == "thin" else standard_slices(model, thick, thin)
+        seen = model.spline if self.works_on == "thin" else model.standard_slices()
         return {
             key: apply_along(seen, lr),
             "label": hr,

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from monai.data import MetaTensor
-from torch import Tensor
 
+from ..acquired import Acquired
 from ..errors import ImageError, warn
-from ..grid import SAME_SPACING, grid_of, wanted_grid
-from ..intensities import CT_WINDOW, MR_PERCENTILES, Modality, guess_modality, intensity_range, padding_mask
+from ..grid import SAME_SPACING, Grid, grid_of
+from ..intensities import CT_WINDOW, MR_PERCENTILES, intensity_range
 
 BELOW, ABOVE = 0.5, 1.25
 """Lengths may be so many times the least and the largest of training: half the voxel size is the same anatomy
@@ -61,9 +61,9 @@ def trained_ranges(
     found: dict[str, Any] = {}
     for hr in volumes:
         grid = grid_of(hr)
-        kind = hr.meta.get("modality") or guess_modality(hr)
+        acquired = Acquired.of(hr)
         near = [s for s in grid.spacing if s <= min(grid.spacing) * isotropy]
-        low, high = _extremes(hr.as_tensor()[0], kind, hr.meta, ct_window, mr_percentiles)
+        low, high = _extremes(acquired, 0, ct_window, mr_percentiles)
         seen: dict[str, tuple[float, float]] = {
             "in_plane_spacing": (min(near), max(near) * coarsest),
             "slice_spacing": (min(near) * factors[0], max(near) * coarsest * factors[1]),
@@ -72,7 +72,7 @@ def trained_ranges(
         }
         seen["thickness_ratio"] = thickness_ratios
         one = {name: [float(f"{end:.4g}") for end in ends] for name, ends in seen.items()}
-        found = joined([found, {kind: one}])
+        found = joined([found, {acquired.modality: one}])
     return found
 
 
@@ -88,28 +88,22 @@ def joined(ranges: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def check_ranges(
-    image: Tensor,
+    acquired: Acquired,
+    wanted: Grid,
     trained: Mapping[str, Any],
     *,
-    spacing: float | None = None,
-    factor: float | None = None,
-    slice_thickness: float | np.ndarray | None = None,
-    axis: int | None = None,
-    modality: Modality | None = None,
     ct_window: tuple[float, float] = CT_WINDOW,
     mr_percentiles: tuple[float, float] = MR_PERCENTILES,
     strict: bool = False,
-    **_: Any,
 ) -> dict[str, str]:
-    """Warn of everything in which an image is unlike what a bundle was trained on.
+    """Warn of everything in which a volume is unlike what a bundle was trained on.
 
     The factor is not among it, :func:`monai_sr.inference.super_resolve` knows its range.
 
     Args:
-        image: (C, X, Y, Z) in the file's units.
+        acquired, wanted: a volume, and the grid of its result.
         trained: what :func:`trained_ranges` found; nothing is said where it is empty.
-        spacing, factor, slice_thickness, axis, modality, ct_window, mr_percentiles: as of
-            :func:`monai_sr.inference.super_resolve`.
+        ct_window, mr_percentiles: as of :func:`monai_sr.inference.super_resolve`.
         strict: raise an error instead.
 
     Returns:
@@ -118,39 +112,34 @@ def check_ranges(
     Raises:
         ImageError: under ``strict``.
     """
-    grid = grid_of(image)
-    wanted, axis = wanted_grid(image, spacing=spacing, factor=factor, axis=axis)
-    if not trained or np.array_equal(wanted.affine, grid.affine):
+    if not trained or acquired.lies_on(wanted):
         return {}
-    meta: Mapping[str, Any] = image.meta if isinstance(image, MetaTensor) else {}
-    kind = modality or meta.get("modality") or guess_modality(image)
-    if kind not in trained:
-        finding = f"{kind}, the network was trained on {' and '.join(sorted(trained))}"
-        _tell("modality", finding, {"found": kind, "trained": sorted(trained)}, strict=strict, image=image)
+    grid, spacing, modality = acquired.grid, acquired.slice_spacing, acquired.modality
+    if modality not in trained:
+        finding = f"{modality}, the network was trained on {' and '.join(sorted(trained))}"
+        facts: dict[str, Any] = {"found": modality, "trained": sorted(trained)}
+        _warn("modality", finding, facts, strict=strict, path=acquired.path)
         return {"modality": finding}
-    if slice_thickness is None and axis == meta.get("slice_axis", axis):
-        slice_thickness = meta.get("slice_thickness")
-    thickness = np.asarray(grid.spacing[axis] if slice_thickness is None else slice_thickness, dtype=np.float64)
-    in_plane = [s for a, s in enumerate(grid.spacing) if a != axis]
+    in_plane = [s for a, s in enumerate(grid.spacing) if a != acquired.axis]
     extent = max(s * n for s, n in zip(grid.spacing, grid.shape, strict=True))
-    extremes = [_extremes(one, kind, meta, ct_window, mr_percentiles) for one in _plain(image)]
-    ratios = thickness / grid.spacing[axis]
+    extremes = [_extremes(acquired, index, ct_window, mr_percentiles) for index in range(len(acquired.voxels))]
+    ratios = acquired.slice_thickness / spacing
     measured = {
         "in_plane_spacing": (min(in_plane), max(in_plane), "an in-plane spacing of {} mm"),
-        "slice_spacing": (grid.spacing[axis], grid.spacing[axis], "a slice each {} mm"),
+        "slice_spacing": (spacing, spacing, "a slice each {} mm"),
         "thickness_ratio": (float(ratios.min()), float(ratios.max()), "slices {} times as thick as they are apart"),
         "field_of_view": (extent, extent, "a field of view of {} mm"),
         "values": (min(e[0] for e in extremes), max(e[1] for e in extremes), "normalized values that reach {}"),
     }
     found = {}
     for name, (low, high, words) in measured.items():
-        least, most = _allowed(name, trained[kind][name])
+        least, most = _allowed(name, trained[modality][name])
         beyond = low if low < least else high if high > most else None
         if beyond is not None:
-            range_ = "{:.4g} to {:.4g}".format(*trained[kind][name])
-            found[name] = f"{words.format(f'{beyond:.4g}')}, the network was trained on {range_} in {kind}"
-            facts = {"found": float(beyond), "trained": trained[kind][name], "modality": kind}
-            _tell(name, found[name], facts, strict=strict, image=image)
+            range_ = "{:.4g} to {:.4g}".format(*trained[modality][name])
+            found[name] = f"{words.format(f'{beyond:.4g}')}, the network was trained on {range_} in {modality}"
+            facts = {"found": float(beyond), "trained": trained[modality][name], "modality": modality}
+            _warn(name, found[name], facts, strict=strict, path=acquired.path)
     return found
 
 
@@ -167,32 +156,26 @@ def _allowed(name: str, ends: Sequence[float]) -> tuple[float, float]:
 
 
 def _extremes(
-    voxels: Tensor,
-    kind: Modality,
-    meta: Mapping[str, Any],
-    ct_window: tuple[float, float],
-    mr_percentiles: tuple[float, float],
+    acquired: Acquired, channel: int, ct_window: tuple[float, float], mr_percentiles: tuple[float, float]
 ) -> tuple[float, float]:
-    """Normalized least and largest value of a volume, padding left out."""
-    outside = padding_mask(voxels, kind, meta.get("padding_value"))
-    meant = voxels if outside is None or bool(outside.all()) else voxels[~outside]
-    if float(meant.min()) == float(meant.max()):
-        return 0.0, 1.0  # super_resolve tells what is wrong
-    scale = intensity_range(meant, kind, ct_window=ct_window, mr_percentiles=mr_percentiles)
-    values = meant.flatten()
+    """Normalized least and largest value of a channel, padding left out."""
+    voxels = acquired.voxels[channel].float()
+    outside = acquired.outside(voxels, channel)
+    known = voxels if outside is None or bool(outside.all()) else voxels[~outside]
+    if float(known.min()) == float(known.max()):
+        return 0.0, 1.0  # super_resolve says what is wrong
+    scale = intensity_range(known, acquired.modality, ct_window=ct_window, mr_percentiles=mr_percentiles)
+    values = known.flatten()
     values = values[:: max(1, len(values) // _SAMPLES)]
     low, high = np.percentile(scale.normalize(values).cpu().numpy(), EXTREMES)
     return float(low), float(high)
 
 
-def _plain(image: Tensor) -> Tensor:
-    return (image.as_tensor() if isinstance(image, MetaTensor) else image).float()
-
-
-def _tell(name: str, finding: str, facts: Mapping[str, Any], *, strict: bool, image: Tensor) -> None:
+def _warn(name: str, finding: str, facts: Mapping[str, Any], *, strict: bool, path: str) -> None:
     warning, error = CAUSES[name]
-    path = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
     if strict:
-        raise ImageError(error, finding, fix="take --bundle none, or leave --strict out", path=path, facts=facts)
+        raise ImageError(
+            error, finding, fix="take --bundle none, or leave --strict out", path=path or None, facts=facts
+        )
     text = f"{finding}; the result may be no better than interpolation"
-    warn(warning, text, path=path, facts=facts, stacklevel=4)
+    warn(warning, text, path=path or None, facts=facts, stacklevel=4)

@@ -22,8 +22,8 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from ..acquired import Acquired
 from ..grid import Grid, grid_of
-from ..intensities import guess_modality, padding_mask
 from ..slices import apply_along, profile_matrix
 
 METHOD = "in-plane axes seen through slice profiles, ratio of squared differences at one and two lags"
@@ -76,10 +76,21 @@ def measure_resolution(image: MetaTensor, axis: int, *, lag: float | None = None
     Returns:
         NaN where nothing differs, or fewer than :data:`FEWEST` lags fit along an axis.
     """
+    return _measure(Acquired.of(image), image, axis, lag)
+
+
+def effective_resolution(acquired: Acquired, result: MetaTensor) -> tuple[Resolution, Resolution]:
+    """What an acquired volume resolves across its slices, and what its result (C, X', Y', Z') does."""
+    before = _measure(acquired, acquired.image, acquired.axis, None)
+    return before, _measure(acquired, result, acquired.axis, acquired.slice_spacing / 2)
+
+
+def _measure(acquired: Acquired, image: Tensor, axis: int, lag: float | None) -> Resolution:
+    """:func:`measure_resolution` of an image on any grid that has the padding of an acquired volume."""
     grid = grid_of(image)
-    voxels = _middle(image.as_tensor()[0].float(), axis)
-    kind = image.meta.get("modality") or guess_modality(voxels)
-    outside = padding_mask(voxels, kind, image.meta.get("padding_value"))
+    voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
+    voxels = _middle(voxels[0].float(), axis)
+    outside = acquired.outside(voxels, 0)
     if outside is not None:
         voxels = torch.where(outside, voxels[~outside].min() if not bool(outside.all()) else voxels, voxels)
     steps = max(1, round((lag or grid.spacing[axis]) / grid.spacing[axis]))
@@ -96,18 +107,6 @@ def measure_resolution(image: MetaTensor, axis: int, *, lag: float | None = None
         return Resolution(float(WIDTHS[-1] * lag), lag, axis, "at least")
     width = float(np.exp(np.interp(0.0, -excess, np.log(WIDTHS))))
     return Resolution(width * lag, lag, axis)
-
-
-def effective_resolution(acquired: MetaTensor, result: MetaTensor, *, axis: int) -> tuple[Resolution, Resolution]:
-    """What an acquired volume resolves across its slices, and what its result does.
-
-    Args:
-        acquired: (C, X, Y, Z) thick slices.
-        result: (C, X', Y', Z') what was made of them.
-        axis: through-plane axis of both.
-    """
-    spacing = grid_of(acquired).spacing[axis]
-    return measure_resolution(acquired, axis), measure_resolution(result, axis, lag=spacing / 2)
 
 
 def _sharper(voxels: Tensor, grid: Grid, in_plane: int, axis: int, steps: int) -> np.ndarray | None:

@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from monai.data import MetaTensor
 from torch import Tensor
 
+from ..acquired import Acquired
 from ..errors import UsageError
 from ..grid import Grid, grid_of, on_grid
-from ..intensities import data_range, guess_modality, padding_mask
+from ..intensities import data_range
 from ..slices import apply_along, profile_matrix
 
 _BLOCK = 4_000_000
@@ -30,15 +31,16 @@ _BLOCK = 4_000_000
 
 
 def uncertainty_map(
-    acquired: MetaTensor, result: MetaTensor, constants: Mapping[str, Any], *, axis: int | None = None
+    acquired: MetaTensor | Acquired, result: MetaTensor, constants: Mapping[str, Any], *, axis: int | None = None
 ) -> MetaTensor:
     """The standard deviation of the error of each voxel of a result.
 
     Args:
-        acquired: (C, X, Y, Z) the thick slices.
+        acquired: (C, X, Y, Z) the thick slices, or what is known of them already.
         result: (C, X', Y', Z') what a bundle made of them.
         constants: the bundle's, ``model.trust["uncertainty"]``.
-        axis: through-plane axis. Default: what the metadata tell, else the one along which the result is finer.
+        axis: through-plane axis of ``acquired`` as a MetaTensor. Default: what the metadata say, else the one
+            along which the result is finer.
 
     Returns:
         (C, X', Y', Z') float32 on the grid of the result, in its units; 0 in padding, which nobody guesses.
@@ -46,24 +48,19 @@ def uncertainty_map(
     Raises:
         UsageError: the bundle was not calibrated, or not for this modality.
     """
-    old, new = grid_of(acquired), grid_of(result)
-    axis = slice_axis(acquired, old, new) if axis is None else axis
-    spacing = old.spacing[axis]
-    made = []
-    for one, sr in zip(acquired.as_tensor(), result.as_tensor(), strict=True):
-        kind = acquired.meta.get("modality") or guess_modality(one)
-        floor, slope = constants_for(constants, kind, spacing / new.spacing[axis])
+    grid = grid_of(result)
+    if not isinstance(acquired, Acquired):
+        acquired = Acquired.of(acquired, axis=axis, refined=grid)
+    axis, spacing, modality = acquired.axis, acquired.slice_spacing, acquired.modality
+    deviations = []
+    for channel, (lr, sr) in enumerate(zip(acquired.voxels, result.as_tensor(), strict=True)):
+        floor, slope = constants_for(constants, modality, spacing / grid.spacing[axis])
         sigma = torch.sqrt(
-            (floor * unit_of(one, kind)) ** 2 + (slope * through_plane_detail(sr, new, axis, spacing)) ** 2
+            (floor * unit_of(lr, modality)) ** 2 + (slope * through_plane_detail(sr, grid, axis, spacing)) ** 2
         )
-        outside = padding_mask(sr, kind, acquired.meta.get("padding_value"))
-        made.append(sigma if outside is None else torch.where(outside, 0.0, sigma))
-    return on_grid(torch.stack(made), new, result)
-
-
-def slice_axis(acquired: MetaTensor, old: Grid, new: Grid) -> int:
-    """What the metadata tell, else the axis along which the new grid is finer."""
-    return int(acquired.meta.get("slice_axis", np.argmax(np.array(old.spacing) / np.array(new.spacing))))
+        outside = acquired.outside(sr, channel)
+        deviations.append(sigma if outside is None else torch.where(outside, 0.0, sigma))
+    return on_grid(torch.stack(deviations), grid, result)
 
 
 def unit_of(lr: Tensor, kind: str) -> float:

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.profiles VOLUME… [--factor 1.7 2 3 4 5] [--crop 96]
 
 Every near-isotropic axis of every volume is the slice axis in turn; see
-:func:`monai_sr.profiles.recognize_profile`. A table tells for each factor how often it is wrong, between
+:func:`monai_sr.profiles.estimate_profile`. A table tells for each factor how often it is wrong, between
 which scores nine in ten of each profile lie, and which threshold would have been best.
 """
 

@@ -68,6 +68,7 @@ def measure(row: str, size: str, source: str) -> Figures:
     import psutil
     import torch
 
+    from monai_sr.acquired import Acquired
     from monai_sr.errors import SuperResolutionError
     from monai_sr.io.images import read_image, write_image
     from monai_sr.trust.consistency import check_result
@@ -85,8 +86,9 @@ def measure(row: str, size: str, source: str) -> Figures:
     sr, proposing = resolve(image)
     resolved = time.perf_counter()
     if row not in PEER_ROWS:  # as every run does
-        check_result(image, sr, limit=None)
-        effective_resolution(image, sr, axis=2)
+        acquired = Acquired.of(image)
+        check_result(acquired, sr, limit=None)
+        effective_resolution(acquired, sr)
     checked = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         target = write_image(sr, Path(folder, "out.nii.gz"), dtype=np.int16)

@@ -95,8 +95,9 @@ class SuperResolutionOperator(Operator):
         for series in found.series:
             image = read_dicom(series, path=Path(short_name(series)), fill_gaps=self._settings.fill_gaps)
             memory = self._settings.memory or memory_budget()
-            options = {**self._settings.options, "strict": self._settings.strict}
-            sr, _ = super_resolve_within(self._model, image, memory=memory, **options)
+            wanted = {name: self._settings.options.get(name) for name in ("spacing", "factor")}
+            acquired = self._settings.acquired(image)
+            sr, _ = super_resolve_within(self._model, acquired, memory=memory, strict=self._settings.strict, **wanted)
             # the links live as long as what was found by them
             made_by = self._settings.made_by(self._model)
             results.append(SuperResolved(sr, replace(series, unpacked=linked), made_by))

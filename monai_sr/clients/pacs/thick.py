@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from pydicom import Dataset
 
+from ...acquired import MIN_SLICES
 from ...dicom import Frame
 from ...dicom.header import frames_of_header, pydicom_silent
 from ...dicom.kinds import BrokenFileError, NotAnImageError
-from ...stacks import FEWEST_SLICES
 
 THICK_RATIO = 2.0
 """Slices at least so many pixels apart are thick."""
@@ -60,7 +60,7 @@ def why_not(headers: Sequence[Dataset], *, thick_ratio: float = THICK_RATIO) -> 
         return others[0] if others else Verdict("E-DCM-NONE", "no instance is there")
     ratio = slices_in_pixels(frames)
     if ratio is None:
-        return Verdict("E-IMG-FEW", f"fewer than {FEWEST_SLICES} parallel slices")
+        return Verdict("E-IMG-FEW", f"fewer than {MIN_SLICES} parallel slices")
     if ratio < thick_ratio:
         return Verdict("E-PACS-THIN", f"slices are {ratio:.2g} pixels apart, {thick_ratio:g} make a thick series")
     return None
@@ -74,6 +74,6 @@ def slices_in_pixels(frames: Sequence[Frame]) -> float | None:
     most = max(stacks.values(), key=len)
     # echoes and phases lie at one place
     places = np.unique(np.round([frame.position @ most[0].normal for frame in most], 3))
-    if len(places) < FEWEST_SLICES:
+    if len(places) < MIN_SLICES:
         return None
     return float(np.median(np.diff(places)) / max(most[0].pixel_spacing))

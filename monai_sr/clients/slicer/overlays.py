@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from monai.data import MetaTensor
 
+from ...acquired import Acquired, acquisition_meta
 from ...grid import grid_of, on_grid
-from ...inference import super_resolve
+from ...inference import super_resolve_acquired
 
 
-def difference_map(image: MetaTensor, sr: MetaTensor, **asked: Any) -> MetaTensor:
+def difference_map(
+    acquired: Acquired, sr: MetaTensor, *, spacing: float | None = None, factor: float | None = None
+) -> MetaTensor:
     """What a result has beyond the consistent spline: all that came from the network.
 
     Args:
-        image: (1, X, Y, Z) the acquired volume.
+        acquired: the volume that it was made of.
         sr: (1, X', Y', Z') the result.
-        asked: the options of :func:`monai_sr.inference.super_resolve` that it was made by.
+        spacing, factor: as they were wanted.
 
     Returns:
         float32 on the grid of ``sr``, in the file's units.
     """
-    made = on_grid(sr.as_tensor() - super_resolve(image, None, **asked).as_tensor(), grid_of(sr), sr)
-    made.meta["stored_dtype"] = "float32"
-    return made
+    spline = super_resolve_acquired(acquired, None, spacing=spacing, factor=factor)
+    difference = on_grid(sr.as_tensor() - spline.as_tensor(), grid_of(sr), sr)
+    difference.meta |= acquisition_meta(stored_dtype="float32")
+    return difference

@@ -1,0 +1,445 @@
+"""A volume as it was acquired: each fact decided once, in one function, and who said so.
+
+``image.meta`` describes an acquisition by the keys that :func:`acquisition_meta` writes and
+:meth:`Acquired.of` reads; nobody else does either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from .errors import ImageError, UsageError
+from .grid import SAME_SPACING, Grid, grid_of, positions_on, target_grid
+from .intensities import (
+    CT_AIR,
+    CT_WINDOW,
+    MR_PERCENTILES,
+    IntensityRange,
+    Modality,
+    guess_modality,
+    intensity_range,
+    padding_of,
+)
+from .profiles import estimate_profile
+from .slices import Profile, SliceModel
+
+Source = Literal["option", "header", "sidecar", "estimated", "assumed"]
+"""Who said a fact: the user, the file's header, a JSON file beside it, the voxels or the grid, or nobody."""
+
+MIN_SLICES = 3
+"""Below this there is no through-plane structure to go by."""
+
+
+def acquisition_meta(
+    *,
+    stored_dtype: str | None = None,
+    modality: Modality | None = None,
+    slice_axis: int | None = None,
+    slice_thickness: float | np.ndarray | None = None,
+    slice_positions: np.ndarray | None = None,
+    padding_value: float | None = None,
+    nan_voxels: Tensor | None = None,
+    has_orientation: bool | None = None,
+    source: Source = "header",
+) -> dict[str, Any]:
+    """The metadata of a volume that describe its acquisition; what is None is absent.
+
+    Args:
+        stored_dtype: type of the voxels in the file.
+        modality: "CT" or "MR".
+        slice_axis: through-plane axis.
+        slice_thickness: FWHM of the slice profile, mm; (m,) in the order of the voxels where slices differ.
+        slice_positions: (m,) slice centers along the last axis, mm around the middle, where they are uneven.
+        padding_value: of voxels that a CT did not scan.
+        nan_voxels: (C, X, Y, Z) bool, voxels that held no number and were filled.
+        has_orientation: False where the file does not say which side is which.
+        source: who said so.
+    """
+    facts = {
+        "stored_dtype": stored_dtype,
+        "modality": modality,
+        "slice_axis": slice_axis,
+        "slice_thickness": slice_thickness,
+        "slice_positions": slice_positions,
+        "padding_value": padding_value,
+        "nan_voxels": nan_voxels,
+        "has_orientation": has_orientation,
+    }
+    facts = {name: value for name, value in facts.items() if value is not None}
+    return facts | ({"said_by_sidecar": tuple(facts)} if source == "sidecar" else {})
+
+
+def stored_dtype_of(image: Tensor) -> np.dtype:
+    """The type of voxels that the file of an image has; float32 where there is no file."""
+    return np.dtype(_meta_of(image).get("stored_dtype", "float32"))
+
+
+def path_of(image: Tensor) -> str:
+    """The file that an image was read from; empty where there is none."""
+    return str(_meta_of(image).get("filename_or_obj") or "")
+
+
+def check_even(hr: Tensor) -> None:
+    """Refuse a volume of unevenly spaced slices, from which no thick slices are simulated.
+
+    Raises:
+        UsageError: its slices are unevenly spaced.
+    """
+    if _uneven_positions(hr) is not None:
+        raise UsageError("E-USE", "the slices of this volume are unevenly spaced", fix="give one of even thin slices")
+
+
+@dataclass(frozen=True, eq=False)
+class Acquired:
+    """A volume as acquired, made by :meth:`of`. Slices are counted in the order of the voxels.
+
+    Attributes:
+        image: (C, X, Y, Z) as it was read, in the file's units.
+        grid: its shape and affine.
+        axis: through-plane axis.
+        positions: (m,) centers of the slices along ``axis``, mm around the middle of the grid, increasing.
+        slice_spacing: typical (median) distance between neighboring slice centers, mm.
+        slice_thickness: FWHM of the slice profile, mm; one number, or (m,) where slices differ.
+        modality: "CT" or "MR".
+        padding: for each channel the value of voxels that a CT did not scan; None where it scanned all.
+        missing: (C, X, Y, Z) voxels that held no number and were filled; None if there are none.
+        stored_dtype: type of the voxels in the file.
+        has_orientation: whether the file says which side is which.
+        path: the file; empty where there is none.
+        sources: who said ``axis``, ``slice_spacing``, ``slice_thickness`` and ``modality``.
+        given_profile: the slice profile that was given, if any; see :attr:`slice_profile`.
+    """
+
+    image: Tensor
+    grid: Grid
+    axis: int
+    positions: np.ndarray
+    slice_spacing: float
+    slice_thickness: np.ndarray
+    modality: Modality
+    padding: tuple[float | None, ...]
+    missing: Tensor | None
+    stored_dtype: np.dtype
+    has_orientation: bool
+    path: str
+    sources: Mapping[str, Source]
+    given_profile: Profile | None = None
+
+    @classmethod
+    def of(
+        cls,
+        image: Tensor,
+        *,
+        slice_thickness: float | np.ndarray | None = None,
+        profile: Profile | None = None,
+        axis: int | None = None,
+        modality: Modality | None = None,
+        refined: Grid | None = None,
+    ) -> Acquired:
+        """Decide every fact about an image.
+
+        Args:
+            image: (C, X, Y, Z) with affine, in the file's units.
+            slice_thickness, profile, axis, modality: what the user says; it overrules the metadata.
+            refined: grid of a result made from the image. The axis along which it is finer is the
+                through-plane axis, where nobody says otherwise.
+
+        Raises:
+            ImageError: the header gives another modality (E-MOD), or the image has no three spatial axes.
+            UsageError: an axis or a slice thickness that cannot be.
+        """
+        meta, grid = _meta_of(image), grid_of(image)
+        voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
+        beside = meta.get("said_by_sidecar", ())
+        sources: dict[str, Source] = {
+            name: "sidecar" if name in beside else "header" for name in ("slice_thickness", "modality")
+        } | {"slice_spacing": "header"}
+        uneven = _uneven_positions(image)
+        axis, sources["axis"] = _axis_of(grid, axis, meta.get("slice_axis"), uneven, refined)
+        positions = grid.positions(axis) if uneven is None else uneven
+        spacing = grid.spacing[axis] if uneven is None else float(np.median(np.diff(uneven)))
+        said = meta.get("slice_thickness") if axis == meta.get("slice_axis", axis) else None
+        thickness, sources["slice_thickness"] = _thickness_of(
+            slice_thickness, said, spacing, source=sources["slice_thickness"]
+        )
+        modality, sources["modality"] = _modality_of(voxels, modality, meta.get("modality"), source=sources["modality"])
+        return cls(
+            image=image,
+            grid=grid,
+            axis=axis,
+            positions=positions,
+            slice_spacing=spacing,
+            slice_thickness=thickness,
+            modality=modality,
+            padding=tuple(padding_of(channel, modality, meta.get("padding_value")) for channel in voxels),
+            missing=meta.get("nan_voxels"),
+            stored_dtype=stored_dtype_of(image),
+            has_orientation=bool(meta.get("has_orientation", True)),
+            path=path_of(image),
+            sources=sources,
+            given_profile=profile,
+        )
+
+    @property
+    def voxels(self) -> Tensor:
+        """(C, X, Y, Z) without metadata."""
+        return self.image.as_tensor() if isinstance(self.image, MetaTensor) else self.image
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all slices are equally far apart, as the affine says."""
+        return _uneven_positions(self.image) is None
+
+    @property
+    def positions_from_first(self) -> np.ndarray:
+        """(m,) centers of the slices on the line of :func:`monai_sr.grid.positions_on`, mm from the grid's first."""
+        line = positions_on(self.grid, self.axis, self.grid)
+        return line if self.is_even else self.positions + (line[0] + line[-1]) / 2
+
+    @property
+    def slice_profile(self) -> Profile:
+        """How a slice weighs what lies within it: as given, else as estimated from the first channel's slices."""
+        return self._profile[0]
+
+    @cached_property
+    def _profile(self) -> tuple[Profile, Source]:
+        if self.given_profile is not None:
+            return self.given_profile, "option"
+        estimate = estimate_profile(
+            self.normalized(0).slices,
+            in_plane=[self.grid.spacing[a] for a in self._canonical[0][:2]],
+            positions=self._line(self.positions),
+            slice_thickness=self._thickness,
+        )
+        return ("gaussian", "assumed") if estimate is None else (estimate, "estimated")
+
+    def source_of(self, fact: str) -> Source:
+        """Who said ``axis``, ``slice_spacing``, ``slice_thickness``, ``slice_profile`` or ``modality``."""
+        return self._profile[1] if fact == "slice_profile" else self.sources[fact]
+
+    def record(self) -> dict[str, Any]:
+        """The facts and their sources, as JSON holds them; lengths in mm."""
+        thickness = np.round(self.slice_thickness, 6).tolist()
+        values = {
+            "axis": self.axis,
+            "slice_spacing": round(self.slice_spacing, 6),
+            "slice_thickness": thickness,
+            "slice_profile": self.slice_profile,
+            "modality": self.modality,
+        }
+        return {name: {"value": value, "source": self.source_of(name)} for name, value in values.items()}
+
+    def wanted_grid(self, *, spacing: float | None = None, factor: float | None = None) -> Grid:
+        """The grid of a result; see :func:`monai_sr.grid.target_grid`.
+
+        Raises:
+            UsageError: contradicting wishes, or the through-plane axis is needed and unclear.
+        """
+        axis = None if self.sources["axis"] == "assumed" else self.axis
+        uneven = None if self.is_even else self.positions
+        return target_grid(self.grid, spacing=spacing, factor=factor, axis=axis, uneven=uneven)[0]
+
+    def lies_on(self, wanted: Grid) -> bool:
+        """Whether the acquired slices are those of a grid already."""
+        return self.is_even and np.array_equal(wanted.affine, self.grid.affine)
+
+    def slice_model(self, wanted: Grid) -> SliceModel:
+        """The matrices between the acquired slices and those of ``wanted``, both in canonical order.
+
+        Raises:
+            ImageError: fewer than three slices.
+        """
+        if len(self.positions) < MIN_SLICES:
+            raise ImageError(
+                "E-IMG-FEW",
+                f"{len(self.positions)} slices, at least {MIN_SLICES} are needed",
+                fix="give the whole series",
+            )
+        return SliceModel.between(
+            self._line(self.positions),
+            wanted.positions(self.axis),
+            slice_thickness=self._thickness,
+            profile=self.slice_profile,
+        )
+
+    def filled_slices(self, model: SliceModel) -> np.ndarray:
+        """Wanted slices in a gap, in the order of the voxels: no acquired one is as near as its spacing explains."""
+        reach = np.maximum(np.median(np.diff(model.thick)), self._thickness) / 2 * (1 + SAME_SPACING)
+        far = (model.distances > reach).all(axis=1)
+        return np.flatnonzero(far[::-1] if self._is_reversed else far)
+
+    def outside(self, voxels: Tensor, channel: int) -> Tensor | None:
+        """Which voxels, of a part of a channel or of its result, lie outside what a CT scanned; None if none do."""
+        padding = self.padding[channel]
+        mask = None if padding is None else voxels == padding
+        return mask if mask is not None and bool(mask.any()) else None
+
+    def normalized(
+        self,
+        channel: int,
+        *,
+        ct_window: tuple[float, float] = CT_WINDOW,
+        mr_percentiles: tuple[float, float] = MR_PERCENTILES,
+    ) -> NormalizedSlices:
+        """One channel as a network wants it; see :func:`monai_sr.intensities.intensity_range`.
+
+        Raises:
+            ImageError: the channel has no contrast.
+        """
+        lr = self.oriented(self.voxels[channel].float())
+        known = lr if self.missing is None else chosen_voxels(lr, ~self.oriented(self.missing[channel]))
+        intensities = intensity_range(known, self.modality, ct_window=ct_window, mr_percentiles=mr_percentiles)
+        outside = self.outside(lr, channel)
+        if outside is not None:
+            lr = torch.where(outside, CT_AIR, lr)
+        return NormalizedSlices(intensities.normalize(lr), intensities, outside, self.padding[channel] or 0.0)
+
+    @cached_property
+    def _canonical(self) -> tuple[list[int], list[int]]:
+        return self.grid.canonical_order(self.axis)
+
+    def oriented(self, voxels: Tensor) -> Tensor:
+        """(X, Y, Z) of the file in canonical order, through-plane axis last; see :meth:`Grid.canonical_order`."""
+        order, flips = self._canonical
+        return voxels.permute(order).flip(flips).contiguous()
+
+    def put(self, block: Tensor, target: Tensor, place: tuple[slice, slice]) -> None:
+        """Write canonical rows and columns (x, y, Z') to where they belong in a result (X', Y', Z') of the file."""
+        order, flips = self._canonical
+        target = target.permute(order)
+        turned = []
+        for axis, part in enumerate(place):
+            start, stop, _ = part.indices(target.shape[axis])
+            turned.append(slice(target.shape[axis] - stop, target.shape[axis] - start) if axis in flips else part)
+        target[tuple(turned)] = block.flip(flips) if flips else block
+
+    @property
+    def _is_reversed(self) -> bool:
+        return 2 in self._canonical[1]
+
+    def _line(self, positions: np.ndarray) -> np.ndarray:
+        """Slice positions in canonical order."""
+        return -positions[::-1] if self._is_reversed else positions
+
+    @property
+    def _thickness(self) -> np.ndarray:
+        """Slice thickness in canonical order."""
+        return np.flip(self.slice_thickness) if self._is_reversed else self.slice_thickness
+
+
+@dataclass(frozen=True)
+class NormalizedSlices:
+    """One channel as a network wants it, and the way back.
+
+    Attributes:
+        slices: (X, Y, m) canonical, normalized.
+        intensities: what they were normalized by.
+        outside: (X, Y, m) what a CT did not scan; None where it scanned all.
+        padding: the value that is put there.
+    """
+
+    slices: Tensor
+    intensities: IntensityRange
+    outside: Tensor | None
+    padding: float
+
+    @property
+    def padding_fraction(self) -> float:
+        """How much of the channel was not scanned, 0..1."""
+        return 0.0 if self.outside is None else float(self.outside.float().mean())
+
+    def in_file_units(self, sr: Tensor, place: tuple[slice, slice], nearest: np.ndarray) -> Tensor:
+        """Rows and columns of the result; ``nearest`` is the acquired slice whose padding each new one takes."""
+        sr = self.intensities.restore(sr)
+        return sr if self.outside is None else torch.where(self.outside[place][..., nearest], self.padding, sr)
+
+
+def chosen_voxels(voxels: Tensor, mask: Tensor) -> Tensor:
+    """The voxels of a mask; by numpy, because torch takes 32 bytes for each of them meanwhile."""
+    return torch.from_numpy(voxels.cpu().numpy()[mask.cpu().numpy()])
+
+
+def _meta_of(image: Tensor) -> Mapping[str, Any]:
+    return image.meta if isinstance(image, MetaTensor) else {}
+
+
+def _uneven_positions(image: Tensor) -> np.ndarray | None:
+    """Slice centers of an uneven series along the last axis, whose affine has the mean spacing; None if even."""
+    positions = _meta_of(image).get("slice_positions")
+    if positions is None:
+        return None
+    positions = np.asarray(positions, dtype=np.float64)
+    if len(positions) != image.shape[-1]:
+        raise ValueError(f"{len(positions)} slice positions for {image.shape[-1]} slices along the last axis")
+    return positions
+
+
+def _axis_of(
+    grid: Grid, given: int | None, said: int | None, uneven: np.ndarray | None, refined: Grid | None
+) -> tuple[int, Source]:
+    """The through-plane axis: given, of the header, along which a result is finer, else that of the largest spacing.
+
+    It is assumed where the two largest spacings are equal; whoever needs it then asks for it.
+    """
+    if given is not None:
+        if given not in (0, 1, 2):
+            raise UsageError("E-USE", f"axis {given} was given", fix="give 0, 1 or 2")
+        if uneven is not None and given != 2:
+            raise UsageError(
+                "E-USE", f"axis {given} was given, the slices are stacked along axis 2", fix="leave it out"
+            )
+        return given, "option"
+    if said is not None or uneven is not None:
+        return 2 if said is None else int(said), "header"
+    if refined is not None:
+        finer = [old / new for old, new in zip(grid.spacing, refined.spacing, strict=True)]
+        if max(finer) > 1 + SAME_SPACING:
+            return int(np.argmax(finer)), "estimated"
+    if grid.is_isotropic:
+        return 2, "assumed"
+    second, largest = sorted(grid.spacing)[1:]
+    return int(np.argmax(grid.spacing)), "estimated" if largest > second * (1 + SAME_SPACING) else "assumed"
+
+
+def _thickness_of(
+    given: float | np.ndarray | None, said: float | np.ndarray | None, spacing: float, *, source: Source
+) -> tuple[np.ndarray, Source]:
+    """The slice thickness: given, of the header or sidecar, else assumed equal to the slice spacing."""
+    if given is not None:
+        value, source = given, "option"
+    elif said is not None:
+        value = said
+    else:
+        value, source = spacing, "assumed"
+    thickness = np.array(value, dtype=np.float64)
+    if not ((thickness > 0) & np.isfinite(thickness)).all():
+        raise UsageError(
+            "E-USE",
+            f"the slice thickness must be positive and finite ({value} mm was given)",
+            fix="give one above 0 mm",
+        )
+    return thickness, source
+
+
+def _modality_of(
+    voxels: Tensor, given: Modality | None, said: Modality | None, *, source: Source
+) -> tuple[Modality, Source]:
+    """The modality: given, of the header or sidecar, else estimated from the values of all channels."""
+    if given and said and given != said:
+        raise ImageError(
+            "E-MOD", f"the header says {said}, {given} was given", fix="leave --modality out, or give the right image"
+        )
+    if given:
+        return given, "option"
+    if said:
+        return said, source
+    # a phase image beside a magnitude reaches below 0 too
+    return ("CT" if all(guess_modality(channel) == "CT" for channel in voxels) else "MR"), "estimated"

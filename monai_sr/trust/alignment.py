@@ -1,0 +1,90 @@
+"""Bring a result, of any program, to the acquired grid: order and direction of its axes, and its in-plane voxels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from ..errors import ImageError
+from ..grid import SAME_SPACING, Grid, grid_of, positions_on
+from ..slices import interpolation_matrix
+
+SAME_PLACE = 0.02
+"""Voxels; an in-plane grid that is off by less is the same."""
+
+PARALLEL = 0.1
+"""Voxels that the far end of an axis may be off the line, in-plane voxels of the acquired grid."""
+
+
+def turned_to(grid: Grid, result: MetaTensor) -> tuple[Tensor, Grid]:
+    """The result's voxels with their axes in the order and direction of ``grid``, and where they lie then."""
+    there = grid_of(result)
+    ours, theirs = (g.affine[:3, :3] / np.array(g.spacing) for g in (grid, there))
+    cosines = ours.T @ theirs
+    order = [int(np.abs(row).argmax()) for row in cosines]
+    extent = np.array(there.spacing) * np.array(there.shape)
+    off = np.array([np.sqrt(max(0.0, 1 - cosines[a, o] ** 2)) * extent[o] for a, o in enumerate(order)])
+    if sorted(order) != [0, 1, 2] or (off > PARALLEL * max(min(grid.spacing), 0.1)).any():
+        angle = math.degrees(math.acos(min(1.0, float(np.abs(cosines).max(axis=1).min()))))
+        raise not_aligned(
+            f"their axes are not parallel (up to {angle:.2g} degrees)",
+            "resample the result to the axes of the acquired volume, without a rotation",
+        )
+    affine, voxels = np.eye(4), result.as_tensor().cpu().permute(0, *(o + 1 for o in order))
+    affine[:3, :3], affine[:3, 3] = there.affine[:3, order], there.affine[:3, 3]
+    flipped = []
+    for a, o in enumerate(order):
+        if cosines[a, o] < 0:
+            affine[:3, 3] += affine[:3, a] * (there.shape[o] - 1)
+            affine[:3, a] *= -1
+            flipped.append(a + 1)
+    shape = [there.shape[o] for o in order]
+    return voxels.flip(flipped) if flipped else voxels, Grid((shape[0], shape[1], shape[2]), affine)
+
+
+def in_plane_matrix(grid: Grid, there: Grid, axis: int) -> tuple[Tensor | None, str]:
+    """What brings the result's voxels along an in-plane axis to the acquired ones; None if they are those."""
+    ours, theirs = positions_on(grid, axis, grid), positions_on(there, axis, grid)
+    step, new = grid.spacing[axis], there.spacing[axis]
+    if len(ours) == len(theirs) and np.abs(ours - theirs).max() < SAME_PLACE * step:
+        return None, ""
+    at = np.clip(ours, theirs[0], theirs[-1])
+    nearest = np.abs(theirs[:, None] - at).argmin(axis=0)
+    if np.abs(theirs[nearest] - at).max() < SAME_PLACE * step:
+        return torch.eye(len(theirs), dtype=torch.float64)[nearest], ""
+    if len(theirs) < 2:
+        raise not_aligned(f"the result has one voxel along axis {axis}", "give the whole volume")
+    if new < step * (1 - SAME_SPACING):
+        # each acquired voxel is the mean over its own width
+        edges = np.append(theirs - new / 2, theirs[-1] + new / 2)
+        shares = np.diff(np.clip(edges, (at - step / 2)[:, None], (at + step / 2)[:, None]), axis=1)
+        return torch.from_numpy(
+            shares / shares.sum(axis=1, keepdims=True)
+        ), f"axis {axis} averaged from {new:.4g} to {step:.4g} mm"
+    places, index = np.unique(at, return_inverse=True)
+    return interpolation_matrix(theirs, places)[index], f"axis {axis} interpolated from {new:.4g} to {step:.4g} mm"
+
+
+def covered_voxels(grid: Grid, there: Grid, axis: int, inside: np.ndarray) -> Tensor:
+    """(1, X, Y, Z) which acquired voxels lie within the result."""
+    covered = torch.ones(1, *grid.shape, dtype=torch.bool)
+    for a in range(3):
+        if a == axis:
+            within = inside
+        else:
+            ours, theirs = positions_on(grid, a, grid), positions_on(there, a, grid)
+            half = there.spacing[a] / 2 + SAME_PLACE * grid.spacing[a]
+            within = (ours >= theirs[0] - half) & (ours <= theirs[-1] + half)
+        shape = [1, 1, 1, 1]
+        shape[a + 1] = len(within)
+        covered = covered & torch.from_numpy(np.asarray(within)).reshape(shape)
+    return covered
+
+
+def not_aligned(what: str, fix: str) -> ImageError:
+    """E-CON-GRID: two volumes do not lie along one another."""
+    return ImageError("E-CON-GRID", what, fix=fix)
