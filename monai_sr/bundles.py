@@ -43,7 +43,7 @@ class Model:
         version: from its metadata.
         engine: what computes its network, or the consistent spline.
         weights_sha256: of the file of weights; empty without a network.
-        trust: see :func:`trust_of`.
+        calibration: see :func:`read_calibration`.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Model:
         options: dict[str, Any],
         *,
         weights_sha256: str = "",
-        trust: Mapping[str, Any] | None = None,
+        calibration: Mapping[str, Any] | None = None,
     ) -> None:
         self.name, self.version, self.weights_sha256 = name, version, weights_sha256
         self.engine = as_engine(network)
-        self.trust = dict(trust or {})
+        self.calibration = dict(calibration or {})
         self._options = options
 
     @property
@@ -79,8 +79,9 @@ class Model:
 
     def computed_by(self, engine: Engine) -> Model:
         """This model with another engine."""
-        digest = self.weights_sha256
-        return Model(self.name, self.version, engine, self._options, weights_sha256=digest, trust=self.trust)
+        model = copy.copy(self)
+        model.engine = engine
+        return model
 
     def __call__(
         self,
@@ -118,7 +119,7 @@ class Model:
         wishes = _chosen(self._options, {"spacing": spacing, "factor": factor, "tile_voxels": tile_voxels})
         intensities = {name: self._options[name] for name in ("ct_window", "mr_percentiles") if name in self._options}
         wanted = acquired.wanted_grid(spacing=wishes["spacing"], factor=wishes["factor"])
-        outside = check_ranges(acquired, wanted, self.trust.get("trained_on", {}), **intensities, strict=strict)
+        outside = check_ranges(acquired, wanted, self.calibration.get("trained_on", {}), **intensities, strict=strict)
         factors = self._options.get("factor_range")
         sr = super_resolve_acquired(
             acquired, self.engine, **wishes, **intensities, factor_range=factors, strict=strict, progress=progress
@@ -150,8 +151,8 @@ def bundle_file(root: str, name: str) -> str:
     return str(Path(root) / name)
 
 
-def trust_of(name_or_path: str | Path) -> dict[str, Any]:
-    """What a bundle's ``metadata.json`` tells of how far it may be trusted, as ``monai-sr calibrate`` wrote it.
+def read_calibration(name_or_path: str | Path) -> dict[str, Any]:
+    """What ``monai-sr calibrate`` measured of a bundle, from its ``configs/calibration.json``.
 
     ``consistency`` holds the ``limit`` on the NRMSE of a slice, ``uncertainty`` the constants of
     :mod:`monai_sr.trust.uncertainty`, ``trained_on`` the ranges of :mod:`monai_sr.trust.ranges`.
@@ -159,16 +160,20 @@ def trust_of(name_or_path: str | Path) -> dict[str, Any]:
     calibrated has nothing.
 
     Raises:
-        BundleError: there is no such bundle, or its metadata cannot be read.
+        BundleError: there is no such bundle, or its calibration cannot be read.
     """
     if str(name_or_path) == SPLINE:
-        return {"consistency": trust_of("residual").get("consistency", {})}
-    path = bundle_path(name_or_path) / "configs" / "metadata.json"
+        return {"consistency": read_calibration("residual").get("consistency", {})}
+    path = bundle_path(name_or_path) / "configs" / "calibration.json"
     try:
-        trust = json.loads(path.read_text()).get("trust", {})
-    except (OSError, ValueError, AttributeError) as error:
+        calibration = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(calibration, dict):
+            raise ValueError("an object is needed")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
         raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", fix="restore the bundle", path=path) from error
-    return trust if isinstance(trust, dict) else {}
+    return calibration
 
 
 def load_bundle(
@@ -198,7 +203,7 @@ def load_bundle(
     """
     where = pick_device(device)
     if str(name_or_path) == SPLINE:
-        return Model(SPLINE, "", None, {}, trust=trust_of(SPLINE))
+        return Model(SPLINE, "", None, {}, calibration=read_calibration(SPLINE))
     folder = bundle_path(name_or_path)
     if not (trust_bundle or any(folder.is_relative_to(home.resolve()) for home in shelf.homes())):
         raise BundleError(
@@ -230,7 +235,9 @@ def load_bundle(
     given = {"engine": engine, "precision": precision}
     computed = make_engine(network, **inferer.engine | {name: value for name, value in given.items() if value})
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return Model(folder.name, version, computed, inferer.options, weights_sha256=digest, trust=trust_of(folder))
+    return Model(
+        folder.name, version, computed, inferer.options, weights_sha256=digest, calibration=read_calibration(folder)
+    )
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:

@@ -97,7 +97,7 @@ SMALL = ("--epoch_length", "2", "--val_interval", "1", "--val_size", "24", "--cr
 
 def test_a_bundle_has_the_rooms_of_the_model_zoo(bundle):
     for name in (
-        *(f"configs/{c}.json" for c in (*CONFIGS, "evaluate", "metadata", "multi_gpu_train")),
+        *(f"configs/{c}.json" for c in (*CONFIGS, "calibration", "evaluate", "metadata", "multi_gpu_train")),
         "configs/logging.conf",
         "models/model.pt",
         "models/model.ts",

@@ -10,21 +10,19 @@ import phantoms
 import pytest
 import torch
 
-from monai_sr.bundles import bundle_path, load_bundle, trust_of
+from monai_sr.bundles import bundle_path, load_bundle, read_calibration
 from monai_sr.cli.main import main
 from monai_sr.errors import BundleError
-from monai_sr.evaluation.calibration import trust_markdown
+from monai_sr.evaluation.calibration import calibration_markdown
 from monai_sr.io.images import write_image
 
 
 @pytest.fixture
 def bundle(tmp_path):
-    """A copy of the pyramid bundle that knows nothing of its trust."""
+    """A copy of the pyramid bundle without its calibration."""
     folder = tmp_path / "own"
     shutil.copytree(bundle_path("pyramid"), folder)
-    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
-    del metadata["trust"]
-    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    (folder / "configs" / "calibration.json").unlink()
     return folder
 
 
@@ -41,20 +39,20 @@ def listed(tmp_path):
 
 def test_a_bundle_is_calibrated_by_one_command(bundle, listed, tmp_path):
     before = json.loads((bundle / "configs" / "metadata.json").read_text())
-    assert trust_of(bundle) == {}
+    assert read_calibration(bundle) == {}
     card = tmp_path / "card.md"
     chosen = ["--crop", "34", "--trust-bundle", "--device", "cpu", "--markdown", str(card)]
     assert main(["calibrate", str(bundle), str(listed), *chosen]) == 0
-    after = json.loads((bundle / "configs" / "metadata.json").read_text())
-    assert {name: value for name, value in after.items() if name != "trust"} == before
+    assert json.loads((bundle / "configs" / "metadata.json").read_text()) == before
+    after = json.loads((bundle / "configs" / "calibration.json").read_text())
     model = load_bundle(bundle, device="cpu", trust_bundle=True)
-    assert model.trust == trust_of(bundle) == after["trust"]
-    assert model.trust["consistency"]["cases"] == 4 + 12  # factors, and each of the spline at three thicknesses
-    assert 0 < model.trust["consistency"]["worst"] < model.trust["consistency"]["limit"] < 0.05
-    assert model.trust["uncertainty"]["MR"]["factor"] == [2, 3, 4, 5]
-    assert len(model.trust["uncertainty"]["coverage"]) == 4
-    assert model.trust["trained_on"]["MR"]["in_plane_spacing"] == [1, 2]
-    assert model.on(model.device).trust == model.trust
+    assert model.calibration == read_calibration(bundle) == after
+    assert model.calibration["consistency"]["cases"] == 4 + 12  # factors, and each of the spline at three thicknesses
+    assert 0 < model.calibration["consistency"]["worst"] < model.calibration["consistency"]["limit"] < 0.05
+    assert model.calibration["uncertainty"]["MR"]["factor"] == [2, 3, 4, 5]
+    assert len(model.calibration["uncertainty"]["coverage"]) == 4
+    assert model.calibration["trained_on"]["MR"]["in_plane_spacing"] == [1, 2]
+    assert model.on(model.device).calibration == model.calibration
     text = card.read_text()
     assert "| MR | 0." in text
     assert text.endswith("Made by `monai-sr calibrate own DATALIST --crop 34`.\n")
@@ -66,13 +64,14 @@ def test_the_card_tells_what_was_found():
         {"modality": "MR", "factor": 4.0, "within_1": 0.7, "within_2": 0.9},
     ]
     found = {"consistency": {"limit": 0.02, "worst": 0.01, "cases": 7}, "uncertainty": {"coverage": rows}}
-    text = trust_markdown(found, command="the command")
+    text = calibration_markdown(found, command="the command")
     assert "7 validation results had an NRMSE of 0.01" in text
     assert "| CT | 0.80 / 0.95 | – |" in text
     assert "| MR | – | 0.70 / 0.90 |" in text
 
 
-def test_metadata_that_cannot_be_read_are_named(bundle):
-    (bundle / "configs" / "metadata.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_calibration_that_cannot_be_read_is_named(bundle, content):
+    (bundle / "configs" / "calibration.json").write_text(content)
     with pytest.raises(BundleError, match="E-W-CONFIG"):
-        trust_of(bundle)
+        read_calibration(bundle)

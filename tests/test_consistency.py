@@ -12,7 +12,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 
-from monai_sr.bundles import load_bundle, trust_of
+from monai_sr.bundles import load_bundle, read_calibration
 from monai_sr.cli.main import main
 from monai_sr.errors import ImageError
 from monai_sr.evaluation.calibration import consistency_limit, spline_scores
@@ -289,7 +289,7 @@ def test_a_result_beyond_the_limit_is_told_of_and_refused_under_strict(scans, bi
 
 @pytest.mark.parametrize("bundle", ["residual", "pyramid"])
 def test_the_limit_of_a_bundle_tells_a_shift_by_one_slice_from_rounding(bundle):
-    limit = trust_of(bundle)["consistency"]["limit"]
+    limit = read_calibration(bundle)["consistency"]["limit"]
     thick, thin = pair()
     dark = with_values(thick, thick.as_tensor().round())
     assert measure_consistency(dark, thin, stored_dtype=np.uint16).within(limit)

@@ -142,6 +142,20 @@ def test_the_figures_of_the_model_card_are_those_of_the_docs(bundle, name):
             told[modality, re.search(r"×\d", metric["name"])[0], metric["type"]] = metric["value"]
     assert told == figures(bundle, name)
     assert len(told) == 16
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    units = {"psnr_gain": "psnr_gain_db", "ssim": "ssim"}
+    assert metadata["eval_metrics"] == {
+        f"{modality.lower()}_{factor.replace('×', 'x')}_{units[kind]}": value
+        for (modality, factor, kind), value in told.items()
+    }
+
+
+def test_the_metadata_name_the_applications_that_are_tested(bundle):
+    apps = json.loads((bundle / "configs" / "metadata.json").read_text())["supported_apps"]
+    clients = ROOT / "monai_sr" / "clients"
+    pins = "".join(path.read_text() for path in clients.rglob("requirements.txt")).replace("monailabel", "monai-label")
+    assert sorted(apps) == ["monai-deploy-app-sdk", "monai-label"]
+    assert all(f"{app}=={version}" in pins for app, version in apps.items())
 
 
 def test_the_card_that_the_zoo_shows_has_its_sections_and_length(bundle):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from monai_sr.acquired import Acquired
-from monai_sr.bundles import Model, bundle_path, load_bundle, trust_of
+from monai_sr.bundles import Model, bundle_path, load_bundle, read_calibration
 from monai_sr.cli.main import main
 from monai_sr.errors import ImageError, SuperResolutionWarning, collect_notices
 from monai_sr.evaluation.calibration import simulated_in
@@ -99,7 +99,7 @@ def test_what_is_trained_is_read_from_the_training_configuration():
 @pytest.mark.parametrize("bundle", ["residual", "pyramid"])
 @pytest.mark.parametrize("spacing", [(0.4, 0.4, 3.0), (0.75, 0.75, 5.0), (1.2, 1.2, 6.0)])
 def test_shipped_bundles_know_ordinary_scans(bundle, spacing):
-    trained = trust_of(bundle)["trained_on"]
+    trained = read_calibration(bundle)["trained_on"]
     assert set(trained) == {"CT", "MR"}
     assert causes(scan(spacing), trained) == {}
     assert causes(scan(spacing, low=1100), trained) == {}
@@ -120,7 +120,7 @@ def test_a_result_tells_in_what_it_is_unlike_the_training_data(tmp_path, capsys)
 
 
 def test_a_model_warns_in_python_too():
-    model = Model("own", "1", None, {}, trust={"trained_on": TRAINED})
+    model = Model("own", "1", None, {}, calibration={"trained_on": TRAINED})
     with pytest.warns(SuperResolutionWarning, match="W-RANGE-INPLANE"):
         made = model(scan((0.2, 0.2, 4.0)), factor=2)
     assert list(made.meta["outside_ranges"]) == ["in_plane_spacing"]

@@ -9,7 +9,7 @@ import phantoms
 import pytest
 import torch
 
-from monai_sr.bundles import load_bundle, trust_of
+from monai_sr.bundles import load_bundle, read_calibration
 from monai_sr.cli.main import main
 from monai_sr.errors import UsageError
 from monai_sr.evaluation.calibration import Sample, coverage, fit_uncertainty
@@ -102,7 +102,7 @@ def test_coverage_counts_the_voxels_within_one_and_two_deviations():
 
 @pytest.mark.parametrize("bundle", ["residual", "pyramid"])
 def test_shipped_bundles_are_calibrated_for_both_modalities(bundle):
-    found = trust_of(bundle)["uncertainty"]
+    found = read_calibration(bundle)["uncertainty"]
     for kind in ("MR", "CT"):
         assert found[kind]["factor"] == [2, 3, 4, 5]
         assert min(found[kind]["slope"]) > 0
@@ -118,7 +118,9 @@ def test_the_map_is_written_beside_the_result(tmp_path, capsys):
     made, result = read_image(tmp_path / "b_uncertainty.nii.gz"), read_image(tmp_path / "b.nii.gz")
     assert np.dtype(made.meta["stored_dtype"]) == np.float32
     assert np.allclose(made.affine, result.affine)
-    expected = uncertainty_map(read_image(tmp_path / "in" / "a.nii.gz"), result, trust_of("pyramid")["uncertainty"])
+    expected = uncertainty_map(
+        read_image(tmp_path / "in" / "a.nii.gz"), result, read_calibration("pyramid")["uncertainty"]
+    )
     assert torch.allclose(made, expected, rtol=0.05, atol=1.0)  # the written result is rounded
     assert main(["run", str(tmp_path / "in"), str(tmp_path / "out"), *chosen, "--uncertainty"]) == 0
     assert (tmp_path / "out" / "a_uncertainty.nii.gz").read_bytes() == (tmp_path / "b_uncertainty.nii.gz").read_bytes()

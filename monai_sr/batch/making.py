@@ -160,7 +160,7 @@ def trust_in(
     """
     if not sr.meta.get("super_resolved"):
         return {}, {}
-    limit = model.trust.get("consistency", {}).get("limit")
+    limit = model.calibration.get("consistency", {}).get("limit")
     consistency = check_result(acquired, sr, limit=limit, strict=settings.strict)
     before, after = effective_resolution(acquired, sr)
     trust: dict[str, Any] = {
@@ -169,7 +169,7 @@ def trust_in(
     }
     maps = {"consistency": consistency.residual} if "consistency" in settings.maps else {}
     if "uncertainty" in settings.maps:
-        maps["uncertainty"] = uncertainty_map(acquired, sr, model.trust.get("uncertainty", {}))
+        maps["uncertainty"] = uncertainty_map(acquired, sr, model.calibration.get("uncertainty", {}))
         median = float(maps["uncertainty"].median())
         trust["uncertainty"] = {"median": float(f"{median:.4g}"), "unit": consistency.unit}
     return trust, maps

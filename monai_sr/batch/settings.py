@@ -91,7 +91,7 @@ class Settings:
             precision=self.precision,
             trust_bundle=self.trust_bundle,
         )
-        if "uncertainty" in self.maps and not model.trust.get("uncertainty"):
+        if "uncertainty" in self.maps and not model.calibration.get("uncertainty"):
             raise UsageError(
                 "E-USE",
                 f"{self.bundle} does not know how uncertain its results are",

@@ -55,7 +55,7 @@ def check(given: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """``monai-sr verify THICK THIN``"""
     sources = Path(options.thick), Path(options.thin)
-    from ..bundles import trust_of
+    from ..bundles import read_calibration
     from ..dicom import is_dicom_source
     from ..files import write_json
     from ..io.images import check_writable, read_image, write_image
@@ -63,7 +63,7 @@ def verify(options: argparse.Namespace) -> int:
 
     if options.map:
         check_writable(Path(options.map))
-    limit = options.limit or trust_of("residual")["consistency"]["limit"]
+    limit = options.limit or read_calibration("residual")["consistency"]["limit"]
     acquired, result = (
         read_image(source, volume=None if is_dicom_source(source) else options.volume, own_results=True)
         for source in sources

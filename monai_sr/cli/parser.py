@@ -122,7 +122,7 @@ def make_parser() -> Parser:
 
     _add_evaluate(command("evaluate", "Measure bundles against interpolation and peers on volumes of thin slices"))
 
-    sub = command("calibrate", "Measure how far a bundle may be trusted and write it into its metadata.json")
+    sub = command("calibrate", "Measure how far a bundle may be trusted and write its configs/calibration.json")
     sub.add_argument("bundle", metavar="BUNDLE", help="residual, pyramid or a bundle folder")
     sub.add_argument("dataset", metavar="DATASET", help="datalist or folder, as for training")
     sub.add_argument("--crop", type=_voxels, default=96, metavar="VOXELS", help="of each volume, a side [%(default)s]")

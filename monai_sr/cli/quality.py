@@ -159,7 +159,7 @@ def _command_of(options: argparse.Namespace) -> str:
 def calibrate(options: argparse.Namespace) -> int:
     """``monai-sr calibrate BUNDLE DATASET``"""
     from ..bundles import bundle_path, load_bundle
-    from ..evaluation.calibration import calibrate, simulated_in, trust_markdown, write_trust
+    from ..evaluation.calibration import calibrate, calibration_markdown, simulated_in, write_calibration
     from ..evaluation.tables import write_text
     from ..io.volumes import datalist
 
@@ -176,8 +176,8 @@ def calibrate(options: argparse.Namespace) -> int:
         simulation=simulated_in(bundle),
         progress=progress_bar("calibrate"),
     )
-    say(write_trust(bundle, found))
+    say(write_calibration(bundle, found))
     if options.markdown:
         command = f"monai-sr calibrate {Path(options.bundle).name} DATALIST --crop {options.crop}"
-        say(write_text(trust_markdown(found, command=command), Path(options.markdown)))
+        say(write_text(calibration_markdown(found, command=command), Path(options.markdown)))
     return 0

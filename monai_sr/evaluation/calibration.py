@@ -1,7 +1,7 @@
 """How far a bundle may be trusted, measured on the volumes it was trained and validated with.
 
-``monai-sr calibrate`` writes what is found here into the bundle's ``metadata.json``, where every run
-finds it.
+``monai-sr calibrate`` writes what is found here into the bundle's ``configs/calibration.json``, where every
+run finds it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from ..acquired import Acquired, stored_dtype_of
-from ..bundles import SPLINE, Model, load_bundle
+from ..bundles import SPLINE, Model, load_bundle, read_calibration
 from ..errors import BundleError
 from ..files import write_json
 from ..grid import grid_of
@@ -71,7 +71,7 @@ def calibrate(
     simulation: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
-    """Everything that a bundle's metadata tell of its trust, measured at the same conditions as the model cards.
+    """The calibration of a bundle, measured at the same conditions as the model cards.
 
     Args:
         model: of the bundle.
@@ -250,7 +250,7 @@ def coverage(samples: Sequence[Sample], constants: Mapping[str, Any]) -> list[di
     return rows
 
 
-def trust_markdown(found: Mapping[str, Any], *, command: str) -> str:
+def calibration_markdown(found: Mapping[str, Any], *, command: str) -> str:
     """What was found as tables for a model card."""
     limit = found["consistency"]
     lines = [
@@ -278,16 +278,13 @@ def _middle(hr: MetaTensor, crop: int) -> MetaTensor:
     return cast(MetaTensor, CenterSpatialCrop((crop, crop, crop))(hr))
 
 
-def write_trust(bundle: Path, found: Mapping[str, Any]) -> Path:
-    """Put what was found into the ``metadata.json`` of a bundle, beside what it tells already.
+def write_calibration(bundle: Path, found: Mapping[str, Any]) -> Path:
+    """Put what was measured into a bundle's ``configs/calibration.json``; ranges of before stay where none are given.
 
     Raises:
         OutputError: it cannot be written.
     """
-    path = bundle / "configs" / "metadata.json"
-    metadata = json.loads(path.read_text())
-    metadata["trust"] = metadata.get("trust", {}) | dict(found)
-    return write_json(metadata, path, indent=4)
+    return write_json(read_calibration(bundle) | dict(found), bundle / "configs" / "calibration.json", indent=4)
 
 
 def _rounded_up(value: float) -> float:

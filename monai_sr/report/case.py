@@ -16,7 +16,7 @@ import torch
 from monai.data import MetaTensor
 
 from ..acquired import Acquired
-from ..bundles import trust_of
+from ..bundles import read_calibration
 from ..codes import CODES
 from ..errors import BundleError, SuperResolutionWarning, UsageError
 from ..grid import grid_of, on_grid
@@ -205,7 +205,7 @@ def write_failure_report(
 def _calibrated(record: Mapping[str, Any]) -> dict[str, Any]:
     """What was measured of the bundle that made it; empty for one that is not here."""
     try:
-        return trust_of(str(record["bundle"]))
+        return read_calibration(str(record["bundle"]))
     except (KeyError, BundleError):
         return {}
 

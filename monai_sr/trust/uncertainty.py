@@ -38,7 +38,7 @@ def uncertainty_map(
     Args:
         acquired: (C, X, Y, Z) the thick slices, or what is known of them already.
         result: (C, X', Y', Z') what a bundle made of them.
-        constants: the bundle's, ``model.trust["uncertainty"]``.
+        constants: the bundle's, ``model.calibration["uncertainty"]``.
         axis: through-plane axis of ``acquired`` as a MetaTensor. Default: what the metadata say, else the one
             along which the result is finer.
 
