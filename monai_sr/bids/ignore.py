@@ -9,6 +9,9 @@ from pathlib import Path
 
 from ..errors import ImageError
 
+LONGEST = 1000
+"""Characters of a pattern for one name; fnmatch takes time with their square."""
+
 
 def ignored_by(file: Path) -> Callable[[str], bool]:
     """Whether a path, relative to the folder of ``file``, is ignored; never if there is no such file.
@@ -49,8 +52,9 @@ def _segments(pattern: str) -> list[str]:
 
 
 def _for_fnmatch(name: str) -> str:
-    r"""``[^a]`` and ``\a`` as fnmatch writes them."""
-    return re.sub(r"\\(.)", r"[\1]", name.replace("[^", "[!"))
+    r"""``[^a]`` and ``\a`` as fnmatch writes them; what no name of a file can fit as nothing."""
+    name = re.sub(r"\\(.)", r"[\1]", name.replace("[^", "[!"))
+    return name if name == "**" else re.sub(r"\*+", "*", name) if len(name) <= LONGEST else ""
 
 
 def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ from isal import igzip
 from nibabel.spatialimages import HeaderDataError
 from nibabel.spm2analyze import Spm2AnalyzeHeader
 
+from ..acquired import acquisition_meta
 from ..errors import ImageError, InputMissingError, UsageError, warn
 from ..grid import Grid
 from .forms import Form, nifti_affine
@@ -156,9 +157,7 @@ def _told(header: Any, has_orientation: bool) -> dict[str, Any]:
     meta: dict[str, Any] = {}
     if len(header.get_data_shape()) > 3 and isinstance(header, nib.Nifti1Header):
         meta["time_step"] = float(header["pixdim"][4]), int(header["xyzt_units"]) & _TIME_UNITS
-    if not has_orientation:
-        meta["has_orientation"] = False
-    return meta
+    return meta | ({} if has_orientation else acquisition_meta(has_orientation=False))
 
 
 def from_nibabel(image: nib.spatialimages.SpatialImage, *, path: str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:

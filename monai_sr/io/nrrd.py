@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..acquired import acquisition_meta
 from ..errors import ImageError, warn
 from .fields import LPS_TO_RAS, integers, no_spacing, numbers, unit_scale, wrong_field
 from .meta_image import numbered_files
@@ -150,7 +151,7 @@ def _affine_of(
     if turn is not None:
         return np.diag([*turn, 1.0]) @ affine, {}
     warn("W-HDR-NOFORM", "the header tells no orientation; the spacing alone is used", path=path)
-    return LPS_TO_RAS @ affine, {"has_orientation": False}
+    return LPS_TO_RAS @ affine, acquisition_meta(has_orientation=False)
 
 
 def _stored(fields: dict[str, str], shape: list[int], path: Path, end: int) -> Stored:

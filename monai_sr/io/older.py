@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..acquired import acquisition_meta
 from ..errors import ImageError, warn
 from .fields import LPS_TO_RAS
 from .stored import Header, Packing, Stored
@@ -78,7 +79,7 @@ def read_gipl(path: Path, start: bytes, *, packing: Packing) -> Header:
     affine = np.diag([*header["spacing"][:3].astype(float), 1.0])
     affine[:3, 3] = header["origin"][:3]
     warn("W-HDR-NOFORM", "the header tells no orientation; the spacing alone is used", path=path)
-    return Header(path, stored, LPS_TO_RAS @ affine, {"has_orientation": False})
+    return Header(path, stored, LPS_TO_RAS @ affine, acquisition_meta(has_orientation=False))
 
 
 def _shape_of(lengths: np.ndarray) -> tuple[int, ...]:

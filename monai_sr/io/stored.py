@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from nibabel.volumeutils import apply_read_scaling
 
+from ..acquired import acquisition_meta
 from ..errors import ImageError, InputMissingError, warn
 
 Packing = Literal["raw", "gzip", "zlib", "text", "hex"]
@@ -188,7 +189,8 @@ class Header:
     def __post_init__(self) -> None:
         dtype = self.stored.dtype
         scaled = self.slope not in (None, 1) or self.intercept not in (None, 0)
-        self.meta["stored_dtype"] = "float32" if scaled or dtype.itemsize > 4 else dtype.newbyteorder("=").name
+        name = "float32" if scaled or dtype.itemsize > 4 else dtype.newbyteorder("=").name
+        self.meta.update(acquisition_meta(stored_dtype=name))
 
     @property
     def shape(self) -> tuple[int, ...]:
