@@ -184,7 +184,7 @@ def test_what_is_wrong_with_a_file_is_wrong_with_an_array(spoil, code):
 def test_nan_in_an_array_is_filled_with_a_warning():
     voxels = drawn()[0].numpy().copy()
     voxels[2, 3, 4] = np.nan
-    with pytest.warns(SuperResolutionWarning, match="W-IMG-NAN: the image - 1 of 504"):
+    with pytest.warns(SuperResolutionWarning, match="W-IMG-NAN: .* 1 of 504 "):
         array, _ = super_resolve((voxels, drawn().affine.numpy()), None)
     assert np.isfinite(array).all()
 
@@ -193,7 +193,7 @@ def test_what_is_no_image_is_told_with_what_is():
     for thing in ("scan.nii.gz", drawn()[0].numpy(), (drawn()[0].numpy(),), None):
         with pytest.raises(UsageError, match=r"E-USE.*read_image"):
             super_resolve(thing, None)
-    with pytest.raises(ImageError, match=r"E-IMG-2D.*3 are needed"):
+    with pytest.raises(ImageError, match=r"E-IMG-2D.*3 "):
         super_resolve(sitk.Image(4, 4, sitk.sitkFloat32), None)
     with pytest.raises(ImageError, match=r"E-IMG-4D.*image\[:, :, :, 0\]"):
         super_resolve(sitk.Image([4, 4, 4, 2], sitk.sitkFloat32), None)

@@ -76,7 +76,7 @@ def test_a_nearly_empty_volume_still_has_a_range():
 
 @pytest.mark.parametrize("modality", [None, "CT", "MR"])
 def test_a_volume_without_contrast_is_an_image_error(modality):
-    with pytest.raises(ImageError, match="E-IMG-CONST: every voxel is -1000"):
+    with pytest.raises(ImageError, match=r"E-IMG-CONST: .*-1000"):
         intensity_range(torch.full((1, 4, 4, 4), -1000.0), modality)
 
 

@@ -108,7 +108,7 @@ def test_a_mask_of_another_grid_or_without_labels_is_refused():
         carry_labels(labels[:, 1:], image, thin)
     shifted = grid_of(labels).affine.copy()
     shifted[0, 3] += 0.3
-    with pytest.raises(ImageError, match=r"E-MASK-GRID.*by up to 0.3 voxels"):
+    with pytest.raises(ImageError, match=r"E-MASK-GRID.* 0.3 "):
         carry_labels(on_grid(labels.as_tensor(), Grid(grid_of(labels).shape, shifted), labels), image, thin)
     with pytest.raises(ImageError, match="E-MASK-VALUES"):
         carry_labels(on_grid(labels.as_tensor() + 0.5, grid_of(labels), labels), image, thin)
