@@ -26,8 +26,8 @@ _HOME = {
     "RandCoarseCropd": "training.augmentation",
     "RandSimulateThickSlicesd": "training.augmentation",
     "ResidualNet": "networks",
+    "RunOptions": "options",
     "SRCNN": "networks",
-    "Settings": "batch",
     "SimulateThickSlices": "transforms",
     "SimulateThickSlicesd": "transforms",
     "SliceModel": "slices",
@@ -47,6 +47,7 @@ _HOME = {
     "profile_matrix": "slices",
     "read_image": "io.images",
     "read_labels": "io.images",
+    "run": "batch.run",
     "run_cases": "batch",
     "simulate_thick_slices": "transforms",
     "super_resolve": "inference",
@@ -62,10 +63,10 @@ __all__ = ["__version__", *sorted(_HOME)]
 if TYPE_CHECKING:
     from .batch import Case as Case
     from .batch import Outcome as Outcome
-    from .batch import Settings as Settings
     from .batch import find_cases as find_cases
     from .batch import run_cases as run_cases
     from .batch import write_index as write_index
+    from .batch.run import run as run
     from .bundles import Model as Model
     from .bundles import load_bundle as load_bundle
     from .errors import ImageError as ImageError
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from .networks import SRCNN as SRCNN
     from .networks import PyramidNet as PyramidNet
     from .networks import ResidualNet as ResidualNet
+    from .options import RunOptions as RunOptions
     from .report import write_report as write_report
     from .report import write_viewer as write_viewer
     from .slices import SliceModel as SliceModel

@@ -236,6 +236,15 @@ def warn_left_out(files: int, reason: str, code: str) -> None:
     warn("W-LEFT-OUT", "{files} file(s) left out: {reason} ({code})", facts=facts, stacklevel=3)
 
 
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Errors about something that is at hand say which file it came from."""
+    try:
+        yield
+    except SuperResolutionError as error:
+        raise error.at(path) from error.__cause__
+
+
 def write_error(path: Path, error: Exception) -> OutputError:
     """What a failure to write means to the user."""
     if getattr(error, "errno", None) == errno.ENOSPC:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from .errors import write_error
+from .errors import OutputError, write_error
 
 FORGOTTEN = 24 * 3600
 """Temporary files of another host, which cannot be asked, are removed when they are so many seconds old."""
@@ -106,6 +106,27 @@ def remove_leftovers(folder: Path) -> int:
         except OSError:  # another run removed it, or it is not ours to remove
             continue
     return removed
+
+
+def make_folder(folder: Path) -> Path:
+    """A folder that is there and can be written to.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".monai-sr-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            "E-OUT-PERM",
+            f"cannot be written to ({error.strerror})",
+            fix="choose a folder you may write to",
+            path=folder,
+        ) from error
+    return folder
 
 
 def write_json(content: Mapping[str, Any], path: Path, *, indent: int = 2) -> Path:

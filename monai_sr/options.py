@@ -7,20 +7,15 @@ record of provenance are made from the fields of :class:`RunOptions`. Needs no t
 from __future__ import annotations
 
 import difflib
-import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from .errors import UsageError
 
 NOTICE = "Research only, not for diagnosis."
-
-ENGINES = ("auto", "torch", "openvino")
-
-PRECISIONS = ("float32", "int8", "float16", "bfloat16")
-"""Of the convolutions; image, residual sums and consistency are in float32 always."""
 
 BUNDLES = ("residual", "pyramid")
 """The bundles that ship."""
@@ -82,63 +77,46 @@ class Parameter:
         if self.many:
             values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
             return tuple(str(one) for one in values)
-        return _CONVERT[self.kind](self, value)
+        word, plain = str(value), isinstance(value, str | Path | int | float) and not isinstance(value, bool)
+        if self.kind == "flag" and isinstance(value, bool):
+            return value
+        for choice in self.choices if plain else ():
+            if str(choice).lower() == word.lower():
+                return choice
+        if self.kind == "text" and plain:
+            return word
+        if self.kind == "number" and plain and 0 < _number(word) < math.inf:
+            return float(word)
+        if self.kind in ("count", "index") and plain and word.isdecimal() and int(word) >= (self.kind == "count"):
+            return int(word)
+        choices = map(str, self.choices)
+        if self.kind == "choice":
+            raise ValueError(f"{value!r} is not one of {', '.join(choices)}")
+        expected = " or ".join((_EXPECTED[self.kind], *choices))
+        raise ValueError(f"{value!r} is not {expected}")
 
 
-def _flag(_: Parameter, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise ValueError(f"{value!r} is not true or false")
-
-
-def _number(_: Parameter, value: Any) -> float:
-    try:
-        number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not 0 < number < float("inf"):
-        raise ValueError(f"{value!r} is not a number above 0")
-    return number
-
-
-def _whole(value: Any, least: int, text: str) -> int:
-    if isinstance(value, bool) or not str(value).isdecimal() or int(str(value)) < least:
-        raise ValueError(f"{value!r} is not {text}")
-    return int(str(value))
-
-
-def _choice(parameter: Parameter, value: Any) -> Any:
-    for choice in parameter.choices:
-        if str(choice).lower() == str(value).lower():
-            return choice
-    raise ValueError(f"{value!r} is not one of {', '.join(map(str, parameter.choices))}")
-
-
-def _index(parameter: Parameter, value: Any) -> Any:
-    if value in parameter.choices:
-        return value
-    others = "".join(f" or {choice}" for choice in parameter.choices)
-    return _whole(value, 0, f"a whole number from 0{others}")
-
-
-def _text(_: Parameter, value: Any) -> str:
-    if isinstance(value, str | Path | int | float) and not isinstance(value, bool):
-        return str(value)
-    raise ValueError(f"{value!r} is not a text")
-
-
-_CONVERT = {
-    "flag": _flag,
-    "number": _number,
-    "count": lambda _, value: _whole(value, 1, "a whole number above 0"),
-    "index": _index,
-    "choice": _choice,
-    "text": _text,
+_EXPECTED = {
+    "flag": "true or false",
+    "number": "a number above 0",
+    "count": "a whole number above 0",
+    "index": "a whole number from 0",
+    "text": "a text",
 }
 
 
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan
+
+
+_KINDS: dict[Any, Kind] = {bool: "flag", float: "number", int: "count", str: "text"}
+
+
 def _option(default: Any, help: str, **how: Any) -> Any:
-    """A field that is an option; ``how`` as of :class:`Parameter`."""
+    """A field that is an option; ``how`` as of :class:`Parameter`. Its type gives kind and choices."""
     return field(default=default, metadata={"option": {"default": default, "help": help, **how}})
 
 
@@ -147,20 +125,32 @@ class _Group:
     """Fields that are checked when the record is made, from wherever its values come."""
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            if "option" not in one.metadata:
-                continue
-            parameter = Parameter(one.name, **one.metadata["option"])
+        for parameter in _parameters_of(type(self)):
+            name = parameter.flag or parameter.name
             try:
-                object.__setattr__(self, one.name, parameter.convert(getattr(self, one.name)))
+                value = parameter.convert(getattr(self, parameter.name))
             except ValueError as error:
-                fix = f"correct {parameter.flag or one.name}"
-                raise UsageError("E-USE", f"{parameter.flag or one.name}: {error}", fix=fix) from error
-            if getattr(self, one.name) is not None:
-                rivals = [name for name in parameter.excludes if getattr(self, name, None) is not None]
-                if rivals:
-                    both = f"{one.name} and {rivals[0]} were both given"
-                    raise UsageError("E-USE", both, fix="give one of them")
+                raise UsageError("E-USE", f"{name}: {error}", fix=f"correct {name}") from error
+            object.__setattr__(self, parameter.name, value)
+            rivals = [rival for rival in parameter.excludes if getattr(self, rival) is not None]
+            if value is not None and rivals:
+                both = f"{parameter.name} and {rivals[0]} were both given"
+                raise UsageError("E-USE", both, fix="give one of them")
+
+
+def _parameters_of(group: type[_Group], name: str = "") -> tuple[Parameter, ...]:
+    """The options of a record, as its fields describe them."""
+    hints, made = get_type_hints(group), []
+    for one in fields(group):
+        if "option" not in one.metadata:
+            continue
+        types = [hint for hint in get_args(hints[one.name]) or [hints[one.name]] if hint is not type(None)]
+        inner = [literal for hint in types for literal in get_args(hint)] or types  # of Literal[...] | None
+        literal = not any(isinstance(hint, type) for hint in inner)
+        kind: Kind = "choice" if literal else next((_KINDS[hint] for hint in types if hint in _KINDS), "text")
+        how: dict[str, Any] = {"kind": kind, "choices": tuple(inner) if literal else ()}
+        made.append(Parameter(one.name, group=name, **how | one.metadata["option"]))
+    return tuple(made)
 
 
 @dataclass(frozen=True)
@@ -168,29 +158,17 @@ class Wanted(_Group):
     """what to make"""
 
     bundle: str = _option("residual", "residual, pyramid, none (spline only) or a bundle folder")
-    factor: float | None = _option(
-        None, "output slices per acquired slice, such as 4 or 2.5", kind="number", excludes=("spacing",)
-    )
+    factor: float | None = _option(None, "output slices per acquired slice, such as 4 or 2.5", excludes=("spacing",))
     spacing: float | None = _option(
-        None,
-        "wanted slice spacing",
-        kind="number",
-        unit="mm",
-        unset="the finer in-plane spacing",
-        excludes=("factor",),
+        None, "wanted slice spacing", unit="mm", unset="the finer in-plane spacing", excludes=("factor",)
     )
     format: Literal["nifti", "dicom"] | None = _option(
-        None,
-        "what to write of a DICOM input into a folder",
-        kind="choice",
-        choices=("nifti", "dicom"),
-        unset="derived DICOM series",
+        None, "what to write of a DICOM input into a folder", unset="derived DICOM series"
     )
     strict: bool = _option(
         False,
         "fail instead of a warning where the result may not be better than interpolation: spacing not finer, "
         "unlike the training data, CT not in HU, not consistent",
-        kind="flag",
     )
 
 
@@ -199,20 +177,12 @@ class Acquisition(_Group):
     """how the volume was acquired, where the file does not say or is wrong"""
 
     slice_thickness: float | None = _option(
-        None,
-        "width (FWHM) of the slice profile",
-        kind="number",
-        unit="mm",
-        unset="the DICOM header's, else the slice spacing",
+        None, "width (FWHM) of the slice profile", unit="mm", unset="the DICOM header's, else the slice spacing"
     )
-    profile: Literal["gaussian", "box"] | None = _option(
-        None, "slice profile", kind="choice", choices=("gaussian", "box"), unset="estimated from the slices"
-    )
-    axis: int | None = _option(
-        None, "through-plane axis", kind="choice", choices=(0, 1, 2), unset="the one of largest spacing"
-    )
+    profile: Literal["gaussian", "box"] | None = _option(None, "slice profile", unset="estimated from the slices")
+    axis: Literal[0, 1, 2] | None = _option(None, "through-plane axis", unset="the one of largest spacing")
     modality: Literal["CT", "MR"] | None = _option(
-        None, "", kind="choice", choices=("CT", "MR"), unset="the DICOM header's, else guessed from the values"
+        None, "modality", unset="the DICOM header's, else guessed from the values"
     )
 
 
@@ -228,21 +198,12 @@ class Reading(_Group):
         choices=("all",),
         placeholder="K|all",
     )
-    nan: Literal["fill", "refuse"] = _option(
-        "fill",
-        "replace NaN and infinite voxels by the minimum value, or fail",
-        kind="choice",
-        choices=("fill", "refuse"),
-    )
+    nan: Literal["fill", "refuse"] = _option("fill", "replace NaN and infinite voxels by the minimum value, or fail")
     geometry: Literal["sform", "qform"] | None = _option(
-        None,
-        "which affine of a NIfTI file to use",
-        kind="choice",
-        choices=("sform", "qform"),
-        unset="sform if its code is above 0, else qform",
+        None, "which affine of a NIfTI file to use", unset="sform if its code is above 0, else qform"
     )
-    fill_gaps: bool = _option(False, "also process DICOM series with missing slices", kind="flag")
-    merge_by_geometry: bool = _option(False, "join slices that each have a series of their own", kind="flag")
+    fill_gaps: bool = _option(False, "also process DICOM series with missing slices")
+    merge_by_geometry: bool = _option(False, "join slices that each have a series of their own")
 
 
 @dataclass(frozen=True)
@@ -251,33 +212,22 @@ class Compute(_Group):
 
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, ...")
     engine: Literal["auto", "torch", "openvino"] | None = _option(
-        None,
-        "what computes the network",
-        kind="choice",
-        choices=ENGINES,
-        unset="auto: on the CPU the fastest installed, see monai-sr info",
+        None, "what computes the network", unset="auto: on the CPU the fastest installed, see monai-sr info"
     )
     precision: Literal["float32", "int8", "float16", "bfloat16"] | None = _option(
-        None,
-        "of the convolutions: int8 on the CPU, float16 or bfloat16 on a GPU",
-        kind="choice",
-        choices=PRECISIONS,
-        unset="float32",
+        None, "of the convolutions: int8 on the CPU, float16 or bfloat16 on a GPU", unset="float32"
     )
-    trust_bundle: bool = _option(False, "let a bundle that does not ship with monai-sr run its code", kind="flag")
+    trust_bundle: bool = _option(False, "let a bundle that does not ship with monai-sr run its code")
 
 
 @dataclass(frozen=True)
 class Outputs(_Group):
     """beside the result"""
 
-    consistency_map: bool = _option(
-        False, "write acquired slices minus re-acquired result as ..._consistency.nii.gz", kind="flag"
-    )
+    consistency_map: bool = _option(False, "write acquired slices minus re-acquired result as ..._consistency.nii.gz")
     uncertainty: bool = _option(
         False,
-        "write the standard deviation of the error of each voxel (HU or signal units) as ..._uncertainty.nii.gz",
-        kind="flag",
+        "write the standard deviation of the error of each voxel as ..._uncertainty.nii.gz",
     )
     mask: tuple[str, ...] = _option(
         (),
@@ -287,16 +237,12 @@ class Outputs(_Group):
         placeholder="FILE|PATTERN",
     )
     report: bool = _option(
-        False,
-        "write a page with pictures for each volume (.html), also where it fails, and an index.html of many",
-        kind="flag",
+        False, "write a page with pictures for each volume (.html), also where it fails, and an index.html of many"
     )
     viewer: bool = _option(
-        False,
-        "write a page to browse the volumes (.viewer.html); MONAI_SR_NIIVUE names NiiVue's niivue.umd.js",
-        kind="flag",
+        False, "write a page to browse the volumes (.viewer.html); MONAI_SR_NIIVUE names NiiVue's niivue.umd.js"
     )
-    overwrite: bool = _option(False, "also replace files that monai-sr did not write", kind="flag")
+    overwrite: bool = _option(False, "also replace files that monai-sr did not write")
 
 
 @dataclass(frozen=True)
@@ -308,14 +254,12 @@ class Selection(_Group):
     participant_label: tuple[str, ...] | None = _option(
         None, "only these of a BIDS dataset", many="words", placeholder="LABEL"
     )
-    dry_run: bool = _option(False, "print what would be done and what it takes", kind="flag")
-    fail_fast: bool = _option(False, "end with the first volume that fails", kind="flag")
-    jobs: int = _option(1, "processes on this machine", kind="count", placeholder="N")
+    dry_run: bool = _option(False, "print what would be done and what it takes")
+    fail_fast: bool = _option(False, "end with the first volume that fails")
+    jobs: int = _option(1, "processes on this machine", placeholder="N")
     scheduler: str | None = _option(None, "a Dask cluster instead, such as tcp://host:8786", placeholder="ADDRESS|FILE")
-    gpu_resource: bool = _option(False, "take one GPU of a Dask worker's resources for each volume", kind="flag")
-    num_parts: int | None = _option(
-        None, "do only a part, for array jobs; of how many parts", kind="count", placeholder="N"
-    )
+    gpu_resource: bool = _option(False, "take one GPU of a Dask worker's resources for each volume")
+    num_parts: int | None = _option(None, "do only a part, for array jobs; of how many parts", placeholder="N")
     part_id: int | None = _option(None, "which part, 0 to N-1", kind="index", placeholder="K")
 
     def __post_init__(self) -> None:
@@ -376,6 +320,10 @@ class RunOptions(_Group):
                 place[parameter.name] = list(value) if isinstance(value, tuple) else value
         return {name: value for name, value in made.items() if value != {}}
 
+    def texts(self) -> dict[str, str]:
+        """The values that are not the defaults as texts, by name; without the bundle, which has a version too."""
+        return {name: str(value) for name, value in flat_options(self.to_dict()).items() if name != "bundle"}
+
     def deciding(self) -> RunOptions:
         """Only what decides the voxels of a result; the rest as by default."""
         return RunOptions(
@@ -397,17 +345,11 @@ GROUPS: dict[str, type[_Group]] = {
 """The nested records of :class:`RunOptions`, in the order of the help; the docstring of each is its title there."""
 
 
-def _parameters() -> dict[str, Parameter]:
-    places: dict[str, type[_Group]] = {"": RunOptions, **GROUPS}
-    return {
-        one.name: Parameter(one.name, group=name, **one.metadata["option"])
-        for name, group in places.items()
-        for one in fields(group)
-        if "option" in one.metadata
-    }
-
-
-PARAMETERS = _parameters()
+PARAMETERS: dict[str, Parameter] = {
+    parameter.name: parameter
+    for name, group in [("", RunOptions), *GROUPS.items()]
+    for parameter in _parameters_of(group, name)
+}
 """Every option by its name, in the order of the help."""
 
 _DICOM_ONLY = {"format", "series", "fill_gaps", "merge_by_geometry"}
@@ -452,36 +394,3 @@ def flat_options(values: Mapping[str, Any]) -> dict[str, Any]:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError("E-USE", f"there is no option {key!r}{hint}", fix="see monai-sr run --help for all")
     return flat
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The options that a JSON or YAML file gives, by name; or the record beside a result.
-
-    Raises:
-        UsageError: it cannot be read, or names an unknown option.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if path.suffix.lower() == ".json" else _from_yaml(text)
-    except (OSError, ValueError, RecursionError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError("E-CONFIG", f"it cannot be read ({first})", fix="write JSON or YAML", path=path) from error
-    record = content.get("monai_sr") if isinstance(content, Mapping) else None
-    if isinstance(record, Mapping):
-        content = record.get("options")
-    if not isinstance(content, Mapping):
-        raise UsageError("E-CONFIG", "it does not name options", fix="write 'factor: 4', for example", path=path)
-    try:
-        return flat_options(content)
-    except UsageError as error:
-        raise error.at(path) from error.__cause__
-
-
-def _from_yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import dicom_phantoms
@@ -25,27 +24,28 @@ from test_bids import validator, validator_errors
 from test_cli import EagerBar
 
 from monai_sr.batch import (
+    Case,
     Outcome,
     RunLog,
-    Settings,
+    claims,
     exit_code,
-    files,
     find_cases,
-    one,
-    part_of,
     process,
-    records,
     run_cases,
+)
+from monai_sr.batch import (
+    case as case_module,
 )
 from monai_sr.bundles import Model, load_bundle
 from monai_sr.cli.main import main
-from monai_sr.errors import InputMissingError, OutputError, SuperResolutionWarning, UsageError
+from monai_sr.errors import InputMissingError, OutputError, SuperResolutionError, SuperResolutionWarning, UsageError
 from monai_sr.files import own_mark, remove_leftovers
 from monai_sr.io.images import read_image, write_image
+from monai_sr.options import RunOptions, flat_options
 
 RNG = np.random.default_rng(0)
 ROOT = Path(__file__).resolve().parents[1]
-SPLINE = Settings(bundle="none", device="cpu")
+SPLINE = RunOptions.from_dict({"bundle": "none", "device": "cpu"})
 
 
 def scan(path: Path, *, seed: int = 0, shape=(8, 7, 6), spacing=(1.0, 1.2, 4.0), dtype=np.int16) -> Path:
@@ -83,11 +83,18 @@ def lines_of(folder: Path, name: str = "monai-sr-run.jsonl") -> list[dict]:
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-def run(source: Path, target: Path, settings: Settings = SPLINE, **options) -> dict[str, Outcome]:
+def cases_of(source: Path, target: Path, options: RunOptions = SPLINE, **chosen) -> list[Case]:
+    """The cases of a source whose results go to a folder."""
+    places = {"input": str(source), "output": f"{target}/"}
+    return find_cases(RunOptions.from_dict(flat_options(options.to_dict()) | chosen | places))
+
+
+def run(source: Path, target: Path, options: RunOptions = SPLINE, *, memory: int | None = None, **chosen):
     """Run a whole source; outcomes by name."""
-    cases = find_cases(source, target)
+    options = RunOptions.from_dict(flat_options(options.to_dict()) | chosen)
+    cases = cases_of(source, target, options)
     target.mkdir(exist_ok=True)
-    outcomes = run_cases(cases, settings, log=RunLog(target), **options)
+    outcomes = run_cases(cases, options, log=RunLog(target), memory=memory)
     assert [o.case for o in outcomes] == [c.name for c in cases]
     return {o.case: o for o in outcomes}
 
@@ -101,7 +108,7 @@ def test_results_keep_the_names_of_a_tree_of_any_depth(scans, tmp_path):
     (scans / "notes.txt").write_text("no image")
     scan(scans / "d.nii.gz").rename(scans / "d.hdr.NII.GZ")
     cases = {
-        case.name: case.target.relative_to(tmp_path / "out").as_posix() for case in find_cases(scans, tmp_path / "out")
+        case.name: case.target.relative_to(tmp_path / "out").as_posix() for case in cases_of(scans, tmp_path / "out")
     }
     assert cases == {
         name: name for name in ("a.nii.gz", "deep/er/b.nii", "deep/c.nrrd", "deep/bad.nii.gz", "d.hdr.NII.GZ")
@@ -113,7 +120,7 @@ def test_formats_that_are_only_read_become_nifti(tmp_path):
     for name in ("a.mhd", "b.nhdr"):
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / name).touch()
-    assert [case.target.name for case in find_cases(tmp_path / "in", tmp_path / "out")] == ["a.nii.gz", "b.nii.gz"]
+    assert [case.target.name for case in cases_of(tmp_path / "in", tmp_path / "out")] == ["a.nii.gz", "b.nii.gz"]
 
 
 def test_a_text_list_counts_from_its_folder_and_may_hold_what_is_missing(scans, tmp_path):
@@ -157,7 +164,7 @@ def test_a_csv_list_may_name_the_outputs(scans, tmp_path):
 def test_a_list_that_cannot_be_used_is_refused(scans, tmp_path, name, text, words):
     (tmp_path / name).write_text(text, encoding="latin1")
     with pytest.raises(UsageError) as caught:
-        find_cases(tmp_path / name, tmp_path / "out")
+        cases_of(tmp_path / name, tmp_path / "out")
     assert caught.value.code == "E-LIST" and words in caught.value.problem
     assert caught.value.path == tmp_path / name
 
@@ -178,7 +185,7 @@ def test_only_line_feeds_end_a_line_of_a_list(scans, tmp_path):
     scan(tmp_path / "in" / "odd\x0b\u2028name.nii")
     for name, text in (("l.txt", "in/odd\x0b\u2028name.nii\r\n"), ("l.csv", "input\r\nin/odd\x0b\u2028name.nii\r\n")):
         (tmp_path / name).write_bytes(text.encode())
-        (case,) = find_cases(tmp_path / name, tmp_path / "out")
+        (case,) = cases_of(tmp_path / name, tmp_path / "out")
         assert case.fault is None and case.source.exists()
 
 
@@ -191,7 +198,7 @@ def test_a_name_that_is_no_utf_8_is_a_case_like_any_other(tmp_path, jobs):
         scan(tmp_path / "in" / odd)
     except OSError:
         pytest.skip("this file system has no such names")
-    outcomes = run(tmp_path / "in", tmp_path / "out", replace(SPLINE, report=True), jobs=jobs)
+    outcomes = run(tmp_path / "in", tmp_path / "out", SPLINE, report=True, jobs=jobs)
     assert {o.status for o in outcomes.values()} == {"done"}
     assert (tmp_path / "out" / odd).exists()
     table = (tmp_path / "out" / "monai-sr-run.tsv").read_text(encoding="utf-8")
@@ -213,7 +220,7 @@ def test_a_change_of_the_voxels_beside_a_header_is_noticed(tmp_path):
 
 def test_patterns_choose_by_name_or_path(scans, tmp_path):
     def names(**patterns):
-        return [case.name for case in find_cases(scans, tmp_path / "out", **patterns)]
+        return [case.name for case in cases_of(scans, tmp_path / "out", **patterns)]
 
     assert names(include=["deep/*"], exclude=["bad*"]) == ["deep/c.nrrd", "deep/er/b.nii"]
     assert names(include=["*.nii", "a*"]) == ["a.nii.gz", "deep/er/b.nii"]
@@ -222,20 +229,20 @@ def test_patterns_choose_by_name_or_path(scans, tmp_path):
 
 
 def test_the_parts_of_an_array_job_hold_every_case_once(scans, tmp_path):
-    cases = find_cases(scans, tmp_path / "out")
-    parts = [part_of(cases, part=part, parts=3) for part in range(3)]
+    cases = cases_of(scans, tmp_path / "out")
+    parts = [cases_of(scans, tmp_path / "out", num_parts=3, part_id=part) for part in range(3)]
     assert sorted(c.name for part in parts for c in part) == sorted(c.name for c in cases)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     for wrong in (-1, 3):
-        with pytest.raises(UsageError, match="--part-id 0 to 2"):
-            part_of(cases, part=wrong, parts=3)
+        with pytest.raises(UsageError, match="--part-id"):
+            cases_of(scans, tmp_path / "out", num_parts=3, part_id=wrong)
 
 
 @fault("R12")
 def test_two_results_of_one_name_are_found_before_anything_runs(tmp_path):
     scan(tmp_path / "in" / "x.nii"), scan(tmp_path / "in" / "x.nii.gz")  # their JSON would be the same
     with pytest.raises(UsageError, match="E-OUT-CLASH") as clash:
-        find_cases(tmp_path / "in", tmp_path / "out")
+        cases_of(tmp_path / "in", tmp_path / "out")
     assert "x.nii and x.nii.gz" in str(clash.value)
     (tmp_path / "list.csv").write_text("input,output\nin/x.nii,y.nii\nin/x.nii.gz,./y.nii\n")
     assert main(["run", str(tmp_path / "list.csv"), str(tmp_path / "out"), "--bundle", "none"]) == 2
@@ -246,15 +253,15 @@ def test_two_results_of_one_name_are_found_before_anything_runs(tmp_path):
 def test_a_result_may_replace_no_input_nor_lie_among_them(scans, tmp_path):
     (tmp_path / "list.csv").write_text("input,output\nin/a.nii.gz,in/a.nii.gz\n")
     with pytest.raises(UsageError, match="E-OUT-SAME"):
-        find_cases(tmp_path / "list.csv", tmp_path)
+        cases_of(tmp_path / "list.csv", tmp_path)
     (tmp_path / "link").symlink_to(scans)
     for inside in (scans, scans / "out", tmp_path / "link" / "out"):
         with pytest.raises(UsageError, match="E-OUT-SAME"):
-            find_cases(scans, inside)
+            cases_of(scans, inside)
     os.link(scans / "a.nii.gz", tmp_path / "hard.nii.gz")
     (tmp_path / "list.csv").write_text("input,output\nin/a.nii.gz,hard.nii.gz\n")
     with pytest.raises(UsageError, match="E-OUT-SAME"):
-        find_cases(tmp_path / "list.csv", tmp_path)
+        cases_of(tmp_path / "list.csv", tmp_path)
 
 
 @fault("R11")
@@ -262,18 +269,18 @@ def test_own_results_are_never_inputs(scans, tmp_path):
     run(scans, tmp_path / "out")
     scan(tmp_path / "out" / "new.nii.gz")
     with pytest.warns(SuperResolutionWarning, match=r"3 file\(s\) left out: made by monai-sr"):
-        assert [case.name for case in find_cases(tmp_path / "out", tmp_path / "again")] == ["new.nii.gz"]
+        assert [case.name for case in cases_of(tmp_path / "out", tmp_path / "again")] == ["new.nii.gz"]
 
 
 def test_a_file_where_the_folder_should_be_is_refused(scans, tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(OutputError, match="E-OUT-FOLDER"):
-        find_cases(scans, tmp_path / "out")
+        cases_of(scans, tmp_path / "out")
 
 
 def test_images_and_dicom_in_one_tree_are_all_cases(scans, tmp_path):
     dicom_phantoms.write(scans / "export", dicom_phantoms.slices())
-    cases = find_cases(scans, tmp_path / "out")
+    cases = cases_of(scans, tmp_path / "out")
     assert len(cases) == 5
     assert [case.is_derived_dicom for case in cases] == [False] * 4 + [True]
 
@@ -285,7 +292,7 @@ def test_a_result_of_one_run_says_so_itself_and_thick_slices_that_were_simulated
     assert main(["run", str(scans / "a.nii.gz"), str(thin), "--bundle", "none", "--factor", "2"]) == 0
     assert main(["simulate", str(thin), str(thick), "--factor", "2"]) == 0
     with pytest.warns(SuperResolutionWarning, match="made by monai-sr"):
-        names = [case.name for case in find_cases(scans, tmp_path / "out")]
+        names = [case.name for case in cases_of(scans, tmp_path / "out")]
     assert name not in names
     assert {"a.nii.gz", "simulated.nii.gz"} <= set(names)
 
@@ -294,7 +301,7 @@ def test_a_result_of_one_run_says_so_itself_and_thick_slices_that_were_simulated
 def test_a_result_of_no_known_format_is_refused_before_anything_runs(scans, tmp_path, name):
     (tmp_path / "list.csv").write_text(f"input,output\nin/a.nii.gz,{name}\n")
     with pytest.raises(UsageError, match="E-OUT-FORMAT"):
-        find_cases(tmp_path / "list.csv", tmp_path / "out")
+        cases_of(tmp_path / "list.csv", tmp_path / "out")
 
 
 # ------------------------------------------------------------- a run
@@ -375,7 +382,12 @@ def test_an_image_that_goes_into_an_existing_folder_is_a_run_of_one(scans, tmp_p
     ],
 )
 def test_the_exit_code_tells_how_a_run_went(outcomes, code):
-    assert exit_code([Outcome("x", status, exit_code=end) for status, end in outcomes]) == code
+    def error(end: int) -> SuperResolutionError | None:
+        made = SuperResolutionError("E-CODE", "wrong", fix="mend it")
+        made.exit_code = end
+        return made if end else None
+
+    assert exit_code([Outcome("x", status, error=error(end)) for status, end in outcomes]) == code
 
 
 def test_fail_fast_ends_with_the_first_failure(scans, tmp_path):
@@ -409,9 +421,9 @@ def test_a_file_that_changes_while_it_is_read_is_read_once_more(scans, tmp_path,
             os.utime(path, (1, 1))
         return read_image(path)
 
-    monkeypatch.setattr(files, "read_image", read)
-    (case,) = find_cases(scans / "a.nii.gz", tmp_path / "out")
-    outcome = process(case, Settings(bundle="none", memory=2**32), load_bundle("none"))
+    monkeypatch.setattr(case_module, "read_image", read)
+    (case,) = cases_of(scans / "a.nii.gz", tmp_path / "out")
+    outcome = process(case, SPLINE, load_bundle("none"), memory=2**32)
     assert outcome.status == "done" and len(times) == 2
 
 
@@ -419,7 +431,7 @@ def test_a_file_that_cannot_be_read_is_no_fault_of_ours(scans, tmp_path, monkeyp
     def denied(paths):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(files, "sha256_of", denied)
+    monkeypatch.setattr(case_module, "sha256_of", denied)
     assert run(scans, tmp_path / "out")["a.nii.gz"].code == "E-IO-PERM"
 
 
@@ -455,16 +467,16 @@ def test_what_is_done_is_skipped_and_stays_untouched(scans, tmp_path):
 def test_what_is_not_really_done_is_done_again(scans, tmp_path, change):
     out = tmp_path / "out"
     run(scans, out)
-    before, settings = content(out), SPLINE
+    before, options = content(out), SPLINE
     if change == "option":
-        settings = Settings(bundle="none", device="cpu", options={"factor": 2.0})
+        options = RunOptions.from_dict({"bundle": "none", "device": "cpu", "factor": 2.0})
     elif change == "input":
         scan(scans / "a.nii.gz", seed=9)
     else:
         (out / "a.nii.gz").unlink()
         if "record" in change:
             (out / "a.json").unlink()
-    outcomes = run(scans, out, settings)
+    outcomes = run(scans, out, options)
     assert outcomes["a.nii.gz"].status == "done"
     assert outcomes["deep/c.nrrd"].status == ("done" if change == "option" else "skipped")
     assert (content(out) == before) == ("gone" in change)
@@ -475,7 +487,7 @@ def test_other_weights_make_results_anew(scans, tmp_path, monkeypatch):
     bundles = {"sha": "one"}
     model = load_bundle("none")
     monkeypatch.setattr(
-        "monai_sr.batch.settings.load_bundle", lambda *_, **__: Model("x", "1", None, {}, weights_sha256=bundles["sha"])
+        "monai_sr.batch.model.load_bundle", lambda *_, **__: Model("x", "1", None, {}, weights_sha256=bundles["sha"])
     )
     assert model.weights_sha256 == ""
     assert run(scans, tmp_path / "out")["a.nii.gz"].status == "done"
@@ -496,7 +508,7 @@ def test_what_is_not_ours_is_replaced_on_demand_only(scans, tmp_path, kind):
     outcome = run(scans, out)["a.nii.gz"]
     assert (outcome.status, outcome.code, outcome.exit_code) == ("failed", "E-OUT-EXISTS", 6)
     assert place.read_bytes() == b'{"EchoTime": 1}'
-    outcome = run(scans, out, Settings(bundle="none", overwrite=True))["a.nii.gz"]
+    outcome = run(scans, out, overwrite=True)["a.nii.gz"]
     assert outcome.status == "done"
     assert record_of(out / "a.json")["output_sha256"] == content(out)["a.nii.gz"]
 
@@ -560,7 +572,8 @@ def test_a_claim_of_a_process_that_died_before_it_wrote_gives_no_right_to_replac
 def test_a_failure_to_write_the_record_is_mended_by_the_next_run(scans, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(one, "write_sidecar", lambda *_: (_ for _ in ()).throw(OutputError("E-OUT-PERM", "no", fix="x")))
+        refused = OutputError("E-OUT-PERM", "no", fix="x")
+        patch.setattr(case_module, "write_record", lambda *_: (_ for _ in ()).throw(refused))
         assert run(scans, out)["a.nii.gz"].code == "E-OUT-PERM"
     assert run(scans, out)["a.nii.gz"].status == "done"
     assert not list(out.rglob(".*"))
@@ -584,7 +597,7 @@ def test_a_claim_of_another_host_counts_as_long_as_it_gives_signs_of_life(scans,
     claim = out / ".a.nii.gz.claim"
     claim.write_text("elsewhere-1-1 writing")
     assert run(scans, out)["a.nii.gz"].reason == "another run works on it"
-    os.utime(claim, (time.time() - records.SILENT - 1,) * 2)
+    os.utime(claim, (time.time() - claims.SILENT - 1,) * 2)
     assert run(scans, out)["a.nii.gz"].status == "done" and not claim.exists()
 
 
@@ -627,11 +640,11 @@ def test_derived_series_are_resumed_and_made_anew_like_files(tmp_path):
     assert first.status == "done" and len(list(Path(first.output).iterdir())) == 26
     (second,) = run(tmp_path / "in", out).values()
     assert second.reason == "already done"
-    (third,) = run(tmp_path / "in", out, Settings(bundle="none", options={"factor": 2.0})).values()
+    (third,) = run(tmp_path / "in", out, factor=2.0).values()
     assert third.status == "done" and len(list(Path(third.output).iterdir())) == 16
     assert not list(out.glob(".*"))
     (Path(third.output) / "0001.dcm").unlink()
-    (fourth,) = run(tmp_path / "in", out, Settings(bundle="none", options={"factor": 2.0})).values()
+    (fourth,) = run(tmp_path / "in", out, factor=2.0).values()
     assert fourth.code == "E-OUT-EXISTS"
 
 
@@ -655,8 +668,8 @@ def test_a_bids_dataset_becomes_a_derivative_one(dataset, tmp_path):
     assert main(["bids", str(dataset), str(out), "participant", "--bundle", "none"]) == 0
     results = sorted(content(out))
     assert [name for name in results if name.endswith(".nii.gz")] == [
-        "sub-01/anat/" + find_cases(dataset, out)[0].target.name,
-        "sub-02/anat/" + find_cases(dataset, out)[1].target.name,
+        "sub-01/anat/" + cases_of(dataset, out)[0].target.name,
+        "sub-02/anat/" + cases_of(dataset, out)[1].target.name,
     ]
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative" and description["GeneratedBy"][0]["Name"] == "monai-sr"

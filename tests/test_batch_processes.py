@@ -19,11 +19,11 @@ from catalogue import fault
 from test_batch import content, lines_of, record_of, run, scan
 from test_cli import make_bundle
 
-from monai_sr.batch import Settings
 from monai_sr.batch.cluster import run_on_cluster
 from monai_sr.cli.main import main
 from monai_sr.errors import BundleError, UsageError, collect_notices
 from monai_sr.io.images import read_image
+from monai_sr.options import RunOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILDERS = ROOT / "tests" / "builders"
@@ -73,9 +73,9 @@ def test_warnings_of_workers_come_whole(tmp_path):
     folder.mkdir()
     for number in range(2):
         scan(folder / f"{number}.nii.gz", shape=(6, 6, 6), spacing=(1.0, 1.0, 1.0))
-    alone = run(folder, tmp_path / "alone", Settings(bundle="none", device="cpu"))
+    alone = run(folder, tmp_path / "alone", RunOptions.from_dict({"bundle": "none", "device": "cpu"}))
     with collect_notices() as notices:
-        outcomes = run(folder, tmp_path / "jobs", Settings(bundle="none", device="cpu"), jobs=2)
+        outcomes = run(folder, tmp_path / "jobs", RunOptions.from_dict({"bundle": "none", "device": "cpu"}), jobs=2)
     for name, outcome in outcomes.items():
         (notice,) = outcome.warnings
         assert (notice.code, notice.severity, notice.path) == ("W-SR-NOGAIN", "warning", name)
@@ -87,8 +87,8 @@ def test_warnings_of_workers_come_whole(tmp_path):
 def test_workers_make_what_one_process_makes_and_a_death_costs_no_other_volume(scans, tmp_path):
     mark = tmp_path / "died"
     bundle = bundle_of(tmp_path / "bundle", always=10, once=9, mark=str(mark))
-    settings = Settings(bundle=str(bundle), device="cpu", trust_bundle=True)
-    outcomes = run(scans, tmp_path / "jobs", settings, jobs=2)
+    options = RunOptions.from_dict({"bundle": str(bundle), "device": "cpu", "trust_bundle": True})
+    outcomes = run(scans, tmp_path / "jobs", options, jobs=2)
     died = outcomes.pop("10.nii.gz")
     assert (died.status, died.code) == ("failed", "E-WORKER") and "killed by signal 9, 2 times" in died.reason
     assert mark.exists()
@@ -96,17 +96,19 @@ def test_workers_make_what_one_process_makes_and_a_death_costs_no_other_volume(s
     assert len(lines_of(tmp_path / "jobs")) == 5
     assert not leftovers(tmp_path / "jobs")
     (scans / "10.nii.gz").unlink()
-    alone = run(scans, tmp_path / "alone", settings)
+    alone = run(scans, tmp_path / "alone", options)
     assert {o.status for o in alone.values()} == {"done"}
     same_voxels(tmp_path / "jobs", tmp_path / "alone")
     assert content(tmp_path / "jobs") == content(tmp_path / "alone")
 
 
 def test_a_bundle_that_no_worker_can_load_ends_the_run(scans, tmp_path):
-    settings = Settings(bundle=str(bundle_of(tmp_path / "bundle")), device="cpu", memory=2**33, trust_bundle=True)
+    options = RunOptions.from_dict(
+        {"bundle": str(bundle_of(tmp_path / "bundle")), "device": "cpu", "trust_bundle": True}
+    )
     (tmp_path / "bundle" / "residual_super_resolution" / "models" / "model.pt").unlink()
     with pytest.raises(BundleError, match="E-W-MISSING"):
-        run(scans, tmp_path / "out", settings, jobs=2)
+        run(scans, tmp_path / "out", options, jobs=2, memory=2**33)
 
 
 # ------------------------------------------------------------- a cluster
@@ -136,7 +138,7 @@ def test_a_cluster_makes_what_one_process_makes_though_a_worker_is_killed(scans,
     assert once.exists()
     assert "done         5" in capsys.readouterr().out
     assert len(lines_of(tmp_path / "out")) == 5 and not leftovers(tmp_path / "out")
-    run(scans, tmp_path / "alone", Settings(bundle=str(bundle), device="cpu", trust_bundle=True))
+    run(scans, tmp_path / "alone", RunOptions.from_dict({"bundle": str(bundle), "device": "cpu", "trust_bundle": True}))
     same_voxels(tmp_path / "out", tmp_path / "alone")
     assert main(["run", str(scans), str(tmp_path / "out"), *options]) == 0
     assert "skipped      5  already done" in capsys.readouterr().out
@@ -147,8 +149,8 @@ def test_a_volume_that_kills_workers_fails_on_a_cluster_and_dicom_goes_through(t
     scan(tmp_path / "in" / "8.nii.gz"), scan(tmp_path / "in" / "10.nii.gz", shape=(10, 7, 6))
     dicom_phantoms.write(tmp_path / "in" / "export", dicom_phantoms.slices())
     bundle = bundle_of(tmp_path / "bundle", always=10, once=0, mark=str(tmp_path / "died"))
-    settings = Settings(bundle=str(bundle), device="cpu", trust_bundle=True)
-    outcomes = run(tmp_path / "in", tmp_path / "out", settings, scheduler=cluster.scheduler_address)
+    options = RunOptions.from_dict({"bundle": str(bundle), "device": "cpu", "trust_bundle": True})
+    outcomes = run(tmp_path / "in", tmp_path / "out", options, scheduler=cluster.scheduler_address)
     died = outcomes.pop("10.nii.gz")
     assert (died.status, died.code) == ("failed", "E-WORKER")
     assert {o.status for o in outcomes.values()} == {"done"}
@@ -158,13 +160,13 @@ def test_a_scheduler_that_is_not_there_is_named(scans, tmp_path, monkeypatch):
     monkeypatch.setattr("monai_sr.batch.cluster.PATIENCE", "1s")
     for scheduler in ("tcp://127.0.0.1:9", str(tmp_path / "scheduler.json")):
         with pytest.raises(UsageError, match="E-SCHED"):
-            run(scans, tmp_path / "out", Settings(bundle="none"), scheduler=scheduler)
+            run(scans, tmp_path / "out", RunOptions.from_dict({"bundle": "none"}), scheduler=scheduler)
 
 
 def test_without_dask_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask.distributed", None)
     with pytest.raises(UsageError, match=r"E-EXTRA: .*monai-sr\[cluster\]"):
-        next(run_on_cluster([], Settings(), scheduler="tcp://x"))
+        next(run_on_cluster([], RunOptions(), scheduler="tcp://x"))
 
 
 # ------------------------------------------------------------- signals and sudden death
@@ -371,8 +373,23 @@ def test_options_that_do_not_go_together_are_refused(scans, tmp_path, options, c
     assert "E-USE" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [["--dry-run"], ["--jobs", "2"], ["--include", "*"]])
-def test_options_for_many_volumes_are_refused_for_one(scans, tmp_path, options, capsys):
-    assert main(["run", str(scans / "8.nii.gz"), str(tmp_path / "one.nii.gz"), "--bundle", "none", *options]) == 2
-    assert f"{options[0]} is for many volumes" in capsys.readouterr().err
+@pytest.mark.parametrize("options", [["--jobs", "2"], ["--include", "*"], ["--part-id", "0", "--num-parts", "2"]])
+def test_options_for_many_volumes_mean_the_same_for_one(scans, tmp_path, options):
+    assert main(["run", str(scans / "8.nii.gz"), str(tmp_path / "one.nii.gz"), "--bundle", "none", *options]) == 0
+    assert main(["run", str(scans / "8.nii.gz"), str(tmp_path / "out"), "--bundle", "none"]) == 2  # names no folder
+    assert main(["run", str(scans / "8.nii.gz"), f"{tmp_path}/out/", "--bundle", "none"]) == 0
+    assert (tmp_path / "one.nii.gz").read_bytes() == (tmp_path / "out" / "8.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize("target", ["one.nii.gz", "out/"])
+def test_one_volume_is_planned_like_many(scans, tmp_path, target, capsys):
+    words = ["run", str(scans / "8.nii.gz"), f"{tmp_path}/{target}", "--bundle", "none", "--dry-run"]
+    assert main(words) == 0
+    assert "1 of 1 volumes" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+
+
+def test_a_part_without_a_volume_has_nothing_to_do(scans, tmp_path):
+    words = ["run", str(scans / "8.nii.gz"), str(tmp_path / "one.nii.gz"), "--num-parts", "2", "--part-id", "1"]
+    assert main(words) == 0
     assert not (tmp_path / "one.nii.gz").exists()

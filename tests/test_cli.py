@@ -380,7 +380,7 @@ def test_series_become_nifti_with_a_sidecar_on_demand(call, export, tmp_path):
     sidecars = [json.loads(p.read_text()) for p in sorted((tmp_path / "out").glob("series-*.json"))]
     assert sorted(s["Modality"] for s in sidecars) == ["CT", "CT", "MR"]
     assert sorted(len(s["FilledSlices"]) for s in sidecars) == [0, 0, 2]
-    assert all(s["SpacingBetweenSlices"] == 2 and s["monai_sr"]["options"]["factor"] == "2.0" for s in sidecars)
+    assert all(s["SpacingBetweenSlices"] == 2 and s["monai_sr"]["options"]["wanted"]["factor"] == 2.0 for s in sidecars)
     assert dicom_phantoms.tells_nothing(*(p.read_bytes().decode("latin1") for p in (tmp_path / "out").glob("*.json")))
 
 

@@ -33,8 +33,9 @@ from monai_sr.dicom import derive
 from monai_sr.dicom.derive import MadeBy, write_derived_series
 from monai_sr.dicom.kept import SOP_CLASS
 from monai_sr.errors import OutputError
+from monai_sr.options import RunOptions
 
-MADE_BY = MadeBy("ct_through_plane", "0.1.0", "ab" * 32, {"factor": "2"})
+MADE_BY = MadeBy("ct_through_plane", "0.1.0", "ab" * 32, RunOptions.from_dict({"factor": 2}))
 
 REAL = [
     "ct_chest_8mm",
@@ -216,7 +217,7 @@ def test_the_same_run_gives_the_same_bytes_and_another_run_other_uids(tmp_path, 
     source = tools.acquired()
 
     def run(name: str, **changes) -> tuple[str, list[bytes]]:
-        made_by = MadeBy(**({"bundle": "b", "bundle_version": "1", "weights_sha256": "ab", "options": {}} | changes))
+        made_by = MadeBy(**({"bundle": "b", "bundle_version": "1", "weights_sha256": "ab"} | changes))
         folder = write_derived_series(tools.volume(source), source, tmp_path / name, made_by=made_by)
         files = sorted(folder.iterdir())
         return str(pydicom.dcmread(files[0]).SeriesInstanceUID), [file.read_bytes() for file in files]
@@ -225,7 +226,7 @@ def test_the_same_run_gives_the_same_bytes_and_another_run_other_uids(tmp_path, 
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert run("again") == first
     others = [
-        run("options", options={"factor": "4"})[0],
+        run("options", options=RunOptions.from_dict({"factor": 4}))[0],
         run("weights", weights_sha256="cd")[0],
         run("bundle", bundle="c")[0],
         run("bundle version", bundle_version="2")[0],
@@ -534,19 +535,20 @@ def test_frames_of_a_multi_frame_source_are_named_by_number(tmp_path):
 def test_an_instance_tells_how_and_by_what_it_was_made(tmp_path):
     earlier = pydicom.Dataset()
     earlier.Manufacturer = "Acme"
-    made_by = MadeBy("ct_through_plane", "0.3.0", "ab" * 32, {"spacing": "1.0", "factor": "é\\"})
+    options = RunOptions.from_dict({"spacing": 1, "profile": "box"})
+    made_by = MadeBy("ct_é\\", "0.3.0", "ab" * 32, options)
     for instance in derive_from(tools.acquired(ContributingEquipmentSequence=[earlier]), tmp_path, made_by=made_by):
         assert code_of(instance.DerivationCodeSequence) == codes.DCM.SpatialResampling
         text = instance.DerivationDescription
-        for part in ("monai-sr", derive.version("monai-sr"), "ct_through_plane 0.3.0", "4 slices became 8", "2 mm"):
+        for part in ("monai-sr", derive.version("monai-sr"), "ct_?? 0.3.0", "4 slices became 8", "2 mm"):
             assert part in text
         first, item = instance.ContributingEquipmentSequence
         assert first.Manufacturer == "Acme"
         assert code_of(item.PurposeOfReferenceCodeSequence) == codes.DCM.ModifyingEquipment
-        assert (item.Manufacturer, item.ManufacturerModelName) == ("monai-sr", "ct_through_plane")
-        assert item.SoftwareVersions[1] == "ct_through_plane 0.3.0"
+        assert (item.Manufacturer, item.ManufacturerModelName) == ("monai-sr", "ct_??")
+        assert item.SoftwareVersions[1] == "ct_?? 0.3.0"
         assert "ab" * 32 in item.ContributionDescription
-        assert "factor=??; spacing=1.0" in item.ContributionDescription
+        assert "profile=box; spacing=1.0" in item.ContributionDescription
 
 
 def test_slices_in_a_gap_say_that_they_were_not_acquired(tmp_path):

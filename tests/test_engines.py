@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_networks import computed, lively
 
-from monai_sr.batch import Settings, find_cases, run_cases
+from monai_sr.batch.run import run
 from monai_sr.bundles import NAMES, load_bundle
 from monai_sr.cli.main import main
 from monai_sr.engine import ENGINES, PRECISIONS, graphs
@@ -24,6 +24,7 @@ from monai_sr.errors import UsageError
 from monai_sr.inference import SuperResolutionInferer, super_resolve
 from monai_sr.io.images import read_image, write_image
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
+from monai_sr.options import RunOptions
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -286,18 +287,21 @@ def test_16_bits_on_a_gpu_stay_near_32(bundle, precision):
 
 def test_the_json_tells_engine_and_precision_and_another_engine_makes_the_result_anew(thick, tmp_path):
     def record(**choice):
-        cases = find_cases(thick.parent, tmp_path)
-        (outcome,) = run_cases(cases, Settings(bundle="pyramid", device="cpu", options={"factor": 2}, **choice))
+        places = {"input": str(thick.parent), "output": str(tmp_path)}
+        (outcome,) = run(RunOptions.from_dict(places | {"bundle": "pyramid", "device": "cpu", "factor": 2} | choice))
         return outcome.status, json.loads((tmp_path / "scan.json").read_text())["monai_sr"]
 
     status, told = record()
     assert status == "done" and told["engine"].startswith("openvino ") and told["engine"].endswith(", float32")
-    assert told["options"] == {"factor": "2", "engine": "openvino", "precision": "float32"}
+    assert told["options"] == {
+        "wanted": {"bundle": "pyramid", "factor": 2.0},
+        "compute": {"device": "cpu", "engine": "openvino", "precision": "float32"},
+    }
     assert record()[0] == "skipped"
     assert record(engine="openvino")[0] == "skipped"  # which is what auto took
     status, told = record(engine="torch")
     assert status == "done" and told["engine"] == f"torch {torch.__version__}, float32"
-    assert told["options"]["engine"] == "torch"
+    assert told["options"]["compute"]["engine"] == "torch"
 
 
 def test_the_same_command_gives_the_same_bytes_also_in_two_jobs(thick, tmp_path):

@@ -8,7 +8,8 @@ import sys
 import pytest
 from catalogue import fault
 
-from monai_sr.cli.parser import make_parser, run_options
+from monai_sr.cli.config import run_options
+from monai_sr.cli.parser import make_parser
 from monai_sr.errors import UsageError
 from monai_sr.options import GROUPS, PARAMETERS, RunOptions, parameters
 

@@ -23,13 +23,13 @@ from test_batch_processes import command, wait_for
 pytest.importorskip("dicomweb_client", reason="monai-sr[pacs] is not installed")
 pytest.importorskip("requests", reason="monai-sr[pacs] is not installed")
 
-from monai_sr.batch import Settings
 from monai_sr.cli.main import main
 from monai_sr.clients.pacs import Archive, Credentials, PacsError, RemoteSeries, Watcher, archive, watch, why_not
 from monai_sr.clients.pacs.state import Entry
 from monai_sr.dicom import find_series
 from monai_sr.errors import OutputError, UsageError
 from monai_sr.files import _mark_of, hidden_beside
+from monai_sr.options import RunOptions
 
 watch_module = sys.modules["monai_sr.clients.pacs.watch"]  # whose name the function has taken
 
@@ -65,7 +65,7 @@ def fill(pacs, tmp_path):
 
 
 def watcher(pacs, folder: Path, **options) -> Watcher:
-    options = {"settings": Settings(bundle="none"), "settle": 0.0, "days": 36500} | options
+    options = {"options": RunOptions.from_dict({"bundle": "none"}), "settle": 0.0, "days": 36500} | options
     return Watcher(Archive(pacs.url, timeout=5.0), folder, **options)
 
 
@@ -180,8 +180,8 @@ def test_only_recent_studies_of_the_wanted_modality_are_looked_at(pacs, fill, tm
 def test_other_settings_give_another_series(pacs, fill, tmp_path):
     fill()
     for factor in (2, 3, 2):
-        settings = Settings(bundle="none", options={"factor": factor})
-        watcher(pacs, tmp_path / "state", settings=settings).look()
+        options = RunOptions.from_dict({"bundle": "none", "factor": factor})
+        watcher(pacs, tmp_path / "state", options=options).look()
     assert sorted(map(len, pacs.derived().values())) == [16, 24]
 
 
@@ -223,7 +223,7 @@ def test_slices_that_come_after_the_result_was_stored_make_no_second_one(pacs, t
 
 def test_a_spacing_that_is_no_finer_is_a_failure_and_stores_no_copy(pacs, fill, tmp_path):
     fill()
-    told, events = events_of(pacs, tmp_path / "state", settings=Settings(bundle="none", options={"spacing": 4.0}))
+    told, events = events_of(pacs, tmp_path / "state", options=RunOptions.from_dict({"bundle": "none", "spacing": 4.0}))
     assert told.failed == 1 and events[0].text.startswith("E-SR-NOGAIN") and not pacs.stored
 
 

@@ -30,10 +30,10 @@ from pydicom.uid import RLELossless
 from test_batch_processes import command
 from test_pacs import auth_file, certificates, leftovers, no_waiting  # noqa: F401 - fixtures
 
-from monai_sr.batch import Settings
 from monai_sr.clients.pacs import Archive, Credentials, PacsError, Watcher
 from monai_sr.clients.pacs.state import name_of
 from monai_sr.dicom import is_dicom
+from monai_sr.options import RunOptions
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
@@ -181,7 +181,7 @@ def test_a_study_that_arrives_gets_its_derived_series(orthanc, tmp_path, modalit
 
 def test_what_is_stored_is_what_run_makes_of_the_same_files(orthanc, tmp_path):
     orthanc.send(write(tmp_path / "thick", slices()))
-    options = {"settings": Settings(bundle="residual", device="cpu"), "settle": 0.0, "days": 36500}
+    options = {"options": RunOptions.from_dict({"bundle": "residual", "device": "cpu"}), "settle": 0.0, "days": 36500}
     assert Watcher(orthanc.archive(), tmp_path / "state", **options).look().stored == 1
     process = command("run", tmp_path / "thick", tmp_path / "out", "--device", "cpu")
     assert process.wait() == 0
@@ -207,7 +207,7 @@ def test_what_is_fetched_is_the_series_as_it_is_kept(orthanc, tmp_path):
 def test_storing_twice_leaves_one_series(orthanc, tmp_path):
     orthanc.send(write(tmp_path / "thick", slices()))
     for state in ("one", "two"):  # as if the state had been lost
-        options = {"settings": Settings(bundle="none"), "settle": 0.0, "days": 36500}
+        options = {"options": RunOptions.from_dict({"bundle": "none"}), "settle": 0.0, "days": 36500}
         assert Watcher(orthanc.archive(), tmp_path / state, **options).look().stored == 1
     assert len(orthanc.derived()) == 1
 
@@ -230,7 +230,7 @@ def test_every_real_series_of_an_archive_is_stored_or_left_out_for_its_reason(or
         orthanc.send(files)
         sent[name_of(str(pydicom.dcmread(files[0]).SeriesInstanceUID))] = folder.name
     told = []
-    options = {"settings": Settings(bundle="none"), "settle": 0.0, "days": 36500, "report": told.append}
+    options = {"options": RunOptions.from_dict({"bundle": "none"}), "settle": 0.0, "days": 36500, "report": told.append}
     Watcher(orthanc.archive(), tmp_path / "state", **options).look()
     ended = {sent[event.series]: f"{event.status} {event.text[:12]}" for event in told if event.status != "warning"}
     assert ended == {

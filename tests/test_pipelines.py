@@ -13,8 +13,9 @@ import phantoms
 import pytest
 
 import monai_sr
+from monai_sr.cli.config import run_options
 from monai_sr.cli.main import main
-from monai_sr.cli.parser import make_parser, run_options
+from monai_sr.cli.parser import make_parser
 from monai_sr.clients.boutiques import descriptor
 from monai_sr.io.images import write_image
 from monai_sr.options import flat_options, parameters

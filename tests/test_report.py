@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,22 +14,23 @@ import phantoms
 import pytest
 import torch
 from monai.data import MetaTensor
-from test_batch import SPLINE, record_of, run, scan
+from test_batch import SPLINE, cases_of, record_of, run, scan
 from test_bids import dataset, validator, validator_errors
 from test_cli import fails, quiet  # noqa: F401 - fixtures
 
 import monai_sr.batch.pages
 import monai_sr.report
-from monai_sr.batch import find_cases, process, report_path, run_cases
+from monai_sr.batch import load_model, process, report_path
 from monai_sr.batch.pages import CasePage, index_rows
 from monai_sr.errors import SuperResolutionWarning
 from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
+from monai_sr.options import Outputs
 from monai_sr.report import IndexRow, summary_of, write_failure_report, write_index_page, write_report
 from monai_sr.report.sections import tiles
 from monai_sr.trust.consistency import measure_consistency
 
-REPORTING = SPLINE.__class__(**{**SPLINE.__dict__, "report": True})
+REPORTING = replace(SPLINE, outputs=Outputs(report=True))
 RNG = np.random.default_rng(0)
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 
@@ -298,7 +300,7 @@ def test_a_page_of_an_older_result_is_made_again_with_the_result(scans, tmp_path
     out = tmp_path / "out"
     run(scans, out, REPORTING)
     before = summary_of(out / "a.html")["output_sha256"]
-    run(scans, out, REPORTING.__class__(**{**REPORTING.__dict__, "options": {"factor": 3}}))
+    run(scans, out, REPORTING, factor=3)
     assert summary_of(out / "a.html")["output_sha256"] == record_of(out / "a.json")["output_sha256"] != before
 
 
@@ -328,15 +330,15 @@ def test_a_file_of_that_name_that_is_no_page_of_ours_is_spared(scans, tmp_path):
         outcomes = run(scans, out, REPORTING)
     assert outcomes["a.nii.gz"].status == "done" and "a.html stands there" in str(outcomes["a.nii.gz"].warnings[0])
     assert (out / "a.html").read_text() == (out / "index.html").read_text() == "mine"
-    (case,) = find_cases(scans / "a.nii.gz", out)
-    page = CasePage(case, wanted=True, overwrite=True)
+    (case,) = cases_of(scans / "a.nii.gz", out)
+    page = CasePage(case, Outputs(report=True, overwrite=True))
     page.show_failure("E-BUG", "x")
     assert page.written
 
 
 def test_a_case_that_fails_after_it_was_read_shows_what_was_read(tmp_path):
     scan(tmp_path / "in" / "flat.nii.gz", spacing=(1.0, 1.0, 1.0))
-    strict = REPORTING.__class__(**{**REPORTING.__dict__, "strict": True})
+    strict = replace(REPORTING, wanted=replace(REPORTING.wanted, strict=True))
     (outcome,) = run(tmp_path / "in", tmp_path / "out", strict).values()
     assert outcome.code == "E-SR-NOGAIN"
     page = Page(Path(outcome.report))
@@ -375,9 +377,7 @@ def test_the_index_is_the_last_word_of_all_logs(tmp_path):
 
 @pytest.mark.slow
 def test_processes_of_this_machine_write_pages_too(scans, tmp_path):
-    cases = find_cases(scans, tmp_path / "out")
-    (tmp_path / "out").mkdir()
-    outcomes = run_cases(cases, REPORTING, jobs=2)
+    outcomes = run(scans, tmp_path / "out", REPORTING, jobs=2).values()
     assert all(summary_of(Path(o.report)) for o in outcomes)
 
 
@@ -409,8 +409,8 @@ def test_of_a_header_a_page_tells_the_description_and_nothing_that_points_to_a_p
 
 def test_a_derived_series_that_lacks_its_page_is_made_again_with_equal_bytes(tmp_path):
     dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices())
-    (case,) = find_cases(tmp_path / "in", tmp_path / "out")
-    model = REPORTING.load()
+    (case,) = cases_of(tmp_path / "in", tmp_path / "out")
+    model = load_model(REPORTING)
     first = process(case, REPORTING, model)
     slices = {p.name: p.read_bytes() for p in case.target.iterdir()}
     assert summary_of(report_path(case.target))["kind"] == "case" and first.status == "done"

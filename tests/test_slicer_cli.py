@@ -14,8 +14,9 @@ import pytest
 import SimpleITK as sitk
 
 from monai_sr.bundles import NAMES, SPLINE
+from monai_sr.cli.config import run_options
 from monai_sr.cli.main import main
-from monai_sr.cli.parser import make_parser, run_options
+from monai_sr.cli.parser import make_parser
 from monai_sr.clients.slicer.description import OVERLAYS, describe, given
 from monai_sr.clients.slicer.tags import told_to_slicer
 from monai_sr.inference import super_resolve

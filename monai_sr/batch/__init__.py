@@ -1,49 +1,44 @@
-"""Many scans: find them, plan, super-resolve each on this machine or a cluster, and lose none."""
+"""Scans, one or many: find them, plan, super-resolve each on this machine or a cluster, and lose none."""
 
-from ..engine.memory import MemoryShortError, memory_budget
-from .cases import Case, check_names, find_cases, part_of
+from .case import Result, acquire, process, read_case, super_resolve_case
+from .cases import Case, check_names, check_target, find_cases
 from .companions import map_path, mask_path, masks_beside, write_map, write_masks
-from .files import read_case
-from .log import RunLog, summary
-from .making import Made, make, super_resolve_within
-from .one import process
-from .outcomes import CLAIMED, Outcome, failure
+from .log import CLAIMED, Outcome, RunLog, explain, summary
+from .model import load_model, super_resolve_within
 from .pages import CasePage, report_path, write_index
 from .plan import plan_table
-from .records import write_sidecar
-from .run import exit_code, run_cases
-from .settings import Settings
-from .sidecar import describe
+from .record import made_by, resolve_options
+from .run import exit_code, open_log, run_cases
 
 __all__ = [
     "CLAIMED",
     "Case",
     "CasePage",
-    "Made",
-    "MemoryShortError",
     "Outcome",
+    "Result",
     "RunLog",
-    "Settings",
+    "acquire",
     "check_names",
-    "describe",
+    "check_target",
     "exit_code",
-    "failure",
+    "explain",
     "find_cases",
-    "make",
+    "load_model",
+    "made_by",
     "map_path",
     "mask_path",
     "masks_beside",
-    "memory_budget",
-    "part_of",
+    "open_log",
     "plan_table",
     "process",
     "read_case",
     "report_path",
+    "resolve_options",
     "run_cases",
     "summary",
+    "super_resolve_case",
     "super_resolve_within",
     "write_index",
     "write_map",
     "write_masks",
-    "write_sidecar",
 ]

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from ..bids import BidsImage, find_bids_images, is_bids
 from ..dicom import Series, find_series, is_dicom_source, short_name
 from ..errors import InputMissingError, OutputError, SuperResolutionError, UsageError, printable, warn_left_out
-from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, files_of, image_suffix
+from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, check_writable, files_of, image_suffix
+from ..options import RunOptions
 from .companions import mask_path, masks_beside
 from .lists import LIST_SUFFIXES, read_list
-from .records import is_own_result, sidecar_path
+from .record import is_own_result, sidecar_path
 
 WRITTEN = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 
@@ -38,6 +38,7 @@ class Case:
         bids: the image of a BIDS dataset.
         masks: files of labels on its grid, to be carried along.
         fault: why it cannot be processed, where that is known already.
+        is_named: its output was named as a file, so it is made anew where it is done already.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Case:
     bids: BidsImage | None = None
     masks: tuple[Path, ...] = ()
     fault: SuperResolutionError | None = None
+    is_named: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))  # it may hold bytes that are no UTF-8
@@ -73,46 +75,105 @@ class Case:
         return self.series is not None and image_suffix(self.target) not in WRITTEN
 
 
-def find_cases(
-    source: str | Path,
-    target: str | Path,
-    *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    series: str | None = None,
-    as_nifti: bool = False,
-    merge_by_geometry: bool = False,
-    participants: Sequence[str] | None = None,
-    masks: Sequence[str] = (),
-) -> list[Case]:
-    """Every volume of a source, with the names of all results resolved.
+def find_cases(options: RunOptions) -> list[Case]:
+    """Every volume of the input, with the names of all results resolved.
 
-    Results keep the names of their inputs: ``a/b.nii`` below ``source`` becomes ``a/b.nii`` below
-    ``target``, in the same format where we write it, else as ``.nii.gz``. A DICOM series becomes
-    ``series-<hash>``, an image of a BIDS dataset what BIDS calls its derivative. What monai-sr made
-    is never taken as an input.
+    A single image file or DICOM series whose output is named as a file is one case. Else results keep the
+    names of their inputs: ``a/b.nii`` below the input becomes ``a/b.nii`` below the output, in the same
+    format where we write it, else as ``.nii.gz``. A DICOM series becomes ``series-<hash>``, an image of a
+    BIDS dataset what BIDS calls its derivative. What monai-sr made is never taken as an input.
 
     Args:
-        source: an image file; a list of them (``.txt`` with a path per line, ``.csv`` with the columns
-            ``input`` and, if wished, ``output``; relative paths count from the list's folder, outputs
-            from ``target``); a BIDS dataset; or a folder of any depth, a zip or a file of DICOM.
-        target: the folder to write to.
-        include, exclude: patterns such as ``sub-0*`` or ``*_T1w.nii.gz``; a case is taken if its name
-            or file name fits one of ``include`` (if there are any) and none of ``exclude``.
-        series: only the DICOM series of this UID or SeriesNumber.
-        as_nifti: write NIfTI of DICOM, not derived DICOM.
-        merge_by_geometry: see :func:`monai_sr.dicom.find_series`.
-        participants: only these of a BIDS dataset, all if empty; None to find out whether it is one.
-        masks: patterns such as ``*_seg.nii.gz`` of masks that stand beside image files, ``*`` being the
-            image's name without suffix; they are carried along, and are no images themselves.
+        options: of these ``input``: an image file; a list of files (``.txt`` with a path per line, ``.csv``
+            with the columns ``input`` and, if wished, ``output``; relative paths count from the list's
+            folder, outputs from ``output``); a BIDS dataset; or a folder of any depth, a zip or a file of
+            DICOM. ``output``, ``reading``, ``selection``, the format and the masks.
 
     Raises:
         InputMissingError: there is nothing there.
         UsageError: two results would have one name (E-OUT-CLASH), a result would replace an input or lie
-            in the input folder (E-OUT-SAME), a list that cannot be read (E-LIST).
-        OutputError: the target is a file.
+            in the input folder (E-OUT-SAME), a list that cannot be read (E-LIST), a format that cannot hold
+            the result (E-OUT-FORMAT).
+        OutputError: the output cannot be written, or is a file for many volumes.
     """
-    source, target = Path(source), Path(target)
+    source, target = Path(options.input), Path(options.output)
+    selection, masks = options.selection, options.outputs.mask
+    if selection.scheduler:  # workers have a current folder of their own
+        source, target = source.absolute(), target.absolute()
+    if names_one_file(options):
+        cases = [_named_case(source, target, options)]
+    else:
+        cases = _with_masks(_cases_below(source, target, options), masks)
+    chosen = [case for case in cases if _is_chosen(case, selection.include, selection.exclude)]
+    if not chosen:
+        raise InputMissingError(
+            "E-IO-MISSING",
+            f"none of {len(cases)} volumes fits --include and --exclude" if cases else "no volume is there",
+            fix="check the path and the patterns",
+            path=source,
+        )
+    check_names(chosen)
+    if options.wanted.format == "dicom" and not all(case.is_derived_dicom or case.fault for case in chosen):
+        raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="leave --format out", path=source)
+    if selection.part_id is not None and selection.num_parts is not None:  # for array jobs
+        return chosen[selection.part_id :: selection.num_parts]
+    return chosen
+
+
+def names_one_file(options: RunOptions) -> bool:
+    """Whether the output is the file of one volume, and not a folder for whatever the input holds."""
+    source, target = Path(options.input), Path(options.output)
+    if source.suffix.lower() in LIST_SUFFIXES or options.selection.participant_label is not None:
+        return False
+    if image_suffix(target) in WRITTEN and not options.output.endswith(("/", os.sep)):
+        return True
+    is_folder = target.is_dir() or options.output.endswith(("/", os.sep))
+    return not (source.is_dir() or is_folder or is_dicom_source(source))
+
+
+def _named_case(source: Path, target: Path, options: RunOptions) -> Case:
+    """The one volume that becomes a file of that name."""
+    check_target(source, target)
+    if not source.exists():
+        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=source)
+    masks = options.outputs.mask
+    named = [Path(text) for text in masks if "*" not in text]
+    for mask in named:
+        if not mask.is_file():
+            raise InputMissingError("E-IO-MISSING", "there is no such mask", fix="check the path", path=mask)
+    beside = masks_beside(source, [text for text in masks if "*" in text])
+    case = Case(source.name, source, target, masks=(*named, *beside), is_named=True)
+    if not (source.is_dir() or is_dicom_source(source)):
+        return case
+    if options.wanted.format == "dicom":
+        raise UsageError("E-OUT-FORMAT", "a DICOM series needs a folder", fix="name a folder", path=target)
+    found = find_series(source, merge_by_geometry=options.reading.merge_by_geometry)
+    try:
+        series = found.only(options.reading.series)
+    except SuperResolutionError as error:
+        raise error.at(source) from error.__cause__
+    for left in found.left_out:
+        warn_left_out(left.files, left.reason, left.code)
+    return replace(case, name=short_name(series), series=series)
+
+
+def check_target(source: Path, target: Path) -> None:
+    """Find out before any work whether a file could be written.
+
+    Raises:
+        UsageError: it is the input or lies inside it (E-OUT-SAME), or no format has its suffix.
+        OutputError: its folder is not there, or a folder has its name.
+    """
+    if source.exists() and target.exists() and source.samefile(target):
+        raise UsageError("E-OUT-SAME", "input and output are the same file", fix="name another output", path=target)
+    if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
+        raise UsageError("E-OUT-SAME", "the output lies inside the input folder", fix="write elsewhere", path=target)
+    check_writable(target)
+
+
+def _cases_below(source: Path, target: Path, options: RunOptions) -> list[Case]:
+    """Every volume of the input, each with a name below the output folder."""
+    participants = options.selection.participant_label
     if not source.exists():
         raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=source)
     if target.exists() and not target.is_dir():
@@ -123,24 +184,11 @@ def find_cases(
     derivatives = (source / "derivatives").resolve()
     if inside and not (of_bids and derivatives in target.resolve().parents):
         raise UsageError("E-OUT-SAME", "the output lies inside the input folder", fix="write elsewhere", path=target)
-    dicom = {"series": series, "as_nifti": as_nifti, "merge_by_geometry": merge_by_geometry}
     if of_bids:
-        cases = _bids_cases(source, target, participants or ())
-    elif source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
-        cases = list(_listed(source, target, dicom))
-    else:
-        cases = _found(source, target, dicom)
-    cases = _with_masks(cases, masks)
-    chosen = [case for case in cases if _is_chosen(case, include, exclude)]
-    if not chosen:
-        raise InputMissingError(
-            "E-IO-MISSING",
-            f"none of {len(cases)} volumes fits --include and --exclude" if cases else "no volume is there",
-            fix="check the path and the patterns",
-            path=source,
-        )
-    check_names(chosen)
-    return chosen
+        return _bids_cases(source, target, participants or ())
+    if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
+        return list(_listed(source, target, options))
+    return _found(source, target, options)
 
 
 def _with_masks(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
@@ -159,17 +207,6 @@ def _with_masks(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
     found = [case if case.series else replace(case, masks=masks_beside(case.source, patterns)) for case in cases]
     taken = {mask for case in found for mask in case.masks}
     return [case for case in found if case.series is not None or case.source not in taken]
-
-
-def part_of(cases: Sequence[Case], *, part: int, parts: int) -> list[Case]:
-    """Every ``parts``-th case, beginning with number ``part`` counted from 0, for array jobs.
-
-    Raises:
-        UsageError: there is no such part.
-    """
-    if not 0 <= part < parts:
-        raise UsageError("E-USE", f"part {part} of {parts} was asked for", fix=f"give --part-id 0 to {parts - 1}")
-    return list(cases[part::parts])
 
 
 def check_names(cases: Iterable[Case]) -> None:
@@ -219,7 +256,7 @@ def _is_chosen(case: Case, include: Sequence[str], exclude: Sequence[str]) -> bo
     return (not include or fits(include)) and not fits(exclude)
 
 
-def _listed(path: Path, target: Path, dicom: Mapping[str, Any]) -> Iterator[Case]:
+def _listed(path: Path, target: Path, options: RunOptions) -> Iterator[Case]:
     """The cases of a list of files; what is wrong with one of them is a fault of that one."""
     for entry, output in read_list(path):
         source = path.parent / entry
@@ -230,7 +267,7 @@ def _listed(path: Path, target: Path, dicom: Mapping[str, Any]) -> Iterator[Case
         else:
             fault = None
             try:
-                cases = _found(source, target, dicom)
+                cases = _found(source, target, options)
             except SuperResolutionError as error:
                 fault = error.at(source)
         if fault is not None:
@@ -244,7 +281,7 @@ def _listed(path: Path, target: Path, dicom: Mapping[str, Any]) -> Iterator[Case
         yield from (replace(case, target=target / output) for case in cases) if output else cases
 
 
-def _found(source: Path, target: Path, dicom: Mapping[str, Any]) -> list[Case]:
+def _found(source: Path, target: Path, options: RunOptions) -> list[Case]:
     """The cases of a file, folder or archive."""
     if source.is_file() and not is_dicom_source(source):
         return [Case(source.name, source, target / _result_name(Path(source.name)))]
@@ -252,7 +289,7 @@ def _found(source: Path, target: Path, dicom: Mapping[str, Any]) -> list[Case]:
     cases = [Case(p.as_posix(), source / p, target / _result_name(p)) for p in images]
     if cases and not is_dicom_source(source):
         return cases
-    return cases + _series_cases(source, target, besides=len(cases), **dicom)
+    return cases + _series_cases(source, target, options, besides=len(cases))
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
@@ -283,11 +320,10 @@ def _bids_cases(source: Path, target: Path, participants: Sequence[str]) -> list
     ]
 
 
-def _series_cases(
-    source: Path, target: Path, *, besides: int, series: str | None, as_nifti: bool, merge_by_geometry: bool
-) -> list[Case]:
+def _series_cases(source: Path, target: Path, options: RunOptions, *, besides: int) -> list[Case]:
     """One case for every DICOM series, also for those that cannot be used."""
-    found = find_series(source, merge_by_geometry=merge_by_geometry)
+    series, as_nifti = options.reading.series, options.wanted.format == "nifti"
+    found = find_series(source, merge_by_geometry=options.reading.merge_by_geometry)
     try:
         chosen, broken = (found.series, found.broken) if series is None else (found.choose(series), ())
         if not chosen and not broken and not besides:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,14 @@ from uuid import uuid4
 
 import torch
 
-from ..bundles import Model, load_bundle
+from ..bundles import Model
 from ..engine.memory import memory_budget
 from ..errors import SuperResolutionError, UsageError
+from ..options import RunOptions
+from .case import process
 from .cases import Case
-from .one import process
-from .outcomes import Outcome, failure
-from .settings import Settings
+from .log import Outcome
+from .model import load_model
 from .workers import lost
 
 PATIENCE = "30s"
@@ -30,7 +30,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def run_on_cluster(
-    cases: Sequence[Case], settings: Settings, *, scheduler: str, resources: Mapping[str, float] | None = None
+    cases: Sequence[Case], options: RunOptions, *, scheduler: str, resources: Mapping[str, float] | None = None
 ) -> Iterator[tuple[Case, Outcome]]:
     """Outcomes as cases end on the workers of a cluster.
 
@@ -39,7 +39,7 @@ def run_on_cluster(
 
     Args:
         cases: with absolute paths that are the same on every worker.
-        settings: for each of them.
+        options: for each of them.
         scheduler: address such as ``tcp://host:8786``, or the path of a scheduler file.
         resources: what a case takes of a worker's resources, such as ``{"GPU": 1}``.
 
@@ -70,7 +70,7 @@ def run_on_cluster(
                     case = waiting.popleft()
                     key = f"monai-sr-{uuid4().hex}"
                     future = client.submit(
-                        _process_here, case.without_archive(), settings, key=key, pure=False, resources=resources
+                        _process_here, case.without_archive(), options, key=key, pure=False, resources=resources
                     )
                     running[future] = case
                     ended.add(future)
@@ -84,22 +84,22 @@ def run_on_cluster(
             client.cancel(list(running))
 
 
-def _process_here(case: Case, settings: Settings) -> Outcome:
+def _process_here(case: Case, options: RunOptions) -> Outcome:
     """On a worker: one case, with the model, memory and threads of the worker."""
     from dask.distributed import get_worker
 
     with _ONE_AT_A_TIME:
         torch.set_num_threads(get_worker().state.nthreads)  # Dask lets libraries use one
         try:
-            model = _model(settings.bundle, settings.device, settings.engine, settings.precision, settings.trust_bundle)
+            model = _model(options)
         except SuperResolutionError as error:
-            return Outcome(case.name, **failure(error))
-        return process(case, replace(settings, memory=_memory()), model)
+            return Outcome.failed(case.name, error)
+        return process(case, options, model, memory=_memory())
 
 
 @cache
-def _model(bundle: str, device: str, engine: str | None, precision: str | None, trust_bundle: bool) -> Model:
-    return load_bundle(bundle, device=device, engine=engine, precision=precision, trust_bundle=trust_bundle)
+def _model(options: RunOptions) -> Model:
+    return load_model(options)
 
 
 @cache

@@ -13,6 +13,7 @@ from ..errors import OutputError
 from ..files import write_json
 from ..io.images import image_suffix, write_image
 from ..io.nifti import is_super_resolved
+from ..options import NOTICE
 
 MAPS = ("consistency", "uncertainty")
 """Maps that a run may write beside each result, NIfTI of float32 in the file's units."""
@@ -21,8 +22,6 @@ DESCRIPTIONS = {
     "consistency": "Acquired slices less the result acquired again, in its units.",
     "uncertainty": "Standard deviation of the error of each voxel of the result, in its units.",
 }
-NOTICE = "Research only, not for diagnosis."
-
 _OF_BIDS = "_res-thin_desc-SR_"
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves to read: a line per case as it ends, and a table when all have."""
+"""What became of each case: its outcome, a line in a log as it ends, and a table when all have."""
 
 from __future__ import annotations
 
@@ -6,15 +6,91 @@ import csv
 import io
 import json
 import os
+import traceback
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
-from ..errors import printable, write_error
+from ..engine.memory import MemoryShortError, is_out_of_memory
+from ..errors import SuperResolutionError, SuperResolutionWarning, printable, write_error
 from ..files import write_atomically
-from .outcomes import Outcome
+
+Status = Literal["done", "skipped", "failed"]
+
+ALREADY_DONE = "already done"
+CLAIMED = "another run works on it"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        case: its name.
+        status: done, skipped or failed.
+        output: path of the result, if it is there now.
+        error: why it failed.
+        skipped: why it was skipped.
+        change: grid before and after, in words.
+        warnings: that it gave, each once.
+        seconds: it took.
+        peak_memory_mib: of the process up to its end.
+        debug: the traceback of an error.
+        report: path of the page about it, if there is one.
+        beside: paths of masks, maps and pages that were written beside the result.
+    """
+
+    case: str
+    status: Status
+    output: str = ""
+    error: SuperResolutionError | None = None
+    skipped: str = ""
+    change: str = ""
+    warnings: tuple[SuperResolutionWarning, ...] = ()
+    seconds: float = 0.0
+    peak_memory_mib: float = 0.0
+    debug: str = field(default="", repr=False)
+    report: str = ""
+    beside: tuple[str, ...] = ()
+
+    @classmethod
+    def failed(cls, case: str, error: Exception, **known: Any) -> Outcome:
+        """The outcome of a case that ended with an error."""
+        debug = "".join(traceback.format_exception(error))
+        return cls(case, "failed", error=explain(error), debug=debug, **known)
+
+    @property
+    def code(self) -> str:
+        """Of the error."""
+        return self.error.code if self.error else ""
+
+    @property
+    def reason(self) -> str:
+        """Why it is not done: what is wrong and what to do, without a path."""
+        if self.error is None:
+            return self.skipped
+        return " ".join(f"{self.error.problem.rstrip('.')}. Fix: {self.error.remedy.rstrip('.')}.".split())
+
+    @property
+    def exit_code(self) -> int:
+        """Of the error; 0 without one."""
+        return self.error.exit_code if self.error else 0
+
+
+def explain(error: Exception) -> SuperResolutionError:
+    """Any error as one of ours; of a foreign one only its type and place, because its text may quote a header."""
+    if isinstance(error, SuperResolutionError):
+        return error
+    if is_out_of_memory(error):
+        fix = "run on a machine with more memory, or with fewer --jobs"
+        return MemoryShortError("E-MEM", "memory ran out", fix=fix)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    problem = f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
+    return SuperResolutionError("E-BUG", problem, fix="report it with --debug")
+
 
 NAME = "monai-sr-run"
 

@@ -17,9 +17,10 @@ from monai.data import MetaTensor
 from ..acquired import Acquired
 from ..dicom import series_description
 from ..errors import SuperResolutionError, SuperResolutionWarning, read_warning, warn
+from ..options import Outputs
 from ..report import IndexRow, summary_of, write_failure_report, write_index_page, write_report, write_viewer
 from .cases import Case
-from .records import record_beside, sidecar_path
+from .record import record_beside, sidecar_path
 
 INDEX = "index.html"
 
@@ -34,18 +35,17 @@ class CasePage:
 
     Args:
         case: which.
-        wanted: whether a page is to be written.
-        viewer: whether a page with the volumes themselves is.
-        overwrite: replace also a file of that name that is no page of ours.
+        outputs: whether a page is to be written, and one with the volumes themselves, and whether they may
+            replace a file of that name that is no page of ours.
 
     Attributes:
         image: what was read of the case, for the page of one that fails.
     """
 
-    def __init__(self, case: Case, *, wanted: bool, viewer: bool = False, overwrite: bool = False) -> None:
-        self.case, self.wanted, self.overwrite = case, wanted, overwrite
+    def __init__(self, case: Case, outputs: Outputs) -> None:
+        self.case, self.wanted, self.overwrite = case, outputs.report, outputs.overwrite
         self.path = report_path(case.target)
-        self.viewer = self.path.with_suffix(".viewer.html") if viewer else None
+        self.viewer = self.path.with_suffix(".viewer.html") if outputs.viewer else None
         self.image: MetaTensor | None = None
 
     @property

@@ -21,9 +21,9 @@ from ..engine.memory import TILE_LADDER, choose_tile, free_vram, memory_budget, 
 from ..errors import SuperResolutionError
 from ..grid import Grid, target_grid
 from ..io.images import read_header, read_image, write_image
+from ..options import RunOptions
 from .cases import Case
-from .records import record_beside
-from .settings import Settings
+from .record import record_beside
 
 _PROBE = (48, 48, 12)
 """Voxels of the volume by which speed is measured, made four times as many."""
@@ -57,7 +57,7 @@ class Plan:
         return needed_bytes(engine, TILE_LADDER[2], voxels_in=voxels_in, voxels_out=voxels_out)
 
 
-def plan_case(case: Case, settings: Settings) -> Plan:
+def plan_case(case: Case, options: RunOptions) -> Plan:
     """Look at the header of a case."""
     if case.fault is not None:
         return Plan(case, problem=f"{case.fault.code}: {case.fault.problem}")
@@ -65,27 +65,33 @@ def plan_case(case: Case, settings: Settings) -> Plan:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            before, uneven = _grid_of(case, settings)
+            before, uneven = _grid_of(case, options)
             if before is None:
                 return Plan(case, problem="the header does not tell; the run will")
-            wanted = {k: settings.options.get(k) for k in ("spacing", "factor", "axis")}
-            if case.series is not None and wanted["axis"] is None:
-                wanted["axis"] = 2
-            after, _ = target_grid(before, uneven=uneven, **wanted)  # type: ignore[arg-type]
+            axis = options.acquisition.axis
+            if case.series is not None and axis is None:
+                axis = 2
+            wanted = options.wanted
+            after, _ = target_grid(before, uneven=uneven, spacing=wanted.spacing, factor=wanted.factor, axis=axis)
     except SuperResolutionError as error:
         return Plan(case, before, problem=f"{error.code}: {error.problem}")
     done = case.target.exists() and record_beside(case.target) is not None
     return Plan(case, before, after, problem="done already, unless something changed" if done else "")
 
 
-def plan_table(cases: Sequence[Case], settings: Settings) -> str:
+def plan_table(cases: Sequence[Case], options: RunOptions, model: Model, *, memory: int | None = None) -> str:
     """Every case with what is planned for it, as a table for people.
+
+    Args:
+        cases, options: as of :func:`monai_sr.batch.run_cases`.
+        model: of these options.
+        memory: bytes that this process may take; None to find out.
 
     Raises:
         SuperResolutionError: bundle or device cannot be used.
     """
-    model, memory = settings.load(), settings.memory or memory_budget()
-    plans = [plan_case(case, settings) for case in cases]
+    memory = memory_budget() if memory is None else memory
+    plans = [plan_case(case, options) for case in cases]
     speed = _seconds_per_voxel(model) if any(plan.after for plan in plans) else 0.0
     good, total = 0, 0.0
     rows = [("case", "mm", "voxels", "MiB", "seconds", "why not")]
@@ -112,14 +118,14 @@ def plan_table(cases: Sequence[Case], settings: Settings) -> str:
     return "\n".join((*(line.rstrip() for line in lines), end))
 
 
-def _grid_of(case: Case, settings: Settings) -> tuple[Grid | None, np.ndarray | None]:
+def _grid_of(case: Case, options: RunOptions) -> tuple[Grid | None, np.ndarray | None]:
     """Grid, and uneven slice positions; None for a header that needs the reader's care."""
     if case.series is not None:
-        stack = stack_of(case.series, fill_gaps=settings.fill_gaps)
+        stack = stack_of(case.series, fill_gaps=options.reading.fill_gaps)
         header = case.series.frames[0].header
         size = (int(header.Columns), int(header.Rows), len(case.series.frames))
         return Grid(size, stack.affine), stack.positions
-    header = read_header(case.source, geometry=settings.reading.get("geometry"))
+    header = read_header(case.source, geometry=options.reading.geometry)
     shape = header.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]

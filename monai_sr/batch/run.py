@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from ..bids import write_dataset_description
+from ..engine import Progress
 from ..engine.memory import memory_budget
-from ..errors import warn
-from ..files import remove_leftovers
-from ..inference import Progress
-from .cases import Case
+from ..files import make_folder, remove_leftovers
+from ..options import RunOptions
+from .case import process
+from .cases import Case, find_cases, names_one_file
+from .claims import drop_claim
 from .cluster import run_on_cluster
-from .log import RunLog
-from .one import failed, process
-from .outcomes import CLAIMED, Outcome, failure
-from .pages import write_index
+from .log import CLAIMED, Outcome, RunLog
+from .model import fitting_jobs, load_model
+from .pages import CasePage, write_index
 from .plan import plan_case
-from .records import drop_claim
-from .settings import Settings
 from .workers import LOST, run_in_processes
 
 NOT_RUN = "the run ended before"
@@ -29,14 +28,44 @@ HOPELESS = ("E-OUT-SPACE",)
 """What would happen to every other case too."""
 
 
+def run(
+    options: RunOptions, *, report: Callable[[Outcome], None] | None = None, progress: Progress | None = None
+) -> list[Outcome]:
+    """Super-resolve what ``options`` name, as ``monai-sr run`` does; one outcome for every volume.
+
+    Args:
+        options: input, output and all else.
+        report: called with each outcome as it comes.
+        progress: called with the fraction that is done of a volume, if all run in this process.
+
+    Raises:
+        SuperResolutionError: there is no input, options contradict each other, the bundle cannot be used,
+            or the output cannot be written. A volume that fails is an outcome, and no exception.
+    """
+    cases = find_cases(options)
+    return run_cases(cases, options, log=open_log(options), report=report, progress=progress)
+
+
+def open_log(options: RunOptions) -> RunLog | None:
+    """The log in the output folder, which is made; None where the output is a file.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    if names_one_file(options):
+        return None
+    selection = options.selection
+    part = None
+    if selection.part_id is not None and selection.num_parts is not None:
+        part = selection.part_id, selection.num_parts
+    return RunLog(make_folder(Path(options.output)), part=part)
+
+
 def run_cases(
     cases: Sequence[Case],
-    settings: Settings,
+    options: RunOptions,
     *,
-    jobs: int = 1,
-    scheduler: str | None = None,
-    resources: Mapping[str, float] | None = None,
-    fail_fast: bool = False,
+    memory: int | None = None,
     log: RunLog | None = None,
     report: Callable[[Outcome], None] | None = None,
     progress: Progress | None = None,
@@ -45,13 +74,11 @@ def run_cases(
 
     Args:
         cases: from :func:`monai_sr.batch.find_cases`.
-        settings: for each of them.
-        jobs: processes on this machine.
-        scheduler, resources: a Dask cluster instead, see :func:`monai_sr.batch.run_on_cluster`.
-        fail_fast: end with the first case that fails.
+        options: how, and on which processes or cluster.
+        memory: bytes that the run may take; None to find out.
         log: written to as cases end, and closed in the end.
-        report: told each outcome as it comes.
-        progress: told the share that is done of a case, if all run in this process.
+        report: called with each outcome as it comes.
+        progress: called with the fraction that is done of a case, if all run in this process.
 
     Returns:
         One outcome for every case, in their order.
@@ -63,39 +90,40 @@ def run_cases(
     folders = {case.target.parent for case in cases}
     for folder in folders:
         remove_leftovers(folder)
-    if scheduler is None:
-        settings, jobs = _within_memory(cases, settings, jobs)
+    memory = memory_budget() if memory is None else memory
     ended: dict[Path, Outcome] = {}
     waiting = list(cases)
     try:
         for last in (False, True):
             # what another run holds is tried once more: it may be done then, or that run may be dead
             held = []
-            with closing(_outcomes(waiting, settings, jobs, scheduler, resources, progress)) as outcomes:
+            with closing(_outcomes(waiting, options, memory, progress)) as outcomes:
                 for case, outcome in outcomes:
-                    if outcome.reason == CLAIMED and not last:
+                    if outcome.skipped == CLAIMED and not last:
                         held.append(case)
                         continue
                     if outcome.code == LOST:
                         drop_claim(case.target)
                     if outcome.status == "failed" and not outcome.report:
-                        outcome = failed(case, settings, outcome)
+                        page = CasePage(case, options.outputs)
+                        page.show_failure(outcome.code, outcome.reason)
+                        outcome = replace(outcome, report=page.written)
                     ended[case.target] = outcome
                     if log is not None:
                         log.add(outcome)
                     if report is not None:
                         report(outcome)
-                    if outcome.code in HOPELESS or (fail_fast and outcome.status == "failed"):
+                    if outcome.code in HOPELESS or (options.selection.fail_fast and outcome.status == "failed"):
                         held = []
                         break
             waiting = held
     finally:
         for folder in folders:
             remove_leftovers(folder)  # of processes that were killed meanwhile
-    all_of_them = [ended.get(case.target) or Outcome(case.name, "skipped", reason=NOT_RUN) for case in cases]
+    all_of_them = [ended.get(case.target) or Outcome(case.name, "skipped", skipped=NOT_RUN) for case in cases]
     if log is not None:
         log.close(all_of_them)
-        if settings.report:
+        if options.outputs.report:
             write_index(log.lines.parent)
     return all_of_them
 
@@ -124,44 +152,27 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 
 def _outcomes(
-    cases: Sequence[Case],
-    settings: Settings,
-    jobs: int,
-    scheduler: str | None,
-    resources: Mapping[str, float] | None,
-    progress: Progress | None,
+    cases: Sequence[Case], options: RunOptions, memory: int, progress: Progress | None
 ) -> Generator[tuple[Case, Outcome], None, None]:
-    sound = []
+    sound, selection = [], options.selection
     for case in cases:
         if case.fault is not None:
-            yield case, Outcome(case.name, **failure(case.fault))
+            yield case, Outcome.failed(case.name, case.fault)
         else:
             sound.append(case)
     if not sound:
         return
-    if scheduler is not None:
-        yield from run_on_cluster(sound, settings, scheduler=scheduler, resources=resources)
-    elif jobs > 1:
-        yield from run_in_processes(sound, settings, jobs=jobs)
-    else:
-        model = settings.load()
-        for case in sound:
-            yield case, process(case, settings, model, progress=progress)
-
-
-def _within_memory(cases: Sequence[Case], settings: Settings, jobs: int) -> tuple[Settings, int]:
-    """Settings with the memory of one process, and as many processes as fit into it."""
-    budget = settings.memory or memory_budget()
+    if selection.scheduler is not None:
+        resources = {"GPU": 1.0} if selection.gpu_resource else None
+        yield from run_on_cluster(sound, options, scheduler=selection.scheduler, resources=resources)
+        return
+    jobs = selection.jobs
     if jobs > 1:
-        engine = settings.load(device="cpu").engine
-        largest = max(plan.least_memory(engine) for plan in (plan_case(case, settings) for case in cases))
-        fitting = max(1, min(jobs, budget // largest))
-        if fitting < jobs:
-            warn(
-                "W-MEM-JOBS",
-                "the largest volume takes {largest_mib:.0f} MiB, so {fitting} of {jobs} jobs are run",
-                facts={"largest_mib": largest / 2**20, "fitting": fitting, "jobs": jobs},
-                stacklevel=3,
-            )
-        jobs = fitting
-    return replace(settings, memory=budget // jobs), jobs
+        plans = [plan_case(case, options) for case in sound]
+        jobs = fitting_jobs(plans, load_model(options, device="cpu"), jobs=jobs, memory=memory)
+    if jobs > 1:
+        yield from run_in_processes(sound, options, jobs=jobs, memory=memory // jobs)
+        return
+    model = load_model(options)
+    for case in sound:
+        yield case, process(case, options, model, memory=memory, progress=progress)

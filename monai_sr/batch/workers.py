@@ -15,18 +15,18 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from multiprocessing import connection, get_context, parent_process
 from types import FrameType
 
 import torch
 
 from ..bundles import pick_device
-from ..errors import SuperResolutionError
+from ..errors import ImageError, SuperResolutionError
+from ..options import RunOptions
+from .case import process
 from .cases import Case
-from .one import process
-from .outcomes import Outcome
-from .settings import Settings
+from .log import Outcome
+from .model import load_model
 
 GRACE = 3.0
 """Seconds that a process has to drop its case when the run is interrupted."""
@@ -37,7 +37,9 @@ ATTEMPTS = 2
 """How often a case is begun whose process dies."""
 
 
-def run_in_processes(cases: Sequence[Case], settings: Settings, *, jobs: int) -> Iterator[tuple[Case, Outcome]]:
+def run_in_processes(
+    cases: Sequence[Case], options: RunOptions, *, jobs: int, memory: int
+) -> Iterator[tuple[Case, Outcome]]:
     """Outcomes as cases end, from ``jobs`` processes that load the model once each.
 
     Threads are divided among the processes, and each has a GPU of its own where there are any. A
@@ -47,10 +49,10 @@ def run_in_processes(cases: Sequence[Case], settings: Settings, *, jobs: int) ->
         SuperResolutionError: the bundle or device cannot be used.
     """
     waiting = deque((case, 1) for case in cases)
-    devices = _devices(settings)
+    devices = _devices(options.compute.device)
     jobs = min(jobs, len(cases), len(devices) if devices[0].startswith("cuda") else jobs)
     threads = max(1, torch.get_num_threads() // jobs)
-    workers = [_Worker(replace(settings, device=devices[n % len(devices)]), threads) for n in range(jobs)]
+    workers = [_Worker(options, devices[n % len(devices)], threads, memory) for n in range(jobs)]
     try:
         while waiting or any(worker.case for worker in workers):
             for worker in workers:
@@ -84,15 +86,15 @@ def run_in_processes(cases: Sequence[Case], settings: Settings, *, jobs: int) ->
 
 def lost(case: Case, how: str) -> Outcome:
     """The outcome of a case that no process survived."""
-    reason = f"the process that worked on it {how}. Fix: give it more memory, or look into the system's log."
-    return Outcome(case.name, "failed", code=LOST, reason=reason, exit_code=5)
+    fix = "give it more memory, or look into the system's log"
+    return Outcome(case.name, "failed", error=ImageError(LOST, f"the process that worked on it {how}", fix=fix))
 
 
 class _Worker:
     """A process and the pipe to it."""
 
-    def __init__(self, settings: Settings, threads: int) -> None:
-        self._arguments = settings, threads
+    def __init__(self, options: RunOptions, device: str, threads: int, memory: int) -> None:
+        self._arguments = options, device, threads, memory
         self.case: tuple[Case, int] | None = None
         self._start()
 
@@ -122,15 +124,15 @@ class _Worker:
         return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
 
 
-def _devices(settings: Settings) -> list[str]:
+def _devices(wanted: str) -> list[str]:
     """The devices to give out, one to a process."""
-    device = pick_device(settings.device)
+    device = pick_device(wanted)
     if device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
         return [f"cuda:{n}" for n in range(torch.cuda.device_count())]
     return [str(device)]
 
 
-def _serve(pipe: connection.Connection, settings: Settings, threads: int) -> None:
+def _serve(pipe: connection.Connection, options: RunOptions, device: str, threads: int, memory: int) -> None:
     """What a process does: load the model, then case by case until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells all of them, the first one decides
     signal.signal(signal.SIGTERM, _terminated)
@@ -138,10 +140,10 @@ def _serve(pipe: connection.Connection, settings: Settings, threads: int) -> Non
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
     try:
-        model = settings.load()
+        model = load_model(options, device=device)
         while True:
             case = pipe.recv()
-            pipe.send(process(case, settings, model))
+            pipe.send(process(case, options, model, memory=memory))
     except SuperResolutionError as error:
         pipe.recv()
         pipe.send(error)

@@ -22,21 +22,8 @@ from ..errors import SuperResolutionError, SuperResolutionWarning, collect_notic
 from .parser import make_parser
 from .terminal import complain, flush_stdout
 
-COMMANDS = {
-    "run": "run",
-    "bids": "run",
-    "slicer": "slicer",
-    "check": "checks",
-    "verify": "checks",
-    "simulate": "quality",
-    "evaluate": "quality",
-    "calibrate": "quality",
-    "demo": "about",
-    "watch": "watch",
-    "info": "about",
-    "errors": "about",
-}
-"""Each command's module, imported when it is called; its function is called like the command."""
+ELSEWHERE = {"bids": "run", "errors": "info"}
+"""Modules of commands that have none of their own name; each is imported when it is called."""
 
 INTERNAL_ERROR = 10
 INTERRUPTED = 130
@@ -64,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _termination_heeded(), collect_notices(show=complain):
             if arguments is None and options.command in ("run", "bids", "slicer"):  # a process of its own
                 import_monai_to_run()
-            command = getattr(import_module(f".{COMMANDS[options.command]}", __package__), options.command)
-            return command(options) or 0
+            module = import_module(f".{ELSEWHERE.get(options.command, options.command)}", __package__)
+            return getattr(module, options.command)(options) or 0
     except SuperResolutionError as error:
         complain(error)
         code, failure = error.exit_code, error

@@ -10,8 +10,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..clients.slicer.description import OVERLAYS
-from ..errors import UsageError
-from ..options import BUNDLES, GROUPS, LEFT_OUT, NOTICE, PARAMETERS, Parameter, RunOptions, parameters, read_config
+from ..options import BUNDLES, GROUPS, NOTICE, PARAMETERS, Parameter, parameters
 
 EXAMPLES = """\
 examples:
@@ -142,37 +141,6 @@ def make_parser() -> Parser:
     sub = command("errors", "Explain an error or warning by its code, or all of them")
     sub.add_argument("code", metavar="CODE", nargs="?", help="such as E-IO-CRC [all]")
     return parser
-
-
-def run_options(given: argparse.Namespace) -> RunOptions:
-    """What was chosen: on the command line, else in the file of ``--config``, else by default.
-
-    Raises:
-        UsageError: the file cannot be used, or options contradict each other.
-    """
-    chosen = {name: value for name, value in vars(given).items() if name in PARAMETERS}
-    places = [chosen.pop(name) for name in ("input", "output") if name in chosen]
-    for name in ("input", "output"):
-        option = getattr(given, f"{name}_option", None)
-        if option or places:
-            chosen[name] = option or places.pop(0)
-    if places:
-        raise UsageError("E-USE", f"unrecognized argument: {places[0]}", fix=f"see monai-sr {given.command} --help")
-    config: dict[str, Any] = {}
-    if getattr(given, "config", None):
-        config = read_config(given.config)
-        try:
-            RunOptions.from_dict(config)
-        except UsageError as error:
-            raise error.at(given.config) from error
-        for name in chosen:
-            for rival in PARAMETERS[name].excludes:
-                config.pop(rival, None)
-    options = RunOptions.from_dict(config | chosen)
-    for name in ("input", "output"):
-        if not getattr(options, name) and name not in LEFT_OUT[given.command]:
-            raise UsageError("E-USE", f"{name.upper()} is missing", fix=f"see monai-sr {given.command} --help")
-    return options
 
 
 def _add_options(parser: argparse.ArgumentParser, command: str, **helps: str) -> None:

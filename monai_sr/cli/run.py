@@ -1,57 +1,67 @@
-"""``run`` and ``bids``: from what a user names to one volume or many."""
+"""``run`` and ``bids``: one volume or many, each with a result or a reason."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
-from ..errors import UsageError
-from ..options import PARAMETERS, RunOptions
-from .many import super_resolve_many
-from .one import super_resolve_file, super_resolve_series
-from .parser import run_options
+from ..batch import Case, Outcome, exit_code, find_cases, load_model, open_log, plan_table, run_cases, summary
+from ..options import RunOptions
+from .config import run_options
+from .terminal import bar, complain, say
 
 
 def run(given: argparse.Namespace) -> int:
     """``monai-sr run INPUT OUTPUT``"""
-    options = run_options(given)
-    source, target = Path(options.input), Path(options.output)
-    from ..batch.cases import LIST_SUFFIXES
-    from ..dicom import is_dicom_source
-    from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix
-
-    one_file = image_suffix(target) in (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
-    if source.suffix.lower() in LIST_SUFFIXES:
-        return super_resolve_many(source, target, options, debug=given.debug)
-    if source.is_dir() or is_dicom_source(source):
-        if not one_file:
-            return super_resolve_many(source, target, options, debug=given.debug)
-        if options.wanted.format == "dicom":
-            raise UsageError("E-OUT-FORMAT", "a DICOM series needs a folder", fix="name a folder", path=target)
-        _check_alone(options)
-        super_resolve_series(source, target, options)
-        return 0
-    if options.wanted.format == "dicom":
-        raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="leave --format out", path=source)
-    if target.is_dir() and not one_file:
-        return super_resolve_many(source, target, options, debug=given.debug)
-    _check_alone(options)
-    super_resolve_file(source, target, options)
-    return 0
+    return super_resolve(run_options(given), debug=given.debug)
 
 
 def bids(given: argparse.Namespace) -> int:
     """``monai-sr bids BIDS_DIR OUTPUT_DIR participant``"""
     options = run_options(given)
     labels = options.selection.participant_label or ()
-    options = replace(options, selection=replace(options.selection, participant_label=labels))
-    return super_resolve_many(Path(options.input), Path(options.output), options, debug=given.debug)
+    return super_resolve(replace(options, selection=replace(options.selection, participant_label=labels)), given.debug)
 
 
-def _check_alone(options: RunOptions) -> None:
-    """Options for many volumes say nothing about one, so they were meant otherwise."""
-    for name, value in vars(options.selection).items():
-        if value != PARAMETERS[name].default:
-            flag = PARAMETERS[name].flag
-            raise UsageError("E-USE", f"{flag} is for many volumes, the output is a file", fix="name a folder")
+def super_resolve(options: RunOptions, debug: bool) -> int:
+    """Find the cases, plan or run them, and show what became of each; the exit code."""
+    cases = find_cases(options)
+    if options.selection.dry_run:
+        say(plan_table(cases, options, load_model(options)))
+        return 0
+    log = open_log(options)
+    shown = bar(len(cases), cases[0].name if len(cases) == 1 else "volumes")
+
+    def report(outcome: Outcome) -> None:
+        with shown.external_write_mode():
+            show(outcome, cases, debug=debug)
+        shown.update(int(shown.n) + 1 - shown.n)
+        shown.refresh()
+
+    def progress(done: float) -> None:
+        shown.update(int(shown.n) + min(done, 0.99) - shown.n)
+
+    outcomes = run_cases(cases, options, log=log, report=report, progress=progress)
+    shown.close()
+    if log is not None:
+        say(summary(outcomes))
+    return exit_code(outcomes)
+
+
+def show(outcome: Outcome, cases: list[Case], *, debug: bool) -> None:
+    """One outcome to the user: results on stdout, what is wrong on stderr."""
+    named = cases[0].is_named
+    for notice in outcome.warnings:
+        complain(notice)
+    if outcome.error is not None:
+        path = outcome.error.path or cases[0].source if named else outcome.case
+        place = "" if named and outcome.code == "E-BUG" else f"{path} - "
+        complain(f"{outcome.code}: {place}{outcome.reason}")
+        if debug:
+            complain(outcome.debug)
+    elif outcome.status == "done":
+        say(f"{outcome.output}: {outcome.change}")
+        for path in outcome.beside if named else ():
+            say(path)
+    elif named:
+        say(f"{cases[0].target}: {outcome.skipped}")

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .parser import run_options
-from .places import make_folder
+from ..files import make_folder
+from .config import run_options
 from .terminal import complain, say
 
 
 def watch(options: argparse.Namespace) -> int:
     """``monai-sr watch --dicomweb URL --state FOLDER``"""
     try:
-        from ..batch import Settings
         from ..clients.pacs import Archive, Credentials, Watcher
         from ..clients.pacs import watch as watch_on
     except ModuleNotFoundError as error:
@@ -36,11 +35,12 @@ def watch(options: argparse.Namespace) -> int:
         timeout=options.timeout,
     )
     make_folder(Path(options.state))
-    modality = run_options(options).acquisition.modality
+    chosen = run_options(options)
+    modality = chosen.acquisition.modality
     watcher = Watcher(
         archive,
         Path(options.state),
-        Settings.of(run_options(options)),
+        chosen,
         modalities=[modality] if modality else ["CT", "MR"],
         days=options.days,
         settle=options.settle,

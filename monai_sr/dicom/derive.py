@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from math import floor, log10
@@ -23,6 +23,7 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian,
 
 from ..errors import OutputError, write_error
 from ..files import temporary_beside
+from ..options import RunOptions
 from .header import pydicom_silent
 from .kept import SOP_CLASS, attributes_of, decimal
 from .series import Frame, Series
@@ -55,13 +56,13 @@ class MadeBy:
         bundle: name of the bundle.
         bundle_version: its version.
         weights_sha256: of its weights; empty if it has none.
-        options: what the user chose, by name; neither paths nor a header's text belong here.
+        options: those that decide the voxels; neither paths nor a header's text belong here.
     """
 
     bundle: str
     bundle_version: str
     weights_sha256: str = ""
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: RunOptions = field(default_factory=RunOptions)
 
 
 def write_derived_series(sr: MetaTensor, series: Series, folder: Path, *, made_by: MadeBy) -> Path:
@@ -194,7 +195,7 @@ def _rescale(lowest: float, highest: float, series: Series) -> tuple[float, floa
 def _seed(shape: tuple[int, ...], series: Series, made_by: MadeBy) -> str:
     """All that tells this result from any other, for its UIDs."""
     frames = (f"{frame.header.get('SOPInstanceUID')} {frame.number}" for frame in series.frames)
-    options = (f"{name}={value}" for name, value in sorted(made_by.options.items()))
+    options = (f"{name}={value}" for name, value in sorted(made_by.options.texts().items()))
     bundle = (version(PACKAGE), made_by.bundle, made_by.bundle_version, made_by.weights_sha256, str(shape))
     return "\n".join((PACKAGE, *bundle, *options, series.uid, *frames, ""))
 
@@ -244,7 +245,7 @@ def _references(frames: list[Frame], modality: str) -> list[Dataset]:
 
 def _equipment(made_by: MadeBy) -> Dataset:
     """What changed the images, as an item of ContributingEquipmentSequence."""
-    options = "; ".join(f"{name}={value}" for name, value in sorted(made_by.options.items()))
+    options = "; ".join(f"{name}={value}" for name, value in sorted(made_by.options.texts().items()))
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [_code(*MODIFYING_EQUIPMENT)]
     item.Manufacturer = PACKAGE

@@ -162,7 +162,10 @@ def provenance(record: Mapping[str, Any], *, name: str, description: str, versio
     ):
         if record.get(key):
             rows.append((words, str(record[key])))
-    options = record.get("options") or {}
+    options: dict[str, Any] = {}
+    for group, value in (record.get("options") or {}).items():
+        if group != "outputs":
+            options |= value if isinstance(value, Mapping) else {group: value}
     if options:
         rows.append(("options", ", ".join(f"{key} {value}" for key, value in sorted(options.items()))))
     engine = ", ".join(str(record[key]) for key in ("engine", "device") if record.get(key))

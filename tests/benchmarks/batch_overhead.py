@@ -20,8 +20,9 @@ import psutil
 import torch
 from monai.data import MetaTensor
 
-from monai_sr.batch import RunLog, Settings, find_cases, one, run_cases
+from monai_sr.batch import RunLog, case, find_cases, run_cases
 from monai_sr.io.images import write_image
+from monai_sr.options import RunOptions
 
 SHAPE = (16, 16, 8)
 
@@ -58,8 +59,8 @@ def main() -> None:
         shutil.copy(first, folder / "in" / f"{number:05}.nii.gz")
 
     clock = Clock()
-    for name in ("read_image", "super_resolve_within", "write_image", "write_sidecar"):
-        setattr(one, name, clock.timed(getattr(one, name)))
+    for name in ("read_image", "super_resolve_within", "write_image", "write_record"):
+        setattr(case, name, clock.timed(getattr(case, name)))
     memory: list[float] = []
 
     def report(_: Any) -> None:
@@ -67,12 +68,13 @@ def main() -> None:
 
     (folder / "out").mkdir()
     started, cpu_started = time.perf_counter(), time.process_time()
-    cases = find_cases(folder / "in", folder / "out")
-    settings = Settings(bundle="none", device="cpu")
-    run_cases(cases, settings, log=RunLog(folder / "out"), report=report)
+    places = {"input": str(folder / "in"), "output": str(folder / "out")}
+    options = RunOptions.from_dict({"bundle": "none", "device": "cpu"} | places)
+    cases = find_cases(options)
+    run_cases(cases, options, log=RunLog(folder / "out"), report=report)
     whole, cpu = time.perf_counter() - started, time.process_time() - cpu_started
     started = time.perf_counter()
-    run_cases(cases, settings, log=RunLog(folder / "out"))
+    run_cases(cases, options, log=RunLog(folder / "out"))
     again = time.perf_counter() - started
     per_scan = 1000 / count
     print(f"{count} scans of {'x'.join(map(str, SHAPE))}: {whole * per_scan:.1f} ms each")

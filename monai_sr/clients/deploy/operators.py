@@ -17,10 +17,11 @@ from typing import Any
 from monai.data import MetaTensor
 from monai.deploy.core import ConditionType, Fragment, Operator, OperatorSpec
 
-from ...batch import Settings, memory_budget, super_resolve_within
+from ...batch import acquire, load_model, made_by, resolve_options, super_resolve_within
 from ...dicom import MadeBy, Series, find_series, short_name, write_derived_series
 from ...errors import ImageError, SuperResolutionError
 from ...io.images import read_dicom
+from ...options import RunOptions
 
 SELECTED, SUPER_RESOLVED = "study_selected_series_list", "super_resolved"
 """Names of the ports; the first is that of the SDK's selector."""
@@ -50,15 +51,15 @@ class SuperResolutionOperator(Operator):
 
     Args:
         fragment: the application.
-        settings: bundle, device and options.
+        options: bundle, device, what is wanted, and how volumes were acquired.
 
     Raises:
         SuperResolutionError: the bundle or device cannot be used.
     """
 
-    def __init__(self, fragment: Fragment, *args: Any, settings: Settings | None = None, **kwargs: Any) -> None:
-        self._settings = settings or Settings()
-        self._model = self._settings.load()
+    def __init__(self, fragment: Fragment, *args: Any, options: RunOptions | None = None, **kwargs: Any) -> None:
+        self._options = options or RunOptions()
+        self._model = load_model(self._options)
         self._log = logging.getLogger(__name__)
         super().__init__(fragment, *args, **kwargs)
 
@@ -93,14 +94,11 @@ class SuperResolutionOperator(Operator):
             found.only()
         results = []
         for series in found.series:
-            image = read_dicom(series, path=Path(short_name(series)), fill_gaps=self._settings.fill_gaps)
-            memory = self._settings.memory or memory_budget()
-            wanted = {name: self._settings.options.get(name) for name in ("spacing", "factor")}
-            acquired = self._settings.acquired(image)
-            sr, _ = super_resolve_within(self._model, acquired, memory=memory, strict=self._settings.strict, **wanted)
+            image = read_dicom(series, path=Path(short_name(series)), fill_gaps=self._options.reading.fill_gaps)
+            sr, _ = super_resolve_within(self._model, acquire(image, self._options), self._options.wanted)
+            made = made_by(resolve_options(self._options, self._model), self._model)
             # the links live as long as what was found by them
-            made_by = self._settings.made_by(self._model)
-            results.append(SuperResolved(sr, replace(series, unpacked=linked), made_by))
+            results.append(SuperResolved(sr, replace(series, unpacked=linked), made))
         return results
 
 

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from ...batch.records import made_by_block
 from ...dicom import MadeBy
 from ...errors import OutputError
 from ...files import write_atomically
@@ -76,7 +75,8 @@ class State:
 
     def __init__(self, folder: Path, made_by: MadeBy, *, rules: Mapping[str, Any]) -> None:
         self.folder = folder
-        self._settings = json.dumps(made_by_block(made_by) | dict(rules), sort_keys=True)
+        made = {name: getattr(made_by, name) for name in ("bundle", "bundle_version", "weights_sha256")}
+        self._settings = json.dumps(made | {"options": made_by.options.texts(), **rules}, sort_keys=True)
 
     def place(self, series_uid: str) -> Path:
         """Where the results of a series wait; its records are beside."""

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from ...batch import CLAIMED, Case, Settings, failure, find_cases, process
-from ...batch.records import ClaimedError, claimed
+from ...batch import CLAIMED, Case, Outcome, find_cases, load_model, made_by, process, resolve_options
+from ...batch.claims import ClaimedError, hold_claim
 from ...errors import ImageError, OutputError, UsageError, collect_notices, write_error
 from ...files import remove_leftovers, temporary_beside
 from ...inference import Progress
+from ...options import RunOptions
 from .access import PacsError
 from .archive import Archive, RemoteSeries
 from .state import Entry, State, name_of
@@ -85,7 +86,7 @@ class Watcher:
     Attributes:
         archive: where they are.
         folder: of the state; holds records, and one series at a time while it is worked on.
-        settings: of every result.
+        options: of every result.
         modalities: "CT", "MR" or both.
         days: only studies of so many days up to now.
         settle: seconds that a series must be unchanged before it is taken.
@@ -99,7 +100,7 @@ class Watcher:
 
     archive: Archive
     folder: Path
-    settings: Settings = field(default_factory=Settings)
+    options: RunOptions = field(default_factory=RunOptions)
     modalities: Sequence[str] = MODALITIES
     days: int = DAYS
     settle: float = SETTLE
@@ -108,9 +109,10 @@ class Watcher:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        self._model = self.settings.load()
-        rules = {"thick_ratio": self.thick_ratio, "strict": self.settings.strict}
-        self._state = State(self.folder, self.settings.made_by(self._model), rules=rules)
+        self._model = load_model(self.options)
+        rules = {"thick_ratio": self.thick_ratio, "strict": self.options.wanted.strict}
+        made = made_by(resolve_options(self.options, self._model), self._model)
+        self._state = State(self.folder, made, rules=rules)
         self._postponed: dict[Path, tuple[float, float]] = {}  # until when, and for how long
 
     def look(self) -> Round:
@@ -149,7 +151,7 @@ class Watcher:
             told.waiting += 1
         else:
             try:
-                with claimed(place):
+                with hold_claim(place):
                     self._bring_to_end(series, place, told)
             except ClaimedError:
                 told.waiting += 1
@@ -185,8 +187,8 @@ class Watcher:
             self._interrupted(place, entry, error)
             raise
         except Exception as error:  # a fault of ours, which others need not suffer
-            told_of = failure(error)
-            entry = replace(entry, status="failed", code=told_of["code"], reason=told_of["reason"])
+            outcome = Outcome.failed(name_of(series.uid), error)
+            entry = replace(entry, status="failed", code=outcome.code, reason=outcome.reason)
             self._close(series, place, entry, told)
         except BaseException as error:  # stopped from outside
             self._interrupted(place, entry, error)
@@ -245,7 +247,7 @@ class Watcher:
             self.archive.fetch(series, fetched)
             with collect_notices():  # of files that are left out, which nobody needs to know
                 try:
-                    cases = find_cases(fetched, place)
+                    cases = find_cases(replace(self.options, input=str(fetched), output=f"{place}/"))
                 except (ImageError, UsageError) as error:
                     return error.code, error.problem
             for old in _results(place):
@@ -269,12 +271,11 @@ class Watcher:
             ratio = slices_in_pixels(case.series.frames)
             if ratio is None or ratio < self.thick_ratio:
                 return None
-        outcome = process(case, self.settings, self._model, progress=self.progress)
-        if outcome.reason == CLAIMED:
+        outcome = process(case, self.options, self._model, progress=self.progress)
+        if outcome.skipped == CLAIMED:
             raise ClaimedError(outcome.case)
-        if outcome.code.startswith("E-OUT-"):
-            reason, _, fix = outcome.reason.partition(" Fix: ")
-            raise OutputError(outcome.code, reason, fix=fix, path=self.folder)
+        if isinstance(outcome.error, OutputError):
+            raise outcome.error.at(self.folder)
         for notice in outcome.warnings:
             if notice.code == "W-SR-NOGAIN":
                 shutil.rmtree(case.target)

@@ -15,8 +15,8 @@ from monai.deploy.core import Application
 from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
 from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
 
-from monai_sr.batch import Settings
 from monai_sr.clients.deploy import DerivedSeriesWriterOperator, SuperResolutionOperator
+from monai_sr.options import RunOptions
 
 ACQUIRED = """{"selections": [
     {"name": "CT", "conditions": {"Modality": "CT", "ImageType": ["ORIGINAL"]}},
@@ -31,12 +31,12 @@ class SuperResolutionApp(Application):
     def compose(self) -> None:
         paths = Application.init_app_context(self.argv)
         chosen = {name: value for name, value in self.kwargs("super_resolution").items() if value != ""}
-        settings = Settings(bundle=chosen.pop("bundle", "residual"), options=chosen)
+        options = RunOptions.from_dict(chosen)
         loader = DICOMDataLoaderOperator(
             self, CountCondition(self, 1), input_folder=Path(paths.input_path), name="loader"
         )
         selector = DICOMSeriesSelectorOperator(self, rules=ACQUIRED, all_matched=True, name="selector")
-        super_resolution = SuperResolutionOperator(self, settings=settings, name="super_resolution")
+        super_resolution = SuperResolutionOperator(self, options=options, name="super_resolution")
         writer = DerivedSeriesWriterOperator(self, output_folder=Path(paths.output_path), name="writer")
         self.add_flow(loader, selector, {("dicom_study_list", "dicom_study_list")})
         self.add_flow(selector, super_resolution, {("study_selected_series_list", "study_selected_series_list")})

@@ -1,0 +1,379 @@
+"""The story of one case: from its files to its result, record and pages; whatever goes wrong is an outcome."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from monai.data import MetaTensor
+
+from ..acquired import Acquired, acquisition_meta
+from ..bids import derivative_sidecar
+from ..bundles import Model
+from ..dicom import MadeBy, write_derived_series
+from ..engine import Progress
+from ..engine.memory import peak_mib, reset_peak
+from ..errors import (
+    ImageError,
+    OutputError,
+    SuperResolutionWarning,
+    collect_notices,
+    write_error,
+)
+from ..files import temporary_beside
+from ..grid import grid_of
+from ..io.images import image_suffix, read_dicom, read_image, read_labels, refuse_file_options, write_image
+from ..labels import carry_labels
+from ..options import RunOptions
+from ..trust.consistency import check_result
+from ..trust.resolution import METHOD, effective_resolution
+from ..trust.uncertainty import uncertainty_map
+from .cases import Case
+from .claims import ClaimedError, hold_claim
+from .companions import MAPS, describe_companions, map_path, remove_maps, write_map, write_masks
+from .log import ALREADY_DONE, CLAIMED, Outcome
+from .model import super_resolve_within
+from .pages import CasePage
+from .record import (
+    describe_result,
+    is_done,
+    made_by,
+    record_beside,
+    resolve_options,
+    sha256_of,
+    sha256_of_result,
+    stamps,
+    write_record,
+)
+
+LEAST_COMPRESSED = 4
+"""Compressed results are hardly ever smaller than this part of their voxels; less free space is surely too little."""
+
+READING = 0.1
+"""Fraction of the progress that reading a DICOM series takes."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was made of an acquired volume.
+
+    Attributes:
+        acquired: the volume.
+        sr: the result.
+        made: how it was made, for its record, see :func:`monai_sr.batch.model.super_resolve_within`.
+        trust: how far it may be trusted, for its record.
+        maps: those asked for, by their kind.
+        masks: carried to its grid, by where they belong.
+    """
+
+    acquired: Acquired
+    sr: MetaTensor
+    made: dict[str, Any]
+    trust: dict[str, Any]
+    maps: dict[str, MetaTensor]
+    masks: dict[Path, MetaTensor]
+
+    @property
+    def change(self) -> str:
+        """The grids of the acquired volume and of the result, in words."""
+        return f"{self.acquired.grid.in_words()} -> {grid_of(self.sr).in_words()}"
+
+
+def super_resolve_case(
+    case: Case,
+    acquired: Acquired,
+    model: Model,
+    options: RunOptions,
+    *,
+    memory: int | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Super-resolve the volume of a case, carry its masks along, and find out how far to trust the result.
+
+    Args:
+        case: which.
+        acquired: see :func:`acquire`.
+        model: see :func:`monai_sr.batch.load_model`.
+        options: what is wanted.
+        memory: bytes that this process may take; None to find out.
+        progress: called with the fraction that is done.
+
+    Raises:
+        SuperResolutionError: a mask is not of this volume, there is no room for the result, or as of
+            :func:`monai_sr.batch.model.super_resolve_within`; under ``strict`` also a result that
+            contradicts the acquired slices.
+    """
+    labels = {path: read_labels(mask) for path, mask in zip(case.mask_targets, case.masks, strict=True)}
+    grid = acquired.wanted_grid(spacing=options.wanted.spacing, factor=options.wanted.factor)
+    _check_space(case, acquired, len(acquired.image) * math.prod(grid.shape))
+    sr, made = super_resolve_within(model, acquired, options.wanted, memory=memory, progress=progress)
+    masks = {path: carry_labels(mask, acquired, sr) for path, mask in labels.items()}
+    trust, maps = assess(acquired, sr, model, options)
+    return Result(acquired, sr, made, trust, maps, masks)
+
+
+def assess(
+    acquired: Acquired, sr: MetaTensor, model: Model, options: RunOptions
+) -> tuple[dict[str, Any], dict[str, MetaTensor]]:
+    """How far a result may be trusted: what its record says, and the maps asked for.
+
+    Both are empty for an image that was passed through.
+
+    Raises:
+        QualityError: it contradicts the acquired slices by more than the bundle's limit, under ``strict``.
+        UsageError: how uncertain it is was asked for, and the bundle does not know.
+    """
+    if not sr.meta.get("super_resolved"):
+        return {}, {}
+    limit = model.calibration.get("consistency", {}).get("limit")
+    consistency = check_result(acquired, sr, limit=limit, strict=options.wanted.strict)
+    before, after = effective_resolution(acquired, sr)
+    trust: dict[str, Any] = {
+        "consistency": consistency.summary(),
+        "resolution": {"method": METHOD, "before": before.record(), "after": after.record()},
+    }
+    maps = {"consistency": consistency.residual} if options.outputs.consistency_map else {}
+    if options.outputs.uncertainty:
+        maps["uncertainty"] = uncertainty_map(acquired, sr, model.calibration.get("uncertainty", {}))
+        median = float(maps["uncertainty"].median())
+        trust["uncertainty"] = {"median": float(f"{median:.4g}"), "unit": consistency.unit}
+    return trust, maps
+
+
+def process(
+    case: Case,
+    options: RunOptions,
+    model: Model,
+    *,
+    memory: int | None = None,
+    progress: Progress | None = None,
+    also: Callable[[Result], None] | None = None,
+) -> Outcome:
+    """Super-resolve one case, unless that is done; never raises but for an interruption.
+
+    Args:
+        case: which.
+        options: how.
+        model: see :func:`monai_sr.batch.load_model`.
+        memory: bytes that this process may take; None to find out.
+        progress: called with the fraction that is done.
+        also: called with the result before its record is written.
+    """
+    started = time.monotonic()
+    reset_peak()
+    page = CasePage(case, options.outputs)
+    with collect_notices() as notices, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other libraries
+        try:
+            for attempt in (1, 2):
+                try:
+                    outcome = _process(case, options, model, notices, page, memory, progress, also)
+                    break
+                except ImageError as error:
+                    if error.code != "E-IO-CHANGED" or attempt > 1:
+                        raise
+        except ClaimedError:
+            outcome = Outcome(case.name, "skipped", skipped=CLAIMED)
+        except Exception as error:
+            outcome = Outcome.failed(case.name, error)
+            page.show_failure(outcome.code, outcome.reason, _of_case(notices, case))
+    return replace(
+        outcome,
+        output=str(case.target) if case.target.exists() and outcome.error is None else "",
+        warnings=tuple(notices) if case.is_named else _of_case(notices, case),
+        seconds=round(time.monotonic() - started, 3),
+        peak_memory_mib=round(peak_mib(), 1),
+        report=page.written,
+    )
+
+
+def _process(
+    case: Case,
+    options: RunOptions,
+    model: Model,
+    notices: list[SuperResolutionWarning],
+    page: CasePage,
+    memory: int | None,
+    progress: Progress | None,
+    also: Callable[[Result], None] | None,
+) -> Outcome:
+    """The outcome of a case that is done or skipped; raises for one that fails."""
+    if case.fault is not None:
+        raise case.fault
+    started = time.monotonic()
+    resolved = resolve_options(options, model, slice_thickness=case.bids.slice_thickness if case.bids else None)
+    made = made_by(resolved, model)
+    before = stamps(case.files)
+    try:
+        case.target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(case.target.parent, error) from error
+    with hold_claim(case.target) as claim:
+        digest = _input_sha256(case)
+        outputs = options.outputs
+        done = is_done(
+            case.target,
+            made,
+            input_sha256=digest,
+            unfinished=claim.unfinished,
+            overwrite=outputs.overwrite,
+            again=case.is_named,
+        )
+        kinds = [kind for kind, wanted in _wanted_maps(options).items() if wanted]
+        beside = [*(map_path(case.target, kind) for kind in kinds), *case.mask_targets]
+        if done and all(map(os.path.exists, beside)):
+            if page.is_current:
+                return Outcome(case.name, "skipped", skipped=ALREADY_DONE)
+            if not case.is_derived_dicom:  # such a series is made again: what we made is never read
+                _show_done(case, options, page)
+                return Outcome(case.name, "skipped", skipped=ALREADY_DONE)
+        page.image = image = read_case(case, options, progress=_part(progress, 0, READING))
+        if stamps(case.files) != before:
+            raise ImageError("E-IO-CHANGED", "it changed while it was read", fix="run again when copying is done")
+        start = READING if case.series is not None else 0
+        result = super_resolve_case(
+            case, acquire(image, options), model, options, memory=memory, progress=_part(progress, start, 1 - start)
+        )
+        claim.begin_writing()
+        _write_result(result.sr, case, made)
+        write_masks(result.masks, overwrite=outputs.overwrite)
+        remove_maps(case.target, set(MAPS) - set(kinds))
+        for kind, volume in result.maps.items():
+            write_map(volume, map_path(case.target, kind), overwrite=outputs.overwrite)
+        if also is not None:
+            also(result)
+        content = describe_result(result.sr, result.acquired, made, resolved, series=case.series)
+        if case.bids is not None:
+            derived = derivative_sidecar(case.bids, result.acquired, grid_of(result.sr))
+            content |= derived
+            describe_companions(case.target, derived, maps=result.maps, masks=result.masks)
+        content["monai_sr"] |= result.made | result.trust
+        content["monai_sr"] |= {
+            "input_sha256": digest,
+            "output_sha256": sha256_of_result(case.target),
+            "warnings": [notice.to_record() for notice in notices],
+            "seconds": round(time.monotonic() - started, 3),
+            "peak_memory_mib": round(peak_mib(), 1),
+        }
+        write_record(case.target, content)
+        page.show_result(result.acquired, result.sr, content["monai_sr"])
+    there = [*result.masks, *(map_path(case.target, kind) for kind in result.maps), page.written, page.viewer]
+    return Outcome(case.name, "done", change=result.change, beside=tuple(str(path) for path in there if path))
+
+
+def read_case(case: Case, options: RunOptions, *, progress: Progress | None = None) -> MetaTensor:
+    """The volume of a case; ``progress`` is called with the fraction of a DICOM series that is read.
+
+    Raises:
+        ImageError: it cannot be read, or is no volume that can be processed.
+        UsageError: options for image files were given for a DICOM series.
+    """
+    reading = options.reading
+    if case.series is not None:
+        refuse_file_options(volume=reading.volume, geometry=reading.geometry)
+        return read_dicom(case.series, path=case.source, fill_gaps=reading.fill_gaps, progress=progress)
+    image = read_image(case.source, volume=reading.volume, nan=reading.nan, geometry=reading.geometry)
+    if case.bids is not None:
+        thickness = case.bids.slice_thickness
+        image.meta |= acquisition_meta(modality=case.bids.modality, slice_thickness=thickness, source="sidecar")
+    return image
+
+
+def acquire(image: MetaTensor, options: RunOptions) -> Acquired:
+    """A volume as acquired, by its file and by what the options say."""
+    said = options.acquisition
+    return Acquired.of(
+        image,
+        slice_thickness=said.slice_thickness,
+        profile=said.profile,
+        axis=said.axis,
+        modality=said.modality,
+    )
+
+
+def _wanted_maps(options: RunOptions) -> dict[str, bool]:
+    return {"consistency": options.outputs.consistency_map, "uncertainty": options.outputs.uncertainty}
+
+
+def _part(progress: Progress | None, start: float, length: float) -> Progress | None:
+    """Progress of a part of the work as that of all."""
+    return None if progress is None else lambda done: progress(start + length * done)
+
+
+def _input_sha256(case: Case) -> str:
+    """Of what a case is made from.
+
+    Raises:
+        ImageError: a file cannot be read.
+    """
+    try:
+        return sha256_of(case.files)
+    except OSError as error:
+        code = "E-IO-PERM" if isinstance(error, PermissionError) else "E-IO-READ"
+        raise ImageError(
+            code, f"cannot be read ({error.strerror})", fix="check the file and its permissions"
+        ) from error
+
+
+def _write_result(sr: MetaTensor, case: Case, made: MadeBy) -> None:
+    """Write a result in the place of whatever of ours is there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if not case.is_derived_dicom:
+        write_image(sr, case.target)
+        return
+    assert case.series is not None
+    old = temporary_beside(case.target.with_name(f"{case.target.name}-old"))
+    try:
+        if case.target.exists():
+            os.rename(case.target, old)
+        write_derived_series(sr, case.series, case.target, made_by=made)
+    except OSError as error:
+        raise write_error(case.target, error) from error
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_space(case: Case, acquired: Acquired, voxels_out: int) -> None:
+    """Refuse what surely does not fit on the disk, before the work.
+
+    Raises:
+        OutputError: E-OUT-SPACE.
+    """
+    size = voxels_out * acquired.stored_dtype.itemsize
+    packed = image_suffix(case.target) not in (".nii",) and not case.is_derived_dicom
+    needed = size // LEAST_COMPRESSED if packed else size
+    free = shutil.disk_usage(case.target.parent).free
+    if free < needed:
+        raise OutputError(
+            "E-OUT-SPACE",
+            f"{free / 2**20:.0f} MiB are free on the disk, {needed / 2**20:.0f} MiB are needed",
+            fix="free some space and run again",
+            path=case.target,
+        )
+
+
+def _show_done(case: Case, options: RunOptions, page: CasePage) -> None:
+    """The page of a case that was done without one, from its files."""
+    image, record = read_case(case, options), record_beside(case.target) or {}
+    sr = read_image(case.target, volume="all" if len(image) > 1 else None)
+    page.show_result(acquire(image, options), sr, record)
+
+
+def _of_case(notices: Sequence[SuperResolutionWarning], case: Case) -> tuple[SuperResolutionWarning, ...]:
+    """The warnings, which name the case and not its path."""
+    named = []
+    for notice in map(copy, notices):
+        notice.path = str(notice.path or case.name).replace(str(case.source), case.name)
+        named.append(notice)
+    return tuple(named)

@@ -1,0 +1,126 @@
+"""The model of a run: loaded as the options say, and run in tiles and processes that fit into memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+
+from ..acquired import Acquired
+from ..bundles import Model, load_bundle
+from ..engine import Progress
+from ..engine.memory import MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget
+from ..engine.selection import describe_engine
+from ..errors import UsageError, warn
+from ..options import RunOptions, Wanted
+from ..report import niivue_script
+from .plan import Plan
+
+
+def load_model(options: RunOptions, *, device: str | None = None) -> Model:
+    """The bundle that was chosen, on its device or another one.
+
+    Raises:
+        SuperResolutionError: bundle or device cannot be used.
+    """
+    if options.outputs.viewer:
+        niivue_script()  # so that it is missed before the work
+    compute = options.compute
+    model = load_bundle(
+        options.wanted.bundle,
+        device=device or compute.device,
+        engine=compute.engine,
+        precision=compute.precision,
+        trust_bundle=compute.trust_bundle,
+    )
+    if options.outputs.uncertainty and not model.calibration.get("uncertainty"):
+        raise UsageError(
+            "E-USE",
+            f"{options.wanted.bundle} does not know how uncertain its results are",
+            fix="choose another bundle, or run monai-sr calibrate",
+        )
+    return model
+
+
+def super_resolve_within(
+    model: Model, acquired: Acquired, wanted: Wanted, *, memory: int | None = None, progress: Progress | None = None
+) -> tuple[MetaTensor, dict[str, Any]]:
+    """``model.super_resolve(acquired)`` in tiles that fit; if memory runs out by smaller ones, and then on the CPU.
+
+    The voxels are the same in any case, to float rounding.
+
+    Args:
+        model: what is to run.
+        acquired: the volume.
+        wanted: spacing or factor, and whether to be strict.
+        memory: bytes that this process may take; None to find out.
+        progress: called with the fraction that is done.
+
+    Returns:
+        The result, and how it was made for its record: ``engine`` and its version, ``device``,
+        ``tile_voxels``, ``ran_out_of_memory``.
+
+    Raises:
+        MemoryShortError: no tile fits, or memory runs out on the last step too.
+    """
+    grid, image = acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor), acquired.image
+    size = {"voxels_in": image.numel(), "voxels_out": len(image) * math.prod(grid.shape)}
+    memory = memory_budget() if memory is None else memory
+    tile_voxels = choose_tile(model.engine, **size, memory=memory, vram=free_vram(model.device))
+    ran_out: list[str] = []
+    device = model.device
+    tiles = [tile for tile in model.engine.tile_sizes(**size) if tile <= tile_voxels]
+    steps = [(device, tile) for tile in tiles]
+    if device.type != "cpu":
+        steps += [(torch.device("cpu"), tiles[-1])]
+    for where, tile in steps:
+        running = model.on(where)
+        try:
+            sr = running.super_resolve(
+                acquired,
+                spacing=wanted.spacing,
+                factor=wanted.factor,
+                strict=wanted.strict,
+                tile_voxels=tile,
+                progress=progress,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            ran_out.append(f"{where}, tiles of {tile} voxels")
+        else:
+            made: dict[str, Any] = {
+                "engine": describe_engine(running.engine),
+                "device": str(where),
+                "tile_voxels": tile,
+            }
+            if ran_out:
+                made["ran_out_of_memory"] = ran_out
+                warn(
+                    "W-MEM-LADDER",
+                    f"memory ran out on {'; '.join(ran_out)}; made on {{device}}, tiles of {{tile_voxels}} voxels",
+                    facts={"device": str(where), "tile_voxels": tile, "steps": len(ran_out)},
+                )
+            return sr, made
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    raise MemoryShortError(
+        "E-MEM", f"memory ran out: {'; '.join(ran_out)}", fix="run on a machine with more memory, or with fewer --jobs"
+    )
+
+
+def fitting_jobs(plans: Sequence[Plan], model: Model, *, jobs: int, memory: int) -> int:
+    """As many processes as fit into ``memory`` bytes, with a warning where they are fewer than ``jobs``."""
+    largest = max(plan.least_memory(model.engine) for plan in plans)
+    fitting = max(1, min(jobs, memory // largest))
+    if fitting < jobs:
+        warn(
+            "W-MEM-JOBS",
+            "the largest volume takes {largest_mib:.0f} MiB, so {fitting} of {jobs} jobs are run",
+            facts={"largest_mib": largest / 2**20, "fitting": fitting, "jobs": jobs},
+            stacklevel=4,
+        )
+    return fitting

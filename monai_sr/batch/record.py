@@ -1,0 +1,223 @@
+"""The record of a result: the JSON beside it, which says how it was made and by which a run is resumed.
+
+``record.md`` describes it field by field, ``record.schema.json`` is its JSON Schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from monai.data import MetaTensor
+
+from ..acquired import Acquired
+from ..bundles import NAMES, Model
+from ..dicom import MadeBy, Series, acquisition
+from ..errors import ImageError, OutputError, UsageError
+from ..files import write_json
+from ..grid import grid_of
+from ..io.images import image_suffix
+from ..io.nifti import is_super_resolved
+from ..options import Outputs, RunOptions
+
+RECORD_VERSION = 2
+"""Of the block ``monai_sr``; a later monai-sr writes a higher one. Version 1 has warnings and options as texts."""
+
+INTENDED_USE = "research only, not for diagnosis"
+
+
+def sidecar_path(target: Path) -> Path:
+    """The JSON beside a result."""
+    suffix = image_suffix(target)
+    known = suffix in (".nii", ".nii.gz", ".nrrd", ".mha")
+    return target.with_name((target.name[: -len(suffix)] if known else target.name) + ".json")
+
+
+def record_beside(target: Path) -> dict[str, Any] | None:
+    """The block ``monai_sr`` of the JSON beside a result; None without one."""
+    try:
+        content = json.loads(sidecar_path(target).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    record = content.get("monai_sr") if isinstance(content, dict) else None
+    return record if isinstance(record, dict) else None
+
+
+def is_own_result(path: Path) -> bool:
+    """Whether an image file is a result of ours, by the record beside it or its own header."""
+    return record_beside(path) is not None or is_super_resolved(path)
+
+
+def resolve_options(options: RunOptions, model: Model, *, slice_thickness: float | None = None) -> RunOptions:
+    """The options with the engine that ran in the place of "auto", and the bundle by its name.
+
+    Args:
+        options: what was chosen.
+        model: what ran.
+        slice_thickness: mm, as a file beside the image gives it.
+    """
+    names = {folder: short for short, folder in NAMES.items()}
+    acquired = options.acquisition
+    if acquired.slice_thickness is None:
+        acquired = replace(acquired, slice_thickness=slice_thickness)
+    engine: dict[str, Any] = {}
+    if model.engine.name:
+        engine = {"engine": model.engine.name, "precision": model.engine.precision}
+    return replace(
+        options,
+        wanted=replace(options.wanted, bundle=names.get(model.name, model.name)),
+        acquisition=acquired,
+        compute=replace(options.compute, **engine),
+    )
+
+
+def made_by(options: RunOptions, model: Model) -> MadeBy:
+    """What decides a result besides its input; ``options`` as of :func:`resolve_options`."""
+    return MadeBy(model.name, model.version, model.weights_sha256, options.deciding())
+
+
+def describe_result(
+    sr: MetaTensor, acquired: Acquired, made: MadeBy, options: RunOptions, *, series: Series | None = None
+) -> dict[str, Any]:
+    """The JSON beside a result: BIDS fields on how it was acquired and made, and the block ``monai_sr``.
+
+    Args:
+        sr: the result.
+        acquired: the volume that it was made of.
+        made: what made it.
+        options: as of :func:`resolve_options`.
+        series: the DICOM series that it was made from.
+    """
+    content = {} if series is None else acquisition(series)
+    if series is not None:
+        content["FilledSlices"] = [int(i) for i in sr.meta.get("filled_slices", ())]
+        content["PaddingShare"] = round(sr.meta.get("padding_share", 0.0), 4)
+    return content | {
+        "SpacingBetweenSlices": round(grid_of(sr).spacing[acquired.axis], 6),
+        "GeneratedBy": [{"Name": "monai-sr", "Version": version("monai-sr"), "Description": made.bundle}],
+        "monai_sr": {
+            "record": RECORD_VERSION,
+            "monai_sr_version": version("monai-sr"),
+            "intended_use": INTENDED_USE,
+            "bundle": made.bundle,
+            "bundle_version": made.bundle_version,
+            "weights_sha256": made.weights_sha256,
+            "options": _reproducing(options).to_dict(),
+            "acquired": acquired.record(),
+            "slice_profile": sr.meta.get("slice_profile"),
+            "factor_outside_training": sr.meta.get("outside_training"),
+            "outside_training": sr.meta.get("outside_ranges", {}),
+        },
+    }
+
+
+def _reproducing(options: RunOptions) -> RunOptions:
+    """What gives the same result and maps again, by no path and no text of a header."""
+    outputs = options.outputs
+    kept = Outputs(consistency_map=outputs.consistency_map, uncertainty=outputs.uncertainty)
+    decided = options.deciding()
+    return replace(
+        decided,
+        wanted=replace(decided.wanted, format=options.wanted.format, strict=options.wanted.strict),
+        compute=replace(decided.compute, device=options.compute.device),
+        outputs=replace(kept, report=outputs.report, viewer=outputs.viewer),
+    )
+
+
+def write_record(target: Path, content: Mapping[str, Any]) -> None:
+    """Write the JSON beside a result, atomically.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_json(content, sidecar_path(target))
+
+
+def sha256_of(paths: Iterable[Path]) -> str:
+    """Of the content of files, one after the other.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of_result(target: Path) -> str:
+    """Of a result: a file, or a folder of DICOM files in the order of their names."""
+    return sha256_of(sorted(target.iterdir()) if target.is_dir() else [target])
+
+
+def is_done(target: Path, made: MadeBy, *, input_sha256: str, unfinished: bool, overwrite: bool, again: bool) -> bool:
+    """Whether a result is there and complete; if not, whether it may be written.
+
+    A result of ours is made anew if input, options or weights are others than those it was made from.
+
+    Args:
+        target: the result.
+        made: what is to make it.
+        input_sha256: see :func:`sha256_of`.
+        unfinished: a process of ours died while it worked on it.
+        overwrite: also replace what is not ours, or was changed since.
+        again: make it anew in any case; then a result is ours also by its header alone.
+
+    Raises:
+        OutputError: E-OUT-EXISTS, what is there is not ours or was changed; E-VER, a later monai-sr made it.
+    """
+    record, json_there = record_beside(target), sidecar_path(target).exists()
+    if not target.exists() and (record is not None or not json_there):
+        return False
+    if record is not None and record.get("record", 0) > RECORD_VERSION:
+        raise OutputError(
+            "E-VER",
+            f"a later monai-sr made it (record {record['record']}, {RECORD_VERSION} is known)",
+            fix="update monai-sr, or write to another folder",
+            path=target,
+        )
+    if unfinished or (record is not None and "output_sha256" not in record):
+        return False
+    if again and not json_there and is_super_resolved(target):
+        return False
+    if record is None or record["output_sha256"] != sha256_of_result(target):
+        if overwrite:
+            return False
+        what = "it is not a result of monai-sr" if record is None else "it was changed since it was written"
+        raise OutputError(
+            "E-OUT-EXISTS",
+            f"it exists already, and {what}",
+            fix="move it away, or give --overwrite",
+            path=target if target.exists() else sidecar_path(target),
+        )
+    if again or record["input_sha256"] != input_sha256:
+        return False
+    same = all(record[key] == getattr(made, key) for key in ("bundle", "bundle_version", "weights_sha256"))
+    return same and _decided_by(record) == made.options
+
+
+def _decided_by(record: Mapping[str, Any]) -> RunOptions | None:
+    """The options that decided a result; None of a record whose options are not known."""
+    try:
+        return RunOptions.from_dict(record["options"]).deciding()
+    except (UsageError, KeyError, AttributeError):
+        return None
+
+
+def stamps(paths: Iterable[Path]) -> list[tuple[int, int]]:
+    """Sizes and times of change, by which it shows if files change while they are read.
+
+    Raises:
+        ImageError: one is gone or may not be read.
+    """
+    try:
+        return [(found.st_size, found.st_mtime_ns) for found in (path.stat() for path in paths)]
+    except OSError as error:
+        raise ImageError("E-IO-READ", f"cannot be read ({error.strerror})", fix="check the file") from error
