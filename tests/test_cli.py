@@ -716,7 +716,7 @@ def test_evaluate_robustness_is_one_command(call, thin, tmp_path):
         "×2.5",
         "×3.3",
     ]
-    assert "least gain over cubic" in " ".join(out.split())
+    assert "smallest gain over cubic" in " ".join(out.split())
     assert "Made by `monai-sr evaluate VOLUMES --bundle none --factor 2 --axis 2 --robustness`." in card.read_text()
 
 

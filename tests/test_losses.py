@@ -77,5 +77,5 @@ def test_one_tensor_counts_as_the_last_level():
 
 
 def test_levels_that_do_not_divide_the_truth_are_refused():
-    with pytest.raises(ValueError, match="9 thin slices do not divide into 4"):
+    with pytest.raises(ValueError, match="9 thin slices are not a multiple of 4"):
         PyramidLoss()([torch.zeros(1, 1, 2, 2, 4)], torch.zeros(1, 1, 2, 2, 9))

@@ -200,19 +200,19 @@ def slices_matrix(factor: int = 4, m: int = 6) -> torch.Tensor:
 
 
 def test_what_thick_slices_cannot_see_of_white_noise_is_the_null_space_of_their_acquisition():
-    unseen = unseen_noise(slices_matrix(4, 6), truth_noise=3.0)
+    unseen = unseen_noise(slices_matrix(4, 6), reference_noise=3.0)
     assert unseen.shape == (24,)
     assert unseen.sum() == pytest.approx(9 * (24 - 6))  # σ² (n - m)
     assert (unseen > 0).all()
 
 
 def test_nothing_is_unseen_where_nothing_was_lost_or_there_is_no_noise():
-    assert unseen_noise(torch.eye(5), truth_noise=3.0) == pytest.approx(np.zeros(5))
-    assert unseen_noise(slices_matrix(), truth_noise=0.0) == pytest.approx(np.zeros(24))
+    assert unseen_noise(torch.eye(5), reference_noise=3.0) == pytest.approx(np.zeros(5))
+    assert unseen_noise(slices_matrix(), reference_noise=0.0) == pytest.approx(np.zeros(24))
 
 
 def test_noise_of_the_slices_hides_more_and_in_the_end_everything():
-    hidden = [unseen_noise(slices_matrix(), truth_noise=3.0, slice_noise=t).sum() for t in (0.0, 1.0, 1e6)]
+    hidden = [unseen_noise(slices_matrix(), reference_noise=3.0, slice_noise=t).sum() for t in (0.0, 1.0, 1e6)]
     assert hidden[0] < hidden[1] < hidden[2] == pytest.approx(9 * 24)
 
 

@@ -144,7 +144,7 @@ def test_the_worst_volume_is_told_and_marked_where_it_is_below_cubic(robust):
         "/",
         "-0.25*",
     ]
-    assert "Below cubic:" in text
+    assert "Worse than cubic:" in text
     assert "- ×4, box profile: residual on b axis 2 (-0.25 dB)" in text
     card = robustness_markdown(robust, command="monai-sr evaluate VOLUMES --robustness")
     assert "| ×4 | box profile | +0.00 / +1.00 / +1.00 | +0.25 / +1.25 / -0.25* |" in card
@@ -154,7 +154,7 @@ def test_the_worst_volume_is_told_and_marked_where_it_is_below_cubic(robust):
 
 def test_where_nothing_is_below_cubic_that_is_said(robust):
     good = [s for s in robust if s.volume == "a"]
-    assert "Nothing is below cubic." in robustness_table(good)
+    assert "No method is worse than cubic." in robustness_table(good)
     assert "*" not in robustness_table(good).splitlines()[1]
 
 

@@ -1,6 +1,6 @@
-"""Scores as pictures: gain over cubic and through-plane resolution, method by method, over the factor.
+"""Charts of scores: gain over cubic and through-plane resolution of each method, by factor.
 
-SVG, so that they are sharp in a paper and need no library. A volume counts once, as in the tables.
+They are SVG, sharp in print and without a library. A volume counts once, as in the tables.
 """
 
 from __future__ import annotations
@@ -16,48 +16,48 @@ from .scores import Score
 from .tables import gain_interval, gains_over_cubic, means_by_volume, write_text
 
 _APART = 0.02
-"""Methods stand beside each other by this share of the range of factors, so that their intervals can be told apart."""
+"""Offset between methods, as a fraction of the range of factors, so that their intervals do not overlap."""
 
 
 def write_charts(scores: Sequence[Score], folder: str | Path) -> list[Path]:
-    """Write ``gain_*.svg`` and ``resolution_*.svg`` for every modality and kind of condition.
+    """Write ``gain_*.svg`` and ``resolution_*.svg`` for every modality and condition.
 
     Points are means over volumes, whiskers their 95 % bootstrap intervals (two volumes or more).
 
     Args:
         scores: from :func:`monai_sr.evaluation.scores.evaluate`.
-        folder: where; it must exist.
+        folder: an existing folder.
 
     Returns:
-        The files, as written.
+        The paths of the files.
 
     Raises:
-        OutputError: one cannot be written.
+        OutputError: a file cannot be written.
     """
     written = []
     for modality, name in dict.fromkeys((s.modality, s.condition.name) for s in scores):
         chosen = [s for s in scores if (s.modality, s.condition.name) == (modality, name)]
         volumes = len({s.volume for s in chosen})
-        told = f"{modality}, {volumes} volume{'s' if volumes > 1 else ''}{'' if name == 'plain' else f', {name}'}"
+        subject = f"{modality}, {volumes} volume{'s' if volumes > 1 else ''}{'' if name == 'plain' else f', {name}'}"
         stem = "_".join(filter(None, [modality, "" if name == "plain" else re.sub(r"[^A-Za-z0-9.]+", "-", name)]))
         charts = {
             "gain": ("PSNR over cubic, dB", _gains, [Mark("cubic", y=0.0)]),
             "resolution": ("resolution across the slices, mm", _resolutions, []),
         }
-        for kind, (y, values, marks) in charts.items():
+        for name_of_chart, (y, values, marks) in charts.items():
             curves = _curves(chosen, values)
             if not curves:
                 continue
             factors = sorted({s.condition.factor for s in chosen})
-            drawn = document(
+            chart = document(
                 curves,
-                title=f"{y}, by factor and method. {told}",
-                x=f"factor ({told})",
+                title=f"{y}, by factor and method. {subject}",
+                x=f"factor ({subject})",
                 y=y,
                 marks=marks,
                 x_ticks=[(factor, f"×{factor:g}") for factor in factors],
             )
-            written.append(write_text(drawn, Path(folder) / f"{kind}_{stem}.svg"))
+            written.append(write_text(chart, Path(folder) / f"{name_of_chart}_{stem}.svg"))
     return written
 
 
@@ -78,15 +78,15 @@ def _curves(scores: Sequence[Score], values: Callable[[Sequence[Score], str], li
     for number, method in enumerate(methods):
         at, means, low, high = [], [], [], []
         for factor in factors:
-            found = values([s for s in scores if s.condition.factor == factor], method)
-            if not found:
+            gains = values([s for s in scores if s.condition.factor == factor], method)
+            if not gains:
                 continue
-            interval = gain_interval(found) or (np.nan, np.nan)
+            interval = gain_interval(gains) or (np.nan, np.nan)
             at.append(factor + (number - (len(methods) - 1) / 2) * step)
-            means.append(float(np.mean(found)))
+            means.append(float(np.mean(gains)))
             low.append(interval[0])
             high.append(interval[1])
         if at:
-            kind = f"m{number % len(METHOD_COLORS)}"
-            curves.append(Curve(method, kind, at, means, "points and line", low=low, high=high))
+            color = f"m{number % len(METHOD_COLORS)}"
+            curves.append(Curve(method, color, at, means, "points and line", low=low, high=high))
     return curves

@@ -1,7 +1,7 @@
-"""What bundles are measured against: interpolation, and other people's programs.
+"""Methods that bundles are compared with: interpolation, and other programs.
 
-Every method is called as a bundle's Model is: ``method(image, factor=, slice_thickness=, axis=)`` with
-(1, X, Y, Z) thick slices and the FWHM of their profile in mm, and returns (1, X', Y', Z') with affine.
+Every method is called like the Model of a bundle: ``method(image, factor=, slice_thickness=, axis=)`` with
+(1, X, Y, Z) thick slices and the FWHM of their profile in mm. It returns (1, X', Y', Z') with an affine.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from ..transforms import Method, interpolate_slices
 SuperResolution = Callable[..., Tensor]
 
 SPLINE = "consistent"
-"""The consistent spline, over which gains are counted."""
+"""The consistent spline, the reference of all gains."""
 
 FIELDS = ("lr", "out", "factor", "axis", "modality", "thickness", "spacing")
-"""What an external command may be told, see :class:`ExternalMethod`."""
+"""Fields of an external command, see :class:`ExternalMethod`."""
 
 PATIENCE = 3600.0
-"""Seconds after which an external command is stopped."""
+"""An external command is stopped after so many seconds."""
 
 _SAME_PLACE = 1e-3
-"""Voxels; a grid that is off by less is the same."""
+"""Voxels; grids that differ by less are equal."""
 
 _SINC_REACH = 8
-"""Slices repeated beyond the ends; SimpleITK's windowed sincs reach five samples."""
+"""Copies of the last slice at each end; SimpleITK's windowed sincs reach five samples."""
 
 
 class PeerError(SuperResolutionError):
-    """Somebody else's program gave no result; that costs its own rows only."""
+    """Another program gave no result; only its own rows are missing."""
 
     exit_code = 4
 
@@ -63,7 +63,7 @@ def interpolated(
 
 
 def windowed_sinc(image: MetaTensor, *, factor: float, slice_thickness: float, axis: int) -> Tensor:
-    """SimpleITK's Lanczos-windowed sinc along the slice axis, the last slices repeated beyond the ends."""
+    """SimpleITK's Lanczos-windowed sinc along the slice axis; the last slices are repeated at the ends."""
     grid = grid_of(image)
     wanted, _ = target_grid(grid, factor=factor, axis=axis)
     matrix = sinc_matrix(grid.shape[axis], wanted.positions(axis) / grid.spacing[axis])
@@ -71,11 +71,11 @@ def windowed_sinc(image: MetaTensor, *, factor: float, slice_thickness: float, a
 
 
 def sinc_matrix(count: int, positions: np.ndarray) -> Tensor:
-    """(n, count) weights of SimpleITK's Lanczos-windowed sinc, found by resampling unit slices.
+    """(n, count) weights of SimpleITK's Lanczos-windowed sinc, measured by resampling unit slices.
 
     Args:
-        count: slices there are.
-        positions: (n,) of those wanted, in slice spacings around the middle.
+        count: number of acquired slices.
+        positions: (n,) positions of the output slices, in slice spacings from the middle.
     """
     import SimpleITK as sitk
 
@@ -101,17 +101,17 @@ BASELINES: Mapping[str, SuperResolution] = MappingProxyType(
         SPLINE: partial(interpolated, method="consistent"),
     }
 )
-"""Interpolation without a network; the consistent spline is the one to beat."""
+"""Interpolation without a network."""
 
 
 class ExternalMethod:
     """A program that super-resolves one NIfTI file, as a method.
 
     Args:
-        name: what it is called in tables.
-        command: split into words as a shell would, then filled in; no shell runs it. ``{lr}`` is the
-            thick volume with its true affine, ``{out}`` the NIfTI file to write, with the affine the
-            program believes in. More fields: ``{factor}``, ``{axis}`` (0, 1 or 2), ``{modality}`` ("ct"
+        name: its name in tables.
+        command: split into words as by a shell, then filled in; no shell runs it. ``{lr}`` is the
+            thick volume with its affine, ``{out}`` the NIfTI file to write, with the affine that the
+            program assigns. More fields: ``{factor}``, ``{axis}`` (0, 1 or 2), ``{modality}`` ("ct"
             or "mr"), ``{thickness}`` of the slices and wanted ``{spacing}`` in mm. ``$NAMES`` are
             environment variables.
 
@@ -134,10 +134,10 @@ class ExternalMethod:
             )
 
     def __call__(self, image: MetaTensor, *, factor: float, slice_thickness: float, axis: int) -> Tensor:
-        """Run the program; its result on whatever grid it wrote.
+        """Run the program; returns its result on the grid that it wrote.
 
         Raises:
-            PeerError: it failed, took more than an hour, or left no sound volume.
+            PeerError: it failed, took more than an hour, or wrote no valid volume.
         """
         with tempfile.TemporaryDirectory(prefix="monai-sr-peer-") as folder:
             lr, out = Path(folder, "lr.nii.gz"), Path(folder, "out.nii.gz")
@@ -160,9 +160,9 @@ class ExternalMethod:
                 raise self._failure(f"no result after {PATIENCE:g} s") from error
             except OSError as error:
                 raise self._failure(f"cannot be started: {error}") from error
-            said = done.stdout.decode(errors="replace").strip().splitlines()
+            lines = done.stdout.decode(errors="replace").strip().splitlines()
             if done.returncode or not out.is_file():
-                last = said[-1][:200] if said else "it said nothing"
+                last = lines[-1][:200] if lines else "no message"
                 raise self._failure(f"exit code {done.returncode}, {'' if out.is_file() else 'no output, '}{last}")
             try:
                 return read_image(out)
@@ -173,11 +173,11 @@ class ExternalMethod:
         return PeerError("E-PEER", f"{self.name}: {what}", fix="run its command by itself on one volume")
 
 
-def brought_on(image: Tensor, grid: Grid) -> np.ndarray:
+def resample_to(image: Tensor, grid: Grid) -> np.ndarray:
     """A (1, X, Y, Z) result as (X, Y, Z) voxels on ``grid``, by the two affines.
 
-    As it is where the grids are the same, shifted where they differ by whole voxels, else resampled
-    by cubic splines; the outermost voxels are repeated beyond the ends.
+    Equal grids are not resampled, grids that differ by whole voxels are shifted, others are resampled by
+    cubic splines. The outermost voxels are repeated at the ends.
     """
     voxels = image[0].detach().cpu().numpy()
     index = np.linalg.inv(grid_of(image).affine) @ grid.affine

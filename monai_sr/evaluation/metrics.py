@@ -1,6 +1,6 @@
-"""How good a result is against the truth, and how good any result could be.
+"""Compare a result with the reference, and bound what any result could reach.
 
-Volumes are (X, Y, Z) arrays in the file's units, nothing clipped; masks are of the same shape.
+Volumes are (X, Y, Z) arrays in the units of the file, not clipped. Masks have the same shape.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor
 from ..intensities import data_range, guess_modality
 
 _MAD_OF_A_GAUSSIAN = 0.6745
-"""Median of the absolute values of a Gaussian of standard deviation 1."""
+"""Median absolute value of a Gaussian variable with standard deviation 1."""
 
 
 def foreground(hr: np.ndarray) -> np.ndarray:
-    """(X, Y, Z) bool: the body. CT above −500 HU, MR above Otsu's threshold; the largest part, filled."""
+    """(X, Y, Z) bool: the body. CT above −500 HU, MR above Otsu's threshold; largest component, holes filled."""
     if guess_modality(torch.from_numpy(hr)) == "CT":
         mask = hr > -500
     else:
@@ -52,7 +52,7 @@ def psnr(sr: np.ndarray, hr: np.ndarray, *, value_range: float, mask: np.ndarray
 def ssim(sr: np.ndarray, hr: np.ndarray, *, value_range: float, mask: np.ndarray | None = None) -> float:
     """Mean structural similarity, 3-D Gaussian window of σ = 1.5 voxels, K₁ = 0.01, K₂ = 0.03.
 
-    Intensities count from the truth's lowest value or 0, whichever is lower.
+    Intensities are measured from the minimum of the reference or 0, whichever is lower.
 
     Source: Wang 2004, "Image quality assessment: from error visibility to structural similarity".
     """
@@ -73,12 +73,12 @@ def ssim(sr: np.ndarray, hr: np.ndarray, *, value_range: float, mask: np.ndarray
 
 
 def sharpness(sr: np.ndarray, hr: np.ndarray, *, axis: int, mask: np.ndarray | None = None) -> float:
-    """Through-plane sharpness: 1 is as sharp as the truth, less is blurred, more is noise or ringing.
+    """Through-plane sharpness: 1 equals the reference, below 1 is blurred, above 1 is noise or ringing.
 
-    The root mean square step from slice to slice of the result over that of the truth, where both
-    slices of a step lie inside ``mask``. For one wave along the axis it is its amplitude over the true one.
+    Root mean square difference of neighboring slices of the result, divided by that of the reference, where
+    both slices are inside ``mask``. For a wave along the axis this is the ratio of the amplitudes.
 
-    Source: the gradient energy of Subbarao 1993, "Focusing techniques", in one direction.
+    Source: gradient energy as in Subbarao 1993, "Focusing techniques", in one direction.
     """
     steps = [np.diff(volume.astype(np.float64), axis=axis) for volume in (sr, hr)]
     if mask is not None:
@@ -92,21 +92,20 @@ def sharpness(sr: np.ndarray, hr: np.ndarray, *, axis: int, mask: np.ndarray | N
 def resolved_spacing(
     sr: np.ndarray, hr: np.ndarray, *, axis: int, spacing: float, mask: np.ndarray | None = None
 ) -> float:
-    """Through-plane resolution against the truth, mm: voxels of this size hold all detail that is right.
+    """Through-plane resolution compared with the reference, mm: voxels of this size hold all correct detail.
 
-    Waves along the axis of the result and of the truth are correlated, frequency by frequency, over all
-    lines that lie mostly inside ``mask``; where the correlation falls to 1/2, half the wavelength is the
-    resolution. It is the spacing of the voxels for a result that is right to the finest detail, and NaN
-    for one that has nothing in common with the truth.
+    Result and reference are correlated frequency by frequency, over all lines along the axis that are mostly
+    inside ``mask``. Where the correlation falls to 1/2, half the wavelength is the resolution. It equals the
+    slice spacing if the result is correct to the finest detail, and is NaN if the two do not correlate.
 
     Args:
-        sr, hr: (X, Y, Z) result and truth.
-        axis: through-plane.
-        spacing: of the slices, mm.
-        mask: where to look.
+        sr, hr: (X, Y, Z) result and reference.
+        axis: through-plane axis.
+        spacing: slice spacing, mm.
+        mask: region to compare.
 
     Source: Saxton 1982, "The correlation averaging of a regularly arranged bacterial cell envelope
-    protein" (Fourier ring correlation), on lines instead of rings; the threshold of 1/2 is the customary one.
+    protein" (Fourier ring correlation), on lines instead of rings, with the usual threshold of 1/2.
     """
     lines = [np.moveaxis(volume, axis, -1).astype(np.float64) for volume in (sr, hr)]
     if mask is not None:
@@ -130,23 +129,23 @@ def resolved_spacing(
     if below[0] == 0:
         return float("nan")
     fine, coarse = correlation[below[0]], correlation[below[0] - 1]
-    share = (coarse - 0.5) / (coarse - fine)
-    at = frequency[below[0] - 1] + share * (frequency[below[0]] - frequency[below[0] - 1])
+    fraction = (coarse - 0.5) / (coarse - fine)
+    at = frequency[below[0] - 1] + fraction * (frequency[below[0]] - frequency[below[0] - 1])
     return float(1 / (2 * at))
 
 
 def noise_deviation(hr: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Standard deviation of the white noise in a volume, in its units, from what is finest in it.
+    """Standard deviation of the white noise in a volume, in its units.
 
-    Second differences along all three axes at once leave noise and hardly any anatomy; the median of
-    their absolute values does not mind the edges that remain. Noise that a reconstruction or a
-    resampling has smoothed is underestimated.
+    Second differences along all three axes remove almost all anatomy and keep the noise. The median of their
+    absolute values is robust against the remaining edges. Noise that was smoothed by reconstruction or
+    resampling is underestimated.
 
     Args:
         hr: (X, Y, Z).
-        mask: where to look, such as the body; its outermost two voxels are left out.
+        mask: region to measure, such as the body; its outermost two voxels are left out.
 
-    Source: Immerkær 1996, "Fast noise variance estimation", its mask carried to three dimensions;
+    Source: Immerkær 1996, "Fast noise variance estimation", extended to three dimensions;
     the median as in Donoho 1994, "Ideal spatial adaptation by wavelet shrinkage".
     """
     finest = hr.astype(np.float64)
@@ -158,18 +157,18 @@ def noise_deviation(hr: np.ndarray, mask: np.ndarray | None = None) -> float:
     return float(np.median(np.abs(finest)) / (_MAD_OF_A_GAUSSIAN * np.sqrt(6.0) ** 3))
 
 
-def unseen_noise(acquisition: Tensor, *, truth_noise: float, slice_noise: float = 0.0) -> np.ndarray:
-    """What no method can guess: the variance left of the truth's noise once the thick slices are known.
+def unseen_noise(acquisition: Tensor, *, reference_noise: float, slice_noise: float = 0.0) -> np.ndarray:
+    """Variance of the reference's noise that no method can predict from the thick slices.
 
-    Noise e of the truth, white, reaches the thick slices as ``A e``. Given those, its covariance is
-    ``σ² (I - Aᵀ (A Aᵀ + (τ/σ)² I)⁻¹ A)``; without noise τ of the thick slices' own that is σ² times the
-    projection on the null space of A, whose trace is n - m. So the mean squared error of anything
-    made from m thick slices is at least ``σ² (1 - m/n)``, even where the anatomy is known.
+    White noise e of the reference appears in the thick slices as ``A e``. Given the thick slices, its
+    covariance is ``σ² (I - Aᵀ (A Aᵀ + (τ/σ)² I)⁻¹ A)``. If the thick slices have no noise τ of their own, this
+    is σ² times the projection on the null space of A, whose trace is n - m. So the mean squared error of
+    any result from m thick slices is at least ``σ² (1 - m/n)``, even if the anatomy is known.
 
     Args:
         acquisition: (m, n) the matrix A.
-        truth_noise: σ, in the file's units.
-        slice_noise: τ, of what was added to the thick slices.
+        reference_noise: σ, in the units of the file.
+        slice_noise: τ, standard deviation of the noise added to the thick slices.
 
     Returns:
         (n,) variance in each thin slice.
@@ -178,15 +177,15 @@ def unseen_noise(acquisition: Tensor, *, truth_noise: float, slice_noise: float 
     learning", section 2.3.1.
     """
     a = acquisition.double().cpu().numpy()
-    if truth_noise <= 0:
+    if reference_noise <= 0:
         return np.zeros(a.shape[1])
-    gram = a @ a.T + (slice_noise / truth_noise) ** 2 * np.eye(len(a))
+    gram = a @ a.T + (slice_noise / reference_noise) ** 2 * np.eye(len(a))
     seen = np.einsum("mn,mn->n", a, np.linalg.solve(gram, a))
-    return truth_noise**2 * (1 - seen)
+    return reference_noise**2 * (1 - seen)
 
 
 def ceiling(error: float, unseen: float) -> float:
-    """The largest possible gain in dB over a result of that mean squared error, see :func:`unseen_noise`."""
+    """The maximum gain in dB over a result with this mean squared error, see :func:`unseen_noise`."""
     return _decibels(error, unseen)
 
 
@@ -207,15 +206,16 @@ def _otsu(values: np.ndarray) -> float:
 
 
 class ForegroundPSNR(CumulativeIterationMetric):
-    """:func:`psnr` as a MONAI metric: own data range and foreground of each item."""
+    """:func:`psnr` as a MONAI metric; each item has its own data range and foreground."""
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         assert y is not None
-        return torch.tensor([[self._one(sr, hr)] for sr, hr in zip(y_pred, y, strict=True)])
+        return torch.tensor([[self._measure(sr, hr)] for sr, hr in zip(y_pred, y, strict=True)])
 
-    def _one(self, sr: Tensor, hr: Tensor) -> float:
-        truth = hr[0].detach().cpu().numpy()
-        return psnr(sr[0].detach().cpu().numpy(), truth, value_range=data_range(truth), mask=foreground(truth))
+    def _measure(self, sr: Tensor, hr: Tensor) -> float:
+        reference = hr[0].detach().cpu().numpy()
+        mask = foreground(reference)
+        return psnr(sr[0].detach().cpu().numpy(), reference, value_range=data_range(reference), mask=mask)
 
     def aggregate(self) -> Tensor:  # type: ignore[override]
         """The mean over all items."""
@@ -226,6 +226,7 @@ class ForegroundPSNR(CumulativeIterationMetric):
 class ForegroundSSIM(ForegroundPSNR):
     """:func:`ssim` as a MONAI metric for bundles."""
 
-    def _one(self, sr: Tensor, hr: Tensor) -> float:
-        truth = hr[0].detach().cpu().numpy()
-        return ssim(sr[0].detach().cpu().numpy(), truth, value_range=data_range(truth), mask=foreground(truth))
+    def _measure(self, sr: Tensor, hr: Tensor) -> float:
+        reference = hr[0].detach().cpu().numpy()
+        mask = foreground(reference)
+        return ssim(sr[0].detach().cpu().numpy(), reference, value_range=data_range(reference), mask=mask)

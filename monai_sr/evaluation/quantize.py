@@ -1,8 +1,8 @@
-"""``python -m monai_sr.evaluation.quantize BUNDLE --dataset DATALIST``: the 8-bit form of a bundle, from its weights.
+"""``python -m monai_sr.evaluation.quantize BUNDLE --dataset DATALIST``: make the 8-bit form of a bundle.
 
-Ranges are found on the training volumes, thick slices of several factors simulated from them. Then it
-is measured on the validation volumes what OpenVINO's float32 and int8 make of the network, and
-``models/int8.json`` is written only if they are as good as they must be.
+The ranges of the activations are measured on the training volumes, with thick slices of several factors. Then
+OpenVINO's float32 and int8 are measured on the validation volumes. ``models/int8.json`` is written only if both
+are accurate enough.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from .scores import evaluate
 
 FACTORS = (2, 3, 4, 5)
 PATCHES = 4
-"""Of each training volume."""
+"""Number of patches per training volume."""
 PATCH = 56
-"""Voxels a side of a patch, of thin slices."""
+"""Thin voxels along each side of a patch."""
 LOSS_DB = 0.05
-"""What int8 may lose against float32, on average over volumes, at each factor."""
+"""Maximum loss of int8 compared with float32, dB, averaged over volumes at each factor."""
 EQUAL = 1e-4
-"""How far OpenVINO's float32 may be from torch, in ranges of the result."""
+"""Maximum difference between OpenVINO's float32 and torch, as a fraction of the range of the result."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build, measure, and write; 0 if the 8-bit form was written."""
+    """Build, measure and write; returns 0 if the 8-bit form was written."""
     parser = argparse.ArgumentParser(prog="python -m monai_sr.evaluation.quantize", description=__doc__.splitlines()[0])
     parser.add_argument("bundle", metavar="BUNDLE", help=f"{', '.join(NAMES)}, or a bundle folder that you trust")
     parser.add_argument(
@@ -62,10 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build(bundle: str, dataset: str | Path, *, crop: int = 96) -> Path:
-    """Find ranges, verify them, and write them into the bundle; prints what it measures.
+    """Measure ranges, verify them and write them into the bundle; prints the measurements.
 
     Raises:
-        BundleError: OpenVINO's float32 is not torch's, or int8 loses too much (E-W-INT8).
+        BundleError: OpenVINO's float32 differs from torch, or int8 loses too much (E-W-INT8).
     """
     model = load_bundle(bundle, device="cpu", engine="torch", precision="float32", trust_bundle=True)
     network = model.network
@@ -85,7 +85,7 @@ def build(bundle: str, dataset: str | Path, *, crop: int = 96) -> Path:
 
 
 def _patches(network: ResidualNet | PyramidNet, volumes: Sequence[Path]) -> Iterator[tuple[Tensor, int]]:
-    """What the network sees of parts of the volumes at factors in turn, and how many levels it has to go."""
+    """Network inputs from parts of the volumes, with factors in turn, and the number of levels for each."""
     thick = network.works_on == "thick"
     works_on: Literal["thin", "thick"] = "thick" if thick else "thin"
     factors = [2, 4, 8] if thick else [*FACTORS]
@@ -104,18 +104,22 @@ def _patches(network: ResidualNet | PyramidNet, volumes: Sequence[Path]) -> Iter
 
 
 def _check_equal(model: Model, streamed: Model, volumes: Sequence[Path]) -> None:
-    """OpenVINO's float32 against torch on a part of every volume."""
+    """Compare OpenVINO's float32 with torch on a part of every volume."""
     for path in volumes:
         image = _middle(read_image(path), (72, 48, 24))
         by_torch, by_openvino = model(image, factor=3.0, axis=2), streamed(image, factor=3.0, axis=2)
         off = float((by_openvino - by_torch).abs().max() / np.ptp(by_torch.numpy()))
-        print(f"{path.name}: OpenVINO float32 is off torch by {off:.1e} of the range at most")
+        print(f"{path.name}: OpenVINO float32 differs from torch by at most {off:.1e} of the range")
         if not off < EQUAL:
-            raise BundleError("E-W-INT8", f"OpenVINO is off torch by {off:.1e} of the range", fix="report it")
+            raise BundleError(
+                "E-W-INT8",
+                f"OpenVINO differs from torch by {off:.1e} of the range (maximum {EQUAL:.0e})",
+                fix="report it",
+            )
 
 
 def _check_loss(models: dict[str, Model], volumes: Sequence[Path], crop: int) -> None:
-    """PSNR of int8 against that of float32, as ``monai-sr evaluate`` measures it."""
+    """Compare the PSNR of int8 and float32, measured as by ``monai-sr evaluate``."""
     conditions = [Condition(factor) for factor in FACTORS]
     scores = evaluate(volumes, models, conditions=conditions, crop=crop, baselines=())
     print(f"{'':10}{'volumes':>8}{'spline dB':>12}{'float32 dB':>12}{'int8 dB':>10}{'loss dB':>9}")
@@ -133,7 +137,7 @@ def _check_loss(models: dict[str, Model], volumes: Sequence[Path], crop: int) ->
             )
     if not worst <= LOSS_DB:
         raise BundleError(
-            "E-W-INT8", f"int8 loses {worst:.3f} dB, {LOSS_DB} may be lost", fix="train further, or ship float32 alone"
+            "E-W-INT8", f"int8 loses {worst:.3f} dB (maximum {LOSS_DB})", fix="train further, or ship float32 only"
         )
 
 

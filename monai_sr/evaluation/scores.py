@@ -1,7 +1,7 @@
-"""How much better: bundles against interpolation and peers, on volumes whose truth is known.
+"""Compare bundles with interpolation and other programs, on volumes with a reference.
 
 Thick slices are simulated from thin ones, super-resolved, and compared with the thin ones inside the
-foreground; the data range is the spread of the truth (99.9th less 0.1st percentile), nothing is clipped.
+foreground. The data range is the 99.9th minus the 0.1st percentile of the reference; nothing is clipped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..intensities import data_range, guess_modality
 from ..io.images import read_image
 from ..slices import apply_along
 from .conditions import TRIM, Condition, acquire
-from .methods import BASELINES, SPLINE, PeerError, SuperResolution, brought_on
+from .methods import BASELINES, SPLINE, PeerError, SuperResolution, resample_to
 from .metrics import (
     ceiling,
     foreground,
@@ -37,7 +37,7 @@ from .metrics import (
 )
 
 NEAR = 1.3
-"""An axis whose spacing is within this of the finest is near enough to serve as slice axis."""
+"""An axis can be the slice axis if its spacing is at most this many times the finest."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Score:
     """One method on one volume, one axis, under one condition.
 
     Attributes:
-        gain_db: PSNR over the consistent spline on the same slices.
+        gain_db: PSNR minus that of the consistent spline on the same slices.
         sharpness: see :func:`monai_sr.evaluation.metrics.sharpness`.
-        consistency_db: PSNR of the re-acquired result against the thick slices.
-        ceiling_db: the largest gain the noise in the truth leaves room for; the same for all methods.
-        resolution_mm: through-plane, see :func:`monai_sr.evaluation.metrics.resolved_spacing`.
+        consistency_db: PSNR of the re-acquired result, compared with the thick slices.
+        ceiling_db: maximum gain that the noise of the reference permits; the same for all methods.
+        resolution_mm: through-plane resolution, see :func:`monai_sr.evaluation.metrics.resolved_spacing`.
     """
 
     volume: str
@@ -82,20 +82,20 @@ def evaluate(
 
     Args:
         volumes: files, DICOM folders, or volumes (1, X, Y, Z) with affine.
-        models: by name, called ``model(image, factor=, slice_thickness=, axis=)``; also an
+        models: by name; called as ``model(image, factor=, slice_thickness=, axis=)``. May include an
             :class:`monai_sr.evaluation.methods.ExternalMethod`.
         conditions: see :class:`monai_sr.evaluation.conditions.Condition`.
-        axes: the slice axes, each by itself; "near" for all whose spacing is within 1.3 of the finest.
-            Default: the one of the largest spacing (2 where there is none).
-        crop: take at most this many voxels a side, from the middle, to save time.
-        baselines: of :data:`monai_sr.evaluation.methods.BASELINES`; the consistent spline is always among them.
-        report: told every score as it is found.
-        failed: told the volume and what is wrong with it, or what became of a peer on it; the
-            others go on. Default: raise.
-        progress: told the share of the work that is done, 0..1.
+        axes: slice axes, one at a time; "near" for all whose spacing is at most 1.3 times the finest.
+            Default: the axis of the largest spacing (2 if all are equal).
+        crop: use at most this many voxels a side, from the middle, to save time.
+        baselines: names in :data:`monai_sr.evaluation.methods.BASELINES`; the consistent spline is always used.
+        report: called with every score.
+        failed: called with the name of a volume and its error, or the error of a peer on it; the others
+            continue. Default: raise.
+        progress: called with the fraction of the work that is done, 0..1.
 
     Returns:
-        A score for every volume, axis, condition and method, baselines first.
+        One score for every volume, axis, condition and method; baselines first.
     """
     wanted = dict.fromkeys([*baselines, SPLINE])
     methods = {name: method for name, method in BASELINES.items() if name in wanted} | dict(models)
@@ -133,7 +133,7 @@ def _scores(
     methods: Mapping[str, SuperResolution],
     complain: Callable[[SuperResolutionError], None],
 ) -> list[Score]:
-    """All methods on one simulated acquisition."""
+    """Scores of all methods on one simulated acquisition."""
     made = acquire(hr, condition, axis)
     thin, truth, along = made.hr[0].numpy(), made.truth[0].numpy(), made.axis
     value_range, body = data_range(thin), foreground(thin)
@@ -156,7 +156,7 @@ def _scores(
         except PeerError as problem:
             complain(problem)
             continue
-        voxels = brought_on(sr, grid_of(made.truth))
+        voxels = resample_to(sr, grid_of(made.truth))
         again = apply_along(matrix, torch.from_numpy(voxels), along).numpy()
         errors[method] = squared_error(voxels, truth, mask)
         figures[method] = {
@@ -166,7 +166,7 @@ def _scores(
             "consistency_db": psnr(again, lr, value_range=value_range, mask=seen if seen.any() else None),
             "resolution_mm": resolved_spacing(voxels, truth, axis=along, spacing=step, mask=mask),
         }
-    unseen = unseen_noise(made.matrix, truth_noise=noise, slice_noise=made.noise)
+    unseen = unseen_noise(made.matrix, reference_noise=noise, slice_noise=made.noise)
     voxels_of_slice = np.moveaxis(mask, along, -1).sum(axis=(0, 1))
     room = ceiling(errors[SPLINE], float(np.average(unseen, weights=voxels_of_slice)))
     reference, modality = figures[SPLINE]["psnr_db"], guess_modality(hr)
@@ -185,7 +185,7 @@ def _axes(grid: Grid, wanted: Sequence[int] | Literal["near"] | None) -> list[in
 
 
 def _names(volumes: Sequence[str | Path | MetaTensor]) -> list[str]:
-    """A name for each volume: its file's; where two share one, the path below what all have in common."""
+    """A name for each volume: its file name; if two are equal, the path below the common folder."""
     paths = [
         Path(str(volume.meta.get("filename_or_obj", "volume")) if isinstance(volume, MetaTensor) else volume)
         for volume in volumes

@@ -1,6 +1,6 @@
 """Scores as tables: for the terminal, for a model card, and as files.
 
-A volume counts once: first the mean over its axes, then over volumes.
+A volume counts once: means are taken first over its axes, then over volumes.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from .scores import Score
 
 RESAMPLES = 10_000
 FEW = 5
-"""With fewer volumes than this an interval is no more than a hint."""
+"""With fewer volumes than this, an interval is only an indication."""
 
 FIGURES_EXPLAINED = (
-    "PSNR and SSIM inside the foreground (CT: above -500 HU; MR: Otsu; largest part, filled), one thick slice "
-    "left out at each end; data range = 99.9th less 0.1st percentile of the truth, nothing clipped; gain = PSNR "
-    "over the consistent spline on the same volume, in brackets its 95 % bootstrap interval over volumes; "
-    "sharpness = slice-to-slice change over that of the truth; consistency = PSNR of the re-acquired result "
-    "against the thick slices; resolution (in the files) = half the wavelength across the slices at which result and "
-    "truth correlate by 1/2; ceiling = the gain at which only the truth's own white noise would be left."
+    "PSNR and SSIM inside the foreground (CT: above -500 HU; MR: Otsu; largest component, holes filled), without one "
+    "thick slice at each end; data range = 99.9th minus 0.1st percentile of the reference, nothing clipped; gain = "
+    "PSNR minus that of the consistent spline on the same volume, in brackets its 95 % bootstrap interval over "
+    "volumes; sharpness = slice-to-slice difference divided by that of the reference; consistency = PSNR of the "
+    "re-acquired result, compared with the thick slices; resolution (in the files) = half the wavelength across the "
+    "slices at which result and reference correlate by 1/2; ceiling = gain at which only the white noise of the "
+    "reference remains as error."
 )
 
 ROBUSTNESS_EXPLAINED = (
-    "dB of PSNR inside the foreground: mean gain over the consistent spline / mean gain over cubic / least gain "
-    "over cubic of any volume, * where that is below cubic."
+    "PSNR inside the foreground, dB: mean gain over the consistent spline / mean gain over cubic / smallest gain "
+    "over cubic of any volume; * if that volume is worse than cubic."
 )
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -43,7 +44,7 @@ _Rows = list[list[str]]
 
 
 def table(scores: Sequence[Score]) -> str:
-    """Means over volumes, a line for every modality, factor and method; then the ceiling of each volume."""
+    """Means over volumes, one line for each modality, factor and method; then the ceiling of each volume."""
     blocks = []
     names = list(dict.fromkeys(s.condition.name for s in scores))
     for name in names:
@@ -69,18 +70,18 @@ def table(scores: Sequence[Score]) -> str:
 
 
 def markdown(scores: Sequence[Score], *, command: str) -> str:
-    """The same for a model card: a table for every condition and modality, factors side by side.
+    """The same for a model card: one table for each condition and modality, factors side by side.
 
     Args:
-        command: what made it, to stand below.
+        command: the command that made it, printed below.
     """
     parts = []
     for (name, modality), group in _groups(scores, lambda s: (s.condition.name, s.modality)).items():
         conditions = sorted({s.condition for s in group}, key=lambda c: c.factor)
         title = f"{modality}, {_counted(group)}" + ("" if name == "plain" else f", {name}")
         rows = [[title, *(f"×{c.factor:g}" for c in conditions)]]
-        for method, ours in _groups(group, lambda s: s.method).items():
-            rows.append([method, *(_card_cell([s for s in ours if s.condition == c]) for c in conditions)])
+        for method, chosen in _groups(group, lambda s: s.method).items():
+            rows.append([method, *(_card_cell([s for s in chosen if s.condition == c]) for c in conditions)])
         splines = [[s for s in group if s.method == SPLINE and s.condition == c] for c in conditions]
         rooms = [list(_by_volume(cell, "ceiling_db").values()) for cell in splines]
         rows.append(["*ceiling*", *(f"*{np.mean(r):+.1f}* ({min(r):+.1f} to {max(r):+.1f})" for r in rooms)])
@@ -94,19 +95,19 @@ def markdown(scores: Sequence[Score], *, command: str) -> str:
 
 
 def robustness_table(scores: Sequence[Score]) -> str:
-    """A line for every condition: gain over the consistent spline, over cubic, and of the worst volume."""
+    """One line for each condition: gain over the consistent spline, over cubic, and of the worst volume."""
     blocks = [_aligned(rows, left=2) for rows in _robustness(scores)]
     return "\n\n".join([*blocks, ROBUSTNESS_EXPLAINED, *_falls(scores)])
 
 
 def robustness_markdown(scores: Sequence[Score], *, command: str) -> str:
-    """The same for a model card; ``command`` made it."""
+    """The same for a model card; ``command`` is the command that made it."""
     blocks = [_piped(rows) for rows in _robustness(scores)]
     return "\n\n".join([*blocks, ROBUSTNESS_EXPLAINED, *_falls(scores), f"Made by `{command}`."]) + "\n"
 
 
 def gain_interval(gains: Sequence[float], *, seed: int = 0) -> tuple[float, float] | None:
-    """95 % bootstrap interval of the mean over volumes, by percentiles; None for fewer than two.
+    """95 % bootstrap interval of the mean over volumes, by percentiles; None for fewer than two volumes.
 
     Source: Efron 1993, "An introduction to the bootstrap", chapter 13.
     """
@@ -118,24 +119,24 @@ def gain_interval(gains: Sequence[float], *, seed: int = 0) -> tuple[float, floa
 
 
 def means_by_volume(scores: Iterable[Score], figure: str) -> dict[str, float]:
-    """A figure of each volume: the mean over its axes, not counting NaN; a volume that has none is absent."""
-    found = {}
+    """A figure of each volume: mean over its axes without NaN; a volume with only NaN is absent."""
+    means = {}
     for volume, group in _groups(scores, lambda s: s.volume).items():
         values = [value for s in group if np.isfinite(value := getattr(s, figure))]
         if values:
-            found[volume] = float(np.mean(values))
-    return found
+            means[volume] = float(np.mean(values))
+    return means
 
 
 def gains_over_cubic(scores: Sequence[Score], method: str) -> list[float]:
-    """PSNR over cubic of each volume, of scores under one condition; none where cubic was not measured."""
+    """Gain over cubic of each volume, for scores under one condition; empty if cubic was not measured."""
     if not any(s.method == "cubic" for s in scores):
         return []
     return [float(np.mean(list(axes.values()))) for axes in _over_cubic(scores, method).values()]
 
 
 def write_scores(scores: Sequence[Score], folder: str | Path, **settings: Any) -> list[Path]:
-    """``scores.csv`` and ``scores.json`` (with the settings and what the figures mean) in ``folder``."""
+    """Write ``scores.csv`` and ``scores.json`` (with the settings and the definitions of the figures)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [_flat(score) for score in scores]
@@ -150,10 +151,10 @@ def write_scores(scores: Sequence[Score], folder: str | Path, **settings: Any) -
 
 
 def write_text(text: str, path: Path) -> Path:
-    """UTF-8, whole or not at all.
+    """Write text as UTF-8, complete or not at all.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
 
     def write(file: BinaryIO) -> None:
@@ -170,7 +171,7 @@ _FIGURES = ("psnr_db", "ssim", "gain_db", "sharpness", "consistency_db", "ceilin
 
 
 def _flat(score: Score) -> dict[str, Any]:
-    """The condition's fields stand among the score's own."""
+    """A score as one row; the fields of its condition are columns of the row."""
     row: dict[str, Any] = {}
     for field in fields(score):
         value = getattr(score, field.name)
@@ -181,14 +182,14 @@ def _flat(score: Score) -> dict[str, Any]:
 
 
 def _groups(scores: Iterable[Score], key: Callable[[Score], _Key]) -> dict[_Key, list[Score]]:
-    found: dict[_Key, list[Score]] = {}
+    groups: dict[_Key, list[Score]] = {}
     for score in scores:
-        found.setdefault(key(score), []).append(score)
-    return found
+        groups.setdefault(key(score), []).append(score)
+    return groups
 
 
 def _by_volume(scores: Iterable[Score], figure: str) -> dict[str, float]:
-    """Of each volume the mean over its axes."""
+    """A figure of each volume: mean over its axes."""
     return {
         volume: float(np.mean([getattr(s, figure) for s in group]))
         for volume, group in _groups(scores, lambda s: s.volume).items()
@@ -196,12 +197,12 @@ def _by_volume(scores: Iterable[Score], figure: str) -> dict[str, float]:
 
 
 def _interval_text(gains: Sequence[float]) -> str:
-    found = gain_interval(gains)
-    return "" if found is None else f"[{_db(found[0])},{_db(found[1])}]"
+    interval = gain_interval(gains)
+    return "" if interval is None else f"[{_db(interval[0])},{_db(interval[1])}]"
 
 
 def _db(value: float) -> str:
-    """With its sign, but never −0.00."""
+    """With a sign, but never −0.00."""
     return f"{round(value, 2) + 0.0:+.2f}"
 
 
@@ -214,7 +215,7 @@ def _card_cell(scores: Sequence[Score]) -> str:
 
 
 def _ceilings(scores: Sequence[Score]) -> _Rows:
-    """What the noise in each truth leaves to be gained, under the first condition; the files tell the others."""
+    """Ceiling of each volume under the first condition; the files have all conditions."""
     first = scores[0].condition.name
     splines = [s for s in scores if s.method == SPLINE and s.condition.name == first]
     factors = sorted({s.condition.factor for s in splines})
@@ -226,7 +227,7 @@ def _ceilings(scores: Sequence[Score]) -> _Rows:
 
 
 def _robustness(scores: Sequence[Score]) -> list[_Rows]:
-    """For each modality a row per condition and a column per method that is no plain interpolation."""
+    """For each modality, one row per condition and one column per method other than plain interpolation."""
     blocks = []
     for modality, group in _groups(scores, lambda s: s.modality).items():
         methods = [m for m in dict.fromkeys(s.method for s in group) if m not in ("linear", "cubic", "sinc")]
@@ -239,30 +240,30 @@ def _robustness(scores: Sequence[Score]) -> list[_Rows]:
 
 
 def _robustness_cell(scores: Sequence[Score], method: str) -> str:
-    ours = [s for s in scores if s.method == method]
-    if not ours:
+    chosen = [s for s in scores if s.method == method]
+    if not chosen:
         return "–"
     over_cubic = _over_cubic(scores, method)
-    means = _by_volume(ours, "gain_db"), {v: float(np.mean(list(g.values()))) for v, g in over_cubic.items()}
+    means = _by_volume(chosen, "gain_db"), {v: float(np.mean(list(g.values()))) for v, g in over_cubic.items()}
     worst = min(gain for gains in over_cubic.values() for gain in gains.values())
     over_spline, cubic = (float(np.mean(list(m.values()))) for m in means)
     return f"{_db(over_spline)} / {_db(cubic)} / {_db(worst)}{'*' if worst < 0 else ''}"
 
 
 def _over_cubic(scores: Sequence[Score], method: str) -> dict[str, dict[int, float]]:
-    """Gain over cubic by volume and axis, of scores under one condition."""
+    """Gain over cubic by volume and axis, for scores under one condition."""
     cubic = {(s.volume, s.axis): s.psnr_db for s in scores if s.method == "cubic"}
-    found: dict[str, dict[int, float]] = {}
+    gains: dict[str, dict[int, float]] = {}
     for s in scores:
         if s.method == method:
-            found.setdefault(s.volume, {})[s.axis] = s.psnr_db - cubic[s.volume, s.axis]
-    return found
+            gains.setdefault(s.volume, {})[s.axis] = s.psnr_db - cubic[s.volume, s.axis]
+    return gains
 
 
 def _falls(scores: Sequence[Score]) -> list[str]:
-    """Where a method falls below cubic, by name."""
+    """The volumes on which a method is worse than cubic."""
     lines = []
-    for (condition, method), ours in _groups(scores, lambda s: (s.condition, s.method)).items():
+    for (condition, method), chosen in _groups(scores, lambda s: (s.condition, s.method)).items():
         if method in ("linear", "cubic", "sinc"):
             continue
         same = [s for s in scores if s.condition == condition]
@@ -272,9 +273,9 @@ def _falls(scores: Sequence[Score]) -> list[str]:
             for axis, gain in gains.items()
             if gain < 0
         ]
-        if ours and volumes:
+        if chosen and volumes:
             lines.append(f"- ×{condition.factor:g}, {condition.name}: {method} on {', '.join(volumes)}")
-    return ["Below cubic:\n\n" + "\n".join(lines)] if lines else ["Nothing is below cubic."]
+    return ["Worse than cubic:\n\n" + "\n".join(lines)] if lines else ["No method is worse than cubic."]
 
 
 def _counted(scores: Sequence[Score]) -> str:
@@ -284,7 +285,7 @@ def _counted(scores: Sequence[Score]) -> str:
 
 
 def _cautions(scores: Sequence[Score]) -> list[str]:
-    """Said plainly: a bootstrap over a handful of volumes promises more than it can hold."""
+    """A warning if a modality has so few volumes that its intervals are too narrow."""
     few = [
         f"{modality} {len({s.volume for s in group})}"
         for modality, group in _groups(scores, lambda s: s.modality).items()
@@ -292,11 +293,11 @@ def _cautions(scores: Sequence[Score]) -> list[str]:
     ]
     if not few:
         return []
-    return [f"Few volumes ({', '.join(few)}): the intervals are too narrow, take them as a sign of the spread."]
+    return [f"Few volumes ({', '.join(few)}): the intervals are too narrow; they only indicate the spread."]
 
 
 def _aligned(rows: _Rows, *, left: int) -> str:
-    """Columns for a terminal, the first ``left`` of them flush left."""
+    """Columns for a terminal; the first ``left`` of them are flush left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(

@@ -1,4 +1,4 @@
-"""Gradient clipping for MONAI's SupervisedTrainer, and where an interrupted training goes on."""
+"""Gradient clipping for MONAI's SupervisedTrainer, and the checkpoint from which training resumes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,20 @@ Mode = Literal["norm", "value", "adjustable"]
 
 
 class GradientClipping:
-    """Keep one bad batch from throwing the weights away; put first among the trainer's handlers.
+    """Prevent one bad batch from destroying the weights; must be the first of the trainer's handlers.
 
-    After every backward pass that the optimizer will step on, gradients are unscaled (under
-    automatic mixed precision) and clipped:
+    Before every step of the optimizer, gradients are unscaled (under automatic mixed precision) and clipped:
 
     - ``"norm"``: scaled so that their norm over all parameters is at most ``threshold``;
     - ``"value"``: each entry to ±``threshold``;
-    - ``"adjustable"``: each entry to ±``threshold``/learning rate, with each parameter group's rate
-      at that moment, so that a step moves no weight by more than ``threshold`` (with momentum μ by
-      more than ``threshold``/(1 − μ)) however high the rate. Only for SGD: an optimizer that
-      normalizes gradients, such as Adam, does not care about their size.
+    - ``"adjustable"``: each entry to ±``threshold``/learning rate, with the current rate of each parameter
+      group. A step then changes no weight by more than ``threshold`` (with momentum μ, ``threshold``/(1 − μ)),
+      at any learning rate. Only for SGD: optimizers that normalize gradients, such as Adam, ignore their size.
 
-    It writes ``gradient_norm`` (before clipping) and ``gradient_clipped`` (share of entries that
-    clipping changed) to ``engine.state``, where StatsHandler and TensorBoardStatsHandler find them
-    by ``state_attributes=["gradient_norm", "gradient_clipped"]``. Gradients that are not finite are
-    left for the scaler to skip; without one they raise.
+    It writes ``gradient_norm`` (before clipping) and ``gradient_clipped`` (fraction of changed entries) to
+    ``engine.state``; StatsHandler and TensorBoardStatsHandler log them with
+    ``state_attributes=["gradient_norm", "gradient_clipped"]``. If gradients are not finite, a scaler skips the
+    step; without a scaler an error is raised.
 
     Args:
         threshold: θ, above 0.
@@ -49,20 +47,20 @@ class GradientClipping:
         self.threshold, self.mode = threshold, mode
 
     def attach(self, engine: Engine) -> None:
-        """Called by MONAI.
+        """Add the handler to the trainer; MONAI calls this.
 
         Raises:
             TypeError: the engine is not a SupervisedTrainer.
         """
         if not isinstance(engine, SupervisedTrainer):
-            raise TypeError(f"GradientClipping clips in a SupervisedTrainer, not in a {type(engine).__name__}")
+            raise TypeError(f"GradientClipping needs a SupervisedTrainer, not a {type(engine).__name__}")
         engine.state.gradient_norm = engine.state.gradient_clipped = 0.0
-        # SupervisedTrainer attaches its handlers before it is given its optimizer.
+        # SupervisedTrainer attaches its handlers before it has its optimizer.
         engine.add_event_handler(Events.STARTED, self.check_optimizer)
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def check_optimizer(self, engine: SupervisedTrainer) -> None:
-        """Called when training starts.
+        """Check mode and optimizer when training starts.
 
         Raises:
             ValueError: "adjustable" with an optimizer other than SGD.
@@ -70,17 +68,17 @@ class GradientClipping:
         if self.mode == "adjustable" and not isinstance(engine.optimizer, SGD):
             raise ValueError(
                 f"adjustable clipping bounds the step of SGD; {type(engine.optimizer).__name__} rescales "
-                "gradients by their own size, so it would do nothing: use mode 'norm', or SGD"
+                "gradients by their own size, so the clipping has no effect: use mode 'norm', or SGD"
             )
 
     def __call__(self, engine: SupervisedTrainer) -> None:
-        """Called after every backward pass; clips if the optimizer steps on it."""
+        """Clip after a backward pass if the optimizer will make a step."""
         if not _steps_now(engine):
             return
         optimizer: Optimizer = engine.optimizer
         if engine.amp and engine.scaler is not None:
-            # The scaler still multiplies the gradients here; clipping before unscaling would clip
-            # the scale and not the gradient. It remembers, and does not unscale again in its step.
+            # The gradients are still multiplied by the scale; clipping before unscaling would clip the
+            # scale and not the gradient. The scaler does not unscale again in its step.
             engine.scaler.unscale_(optimizer)
         gradients = list(_gradients(optimizer.param_groups))
         if not gradients:
@@ -98,7 +96,7 @@ class GradientClipping:
         engine.state.gradient_clipped = self._clip(optimizer, gradients, norm) / entries
 
     def _clip(self, optimizer: Optimizer, gradients: list[Tensor], norm: Tensor) -> float:
-        """Clip in place; the number of entries changed."""
+        """Clip in place; returns the number of changed entries."""
         if self.mode == "norm":
             torch.nn.utils.clip_grads_with_norm_(_parameters(optimizer), self.threshold, norm)
             return sum(g.numel() for g in gradients) if norm > self.threshold else 0
@@ -113,13 +111,13 @@ class GradientClipping:
 
 
 def latest_checkpoint(folder: str | Path) -> str:
-    """The newest ``checkpoint_*.pt`` that CheckpointSaver left in ``folder``; empty if there is none."""
-    found = sorted(Path(folder).glob("checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
-    return str(found[-1]) if found else ""
+    """The newest ``checkpoint_*.pt`` of CheckpointSaver in ``folder``; empty if there is none."""
+    checkpoints = sorted(Path(folder).glob("checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
+    return str(checkpoints[-1]) if checkpoints else ""
 
 
 def _steps_now(engine: SupervisedTrainer) -> bool:
-    """Whether the optimizer steps after this backward pass, by SupervisedTrainer's own rule."""
+    """Whether the optimizer makes a step after this backward pass, by the rule of SupervisedTrainer."""
     accumulated = getattr(engine, "accumulation_steps", 1)
     if accumulated == 1:
         return True

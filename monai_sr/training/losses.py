@@ -1,4 +1,4 @@
-"""What the networks are trained to make small."""
+"""Loss functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CharbonnierLoss(nn.Module):
     """Mean of ``√(d² + ε²) − ε``: an absolute error that is smooth at zero.
 
     Args:
-        epsilon: below this difference (of normalized intensity) it acts like a square.
+        epsilon: for smaller differences (of normalized intensity) the loss is quadratic.
 
     Source: Charbonnier 1994; Lai 2017 (LapSRN), equation 3, with ε = 1e-3.
     """
@@ -31,13 +31,13 @@ class CharbonnierLoss(nn.Module):
 
 
 class PyramidLoss(nn.Module):
-    """Deep supervision: every level against the truth as a scanner of that level would see it.
+    """Deep supervision: compares every level with the reference as a scanner would acquire it at that level.
 
-    A level with slices f times as thick as the finest is compared with the truth averaged by a
-    Gaussian slice profile of that thickness, not with every f-th slice of it.
+    A level with slices f times as thick as the finest is compared with the reference averaged by a Gaussian
+    slice profile of that thickness, not with every f-th slice of it.
 
     Args:
-        loss: compares one level, default :class:`CharbonnierLoss`.
+        loss: loss of one level, default :class:`CharbonnierLoss`.
 
     Source: Lai 2017, equation 2 (sum over levels).
     """
@@ -47,18 +47,18 @@ class PyramidLoss(nn.Module):
         self.loss = loss or CharbonnierLoss()
 
     def forward(self, levels: Sequence[Tensor] | Tensor, hr: Tensor) -> Tensor:
-        """Args: ``levels`` lowest first, the last on the grid of ``hr``; one tensor counts as the last."""
+        """Args: ``levels`` from coarse to fine, the last on the grid of ``hr``; a single tensor is the last level."""
         outputs = [levels] if isinstance(levels, Tensor) else list(levels)
         return torch.stack([self.loss(sr, level_target(hr, sr.shape[-1])) for sr in outputs]).sum()
 
 
 def level_target(hr: Tensor, slices: int) -> Tensor:
-    """``hr`` (..., n) averaged to ``slices`` slices that are as thick as they are apart."""
+    """``hr`` (..., n) averaged to ``slices`` slices with a thickness equal to their spacing."""
     n = hr.shape[-1]
     if n == slices:
         return hr
     if n % slices:
-        raise ValueError(f"{n} thin slices do not divide into {slices}")
+        raise ValueError(f"{n} thin slices are not a multiple of {slices}")
     factor = n // slices
     thick = torch.arange(slices, dtype=torch.float64) * factor + (factor - 1) / 2
     return apply_along(profile_matrix(torch.arange(n), thick, slice_thickness=factor), hr)
