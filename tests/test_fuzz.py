@@ -23,13 +23,16 @@ import numpy as np
 import pytest
 from catalogue import fault
 
+from monai_sr.acquired import Acquired
 from monai_sr.batch import find_cases
-from monai_sr.batch.records import is_own_result
+from monai_sr.batch.record import is_own_result
 from monai_sr.bids import derivative_sidecar, find_bids_images, is_bids, write_dataset_description
+from monai_sr.cli.config import read_config
 from monai_sr.errors import SuperResolutionError, collect_notices
 from monai_sr.grid import Grid
 from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_header, read_image, read_labels
+from monai_sr.options import RunOptions
 
 COUNT = int(os.environ.get("MONAI_SR_FUZZ", "10000"))
 """Inputs of all kinds together."""
@@ -126,8 +129,16 @@ def a_list(name: str, text: str) -> Callable[[Path], str]:
     return make
 
 
+def a_config(name: str, text: str) -> Callable[[Path], str]:
+    def make(folder: Path) -> str:
+        (folder / name).write_text(text)
+        return name
+
+    return make
+
+
 def read_any_list(path: Path) -> None:
-    find_cases(path, path.parent / "out")
+    find_cases(RunOptions(input=str(path), output=str(path.parent / "out")))
 
 
 def a_dataset(folder: Path) -> str:
@@ -145,9 +156,9 @@ def a_dataset(folder: Path) -> str:
 def read_any_dataset(folder: Path) -> None:
     is_bids(folder)
     for image in find_bids_images(folder).images:
-        thickness = image.slice_thickness
-        grids = (Grid((8, 8, n), np.diag([1.0, 1.0, step, 1.0])) for n, step in ((6, 4.0), (24, 1.0)))
-        derivative_sidecar(image, *grids, slice_thickness=thickness)
+        thick = formats.FORMATS["NIfTI-1"](folder)
+        acquired = Acquired.of(read_image(thick), slice_thickness=image.slice_thickness)
+        derivative_sidecar(image, acquired, Grid((8, 8, 24), np.diag([1.0, 1.0, 1.0, 1.0])))
     (folder / "out").mkdir(exist_ok=True)
     write_dataset_description(folder / "out", raw_root=folder)
 
@@ -162,6 +173,8 @@ KINDS: dict[str, tuple[Callable[[Path], str], Callable[[Path], object]]] = {
     **{name: (an_image(name), read_any_image) for name in formats.FORMATS},
     "text list": (a_list("list.txt", "# today\nin/a.nii\nin/b\ngone.nii\n"), read_any_list),
     "CSV list": (a_list("list.csv", "input,output\nin/a.nii,x.nii.gz\n\"in/b\",\ngone.nii,y.nii\n"), read_any_list),
+    "options in JSON": (a_config("a.json", '{"wanted": {"factor": 4}, "axis": 2, "include": ["a*"]}'), read_config),
+    "options in YAML": (a_config("a.yaml", "wanted: {factor: 4}\naxis: 2\ninclude:\n- a*\n"), read_config),
     "BIDS": (a_dataset, read_any_dataset),
     "DICOM": (a_series, read_image),
 }  # fmt: skip
