@@ -28,7 +28,7 @@ from ..grid import grid_of
 from ..io.images import read_image
 from ..training.augmentation import RandCoarseCropd, RandSimulateThickSlicesd
 from ..trust.consistency import measure_consistency
-from ..trust.ranges import joined, trained_ranges
+from ..trust.ranges import join_ranges, trained_ranges
 from ..trust.uncertainty import constants_for, through_plane_detail, unit_of
 from .conditions import Acquisition, Condition, acquire
 from .metrics import foreground
@@ -110,7 +110,7 @@ def calibrate(
     return {
         "consistency": consistency_limit(scores),
         "uncertainty": constants | {"coverage": coverage(unseen, constants)},
-        **({"trained_on": joined(ranges)} if ranges else {}),
+        **({"trained_on": join_ranges(ranges)} if ranges else {}),
     }
 
 

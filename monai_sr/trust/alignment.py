@@ -1,4 +1,4 @@
-"""Bring a result, of any program, to the acquired grid: order and direction of its axes, and its in-plane voxels."""
+"""Bring a result of any program to the acquired grid: order and direction of axes, and in-plane voxels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..grid import SAME_SPACING, Grid, grid_of, positions_on
 from ..slices import interpolation_matrix
 
 SAME_PLACE = 0.02
-"""Voxels; an in-plane grid that is off by less is the same."""
+"""Voxels; in-plane grids that differ by less are equal."""
 
 PARALLEL = 0.1
-"""Voxels that the far end of an axis may be off the line, in-plane voxels of the acquired grid."""
+"""Maximum distance of the far end of an axis from the parallel line, in in-plane voxels of the acquired grid."""
 
 
 def turned_to(grid: Grid, result: MetaTensor) -> tuple[Tensor, Grid]:
-    """The result's voxels with their axes in the order and direction of ``grid``, and where they lie then."""
+    """The voxels of the result with axes in the order and direction of ``grid``, and their grid."""
     there = grid_of(result)
     ours, theirs = (g.affine[:3, :3] / np.array(g.spacing) for g in (grid, there))
     cosines = ours.T @ theirs
@@ -31,7 +31,7 @@ def turned_to(grid: Grid, result: MetaTensor) -> tuple[Tensor, Grid]:
     if sorted(order) != [0, 1, 2] or (off > PARALLEL * max(min(grid.spacing), 0.1)).any():
         angle = math.degrees(math.acos(min(1.0, float(np.abs(cosines).max(axis=1).min()))))
         raise not_aligned(
-            f"their axes are not parallel (up to {angle:.2g} degrees)",
+            f"the axes of the volumes are not parallel (angle {angle:.2g} degrees)",
             "resample the result to the axes of the acquired volume, without a rotation",
         )
     affine, voxels = np.eye(4), result.as_tensor().cpu().permute(0, *(o + 1 for o in order))
@@ -47,7 +47,7 @@ def turned_to(grid: Grid, result: MetaTensor) -> tuple[Tensor, Grid]:
 
 
 def in_plane_matrix(grid: Grid, there: Grid, axis: int) -> tuple[Tensor | None, str]:
-    """What brings the result's voxels along an in-plane axis to the acquired ones; None if they are those."""
+    """Matrix from the result's voxels to the acquired voxels along an in-plane axis; None if they are equal."""
     ours, theirs = positions_on(grid, axis, grid), positions_on(there, axis, grid)
     step, new = grid.spacing[axis], there.spacing[axis]
     if len(ours) == len(theirs) and np.abs(ours - theirs).max() < SAME_PLACE * step:
@@ -57,20 +57,20 @@ def in_plane_matrix(grid: Grid, there: Grid, axis: int) -> tuple[Tensor | None, 
     if np.abs(theirs[nearest] - at).max() < SAME_PLACE * step:
         return torch.eye(len(theirs), dtype=torch.float64)[nearest], ""
     if len(theirs) < 2:
-        raise not_aligned(f"the result has one voxel along axis {axis}", "give the whole volume")
+        raise not_aligned(f"the result has only one voxel along axis {axis}", "give the whole volume")
     if new < step * (1 - SAME_SPACING):
         # each acquired voxel is the mean over its own width
         edges = np.append(theirs - new / 2, theirs[-1] + new / 2)
-        shares = np.diff(np.clip(edges, (at - step / 2)[:, None], (at + step / 2)[:, None]), axis=1)
+        overlaps = np.diff(np.clip(edges, (at - step / 2)[:, None], (at + step / 2)[:, None]), axis=1)
         return torch.from_numpy(
-            shares / shares.sum(axis=1, keepdims=True)
+            overlaps / overlaps.sum(axis=1, keepdims=True)
         ), f"axis {axis} averaged from {new:.4g} to {step:.4g} mm"
     places, index = np.unique(at, return_inverse=True)
     return interpolation_matrix(theirs, places)[index], f"axis {axis} interpolated from {new:.4g} to {step:.4g} mm"
 
 
 def covered_voxels(grid: Grid, there: Grid, axis: int, inside: np.ndarray) -> Tensor:
-    """(1, X, Y, Z) which acquired voxels lie within the result."""
+    """(1, X, Y, Z) True for acquired voxels inside the result."""
     covered = torch.ones(1, *grid.shape, dtype=torch.bool)
     for a in range(3):
         if a == axis:
@@ -86,5 +86,5 @@ def covered_voxels(grid: Grid, there: Grid, axis: int, inside: np.ndarray) -> Te
 
 
 def not_aligned(what: str, fix: str) -> ImageError:
-    """E-CON-GRID: two volumes do not lie along one another."""
+    """E-CON-GRID: two volumes cannot be compared."""
     return ImageError("E-CON-GRID", what, fix=fix)

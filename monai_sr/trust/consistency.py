@@ -1,8 +1,8 @@
-"""Does a result agree with what the scanner saw? ``y - A x`` of any super-resolved volume, in HU or signal units.
+"""Consistency of a super-resolved volume with the acquired slices: ``y - A x``, in HU or signal units.
 
-The result is acquired again: averaged by the slice profile at the places of the acquired slices. What
-remains cannot see what a method invents between slices, but it shows every contradiction: a shift, a
-wrong intensity, a blur, a slice from elsewhere.
+The result is acquired again: it is averaged by the slice profile at the positions of the acquired slices. The
+difference does not show what a method invents between slices. It shows every contradiction: a shift, a wrong
+intensity, blur, a slice of another scan.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from ..slices import Banded, Profile, apply_along, profile_matrix
 from .alignment import covered_voxels, in_plane_matrix, not_aligned, turned_to
 
 _BLOCK = 2**21
-"""Voxels that are taken at once, to save memory."""
+"""Voxels processed at once, to save memory."""
 
 
 @dataclass(frozen=True)
 class Consistency:
-    """How far a result is from the acquired slices once it is acquired again.
+    """Difference between a result, acquired again, and the acquired slices.
 
     Attributes:
-        residual: (C, X, Y, Z) ``y - A x`` on the acquired grid, in the file's units; NaN where nothing
-            is compared: beyond the result, beside padding, and where the acquired volume held no number.
+        residual: (C, X, Y, Z) ``y - A x`` on the acquired grid, in the units of the file; NaN where nothing is
+            compared: outside the result, beside padding, and where the acquired volume is NaN.
         axis: through-plane axis of the acquired volume.
-        value_range: what NRMSE is a share of, see :func:`measure_consistency`.
-        nrmse: root mean square of the residual over ``value_range``, of all voxels.
-        slice_nrmse: (m,) the same of each acquired slice in the order of the voxels; NaN where nothing is compared.
-        p95, maximum: 95th percentile and largest of the absolute residual, in the file's units.
+        value_range: denominator of NRMSE, see :func:`measure_consistency`.
+        nrmse: root mean square of the residual of all voxels, divided by ``value_range``.
+        slice_nrmse: (m,) the same for each acquired slice, in the order of the voxels; NaN where nothing is compared.
+        p95, maximum: 95th percentile and maximum of the absolute residual, in the units of the file.
         unit: "HU", or "signal" for MR.
-        rounding: half the step of an integer result: by so much it may be off for its type alone.
-        notes: what had to be done to compare, in words.
+        rounding: half the step of an integer result, its maximum rounding error.
+        notes: what was done to make the volumes comparable, in words.
     """
 
     residual: MetaTensor
@@ -59,35 +59,34 @@ class Consistency:
 
     @property
     def worst_slice(self) -> int:
-        """Index of the slice of the largest NRMSE."""
+        """Index of the slice with the largest NRMSE."""
         return int(np.nanargmax(self.slice_nrmse))
 
     @property
     def score(self) -> float:
-        """NRMSE of the worst slice, so that one wrong slice shows however many there are."""
+        """NRMSE of the worst slice: one wrong slice counts, however many slices there are."""
         return float(self.slice_nrmse[self.worst_slice])
 
     def within(self, limit: float) -> bool:
-        """Whether the score is at most ``limit``, and what rounding alone may cost."""
+        """Whether the score is at most ``limit`` plus the rounding error."""
         return self.score <= limit + self.rounding / self.value_range
 
     def check(self, limit: float, *, path: Any = None) -> None:
-        """Nothing, where the result is within ``limit``.
+        """Raise an error if the score exceeds ``limit``.
 
         Raises:
-            QualityError: it is not.
+            QualityError: E-CON-LIMIT.
         """
         if not self.within(limit):
             raise QualityError(
                 "E-CON-LIMIT",
-                f"slice {self.worst_slice} contradicts the acquired one by {self.score:.3g} of the range, "
-                f"{limit:.3g} is the limit",
-                fix="check slice thickness and profile, and where the result comes from",
+                f"slice {self.worst_slice} contradicts the acquired slice: NRMSE {self.score:.3g}, limit {limit:.3g}",
+                fix="check slice thickness, slice profile and the origin of the result",
                 path=path,
             )
 
     def text(self) -> str:
-        """The figures as a table for people."""
+        """The figures as a table."""
         compared = int(np.isfinite(self.slice_nrmse).sum())
         rows = [
             ("NRMSE", f"{self.nrmse:.3g} of {self.value_range:.5g} {self.unit}"),
@@ -100,7 +99,7 @@ class Consistency:
         return "\n".join(f"{name:17} {value}" for name, value in rows)
 
     def summary(self) -> dict[str, Any]:
-        """The figures of the whole volume, as JSON holds them."""
+        """The figures of the whole volume, for JSON."""
         figures = {"score": self.score, "nrmse": self.nrmse, "p95": self.p95, "max": self.maximum}
         return {
             **{name: _digits(value) for name, value in figures.items()},
@@ -127,32 +126,34 @@ def measure_consistency(
     axis: int | None = None,
     stored_dtype: Any = None,
 ) -> Consistency:
-    """Acquire a super-resolved volume again and compare it with the acquired one.
+    """Acquire a super-resolved volume again and compare it with the acquired volume.
 
-    The result may come from any program. The affines tell where its voxels lie: axes in another order
-    or direction are turned, more slices or voxels are left out, and another in-plane spacing is brought
-    to the acquired one (averaged if finer, else cubic), which the notes tell. Only axes that are not
-    parallel are refused.
+    The result may come from any program. The affines give the position of its voxels. Axes in another order or
+    direction are permuted and flipped, additional slices and voxels are left out, and another in-plane spacing
+    is resampled (averaged if finer, otherwise cubic); the notes say so. Only axes that are not parallel are
+    refused.
 
-    NRMSE is a fraction of the acquired volume's spread (its 99.9th less 0.1st percentile, padding left
-    out), so that neither units nor single bright voxels matter.
+    NRMSE is a fraction of the spread of the acquired volume (99.9th minus 0.1st percentile without padding), so
+    it does not depend on units or on single bright voxels.
 
     Args:
-        acquired: (C, X, Y, Z) thick slices with affine, or what is known of them already.
+        acquired: (C, X, Y, Z) thick slices with affine, or their Acquired record.
         result: (C, X', Y', Z') thin slices with affine.
         slice_thickness, profile, axis: as of :meth:`monai_sr.acquired.Acquired.of`, for ``acquired`` as a
-            MetaTensor. Default of the profile: what the result says it agrees with, else estimated from
-            the acquired slices. Default of the axis: what the metadata say, else the one along which the
+            MetaTensor. Default of the profile: that recorded in the result, otherwise estimated from the
+            acquired slices. Default of the axis: that of the metadata, otherwise the axis along which the
             result is finer.
-        stored_dtype: compare the result as it looks when it is written in this type.
+        stored_dtype: compare the result as if written in this type.
 
     Raises:
-        ImageError: the volumes do not lie along one another (E-CON-GRID), or hold different numbers of volumes.
-        UsageError: a slice thickness that is not above 0.
+        ImageError: the volumes are not aligned or have different numbers of channels (E-CON-GRID).
+        UsageError: the slice thickness is not positive.
     """
     image = acquired.image if isinstance(acquired, Acquired) else acquired
     if len(image) != len(result):
-        raise not_aligned(f"{len(image)} volume(s) were acquired, the result holds {len(result)}", "choose one of them")
+        raise not_aligned(
+            f"the acquired file has {len(image)} volume(s), the result {len(result)}", "choose one volume"
+        )
     grid = grid_of(image)
     x, there = turned_to(grid, result)
     if not isinstance(acquired, Acquired):
@@ -171,9 +172,9 @@ def measure_consistency(
     half = float(there.spacing[axis]) / 2 * (1 + SAME_SPACING)
     inside = (thick >= thin[0] - half) & (thick <= thin[-1] + half)
     if not inside.any():
-        raise not_aligned("no acquired slice lies within the result", "check that they are of one scan")
+        raise not_aligned("no acquired slice is inside the result", "check that both are of the same scan")
     if not inside.all():
-        notes.append(f"{int((~inside).sum())} of {len(thick)} acquired slices lie beyond the result")
+        notes.append(f"{int((~inside).sum())} of {len(thick)} acquired slices are outside the result")
     if acquired.slice_profile != "gaussian":
         notes.append(f"slice profile: {acquired.slice_profile}")
     thickness = acquired.slice_thickness
@@ -186,7 +187,7 @@ def measure_consistency(
     known = _known_voxels(acquired)
     compared = _compared_voxels(acquired, known) & covered_voxels(grid, there, axis, inside)
     if not bool(compared.any()):
-        raise not_aligned("they have no voxel in common", "check that they are of one scan")
+        raise not_aligned("the volumes do not overlap", "check that both are of the same scan")
     dtype = np.dtype(stored_dtype or stored_dtype_of(result))
     residual = torch.full_like(y, math.nan)
     again = _acquired_again(x, matrix, axis, dtype if stored_dtype is not None else None)
@@ -204,15 +205,15 @@ def measure_consistency(
 
 
 def check_result(acquired: Acquired, result: MetaTensor, *, limit: float | None, strict: bool = False) -> Consistency:
-    """:func:`measure_consistency` of a result that is about to be written, compared with a bundle's limit.
+    """:func:`measure_consistency` of a result before it is written, compared with the limit of a bundle.
 
     Args:
         acquired, result: see there.
-        limit: the largest NRMSE of a slice; None where a bundle has none.
-        strict: raise an error where there would be a warning that the result is beyond the limit.
+        limit: maximum NRMSE of a slice; None if the bundle has no limit.
+        strict: raise an error instead of a warning if the limit is exceeded.
 
     Raises:
-        QualityError: it is beyond the limit, under ``strict``.
+        QualityError: the limit is exceeded, with ``strict``.
     """
     consistency = measure_consistency(acquired, result, stored_dtype=acquired.stored_dtype)
     if limit is None or consistency.within(limit):
@@ -255,7 +256,7 @@ def _figures(
 
 
 def _known_voxels(acquired: Acquired) -> Tensor:
-    """(C, X, Y, Z) where the volume holds what was measured: no padding, no filled NaN."""
+    """(C, X, Y, Z) True for measured voxels: no padding, no filled NaN."""
     voxels = acquired.voxels.cpu()
     known = torch.ones_like(voxels, dtype=torch.bool)
     if acquired.missing is not None:
@@ -268,7 +269,7 @@ def _known_voxels(acquired: Acquired) -> Tensor:
 
 
 def _compared_voxels(acquired: Acquired, known: Tensor) -> Tensor:
-    """Where padding or NaN lie within no profile: those values are no tissue that slices average."""
+    """True where no profile contains padding or NaN, because these values are not tissue."""
     lost, axis = ~known, acquired.axis
     if bool(lost.any()):
         reach = math.ceil(1.5 * float(acquired.slice_thickness.max()) / acquired.grid.spacing[axis])
@@ -286,7 +287,7 @@ def _compared_voxels(acquired: Acquired, known: Tensor) -> Tensor:
 
 
 def _acquired_again(x: Tensor, matrix: Tensor, axis: int, dtype: np.dtype | None) -> Tensor:
-    """``A x`` in blocks, as ``dtype`` would hold x."""
+    """``A x`` in blocks, with x rounded to ``dtype``."""
     acquire, parts = Banded(matrix), []
     for part in _parts(x, axis):
         block = part.float()
@@ -302,10 +303,10 @@ def _parts(x: Tensor, axis: int) -> Sequence[Tensor]:
 
 
 def _cut(axis: int) -> int:
-    """The dimension that blocks are cut along: one of the other two."""
+    """The dimension along which blocks are cut: not the slice axis."""
     return 2 if axis == 0 else 1
 
 
 def _digits(value: float) -> float:
-    """Six significant digits: more would be rounding of the machine."""
+    """Round to six significant digits."""
     return float(f"{value:.6g}")

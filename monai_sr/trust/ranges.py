@@ -1,4 +1,4 @@
-"""What a bundle was trained on, and whether an image is like it: geometry, modality and values."""
+"""Training ranges of a bundle, and whether an image is inside them: geometry, modality and values."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..grid import SAME_SPACING, Grid, grid_of
 from ..intensities import CT_WINDOW, MR_PERCENTILES, intensity_range
 
 BELOW, ABOVE = 0.5, 1.25
-"""Lengths may be so many times the least and the largest of training: half the voxel size is the same anatomy
-with more voxels to see it by, a larger one is not."""
+"""Tolerance of lengths, as multiples of the minimum and maximum of training. Half the voxel size shows the same
+anatomy with more voxels; larger voxels do not."""
 
 FIELD = 1.5
-"""A field of view may be so many times the largest."""
+"""Tolerance of the field of view, as a multiple of the maximum of training."""
 
 VALUES = 0.5
-"""Normalized values may lie beyond those of training by such a share of their range."""
+"""Tolerance of normalized values, as a fraction of their range in training."""
 
 EXTREMES = (0.05, 99.95)
-"""Percentiles that count as a volume's least and largest value."""
+"""Percentiles that are used as minimum and maximum of a volume."""
 
 _SAMPLES = 1_000_000
 
@@ -36,7 +36,7 @@ CAUSES = {
     "field_of_view": ("W-RANGE-FIELD", "E-RANGE-FIELD"),
     "values": ("W-RANGE-VALUES", "E-RANGE-VALUES"),
 }
-"""Each way to be unlike the training data, with the codes of its warning and, under ``strict``, its error."""
+"""Each kind of departure from the training data, with the codes of its warning and, with ``strict``, its error."""
 
 
 def trained_ranges(
@@ -49,42 +49,42 @@ def trained_ranges(
     ct_window: tuple[float, float] = CT_WINDOW,
     mr_percentiles: tuple[float, float] = MR_PERCENTILES,
 ) -> dict[str, Any]:
-    """The ranges that training on these volumes covers, by modality, as a bundle's metadata hold them.
+    """The ranges that training on these volumes covers, by modality, as in the calibration of a bundle.
 
     Args:
         volumes: (1, X, Y, Z) of thin slices.
-        factors, thickness_ratios, isotropy: least and largest that thick slices are simulated with, see
+        factors, thickness_ratios, isotropy: minimum and maximum in the simulation of thick slices, see
             :class:`monai_sr.training.augmentation.RandSimulateThickSlicesd`.
         coarsest: see :class:`monai_sr.training.augmentation.RandCoarseCropd`.
         ct_window, mr_percentiles: see :func:`monai_sr.intensities.intensity_range`.
     """
-    found: dict[str, Any] = {}
+    ranges: dict[str, Any] = {}
     for hr in volumes:
         grid = grid_of(hr)
         acquired = Acquired.of(hr)
         near = [s for s in grid.spacing if s <= min(grid.spacing) * isotropy]
         low, high = _extremes(acquired, 0, ct_window, mr_percentiles)
-        seen: dict[str, tuple[float, float]] = {
+        covered: dict[str, tuple[float, float]] = {
             "in_plane_spacing": (min(near), max(near) * coarsest),
             "slice_spacing": (min(near) * factors[0], max(near) * coarsest * factors[1]),
             "field_of_view": (0.0, max(s * n for s, n in zip(grid.spacing, grid.shape, strict=True))),
             "values": (low, high),
         }
-        seen["thickness_ratio"] = thickness_ratios
-        one = {name: [float(f"{end:.4g}") for end in ends] for name, ends in seen.items()}
-        found = joined([found, {acquired.modality: one}])
-    return found
+        covered["thickness_ratio"] = thickness_ratios
+        rounded = {name: [float(f"{end:.4g}") for end in ends] for name, ends in covered.items()}
+        ranges = join_ranges([ranges, {acquired.modality: rounded}])
+    return ranges
 
 
-def joined(ranges: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The ranges that hold several, by modality."""
-    found: dict[str, dict[str, Any]] = {}
-    for one in ranges:
-        for kind, ends in one.items():
-            known = found.setdefault(kind, dict(ends))
-            for name, (least, most) in ends.items():
-                known[name] = [min(known[name][0], least), max(known[name][1], most)]
-    return found
+def join_ranges(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The ranges that contain all given ranges, by modality."""
+    joined: dict[str, dict[str, Any]] = {}
+    for ranges in several:
+        for modality, ends in ranges.items():
+            known = joined.setdefault(modality, dict(ends))
+            for name, (low, high) in ends.items():
+                known[name] = [min(known[name][0], low), max(known[name][1], high)]
+    return joined
 
 
 def check_ranges(
@@ -96,27 +96,27 @@ def check_ranges(
     mr_percentiles: tuple[float, float] = MR_PERCENTILES,
     strict: bool = False,
 ) -> dict[str, str]:
-    """Warn of everything in which a volume is unlike what a bundle was trained on.
+    """Warn of every property of a volume outside the training ranges of a bundle.
 
-    The factor is not among it, :func:`monai_sr.inference.super_resolve` knows its range.
+    The factor is checked by :func:`monai_sr.inference.super_resolve`.
 
     Args:
         acquired, wanted: a volume, and the grid of its result.
-        trained: what :func:`trained_ranges` found; nothing is said where it is empty.
+        trained: from :func:`trained_ranges`; if empty, nothing is checked.
         ct_window, mr_percentiles: as of :func:`monai_sr.inference.super_resolve`.
         strict: raise an error instead.
 
     Returns:
-        By cause (of :data:`CAUSES`) what was found, in words; empty where nothing is to be super-resolved.
+        The finding for each cause of :data:`CAUSES`, in words; empty if nothing is to be super-resolved.
 
     Raises:
-        ImageError: under ``strict``.
+        ImageError: a property is outside, with ``strict``.
     """
     if not trained or acquired.lies_on(wanted):
         return {}
     grid, spacing, modality = acquired.grid, acquired.slice_spacing, acquired.modality
     if modality not in trained:
-        finding = f"{modality}, the network was trained on {' and '.join(sorted(trained))}"
+        finding = f"the modality is {modality}, the network was trained on {' and '.join(sorted(trained))}"
         facts: dict[str, Any] = {"found": modality, "trained": sorted(trained)}
         _warn("modality", finding, facts, strict=strict, path=acquired.path)
         return {"modality": finding}
@@ -125,26 +125,26 @@ def check_ranges(
     extremes = [_extremes(acquired, index, ct_window, mr_percentiles) for index in range(len(acquired.voxels))]
     ratios = acquired.slice_thickness / spacing
     measured = {
-        "in_plane_spacing": (min(in_plane), max(in_plane), "an in-plane spacing of {} mm"),
-        "slice_spacing": (spacing, spacing, "a slice each {} mm"),
-        "thickness_ratio": (float(ratios.min()), float(ratios.max()), "slices {} times as thick as they are apart"),
-        "field_of_view": (extent, extent, "a field of view of {} mm"),
-        "values": (min(e[0] for e in extremes), max(e[1] for e in extremes), "normalized values that reach {}"),
+        "in_plane_spacing": (min(in_plane), max(in_plane), "the in-plane spacing is {} mm"),
+        "slice_spacing": (spacing, spacing, "the slice spacing is {} mm"),
+        "thickness_ratio": (float(ratios.min()), float(ratios.max()), "slice thickness divided by slice spacing is {}"),
+        "field_of_view": (extent, extent, "the field of view is {} mm"),
+        "values": (min(e[0] for e in extremes), max(e[1] for e in extremes), "normalized values reach {}"),
     }
     found = {}
     for name, (low, high, words) in measured.items():
-        least, most = _allowed(name, trained[modality][name])
-        beyond = low if low < least else high if high > most else None
-        if beyond is not None:
+        lowest, highest = _allowed(name, trained[modality][name])
+        outside = low if low < lowest else high if high > highest else None
+        if outside is not None:
             range_ = "{:.4g} to {:.4g}".format(*trained[modality][name])
-            found[name] = f"{words.format(f'{beyond:.4g}')}, the network was trained on {range_} in {modality}"
-            facts = {"found": float(beyond), "trained": trained[modality][name], "modality": modality}
+            found[name] = f"{words.format(f'{outside:.4g}')}, the network was trained on {range_} for {modality}"
+            facts = {"found": float(outside), "trained": trained[modality][name], "modality": modality}
             _warn(name, found[name], facts, strict=strict, path=acquired.path)
     return found
 
 
 def _allowed(name: str, ends: Sequence[float]) -> tuple[float, float]:
-    """The ends of a trained range with what may be beyond them."""
+    """A training range extended by its tolerance."""
     low, high = ends
     if name == "values":
         return low - VALUES * (high - low), high + VALUES * (high - low)
@@ -158,12 +158,12 @@ def _allowed(name: str, ends: Sequence[float]) -> tuple[float, float]:
 def _extremes(
     acquired: Acquired, channel: int, ct_window: tuple[float, float], mr_percentiles: tuple[float, float]
 ) -> tuple[float, float]:
-    """Normalized least and largest value of a channel, padding left out."""
+    """Normalized minimum and maximum of a channel, without padding."""
     voxels = acquired.voxels[channel].float()
     outside = acquired.outside(voxels, channel)
     known = voxels if outside is None or bool(outside.all()) else voxels[~outside]
     if float(known.min()) == float(known.max()):
-        return 0.0, 1.0  # super_resolve says what is wrong
+        return 0.0, 1.0  # super_resolve raises the error
     scale = intensity_range(known, acquired.modality, ct_window=ct_window, mr_percentiles=mr_percentiles)
     values = known.flatten()
     values = values[:: max(1, len(values) // _SAMPLES)]
@@ -174,8 +174,6 @@ def _extremes(
 def _warn(name: str, finding: str, facts: Mapping[str, Any], *, strict: bool, path: str) -> None:
     warning, error = CAUSES[name]
     if strict:
-        raise ImageError(
-            error, finding, fix="take --bundle none, or leave --strict out", path=path or None, facts=facts
-        )
-    text = f"{finding}; the result may be no better than interpolation"
+        raise ImageError(error, finding, fix="use --bundle none, or omit --strict", path=path or None, facts=facts)
+    text = f"{finding}; the result may not be better than interpolation"
     warn(warning, text, path=path or None, facts=facts, stacklevel=4)

@@ -1,15 +1,14 @@
-"""How fine a volume resolves across its slices, measured on the volume itself: voxel size is not resolution.
+"""Through-plane resolution, estimated from the volume itself: voxel size is not resolution.
 
-Tissue looks alike in every direction but for what the slices blurred. So the volume is seen through wider
-and wider slice profiles along an in-plane axis, until it changes from sample to sample along that axis as
-it does through-plane; the width (FWHM of a Gaussian) at which it does so is the effective slice thickness.
-What is compared is the mean squared difference of samples one lag apart over that of samples two lags
-apart, in which contrast and units cancel.
+Tissue looks similar in all directions, except for the blur of the slices. So the volume is blurred by wider and
+wider slice profiles along an in-plane axis, until it changes from sample to sample along that axis as it does
+through plane. That width (FWHM of a Gaussian) is the effective slice thickness. The compared measure is the mean
+squared difference of samples one lag apart, divided by that of samples two lags apart; contrast and units cancel.
 
-Limits: the in-plane axes are taken to be sharp and the tissue to be alike in all directions. Measured on
-volumes of known blur by ``python -m tests.benchmarks.resolution``; noise that was not blurred by the slice
-profile, as that of most scanners, makes the estimate too fine, and a box profile counts as the Gaussian
-that is as smooth.
+Limits: the method assumes that in-plane axes are sharp and that tissue looks alike in all directions
+(``python -m tests.benchmarks.resolution`` measures its error on volumes with known blur). Noise that the slice
+profile did not blur, as in most scanners, makes the estimate too fine. A box profile is reported as the Gaussian of
+equal smoothness.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ from ..slices import apply_along, profile_matrix
 METHOD = "in-plane axes seen through slice profiles, ratio of squared differences at one and two lags"
 
 WIDTHS = np.geomspace(0.25, 4.0, 17)
-"""Profiles that are tried, in lags."""
+"""Widths of the tried profiles, in lags."""
 
 FEWEST = 4
-"""Lags that must fit along an axis."""
+"""Minimum number of lags along an axis."""
 
 _SAMPLES = 1_000_000
-"""Voxels looked at, from the middle of a larger volume."""
+"""Maximum number of voxels, from the middle of a larger volume."""
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a volume resolves along one axis.
+    """Resolution of a volume along one axis.
 
     Attributes:
-        mm: effective slice thickness, FWHM of the equivalent Gaussian; NaN where it cannot be told.
-        lag: distance of the samples that were compared, mm.
-        axis: which axis.
-        bounded: "at most" or "at least" where the volume is sharper or smoother than what can be told apart.
+        mm: effective slice thickness, FWHM of the equivalent Gaussian; NaN if it cannot be estimated.
+        lag: distance of the compared samples, mm.
+        axis: the axis.
+        bounded: "at most" or "at least" if the volume is sharper or smoother than the method can measure.
     """
 
     mm: float
@@ -55,12 +54,12 @@ class Resolution:
     bounded: str = ""
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """For JSON."""
         mm = None if np.isnan(self.mm) else float(f"{self.mm:.3g}")
         return {"mm": mm} | ({"bounded": self.bounded} if self.bounded else {})
 
     def text(self) -> str:
-        """For people."""
+        """In words."""
         return "unknown" if np.isnan(self.mm) else f"{self.bounded} {self.mm:.2g} mm".strip()
 
 
@@ -68,19 +67,18 @@ def measure_resolution(image: MetaTensor, axis: int, *, lag: float | None = None
     """The effective slice thickness of a volume.
 
     Args:
-        image: (C, X, Y, Z) with affine; of several volumes the first.
+        image: (C, X, Y, Z) with affine; only the first channel is used.
         axis: through-plane axis.
-        lag: mm between the samples that are compared, about half of what is expected. Default: the slice
-            spacing.
+        lag: mm between compared samples, about half of the expected resolution. Default: the slice spacing.
 
     Returns:
-        NaN where nothing differs, or fewer than :data:`FEWEST` lags fit along an axis.
+        NaN for a constant volume, or if fewer than :data:`FEWEST` lags fit along an axis.
     """
     return _measure(Acquired.of(image), image, axis, lag)
 
 
 def effective_resolution(acquired: Acquired, result: MetaTensor) -> tuple[Resolution, Resolution]:
-    """What an acquired volume resolves across its slices, and what its result (C, X', Y', Z') does."""
+    """Through-plane resolution of an acquired volume and of its result (C, X', Y', Z')."""
     before = _measure(acquired, acquired.image, acquired.axis, None)
     return before, _measure(acquired, result, acquired.axis, acquired.slice_spacing / 2)
 
@@ -99,7 +97,7 @@ def _measure(acquired: Acquired, image: Tensor, axis: int, lag: float | None) ->
     known = [one for one in sharper if one is not None]
     if not known:
         return Resolution(float("nan"), lag, axis)
-    # a wider profile makes the in-plane axis smoother, but for chance
+    # a wider profile makes the in-plane axis smoother, except for noise
     excess = np.minimum.accumulate(np.mean(known, axis=0))
     if excess[0] <= 0:
         return Resolution(float(WIDTHS[0] * lag), lag, axis, "at most")
@@ -110,10 +108,10 @@ def _measure(acquired: Acquired, image: Tensor, axis: int, lag: float | None) ->
 
 
 def _sharper(voxels: Tensor, grid: Grid, in_plane: int, axis: int, steps: int) -> np.ndarray | None:
-    """By how much the ratio along an in-plane axis exceeds the through-plane one, at every width.
+    """The ratio along an in-plane axis minus the through-plane ratio, at every width.
 
-    Both are of one volume, seen through the profile: that takes detail from both directions, as the slices
-    did. None where too few lags fit, or nothing differs.
+    Both ratios are of the same volume after the blur, which removes detail from both directions, as the slices
+    did. None if too few lags fit, or the volume is constant.
     """
     lag = steps * grid.spacing[axis]
     at = np.arange(voxels.shape[in_plane]) * grid.spacing[in_plane]
@@ -133,7 +131,7 @@ def _sharper(voxels: Tensor, grid: Grid, in_plane: int, axis: int, steps: int) -
 
 
 def _ratio(voxels: Tensor, axis: int, steps: int) -> float | None:
-    """Mean squared difference one lag apart over that two lags apart."""
+    """Mean squared difference at one lag, divided by that at two lags."""
     n = voxels.shape[axis]
     if n <= 2 * steps:
         return None

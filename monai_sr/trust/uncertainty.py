@@ -1,12 +1,11 @@
-"""How wrong a result may be at each voxel: the standard deviation of its error, in HU or signal units.
+"""Uncertainty of a result: the predicted standard deviation of the error of each voxel, in HU or signal units.
 
-A network errs where it adds detail across the slices. So the error is foretold from the result itself,
-by its through-plane detail ``h``: what averaging over one slice spacing takes away, its root mean
-square over 3 x 3 x 3 voxels. ``σ² = a² + (c h)²``, with ``a`` and ``c`` fitted on the training volumes
-for each modality and factor and checked on the validation ones (:mod:`monai_sr.evaluation.calibration`).
+A network makes errors where it adds detail across the slices. So the error is predicted from the through-plane
+detail ``h`` of the result: the difference from its average over one slice spacing, as root mean square over
+3 x 3 x 3 voxels. ``σ² = a² + (c h)²``; ``a`` and ``c`` are fitted on the training volumes for each modality and
+factor, and checked on the validation volumes (:mod:`monai_sr.evaluation.calibration`).
 
-An ensemble of eight flips foretells no better for eight times the work, measured by
-``python -m tests.benchmarks.uncertainty``.
+An ensemble of eight flips predicts no better, at eight times the work (``python -m tests.benchmarks.uncertainty``).
 """
 
 from __future__ import annotations
@@ -27,23 +26,23 @@ from ..intensities import data_range
 from ..slices import apply_along, profile_matrix
 
 _BLOCK = 4_000_000
-"""Voxels worked on at once, to save memory."""
+"""Voxels processed at once, to save memory."""
 
 
 def uncertainty_map(
     acquired: MetaTensor | Acquired, result: MetaTensor, constants: Mapping[str, Any], *, axis: int | None = None
 ) -> MetaTensor:
-    """The standard deviation of the error of each voxel of a result.
+    """The predicted standard deviation of the error of each voxel of a result.
 
     Args:
-        acquired: (C, X, Y, Z) the thick slices, or what is known of them already.
-        result: (C, X', Y', Z') what a bundle made of them.
-        constants: the bundle's, ``model.calibration["uncertainty"]``.
-        axis: through-plane axis of ``acquired`` as a MetaTensor. Default: what the metadata say, else the one
+        acquired: (C, X, Y, Z) thick slices, or their Acquired record.
+        result: (C, X', Y', Z') result of a bundle.
+        constants: those of the bundle, ``model.calibration["uncertainty"]``.
+        axis: through-plane axis of ``acquired`` as a MetaTensor. Default: that of the metadata, otherwise the axis
             along which the result is finer.
 
     Returns:
-        (C, X', Y', Z') float32 on the grid of the result, in its units; 0 in padding, which nobody guesses.
+        (C, X', Y', Z') float32 on the grid of the result, in its units; 0 in padding.
 
     Raises:
         UsageError: the bundle was not calibrated, or not for this modality.
@@ -63,41 +62,41 @@ def uncertainty_map(
     return on_grid(torch.stack(deviations), grid, result)
 
 
-def unit_of(lr: Tensor, kind: str) -> float:
-    """What the constant ``a`` is counted in: HU, or the spread of an MR volume (99.9th less 0.1st percentile)."""
-    return 1.0 if kind == "CT" else data_range(lr.cpu().numpy())
+def unit_of(lr: Tensor, modality: str) -> float:
+    """Unit of the constant ``a``: HU, or the spread of an MR volume (99.9th minus 0.1st percentile)."""
+    return 1.0 if modality == "CT" else data_range(lr.cpu().numpy())
 
 
-def constants_for(constants: Mapping[str, Any], kind: str, factor: float) -> tuple[float, float]:
-    """``a`` and ``c`` at a factor, between those that were measured; beyond them the nearest.
+def constants_for(constants: Mapping[str, Any], modality: str, factor: float) -> tuple[float, float]:
+    """``a`` and ``c`` at a factor, interpolated between the measured factors.
 
     Raises:
-        UsageError: there are none.
+        UsageError: the bundle has none for this modality.
     """
-    found = constants.get(kind)
-    if not found:
+    fitted = constants.get(modality)
+    if not fitted:
         raise UsageError(
             "E-USE",
-            f"this bundle was not calibrated for {kind}, so how uncertain a result is cannot be told",
-            fix="calibrate it by monai-sr calibrate, or leave --uncertainty out",
+            f"this bundle was not calibrated for {modality}, so the uncertainty cannot be predicted",
+            fix="calibrate it with monai-sr calibrate, or omit --uncertainty",
         )
-    floor, slope = (float(np.interp(factor, found["factor"], found[name])) for name in ("floor", "slope"))
+    floor, slope = (float(np.interp(factor, fitted["factor"], fitted[name])) for name in ("floor", "slope"))
     return floor, slope
 
 
 def through_plane_detail(sr: Tensor, grid: Grid, axis: int, slice_spacing: float) -> Tensor:
-    """(X, Y, Z) what averaging over ``slice_spacing`` takes away, root mean square over 3 x 3 x 3 voxels.
+    """(X, Y, Z) difference from the average over ``slice_spacing``, root mean square over 3 x 3 x 3 voxels.
 
     Args:
         sr: (X, Y, Z) in any units.
         grid: its grid.
         axis: through-plane axis.
-        slice_spacing: of the acquired slices, mm.
+        slice_spacing: spacing of the acquired slices, mm.
     """
     at = grid.positions(axis)
     smooth = profile_matrix(at, at, slice_thickness=slice_spacing, profile="box")
     lines = torch.movedim(sr.float(), axis, -1)
-    made = torch.empty_like(lines)
+    detail = torch.empty_like(lines)
     rows = max(1, _BLOCK // (lines.shape[1] * lines.shape[2]))
     for start in range(0, len(lines), rows):
         first, last = max(0, start - 1), min(len(lines), start + rows + 1)
@@ -105,5 +104,5 @@ def through_plane_detail(sr: Tensor, grid: Grid, axis: int, slice_spacing: float
         squared = (part - apply_along(smooth, part)) ** 2
         padded = F.pad(squared[None, None], (1, 1, 1, 1, 1, 1), mode="replicate")
         mean = F.avg_pool3d(padded, 3, stride=1)[0, 0]
-        made[start : start + rows] = mean[start - first :][:rows].sqrt()
-    return torch.movedim(made, -1, axis)
+        detail[start : start + rows] = mean[start - first :][:rows].sqrt()
+    return torch.movedim(detail, -1, axis)
