@@ -1,4 +1,4 @@
-"""Masks and segmentations of an acquired volume on the grid of its result; labels stay labels."""
+"""Carry masks and segmentations of an acquired volume to the grid of its result."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from .grid import Grid, grid_of, on_grid, positions_on
 from .slices import interpolation_matrix
 
 SAME_PLACE = 0.05
-"""Voxels that the corners of a mask may be off those of its image, as headers round."""
+"""Maximum distance between the corners of a mask and of its image, in voxels; headers round."""
 
 
 def carry_labels(
     labels: MetaTensor, image: MetaTensor | Acquired, result: MetaTensor, *, axis: int | None = None
 ) -> MetaTensor:
-    """Labels of an acquired volume on the grid of its super-resolved one.
+    """Labels of an acquired volume on the grid of its super-resolved result.
 
-    Shape-based interpolation: between two slices each label has the signed distance to its contour in
-    either, linearly interpolated, and the label that lies deepest wins. So contours move steadily from
-    slice to slice, where nearest-neighbor interpolation leaves steps. A label that is in one of two
-    slices only ends half way between them, its thin parts earlier. At the place of an acquired slice its
-    labels are as they were, and no value appears that was not there.
+    Shape-based interpolation: for each label, the signed distance to its contour is linearly interpolated between
+    two slices, and the label with the largest distance inside wins. So contours move gradually from slice to
+    slice, while nearest-neighbor interpolation makes steps. A label that exists in only one of two slices ends
+    half way between them, its thin parts earlier. At the position of an acquired slice labels do not change, and
+    no new values appear.
 
     Args:
         labels: (C, X, Y, Z) whole numbers on the grid of ``image``.
-        image: (C', X, Y, Z) the acquired volume, or what is known of it already.
-        result: (C', X', Y', Z') what was made of it, by :func:`monai_sr.inference.super_resolve`.
-        axis: through-plane axis of ``image`` as a MetaTensor. Default: what the metadata say, else the one along
-            which ``result`` is finer.
+        image: (C', X, Y, Z) acquired volume, or its Acquired record.
+        result: (C', X', Y', Z') its result, from :func:`monai_sr.inference.super_resolve`.
+        axis: through-plane axis of ``image`` as a MetaTensor. Default: that of the metadata, otherwise the axis
+            along which ``result`` is finer.
 
     Returns:
-        (C, X', Y', Z') with the labels' metadata on the grid of ``result``.
+        (C, X', Y', Z') with the metadata of the labels, on the grid of ``result``.
 
     Raises:
-        ImageError: another grid (E-MASK-GRID), or not whole numbers (E-MASK-VALUES).
+        ImageError: the grids differ (E-MASK-GRID), or values are not whole numbers (E-MASK-VALUES).
 
     Source: Raya and Udupa 1990, "Shape-based interpolation of multidimensional objects".
     """
@@ -74,77 +74,77 @@ def _check(labels: MetaTensor, theirs: Grid) -> None:
     if np.abs(off).max() > SAME_PLACE:
         raise ImageError(
             "E-MASK-GRID",
-            f"the mask lies elsewhere than its image, by up to {np.abs(off).max():.3g} voxels",
+            f"the position of the mask differs from that of its image by up to {np.abs(off).max():.3g} voxels",
             fix="give a mask with the affine of the image",
             path=path,
         )
     if not bool((labels == labels.round()).all()):
         raise ImageError(
-            "E-MASK-VALUES", "the values of the mask are no whole numbers", fix="give labels, no map", path=path
+            "E-MASK-VALUES", "the mask has values that are not whole numbers", fix="give labels", path=path
         )
 
 
 def _between(stack: np.ndarray, thick: np.ndarray, thin: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     """(m, P, Q) labels at ``thick`` as (n, P, Q) at ``thin``."""
     weights = interpolation_matrix(thick, thin, order=1).numpy()
-    made = np.empty((len(thin), *stack.shape[1:]), stack.dtype)
+    carried = np.empty((len(thin), *stack.shape[1:]), stack.dtype)
     lower = np.clip(np.searchsorted(thick, thin, side="right") - 1, 0, max(len(thick) - 2, 0))
     for below in np.unique(lower):
         above = min(below + 1, len(thick) - 1)
         places = np.flatnonzero(lower == below)
         pair = stack[below], stack[above]
-        made[places] = pair[0]
+        carried[places] = pair[0]
         changed = pair[0] != pair[1]
         if changed.any():
-            # what is the same in both slices stays so between them
-            shares = weights[places, above]
-            made[places] = _blended(pair, shares, changed, thick[above] - thick[below], spacing)
-    return made
+            # voxels with the same label in both slices keep it between them
+            fractions = weights[places, above]
+            carried[places] = _blended(pair, fractions, changed, thick[above] - thick[below], spacing)
+    return carried
 
 
 def _blended(
     pair: tuple[np.ndarray, np.ndarray],
-    shares: np.ndarray,
+    fractions: np.ndarray,
     changed: np.ndarray,
     step: float,
     spacing: tuple[float, ...],
 ) -> np.ndarray:
-    """The slices that have these shares of the second of a pair."""
-    made = np.repeat(pair[0][None], len(shares), axis=0)
-    deepest = np.full(made.shape, -np.inf, np.float32)
-    # Where a label is in one slice only, what is there in the other lies as deep as it did, at least a step:
-    # so they part half way between, and earlier where the label is thin.
-    most = [np.full(changed.shape, np.inf, np.float32) for _ in pair]
+    """(n, P, Q) labels between a pair of slices, at these fractions of the way to the second."""
+    blended = np.repeat(pair[0][None], len(fractions), axis=0)
+    deepest = np.full(blended.shape, -np.inf, np.float32)
+    # A label that exists in one slice only is as far outside in the other as it is inside here, at least one
+    # step; what is inside there has the same limit. So both meet half way, and earlier if the label is thin.
+    limits = [np.full(changed.shape, np.inf, np.float32) for _ in pair]
     depths: dict[float, tuple[tuple[slice, slice], list[Any]]] = {}
     for value in np.union1d(pair[0][changed], pair[1][changed]):
-        inside = [one == value for one in pair]
+        inside = [labels == value for labels in pair]
         box = _box(inside[0] | inside[1])
-        found: list[Any] = [_depth(one[box], spacing) if one.any() else None for one in inside]
+        both: list[Any] = [_depth(mask[box], spacing) if mask.any() else None for mask in inside]
         for this, other in ((0, 1), (1, 0)):
-            if found[other] is None:
-                deep = np.maximum(found[this], step)
-                found[other] = -deep
-                most[other][box] = np.where(inside[this][box], deep, most[other][box])
-        depths[value] = box, found
-    for value, (box, found) in depths.items():
-        first, second = (np.minimum(depth, cap[box]) for depth, cap in zip(found, most, strict=True))
+            if both[other] is None:
+                deep = np.maximum(both[this], step)
+                both[other] = -deep
+                limits[other][box] = np.where(inside[this][box], deep, limits[other][box])
+        depths[value] = box, both
+    for value, (box, both) in depths.items():
+        first, second = (np.minimum(depth, limit[box]) for depth, limit in zip(both, limits, strict=True))
         here = (slice(None), *box)
-        depth = first + shares[:, None, None].astype(np.float32) * (second - first)
+        depth = first + fractions[:, None, None].astype(np.float32) * (second - first)
         wins = (depth > deepest[here]) & changed[box]
         deepest[here] = np.where(wins, depth, deepest[here])
-        made[here] = np.where(wins, value, made[here])
-    return made
+        blended[here] = np.where(wins, value, blended[here])
+    return blended
 
 
 def _box(mask: np.ndarray) -> tuple[slice, slice]:
-    """Where a mask is, and one pixel around."""
+    """Bounding box of a mask, and one pixel around."""
     ends = [np.flatnonzero(mask.any(axis=1 - a)) for a in range(2)]
     rows, columns = (slice(max(int(e[0]) - 1, 0), int(e[-1]) + 2) for e in ends)
     return rows, columns
 
 
 def _depth(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
-    """mm from the contour: above 0 inside, below outside."""
+    """Distance from the contour, mm: positive inside, negative outside."""
     if mask.all():
         return np.full(mask.shape, 1e6, np.float32)
     inside = ndimage.distance_transform_edt(mask, sampling=spacing)

@@ -1,14 +1,14 @@
-"""The two networks, and the three-layer ancestor they are measured against.
+"""The two networks, and SRCNN for comparison.
 
-All take and give ``(B, 1, X, Y, Z)`` float tensors with the through-plane axis last and
-intensities normalized, and hold only what is learned: consistency with the acquired slices is
-enforced around them (:mod:`monai_sr.slices`).
+Input and output are ``(B, 1, X, Y, Z)`` float tensors with the through-plane axis last and normalized intensities.
+The networks contain only the learned part; consistency with the acquired slices is enforced outside
+(:mod:`monai_sr.slices`).
 
-Each says on which slices it works (``works_on``: the "thin" grid that is wanted or the "thick"
-one that was acquired) and how far an output voxel sees (``reach``), which is what tiling needs.
+``works_on`` is the grid of the input: "thin" (the output grid) or "thick" (the acquired grid). ``reach`` is the
+distance of the farthest input voxel that an output voxel depends on; tiling needs it.
 """
 
-# TorchScript takes a comment "type: ignore" on a function for its type, so mypy is told here.
+# TorchScript interprets the comment "type: ignore" on a function as its type, so mypy is configured here.
 # mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .slices import SliceModel
 
 
 class LinkedPair(nn.Module):
-    """Two convolutions with an identity link around them: ``x + conv(relu(conv(x)))``."""
+    """Two convolutions with an identity connection: ``x + conv(relu(conv(x)))``."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -37,27 +37,27 @@ class LinkedPair(nn.Module):
 
 
 class PlainPair(LinkedPair):
-    """The same two convolutions without the link, as in the paper; hard to train when stacked."""
+    """The same without the identity connection, as in the paper; hard to train when stacked."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.second(torch.relu(self.first(x))))
 
 
 class ResidualNet(nn.Module):
-    """Very deep residual network: slices interpolated to the wanted grid in, sharper ones out.
+    """Very deep residual network: sharpens slices that were interpolated to the output grid.
 
-    ``layers`` convolutions predict what the interpolation lost, which is added to it. One network
-    serves every factor, integer or not. Neighboring thin slices are folded into channels first
-    (``fold`` of them), because an interpolated slice hardly differs from its neighbor: the same
-    depth then costs ``fold`` times less and sees ``fold`` times farther through plane.
+    ``layers`` convolutions predict what the interpolation lost; this residual is added to the input. One network
+    serves every factor, integer or not. Groups of ``fold`` neighboring thin slices are first folded into channels,
+    because an interpolated slice hardly differs from its neighbor: the same depth then costs ``fold`` times less
+    and reaches ``fold`` times farther through plane.
 
     Args:
-        layers: convolutions from input to residual, even, at least 4.
+        layers: number of convolutions, even, at least 4.
         features: channels of the inner layers.
-        fold: neighboring slices that become channels; 1 for none.
-        links: identity links around every two layers; without them twenty layers hardly train.
+        fold: number of neighboring slices that become channels; 1 for none.
+        links: identity connections around every two layers; without them twenty layers hardly train.
 
-    Shape: ``(B, 1, X, Y, Z)`` to the same, any sizes.
+    Shape: ``(B, 1, X, Y, Z)`` to the same, any size.
 
     Source: Kim, Lee, Lee 2016, "Accurate Image Super-Resolution Using Very Deep Convolutional
     Networks", section 3; links after He 2016 and, without normalization, Lim 2017 (EDSR).
@@ -78,7 +78,7 @@ class ResidualNet(nn.Module):
 
     @property
     def reach(self) -> tuple[int, int]:
-        """Voxels that an output voxel sees in plane, and thin slices through plane, to each side."""
+        """Reach to each side: voxels in plane, thin slices through plane."""
         return self.layers, (self.layers + 1) * self.fold
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,22 +93,21 @@ class ResidualNet(nn.Module):
 
 
 class PyramidNet(nn.Module):
-    """Laplacian pyramid along the slices: every level doubles them and adds what that one lacked.
+    """Laplacian pyramid along the slices: every level doubles the slices and adds a residual.
 
-    A level embeds its image, refines features by ``depth`` convolutions, doubles the slices of the
-    features and of the image, and adds the residual read from the features; the sum feeds the next
-    level. Weights are shared between levels, so one network serves ×2, ×4, ×8. Only the image goes
-    from level to level: features that are carried along too, as in the paper, grow from level to
-    level through the identity links, and weights trained so had levels after the first in which no
-    ReLU ever opened.
+    A level embeds its image, refines features by ``depth`` convolutions, doubles the slices of the features and of
+    the image, and adds the residual computed from the features. The sum is the input of the next level. Levels
+    share their weights, so one network serves ×2, ×4, ×8. Only the image is passed from level to level. If features
+    are passed too, as in the paper, they grow through the identity connections; weights trained in that way had
+    later levels in which no ReLU ever opened.
 
     Args:
         features: channels of the feature branch.
         depth: convolutions of the feature branch in each level, even.
-        levels: how often :meth:`forward` doubles the slices when it is not told.
+        levels: default number of doublings in :meth:`forward`.
 
-    Shape: ``(B, 1, X, Y, m)`` to ``(B, 1, X, Y, m·2^levels)``. In training mode the list of every
-    level's output, lowest first, for deep supervision.
+    Shape: ``(B, 1, X, Y, m)`` to ``(B, 1, X, Y, m·2^levels)``. In training mode a list of the outputs of all
+    levels, from coarse to fine, for deep supervision.
 
     Source: Lai 2017, "Deep Laplacian Pyramid Networks"; weights shared over levels as in Lai 2018
     (MS-LapSRN), section 3.2.
@@ -132,9 +131,9 @@ class PyramidNet(nn.Module):
         _prepare(self, last=self.residual)
 
     def reach_of(self, levels: int) -> tuple[int, int]:
-        """Voxels that an output voxel sees in plane, and *thick* slices through plane, to each side."""
+        """Reach to each side: voxels in plane, *thick* slices through plane."""
         in_plane = self.depth + 2
-        # a level of step s (in thick slices) sees that many of its own slices, or the doubling's taps
+        # a level of step s (in thick slices) reaches that many of its own slices, or the taps of the doubling
         each = max(in_plane, self.doubling.shape[-1] // 2)
         return in_plane * levels, math.ceil(sum(each / 2**level for level in range(levels))) + 1
 
@@ -155,12 +154,12 @@ class PyramidNet(nn.Module):
         return outputs
 
     def double_image(self, image: Tensor) -> Tensor:
-        """Twice the slices by the consistent spline, as far as its first taps reach."""
+        """Twice the slices by the consistent spline, limited to its central taps."""
         taps = self.doubling.shape[-1] // 2
         padded = F.pad(image, [taps, taps, 0, 0, 0, 0], mode="replicate")
         if torch.jit.is_scripting():
             pairs = F.conv3d(padded, self.doubling)
-        else:  # the image itself must not be rounded, also under automatic mixed precision
+        else:  # the image must not be rounded under automatic mixed precision
             with _full_precision(image):
                 pairs = F.conv3d(padded, self.doubling)  # (B, 2, X, Y, m): the two halves of each slice
         b, _, height, width, depth = pairs.shape
@@ -168,11 +167,11 @@ class PyramidNet(nn.Module):
 
 
 def levels_for(factor: float) -> int:
-    """How often a PyramidNet doubles the slices for a factor: up to the next power of two, above 4 the last one.
+    """Number of doublings in a PyramidNet for a factor: up to the next power of two; above 4, to the previous one.
 
-    From 4 to 5 slices there is little left to gain. Two levels for three, at less than half the cost, changed PSNR
-    at factors 5 / 6 / 7 by -0.006 / -0.008 / -0.007 dB for MR and +0.07 / +0.06 / +0.06 for CT (at worst -0.07, one
-    CT at 5); one level for two lost 0.16 dB for MR at 2.5 and 3. Means over volumes, by
+    From 4 to 5 slices there is little to gain. Two levels instead of three, at less than half the cost, change PSNR
+    at factors 5 / 6 / 7 by -0.006 / -0.008 / -0.007 dB for MR and +0.07 / +0.06 / +0.06 dB for CT (worst: -0.07 dB,
+    one CT at 5). One level instead of two loses 0.16 dB for MR at 2.5 and 3. Means over volumes, measured by
     ``python -m tests.benchmarks.pyramid_levels VOLUME…``.
     """
     exact = math.log2(max(factor, 2.0))
@@ -180,9 +179,9 @@ def levels_for(factor: float) -> int:
 
 
 class SRCNN(nn.Module):
-    """Three convolutions, no residual: the network both of ours descend from, as a reference.
+    """Three convolutions without a residual, for comparison.
 
-    Shape: ``(B, 1, X, Y, Z)`` interpolated to the wanted grid, to the same.
+    Shape: ``(B, 1, X, Y, Z)`` interpolated to the output grid, to the same.
 
     Source: Dong 2014, "Image Super-Resolution Using Deep Convolutional Networks", 9-1-5 with 64
     and 32 channels, here in three dimensions (Pham 2017).
@@ -206,7 +205,7 @@ class SRCNN(nn.Module):
 
 
 def _prepare(network: nn.Module, *, last: nn.Conv3d) -> None:
-    """He weights; links and output start at zero, so that training starts from the interpolation."""
+    """He initialization; residual branches and output start near zero, so training starts from the interpolation."""
     for module in network.modules():
         if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -218,17 +217,17 @@ def _prepare(network: nn.Module, *, last: nn.Conv3d) -> None:
 
 
 def _full_precision(image: Tensor) -> AbstractContextManager[object]:
-    """Automatic mixed precision off, where it is on; an export does not see this."""
+    """Disable automatic mixed precision where it is enabled; not part of an exported network."""
     kind = image.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _doubling_weights(taps: int = 17) -> Tensor:
-    """(2, 1, 1, 1, taps): each slice's two halves, from the slices around it.
+    """(2, 1, 1, 1, taps) weights of the two halves of a slice, from the slices around it.
 
-    Rows of the consistent spline for a factor of 2. A slice of FWHM s becomes two of FWHM s/2;
-    variances of Gaussians add, so the profile to undo has the FWHM √(s² − (s/2)²). Seventeen taps keep
-    ramps to 0.003 of a slice step; nine would leave stairs of 0.05.
+    They are rows of the consistent spline for factor 2. A slice of FWHM s becomes two of FWHM s/2. Variances of
+    Gaussians add, so the profile to invert has the FWHM √(s² − (s/2)²). Seventeen taps reproduce ramps to 0.003 of a
+    slice step; nine would leave steps of 0.05.
     """
     n = 4 * taps
     thick = torch.arange(n, dtype=torch.float64)

@@ -1,10 +1,9 @@
-"""Which slice profile was at work, estimated from the slices themselves.
+"""Estimate the slice profile, Gaussian or box, from the slices themselves.
 
-A header tells how thick slices are, never how they weigh what lies within: a selective pulse or a mean
-of thin CT slices is nearly a box, which blurs as little as a Gaussian of 0.68 of its width. Taken for a
-Gaussian of the full width, such slices are sharpened too much. Anatomy looks much the same in plane and
-through plane, so slices blurred in plane by the right profile should vary over one slice step as they
-vary from slice to slice.
+A header gives the slice thickness, never the profile. The profile of a selective pulse, or of a mean of thin CT
+slices, is nearly a box. A box blurs as little as a Gaussian of 0.68 times its width, so slices of a box that are
+treated as Gaussian are sharpened too much. Anatomy looks similar in plane and through plane: blurred in plane by
+the correct profile, slices should vary over one slice step as they vary from slice to slice.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from torch import Tensor
 from .slices import Profile, apply_along, profile_matrix
 
 FEWEST_SLICES = 12
-"""Below this the differences between slices tell too little."""
+"""With fewer slices the differences between slices are not sufficient."""
 
 THICKNESS_RANGE = (0.7, 1.3)
-"""Slice thickness in slice spacings: beyond, the two profiles were not tried, and a Gaussian is taken."""
+"""Slice thickness divided by slice spacing; outside, the profiles were not tested and a Gaussian is assumed."""
 
 THRESHOLDS = 0.03, 0.065
-"""Scores above which slices are taken for a box: where they are less than :data:`FAR` in-plane voxels apart,
-and beyond. There the score scatters more and a box that is missed costs less, so more proof is asked for."""
+"""Scores above which a box is assumed: for a slice spacing below :data:`FAR` in-plane voxels, and for a larger one.
+For a larger spacing the score varies more and a missed box costs less, so the threshold is higher."""
 
 FAR = 2.65
 
@@ -37,24 +36,24 @@ _INTENSITIES = -0.2, 1.2
 def estimate_profile(
     lr: Tensor, *, in_plane: Sequence[float], positions: np.ndarray, slice_thickness: float | np.ndarray
 ) -> Profile | None:
-    """ "box" where slices are sharper than a Gaussian profile of their thickness could leave them.
+    """ "box" if slices are sharper than a Gaussian profile of their thickness permits.
 
-    Let E(k) be the mean squared difference of voxels k slice steps apart. The score is what
-    ``log E(1)/E(2) − ¾ log E(2)/E(3)`` is through plane, less what it is in plane after a blur by the
-    profile; the mean for both profiles and both in-plane axes. The second ratio hardly depends on the
-    profile and takes the anatomy's own anisotropy away.
+    Let E(k) be the mean squared difference of voxels k slice steps apart. The score is
+    ``log E(1)/E(2) − ¾ log E(2)/E(3)`` through plane, minus the same in plane after a blur by the profile; the
+    mean for both profiles and both in-plane axes. The second ratio hardly depends on the profile and removes the
+    anisotropy of the anatomy.
 
     Args:
         lr: (X, Y, m) acquired slices, normalized.
         in_plane: spacing of X and Y, mm.
         positions: (m,) increasing centers of the slices, mm.
-        slice_thickness: FWHM of the profile, mm; (m,) where slices differ.
+        slice_thickness: FWHM of the profile, mm; (m,) if slices differ.
 
     Returns:
-        None where there is too little to go by: few or unevenly spaced slices, slices of different
-        thickness, large gaps or overlaps, a field of view of a few slice steps.
+        None if the evidence is insufficient: few or unevenly spaced slices, slices of different thickness, large
+        gaps or overlaps, a field of view of a few slice steps.
 
-    Source: measured by ``python -m tests.benchmarks.profiles``, which tells how often it is wrong.
+    Source: ``python -m tests.benchmarks.profiles`` measures how often the estimate is wrong.
     """
     score = profile_score(lr, in_plane=in_plane, positions=positions, slice_thickness=slice_thickness)
     if score is None:
@@ -63,7 +62,7 @@ def estimate_profile(
 
 
 def threshold(in_plane: Sequence[float], positions: np.ndarray) -> float:
-    """The one of :data:`THRESHOLDS` that holds for such slices."""
+    """The threshold of :data:`THRESHOLDS` for these slices."""
     near, far = THRESHOLDS
     return near if np.diff(positions).mean() < FAR * min(in_plane) else far
 
@@ -71,13 +70,13 @@ def threshold(in_plane: Sequence[float], positions: np.ndarray) -> float:
 def profile_score(
     lr: Tensor, *, in_plane: Sequence[float], positions: np.ndarray, slice_thickness: float | np.ndarray
 ) -> float | None:
-    """The score of :func:`estimate_profile`; None where there is too little to go by."""
+    """The score of :func:`estimate_profile`; None if the evidence is insufficient."""
     steps, thickness = np.diff(positions), np.unique(slice_thickness)
     if len(positions) < FEWEST_SLICES or np.ptp(steps) > 0.01 * steps.mean() or len(thickness) > 1:
         return None
     step, width = float(steps.mean()), float(thickness[0])
-    least, most = THICKNESS_RANGE
-    if not least <= width / step <= most:
+    thinnest, thickest = THICKNESS_RANGE
+    if not thinnest <= width / step <= thickest:
         return None
     lr = lr.float().clamp(*_INTENSITIES)
     scores = [
@@ -91,13 +90,13 @@ def profile_score(
 
 
 def _lines_along(lr: Tensor, in_plane: Sequence[float]) -> list[tuple[Tensor, float]]:
-    """The volume with each in-plane axis first, and fewer lines along it where there are many."""
+    """The volume with each in-plane axis first; at most a certain number of lines along it."""
     turned = [(lr, in_plane[0]), (lr.transpose(0, 1), in_plane[1])]
     return [(lines[:, :: max(1, lines.numel() // _LINES)], spacing) for lines, spacing in turned]
 
 
 def _blurred(lines: Tensor, spacing: float, step: float, width: float, profile: Profile) -> Tensor:
-    """Lines along the first axis as a profile would have seen them, every half slice step."""
+    """Lines along the first axis, blurred by a profile and sampled every half slice step."""
     places = np.arange(lines.shape[0]) * spacing
     margin = 0.8 * max(step, width)
     centers = np.arange(margin, places[-1] - margin, step / 2)
@@ -105,7 +104,7 @@ def _blurred(lines: Tensor, spacing: float, step: float, width: float, profile: 
 
 
 def _sharpness(voxels: Tensor, axis: int, *, lag: int) -> float:
-    """``log E(1)/E(2) − ¾ log E(2)/E(3)``, a slice step being ``lag`` voxels; NaN where nothing varies."""
+    """``log E(1)/E(2) − ¾ log E(2)/E(3)``, with a slice step of ``lag`` voxels; NaN for a constant volume."""
     n = voxels.shape[axis]
     squares = [(voxels.narrow(axis, k, n - k) - voxels.narrow(axis, 0, n - k)) ** 2 for k in (lag, 2 * lag, 3 * lag)]
     means = [float(square.mean()) for square in squares]
