@@ -23,6 +23,10 @@ class Grid:
     Args:
         shape: voxels along each of the three axes.
         affine: (4, 4) float64, voxel index to RAS+ mm.
+
+    >>> grid = Grid((256, 256, 30), np.diag([0.9, 0.9, 5.0, 1.0]))
+    >>> grid.spacing, grid.through_plane_axis
+    ((0.9, 0.9, 5.0), 2)
     """
 
     shape: tuple[int, int, int]

@@ -4,6 +4,15 @@
 ``B = U (A U)⁻¹`` (consistent spline) thick into the cubic spline whose slice averages are exactly
 those thick slices. Whatever thin slices ``x`` are proposed, ``x + B (y - A x)`` agrees with the
 acquired slices ``y`` and keeps what the scanner could not see of ``x``.
+
+>>> profile_matrix([0, 1, 2, 3], [0.5, 2.5], slice_thickness=2, profile="box")
+tensor([[0.5000, 0.5000, 0.0000, 0.0000],
+        [0.0000, 0.0000, 0.5000, 0.5000]], dtype=torch.float64)
+>>> model = SliceModel.between(np.arange(12) * 4.0 + 1.5, np.arange(48.0), slice_thickness=4.0)
+>>> proposal, acquired = torch.rand(48), torch.rand(12)
+>>> result = enforce_consistency(proposal, acquired, model.acquisition, model.spline)
+>>> torch.allclose(model.acquisition.float() @ result, acquired, atol=1e-3)
+True
 """
 
 from __future__ import annotations
