@@ -299,9 +299,9 @@ def test_the_intensity_rule_that_the_bundle_writes_down_is_used(call, nifti, tmp
     folder = bundle("pyramid", ct_window=[-9, 5])
     options = ["--factor", "2", "--modality", "CT", "--device", "cpu"]
     assert call("run", source, tmp_path / "out.nii", "--bundle", folder, *options)[0] == 0
-    network = monai_sr.bundles.load_bundle(folder, device="cpu").network
+    engine = monai_sr.bundles.load_bundle(folder, device="cpu").engine
     expected, other = (
-        super_resolve(read_image(source), network, factor=2, modality="CT", ct_window=window)[0].numpy()
+        super_resolve(read_image(source), engine, factor=2, modality="CT", ct_window=window)[0].numpy()
         for window in ((-9, 5), (-1000, 1000))
     )
     assert np.abs(expected - other).max() > 1e-3
