@@ -190,15 +190,15 @@ def test_only_line_feeds_end_a_line_of_a_list(scans, tmp_path):
 
 
 @fault("R22")
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_name_that_is_no_utf_8_is_a_case_like_any_other(tmp_path, jobs):
+def test_a_name_that_is_no_utf_8_is_a_case_like_any_other(tmp_path):
+    """In processes too: see test_batch_processes.py."""
     scan(tmp_path / "in" / "a.nii")
     odd = os.fsdecode(b"m\xe9.nii")
     try:
         scan(tmp_path / "in" / odd)
     except OSError:
         pytest.skip("this file system has no such names")
-    outcomes = run(tmp_path / "in", tmp_path / "out", SPLINE, report=True, jobs=jobs)
+    outcomes = run(tmp_path / "in", tmp_path / "out", SPLINE, report=True)
     assert {o.status for o in outcomes.values()} == {"done"}
     assert (tmp_path / "out" / odd).exists()
     table = (tmp_path / "out" / "monai-sr-run.tsv").read_text(encoding="utf-8")

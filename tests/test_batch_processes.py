@@ -68,36 +68,28 @@ def same_voxels(one: Path, other: Path) -> None:
 # ------------------------------------------------------------- workers
 
 
-def test_warnings_of_workers_come_whole(tmp_path):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number in range(2):
-        scan(folder / f"{number}.nii.gz", shape=(6, 6, 6), spacing=(1.0, 1.0, 1.0))
-    alone = run(folder, tmp_path / "alone", RunOptions.from_dict({"bundle": "none", "device": "cpu"}))
-    with collect_notices() as notices:
-        outcomes = run(folder, tmp_path / "jobs", RunOptions.from_dict({"bundle": "none", "device": "cpu"}), jobs=2)
-    for name, outcome in outcomes.items():
-        (notice,) = outcome.warnings
-        assert (notice.code, notice.severity, notice.path) == ("W-SR-NOGAIN", "warning", name)
-        assert (notice,) == alone[name].warnings
-    assert not notices  # they are with their cases
-
-
 @fault("R04")
 def test_workers_make_what_one_process_makes_and_a_death_costs_no_other_volume(scans, tmp_path):
     mark = tmp_path / "died"
     bundle = bundle_of(tmp_path / "bundle", always=10, once=9, mark=str(mark))
     options = RunOptions.from_dict({"bundle": str(bundle), "device": "cpu", "trust_bundle": True})
-    outcomes = run(scans, tmp_path / "jobs", options, jobs=2)
+    scan(scans / "isotropic.nii.gz", spacing=(1.0, 1.0, 1.0))
+    (scans / "float.nii.gz").rename(scans / os.fsdecode(b"m\xe9.nii.gz"))  # no UTF-8
+    with collect_notices() as notices:
+        outcomes = run(scans, tmp_path / "jobs", options, jobs=2)
     died = outcomes.pop("10.nii.gz")
     assert (died.status, died.code) == ("failed", "E-WORKER") and "killed by signal 9, 2 times" in died.reason
     assert mark.exists()
     assert {o.status for o in outcomes.values()} == {"done"}
-    assert len(lines_of(tmp_path / "jobs")) == 5
+    assert not notices  # warnings are with their cases, whole
+    (notice,) = outcomes["isotropic.nii.gz"].warnings
+    assert (notice.code, notice.severity, notice.path) == ("W-SR-NOGAIN", "warning", "isotropic.nii.gz")
+    assert len(lines_of(tmp_path / "jobs")) == 6
     assert not leftovers(tmp_path / "jobs")
     (scans / "10.nii.gz").unlink()
     alone = run(scans, tmp_path / "alone", options)
     assert {o.status for o in alone.values()} == {"done"}
+    assert {name: o.warnings for name, o in alone.items()} == {name: o.warnings for name, o in outcomes.items()}
     same_voxels(tmp_path / "jobs", tmp_path / "alone")
     assert content(tmp_path / "jobs") == content(tmp_path / "alone")
 

@@ -651,9 +651,10 @@ def real_volumes(folder: Path, *splits: str) -> list[Path]:
 
 def middle(path: Path) -> np.ndarray:
     """The middle 128 voxels along each axis, which is what the spectrum is taken of."""
-    voxels = np.asarray(nib.load(path).dataobj, dtype=np.float32)
-    part = voxels[tuple(slice(max(0, (n - 128) // 2), max(0, (n - 128) // 2) + 128) for n in voxels.shape)]
-    return np.maximum(part, prepare_datalist.CT_FLOOR)
+    stored = nib.load(path).dataobj
+    part = tuple(slice(max(0, (n - 128) // 2), max(0, (n - 128) // 2) + 128) for n in stored.shape)
+    voxels = stored.get_unscaled()[part] * stored.slope + stored.inter
+    return np.maximum(voxels.astype(np.float32), prepare_datalist.CT_FLOOR)
 
 
 OVERSAMPLED = {
