@@ -22,8 +22,9 @@ from .intensities import (
     CT_AIR,
     CT_WINDOW,
     MR_PERCENTILES,
-    IntensityRange,
     Modality,
+    NormalizedSlices,
+    chosen_voxels,
     guess_modality,
     intensity_range,
     padding_of,
@@ -47,7 +48,7 @@ def acquisition_meta(
     slice_positions: np.ndarray | None = None,
     padding_value: float | None = None,
     nan_voxels: Tensor | None = None,
-    has_orientation: bool | None = None,
+    has_orientation: bool = True,
     source: Source = "header",
 ) -> dict[str, Any]:
     """The metadata of a volume that describe its acquisition; what is None is absent.
@@ -71,7 +72,7 @@ def acquisition_meta(
         "slice_positions": slice_positions,
         "padding_value": padding_value,
         "nan_voxels": nan_voxels,
-        "has_orientation": has_orientation,
+        "has_orientation": None if has_orientation else False,
     }
     facts = {name: value for name, value in facts.items() if value is not None}
     return facts | ({"said_by_sidecar": tuple(facts)} if source == "sidecar" else {})
@@ -82,19 +83,19 @@ def stored_dtype_of(image: Tensor) -> np.dtype:
     return np.dtype(_meta_of(image).get("stored_dtype", "float32"))
 
 
+def padding_value_of(image: Tensor) -> float | None:
+    """What the header says of voxels that a CT did not scan."""
+    return _meta_of(image).get("padding_value")
+
+
+def has_orientation(image: Tensor) -> bool:
+    """Whether the file of an image says which side is which."""
+    return bool(_meta_of(image).get("has_orientation", True))
+
+
 def path_of(image: Tensor) -> str:
     """The file that an image was read from; empty where there is none."""
     return str(_meta_of(image).get("filename_or_obj") or "")
-
-
-def check_even(hr: Tensor) -> None:
-    """Refuse a volume of unevenly spaced slices, from which no thick slices are simulated.
-
-    Raises:
-        UsageError: its slices are unevenly spaced.
-    """
-    if _uneven_positions(hr) is not None:
-        raise UsageError("E-USE", "the slices of this volume are unevenly spaced", fix="give one of even thin slices")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +107,7 @@ class Acquired:
         grid: its shape and affine.
         axis: through-plane axis.
         positions: (m,) centers of the slices along ``axis``, mm around the middle of the grid, increasing.
+        is_even: whether the slices are equally far apart.
         slice_spacing: typical (median) distance between neighboring slice centers, mm.
         slice_thickness: FWHM of the slice profile, mm; one number, or (m,) where slices differ.
         modality: "CT" or "MR".
@@ -122,6 +124,7 @@ class Acquired:
     grid: Grid
     axis: int
     positions: np.ndarray
+    is_even: bool
     slice_spacing: float
     slice_thickness: np.ndarray
     modality: Modality
@@ -158,33 +161,39 @@ class Acquired:
         """
         meta, grid = _meta_of(image), grid_of(image)
         voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
-        beside = meta.get("said_by_sidecar", ())
-        sources: dict[str, Source] = {
-            name: "sidecar" if name in beside else "header" for name in ("slice_thickness", "modality")
-        } | {"slice_spacing": "header"}
+        said_by: dict[str, Source] = dict.fromkeys(meta.get("said_by_sidecar", ()), "sidecar")
         uneven = _uneven_positions(image)
-        axis, sources["axis"] = _axis_of(grid, axis, meta.get("slice_axis"), uneven, refined)
-        positions = grid.positions(axis) if uneven is None else uneven
+        axis, axis_source = _axis_of(grid, axis, meta.get("slice_axis"), uneven, refined)
         spacing = grid.spacing[axis] if uneven is None else float(np.median(np.diff(uneven)))
-        said = meta.get("slice_thickness") if axis == meta.get("slice_axis", axis) else None
-        thickness, sources["slice_thickness"] = _thickness_of(
-            slice_thickness, said, spacing, source=sources["slice_thickness"]
+        said = meta.get("slice_thickness") if axis == meta.get("slice_axis", axis) else None  # it is of that axis
+        thickness, thickness_source = _thickness_of(
+            ("option", slice_thickness),
+            (said_by.get("slice_thickness", "header"), said),
+            ("assumed", spacing),
         )
-        modality, sources["modality"] = _modality_of(voxels, modality, meta.get("modality"), source=sources["modality"])
+        modality, modality_source = _modality_of(
+            voxels, modality, meta.get("modality"), said_by.get("modality", "header")
+        )
         return cls(
             image=image,
             grid=grid,
             axis=axis,
-            positions=positions,
+            positions=grid.positions(axis) if uneven is None else uneven,
+            is_even=uneven is None,
             slice_spacing=spacing,
             slice_thickness=thickness,
             modality=modality,
-            padding=tuple(padding_of(channel, modality, meta.get("padding_value")) for channel in voxels),
+            padding=tuple(padding_of(channel, modality, padding_value_of(image)) for channel in voxels),
             missing=meta.get("nan_voxels"),
             stored_dtype=stored_dtype_of(image),
-            has_orientation=bool(meta.get("has_orientation", True)),
+            has_orientation=has_orientation(image),
             path=path_of(image),
-            sources=sources,
+            sources={
+                "axis": axis_source,
+                "slice_spacing": "header",
+                "slice_thickness": thickness_source,
+                "modality": modality_source,
+            },
             given_profile=profile,
         )
 
@@ -194,9 +203,9 @@ class Acquired:
         return self.image.as_tensor() if isinstance(self.image, MetaTensor) else self.image
 
     @property
-    def is_even(self) -> bool:
-        """Whether all slices are equally far apart, as the affine says."""
-        return _uneven_positions(self.image) is None
+    def canonical_positions(self) -> np.ndarray:
+        """``positions`` in canonical order."""
+        return -self.positions[::-1] if self._is_reversed else self.positions
 
     @property
     def positions_from_first(self) -> np.ndarray:
@@ -216,7 +225,7 @@ class Acquired:
         estimate = estimate_profile(
             self.normalized(0).slices,
             in_plane=[self.grid.spacing[a] for a in self._canonical[0][:2]],
-            positions=self._line(self.positions),
+            positions=self.canonical_positions,
             slice_thickness=self._thickness,
         )
         return ("gaussian", "assumed") if estimate is None else (estimate, "estimated")
@@ -227,11 +236,10 @@ class Acquired:
 
     def record(self) -> dict[str, Any]:
         """The facts and their sources, as JSON holds them; lengths in mm."""
-        thickness = np.round(self.slice_thickness, 6).tolist()
         values = {
             "axis": self.axis,
             "slice_spacing": round(self.slice_spacing, 6),
-            "slice_thickness": thickness,
+            "slice_thickness": np.round(self.slice_thickness, 6).tolist(),
             "slice_profile": self.slice_profile,
             "modality": self.modality,
         }
@@ -257,18 +265,11 @@ class Acquired:
         Raises:
             ImageError: fewer than three slices.
         """
-        if len(self.positions) < MIN_SLICES:
-            raise ImageError(
-                "E-IMG-FEW",
-                f"{len(self.positions)} slices, at least {MIN_SLICES} are needed",
-                fix="give the whole series",
-            )
-        return SliceModel.between(
-            self._line(self.positions),
-            wanted.positions(self.axis),
-            slice_thickness=self._thickness,
-            profile=self.slice_profile,
-        )
+        thick, thin = self.canonical_positions, wanted.positions(self.axis)
+        if len(thick) < MIN_SLICES:
+            problem = f"{len(thick)} slices, at least {MIN_SLICES} are needed"
+            raise ImageError("E-IMG-FEW", problem, fix="give the whole series")
+        return SliceModel.between(thick, thin, slice_thickness=self._thickness, profile=self.slice_profile)
 
     def filled_slices(self, model: SliceModel) -> np.ndarray:
         """Wanted slices in a gap, in the order of the voxels: no acquired one is as near as its spacing explains."""
@@ -279,7 +280,7 @@ class Acquired:
     def outside(self, voxels: Tensor, channel: int) -> Tensor | None:
         """Which voxels, of a part of a channel or of its result, lie outside what a CT scanned; None if none do."""
         padding = self.padding[channel]
-        mask = None if padding is None else voxels == padding
+        mask = None if padding is None else voxels.eq(padding)
         return mask if mask is not None and bool(mask.any()) else None
 
     def normalized(
@@ -314,57 +315,20 @@ class Acquired:
     def put(self, block: Tensor, target: Tensor, place: tuple[slice, slice]) -> None:
         """Write canonical rows and columns (x, y, Z') to where they belong in a result (X', Y', Z') of the file."""
         order, flips = self._canonical
-        target = target.permute(order)
-        turned = []
-        for axis, part in enumerate(place):
-            start, stop, _ = part.indices(target.shape[axis])
-            turned.append(slice(target.shape[axis] - stop, target.shape[axis] - start) if axis in flips else part)
+        target, turned = target.permute(order), list(place)
+        for axis in {0, 1} & set(flips):
+            start, stop, _ = place[axis].indices(target.shape[axis])
+            turned[axis] = slice(target.shape[axis] - stop, target.shape[axis] - start)
         target[tuple(turned)] = block.flip(flips) if flips else block
 
     @property
     def _is_reversed(self) -> bool:
         return 2 in self._canonical[1]
 
-    def _line(self, positions: np.ndarray) -> np.ndarray:
-        """Slice positions in canonical order."""
-        return -positions[::-1] if self._is_reversed else positions
-
     @property
     def _thickness(self) -> np.ndarray:
         """Slice thickness in canonical order."""
         return np.flip(self.slice_thickness) if self._is_reversed else self.slice_thickness
-
-
-@dataclass(frozen=True)
-class NormalizedSlices:
-    """One channel as a network wants it, and the way back.
-
-    Attributes:
-        slices: (X, Y, m) canonical, normalized.
-        intensities: what they were normalized by.
-        outside: (X, Y, m) what a CT did not scan; None where it scanned all.
-        padding: the value that is put there.
-    """
-
-    slices: Tensor
-    intensities: IntensityRange
-    outside: Tensor | None
-    padding: float
-
-    @property
-    def padding_fraction(self) -> float:
-        """How much of the channel was not scanned, 0..1."""
-        return 0.0 if self.outside is None else float(self.outside.float().mean())
-
-    def in_file_units(self, sr: Tensor, place: tuple[slice, slice], nearest: np.ndarray) -> Tensor:
-        """Rows and columns of the result; ``nearest`` is the acquired slice whose padding each new one takes."""
-        sr = self.intensities.restore(sr)
-        return sr if self.outside is None else torch.where(self.outside[place][..., nearest], self.padding, sr)
-
-
-def chosen_voxels(voxels: Tensor, mask: Tensor) -> Tensor:
-    """The voxels of a mask; by numpy, because torch takes 32 bytes for each of them meanwhile."""
-    return torch.from_numpy(voxels.cpu().numpy()[mask.cpu().numpy()])
 
 
 def _meta_of(image: Tensor) -> Mapping[str, Any]:
@@ -409,28 +373,19 @@ def _axis_of(
     return int(np.argmax(grid.spacing)), "estimated" if largest > second * (1 + SAME_SPACING) else "assumed"
 
 
-def _thickness_of(
-    given: float | np.ndarray | None, said: float | np.ndarray | None, spacing: float, *, source: Source
-) -> tuple[np.ndarray, Source]:
-    """The slice thickness: given, of the header or sidecar, else assumed equal to the slice spacing."""
-    if given is not None:
-        value, source = given, "option"
-    elif said is not None:
-        value = said
-    else:
-        value, source = spacing, "assumed"
+def _thickness_of(*candidates: tuple[Source, float | np.ndarray | None]) -> tuple[np.ndarray, Source]:
+    """The slice thickness of the first source that has one."""
+    source, value = next((source, value) for source, value in candidates if value is not None)
     thickness = np.array(value, dtype=np.float64)
     if not ((thickness > 0) & np.isfinite(thickness)).all():
         raise UsageError(
-            "E-USE",
-            f"the slice thickness must be positive and finite ({value} mm was given)",
-            fix="give one above 0 mm",
+            "E-USE", f"slice thickness must be positive and finite ({value} mm was given)", fix="give one above 0 mm"
         )
     return thickness, source
 
 
 def _modality_of(
-    voxels: Tensor, given: Modality | None, said: Modality | None, *, source: Source
+    voxels: Tensor, given: Modality | None, said: Modality | None, said_by: Source
 ) -> tuple[Modality, Source]:
     """The modality: given, of the header or sidecar, else estimated from the values of all channels."""
     if given and said and given != said:
@@ -440,6 +395,6 @@ def _modality_of(
     if given:
         return given, "option"
     if said:
-        return said, source
+        return said, said_by
     # a phase image beside a magnitude reaches below 0 too
     return ("CT" if all(guess_modality(channel) == "CT" for channel in voxels) else "MR"), "estimated"

@@ -98,12 +98,25 @@ class Model:
         progress: Progress | None = None,
     ) -> Any:
         """Super-resolve one volume; images and arguments as of :func:`monai_sr.inference.super_resolve`."""
-        facts = {"slice_thickness": slice_thickness, "profile": profile, "axis": axis, "modality": modality}
-        wishes: dict[str, Any] = {"spacing": spacing, "factor": factor, "strict": strict, "tile_voxels": tile_voxels}
         volume, give_back = (image, None) if isinstance(image, Tensor) else taken(image)
-        acquired = Acquired.of(volume, **_chosen(self._options, facts))
-        sr = self.super_resolve(acquired, **wishes, progress=progress)
+        acquired = self.acquired(volume, slice_thickness=slice_thickness, profile=profile, axis=axis, modality=modality)
+        sr = self.super_resolve(
+            acquired, spacing=spacing, factor=factor, strict=strict, tile_voxels=tile_voxels, progress=progress
+        )
         return sr if give_back is None else give_back(sr)
+
+    def acquired(
+        self,
+        image: Tensor,
+        *,
+        slice_thickness: float | None = None,
+        profile: Profile | None = None,
+        axis: int | None = None,
+        modality: Modality | None = None,
+    ) -> Acquired:
+        """:meth:`monai_sr.acquired.Acquired.of` with what ``inference.json`` says where nothing is given."""
+        given = {"slice_thickness": slice_thickness, "profile": profile, "axis": axis, "modality": modality}
+        return Acquired.of(image, **self._chosen(given))
 
     def super_resolve(
         self,
@@ -116,7 +129,7 @@ class Model:
         progress: Progress | None = None,
     ) -> MetaTensor:
         """Super-resolve a volume whose facts are decided, and warn where it is unlike the training data."""
-        wishes = _chosen(self._options, {"spacing": spacing, "factor": factor, "tile_voxels": tile_voxels})
+        wishes = self._chosen({"spacing": spacing, "factor": factor, "tile_voxels": tile_voxels})
         intensities = {name: self._options[name] for name in ("ct_window", "mr_percentiles") if name in self._options}
         wanted = acquired.wanted_grid(spacing=wishes["spacing"], factor=wishes["factor"])
         outside = check_ranges(acquired, wanted, self.calibration.get("trained_on", {}), **intensities, strict=strict)
@@ -128,10 +141,9 @@ class Model:
             sr.meta["outside_ranges"] = outside
         return sr
 
-
-def _chosen(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given, else what the bundle says."""
-    return {name: defaults.get(name) if value is None else value for name, value in given.items()}
+    def _chosen(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What is given, else what the bundle says."""
+        return {name: self._options.get(name) if value is None else value for name, value in given.items()}
 
 
 def bundle_file(root: str, name: str) -> str:

@@ -12,12 +12,12 @@ from monai.data import MetaTensor, decollate_batch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from .acquired import Acquired, chosen_voxels
+from .acquired import Acquired
 from .engine import Engine, Place, Progress
 from .engine.selection import as_engine, make_engine
 from .errors import ImageError, warn
 from .grid import SAME_SPACING, on_grid
-from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, check_hounsfield, count_labels
+from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, check_hounsfield, chosen_voxels, count_labels
 from .io.adapters import takes_any_image
 from .networks import levels_for
 from .slices import Banded, Profile, SliceModel

@@ -150,6 +150,38 @@ def intensity_range(
     return IntensityRange(low, high) if high > low else IntensityRange(lowest, highest)
 
 
+@dataclass(frozen=True)
+class NormalizedSlices:
+    """One channel as a network wants it, and the way back.
+
+    Attributes:
+        slices: (X, Y, m) canonical, normalized.
+        intensities: what they were normalized by.
+        outside: (X, Y, m) what a CT did not scan; None where it scanned all.
+        padding: the value that is put there.
+    """
+
+    slices: Tensor
+    intensities: IntensityRange
+    outside: Tensor | None
+    padding: float
+
+    @property
+    def padding_fraction(self) -> float:
+        """How much of the channel was not scanned, 0..1."""
+        return 0.0 if self.outside is None else float(self.outside.float().mean())
+
+    def in_file_units(self, sr: Tensor, place: tuple[slice, slice], nearest: np.ndarray) -> Tensor:
+        """Rows and columns of the result; ``nearest`` is the acquired slice whose padding each new one takes."""
+        sr = self.intensities.restore(sr)
+        return sr if self.outside is None else torch.where(self.outside[place][..., nearest], self.padding, sr)
+
+
+def chosen_voxels(voxels: Tensor, mask: Tensor) -> Tensor:
+    """The voxels of a mask; by numpy, because torch takes 32 bytes for each of them meanwhile."""
+    return torch.from_numpy(voxels.cpu().numpy()[mask.cpu().numpy()])
+
+
 def data_range(hr: np.ndarray) -> float:
     """99.9th less 0.1st percentile of the whole truth, in its units."""
     low, high = np.percentile(hr, (0.1, 99.9))

@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from torch import Tensor
 
-from .acquired import Acquired, check_even
+from .acquired import Acquired
 from .errors import UsageError
 from .grid import grid_of, on_grid, positions_on, target_grid, thick_grid
 from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, intensity_range
@@ -66,6 +66,16 @@ def simulate_thick_slices(
         profile=profile,
     )
     return on_grid(apply_along(matrix, _floating(hr), axis + 1), thick, hr)
+
+
+def check_even(hr: Tensor) -> None:
+    """Refuse a volume of unevenly spaced slices, from which no thick slices are simulated.
+
+    Raises:
+        UsageError: its slices are unevenly spaced.
+    """
+    if not Acquired.of(hr).is_even:
+        raise UsageError("E-USE", "the slices of this volume are unevenly spaced", fix="give one of even thin slices")
 
 
 def truth_for(lr: Tensor, hr: Tensor, *, axis: int) -> MetaTensor:

@@ -21,6 +21,7 @@ from pydicom import Dataset, FileDataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian, generate_uid
 
+from ..acquired import padding_value_of
 from ..errors import OutputError, write_error
 from ..files import temporary_beside
 from ..options import RunOptions
@@ -117,7 +118,7 @@ def _instances(sr: MetaTensor, series: Series, made_by: MadeBy) -> Iterator[File
         raise ValueError("every voxel must be finite, got NaN or infinite ones")
 
     shared = attributes_of(series)
-    slope, intercept = _describe_pixels(shared, voxels, series, sr.meta.get("padding_value"))
+    slope, intercept = _describe_pixels(shared, voxels, series, padding_value_of(sr))
     seed = _seed(voxels.shape, series, made_by)
     shared.SeriesInstanceUID = generate_uid(entropy_srcs=[seed])
     shared.SeriesNumber = min((series.number or 0) + NUMBERS_FROM, 2**31 - 1)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy import ndimage
 
+from ..acquired import acquisition_meta
 from ..errors import ImageError, SuperResolutionWarning, give, warn
-from ..intensities import CT_AIR
+from ..intensities import CT_AIR, Modality
 from .pixels import padding_of, read_values
 from .series import Series, breaks_in
 
@@ -172,23 +173,23 @@ def read_series(
         least, greatest = min(least, ends[0]), max(greatest, ends[1])
         if progress is not None:
             progress(done / len(by_file))
-    meta: dict[str, Any] = {"modality": series.modality, "series_uid": series.uid, "slice_axis": 2}
     outside = _padding(voxels, series) if series.modality == "CT" else None
-    if outside is not None:
-        meta["padding_value"] = float(voxels[outside][0])
+    padding = None if outside is None else float(voxels[outside][0])
     if series.modality == "CT" and any(frame.slope is None or frame.intercept is None for frame in series.frames):
         _check_hounsfield(voxels, outside)
     if stack.shifts is not None:
         voxels = _upright(voxels, stack.shifts, outside, fill=_fill(series, voxels, outside))
-    thickness = series.slice_thickness
-    if thickness is not None or stack.positions is not None:
-        meta["slice_thickness"] = thickness if thickness is not None else stack.step
-    if stack.positions is not None:
-        meta["slice_positions"] = stack.positions
     whole = all(float(f.slope or 1).is_integer() and float(f.intercept or 0).is_integer() for f in series.frames)
     fits = -(2**15) <= least and greatest < 2**15
-    meta["stored_dtype"] = ("int16" if fits else "int32") if whole else "float32"
-    return voxels.transpose(2, 1, 0), stack.affine, meta
+    facts = acquisition_meta(
+        stored_dtype=("int16" if fits else "int32") if whole else "float32",
+        modality=cast(Modality, series.modality),
+        slice_axis=2,
+        slice_thickness=series.slice_thickness,
+        slice_positions=stack.positions,
+        padding_value=padding,
+    )
+    return voxels.transpose(2, 1, 0), stack.affine, facts | {"series_uid": series.uid}
 
 
 def _padding(voxels: np.ndarray, series: Series) -> np.ndarray | None:

@@ -15,12 +15,11 @@ from monai.data import MetaTensor
 from monai.transforms import CenterSpatialCrop, Orientation
 from torch import Tensor
 
-from ..acquired import check_even
 from ..errors import UsageError
 from ..grid import Grid, grid_of, on_grid, positions_on, target_grid, thick_grid
 from ..intensities import data_range
 from ..slices import Profile, apply_along, interpolation_matrix, profile_matrix
-from ..transforms import truth_for
+from ..transforms import check_even, truth_for
 
 SimulatedProfile = Literal["gaussian", "box", "point"]
 """The slice profiles of :mod:`monai_sr.slices`, and "point": plain subsampling, thin slices with gaps

@@ -15,12 +15,13 @@ import numpy as np
 from monai.data import MetaTensor
 from torch import Tensor
 
+from ..acquired import acquisition_meta
 from ..errors import ImageError, UsageError
 from ..grid import grid_of
 from .checks import checked
 from .images import stored_voxels
 from .itk import from_itk, to_itk
-from .nifti import check_dtype, from_nibabel, nifti_image
+from .nifti import check_dtype, from_nibabel, nifti_fields, nifti_image
 
 GiveBack = Callable[[MetaTensor], Any]
 
@@ -72,8 +73,8 @@ def taken(image: Any) -> tuple[MetaTensor, GiveBack]:
         check_dtype(array.dtype)
         stored = array.dtype.name if array.dtype.itemsize <= 4 else "float32"
         affine = np.asarray(image[1], dtype=np.float64)
-        told = {"stored_dtype": stored}
-        return checked(array.astype(np.float32), affine, told, path=IN_MEMORY, volume="all"), _as_array
+        meta = acquisition_meta(stored_dtype=stored)
+        return checked(array.astype(np.float32), affine, meta, path=IN_MEMORY, volume="all"), _as_array
     raise UsageError(
         "E-USE",
         f"a {type(image).__name__} was given as an image",
@@ -85,8 +86,7 @@ def _as_nibabel(volume: MetaTensor, *, kind: type[nib.spatialimages.SpatialImage
     voxels = stored_voxels(volume, path=IN_MEMORY)
     if not issubclass(kind, nib.Nifti1Pair):
         return kind(voxels, grid_of(volume).affine)
-    told = {key: volume.meta[key] for key in ("has_orientation", "time_step", "super_resolved") if key in volume.meta}
-    return nifti_image(voxels, grid_of(volume), **told)
+    return nifti_image(voxels, grid_of(volume), **nifti_fields(volume))
 
 
 def _as_itk(volume: MetaTensor) -> Any:

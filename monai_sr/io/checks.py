@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from ..acquired import acquisition_meta
 from ..errors import ImageError, UsageError, warn
 from ..grid import Grid
 
@@ -55,7 +56,7 @@ def checked(
             facts=facts,
         )
         volumes = np.where(missing, lowest, volumes)
-        meta["nan_voxels"] = torch.from_numpy(missing)
+        meta |= acquisition_meta(nan_voxels=torch.from_numpy(missing))
     grid = Grid((volumes.shape[1], volumes.shape[2], volumes.shape[3]), _unsheared(affine))
     if min(grid.spacing) < 0.05 or max(grid.spacing) > 50:
         raise ImageError(

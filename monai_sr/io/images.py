@@ -16,6 +16,7 @@ import torch
 from monai.data import ImageReader, ImageWriter, MetaTensor
 
 from .. import dicom
+from ..acquired import stored_dtype_of
 from ..errors import (
     ImageError,
     InputMissingError,
@@ -33,7 +34,7 @@ from .checks import checked
 from .forms import Form
 from .itk import write_itk
 from .meta_image import read_meta_image
-from .nifti import is_nifti, is_pair, nifti_image, read_nifti, stream_nifti
+from .nifti import is_nifti, is_pair, nifti_fields, nifti_image, read_nifti, stream_nifti
 from .nrrd import read_nrrd
 from .older import is_gipl, is_mgh, read_gipl, read_mgh
 from .stored import Header, start_of
@@ -159,11 +160,9 @@ def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> 
     path = Path(path)
     suffix = check_writable(path)
     grid = Grid((image.shape[1], image.shape[2], image.shape[3]), np.asarray(image.affine))  # type: ignore[attr-defined]
-    meta = getattr(image, "meta", {})
     voxels = stored_voxels(image, dtype=dtype, path=path)
     if suffix in NIFTI_SUFFIXES:
-        told = {key: meta[key] for key in ("has_orientation", "time_step", "super_resolved") if key in meta}
-        nifti = nifti_image(voxels, grid, **told)
+        nifti = nifti_image(voxels, grid, **nifti_fields(image))
         write_atomically(path, lambda file: stream_nifti(nifti, file, compressed=suffix == ".nii.gz"))
     elif voxels.ndim > 3:
         raise UsageError(
@@ -176,7 +175,7 @@ def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> 
 
 def stored_voxels(image: torch.Tensor, *, path: str | Path, dtype: Any = None) -> np.ndarray:
     """(X, Y, Z), or (X, Y, Z, C) of C volumes, as :func:`write_image` stores them at ``path``."""
-    wanted = np.dtype(dtype or getattr(image, "meta", {}).get("stored_dtype", "float32"))
+    wanted = np.dtype(dtype or stored_dtype_of(image))
     voxels = np.moveaxis(image.detach().cpu().numpy(), 0, -1)
     beyond = beyond_type(voxels, wanted)
     if beyond:

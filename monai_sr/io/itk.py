@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..acquired import acquisition_meta
 from ..errors import ImageError, write_error
 from ..files import temporary_beside
 from ..grid import Grid
@@ -38,7 +39,7 @@ def from_itk(image: Any) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     affine[:3, :3] = np.reshape(image.GetDirection(), (axes, axes))[:3, :3] * np.array(image.GetSpacing()[:3])
     affine[:3, 3] = image.GetOrigin()[:3]
     stored = voxels.dtype.name if voxels.dtype.itemsize <= 4 else "float32"
-    return voxels.astype(np.float32), LPS_TO_RAS @ affine, {"stored_dtype": stored}
+    return voxels.astype(np.float32), LPS_TO_RAS @ affine, acquisition_meta(stored_dtype=stored)
 
 
 def to_itk(voxels: np.ndarray, grid: Grid) -> Any:

@@ -13,8 +13,9 @@ import numpy as np
 from isal import igzip
 from nibabel.spatialimages import HeaderDataError
 from nibabel.spm2analyze import Spm2AnalyzeHeader
+from torch import Tensor
 
-from ..acquired import acquisition_meta
+from ..acquired import acquisition_meta, has_orientation
 from ..errors import ImageError, InputMissingError, UsageError, warn
 from ..grid import Grid
 from .forms import Form, nifti_affine
@@ -123,7 +124,7 @@ def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
         slope, intercept = header.get_slope_inter()
     except HeaderDataError as error:
         raise ImageError("E-HDR-FIELD", f"the header is damaged ({error})", fix="restore the file") from error
-    return Header(path, stored, affine, _told(header, has_orientation), slope, intercept)
+    return Header(path, stored, affine, _meta_of(header, has_orientation), slope, intercept)
 
 
 def _header_of(start: bytes, path: Path, *, pair: bool) -> Any:
@@ -152,12 +153,12 @@ def _header_of(start: bytes, path: Path, *, pair: bool) -> Any:
     return header
 
 
-def _told(header: Any, has_orientation: bool) -> dict[str, Any]:
-    """What :func:`read_nifti` says of metadata."""
-    meta: dict[str, Any] = {}
+def _meta_of(header: Any, is_oriented: bool) -> dict[str, Any]:
+    """The metadata of :func:`read_nifti`."""
+    meta = acquisition_meta(has_orientation=is_oriented)
     if len(header.get_data_shape()) > 3 and isinstance(header, nib.Nifti1Header):
         meta["time_step"] = float(header["pixdim"][4]), int(header["xyzt_units"]) & _TIME_UNITS
-    return meta | ({} if has_orientation else acquisition_meta(has_orientation=False))
+    return meta
 
 
 def from_nibabel(image: nib.spatialimages.SpatialImage, *, path: str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
@@ -173,11 +174,18 @@ def from_nibabel(image: nib.spatialimages.SpatialImage, *, path: str) -> tuple[n
     stored = "float32" if scaled or dtype.itemsize > 4 else dtype.newbyteorder("=").name
     voxels = np.asarray(source, dtype=np.float32)
     if not isinstance(image, nib.Nifti1Pair):
-        return voxels, np.asarray(image.affine, dtype=np.float64), {"stored_dtype": stored}
+        return voxels, np.asarray(image.affine, dtype=np.float64), acquisition_meta(stored_dtype=stored)
     # the affine of an image in memory may have been changed since its header was read; a new one agrees
     header = type(image)(source, image.affine, image.header).header
     affine, has_orientation = nifti_affine(header, path, None)
-    return voxels, affine, {"stored_dtype": stored} | _told(header, has_orientation)
+    return voxels, affine, acquisition_meta(stored_dtype=stored) | _meta_of(header, has_orientation)
+
+
+def nifti_fields(image: Tensor) -> dict[str, Any]:
+    """What :func:`nifti_image` keeps of the metadata of an image."""
+    meta = getattr(image, "meta", {})
+    kept = {key: meta[key] for key in ("time_step", "super_resolved") if key in meta}
+    return kept | {"has_orientation": has_orientation(image)}
 
 
 def nifti_image(

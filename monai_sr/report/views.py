@@ -71,7 +71,7 @@ class Scene:
         order, flips = grid.canonical_order(axis)
         orientation = nib.io_orientation(grid.affine)
         after = grid if sr is None else grid_of(sr)
-        thick_at = -acquired.positions[::-1] if 2 in flips else acquired.positions
+        thick_at = acquired.canonical_positions
         thick = turned(acquired.image, order, flips)
         return cls(
             thick=thick,
