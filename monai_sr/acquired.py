@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from .errors import ImageError, UsageError
-from .grid import SAME_SPACING, Grid, grid_of, positions_on, target_grid
+from .grid import SAME_SPACING, Grid, grid_of, positions_on, slice_spacing, target_grid
 from .intensities import (
     CT_AIR,
     CT_WINDOW,
@@ -108,7 +108,7 @@ class Acquired:
         axis: through-plane axis.
         positions: (m,) centers of the slices along ``axis``, mm around the middle of the grid, increasing.
         is_even: whether the slices are equally far apart.
-        slice_spacing: typical (median) distance between neighboring slice centers, mm.
+        slice_spacing: see :func:`monai_sr.grid.slice_spacing`, mm.
         slice_thickness: FWHM of the slice profile, mm; one number, or (m,) where slices differ.
         modality: "CT" or "MR".
         padding: for each channel the value of voxels that a CT did not scan; None where it scanned all.
@@ -164,7 +164,7 @@ class Acquired:
         said_by: dict[str, Source] = dict.fromkeys(meta.get("said_by_sidecar", ()), "sidecar")
         uneven = _uneven_positions(image)
         axis, axis_source = _axis_of(grid, axis, meta.get("slice_axis"), uneven, refined)
-        spacing = grid.spacing[axis] if uneven is None else float(np.median(np.diff(uneven)))
+        spacing = slice_spacing(grid.spacing[axis], uneven)
         said = meta.get("slice_thickness") if axis == meta.get("slice_axis", axis) else None  # it is of that axis
         thickness, thickness_source = _thickness_of(
             ("option", slice_thickness),

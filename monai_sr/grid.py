@@ -56,9 +56,11 @@ class Grid:
         x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
         return float(x), float(y), float(z)
 
-    def in_words(self) -> str:
-        """Shape and spacing."""
-        return f"{'x'.join(map(str, self.shape))} at {' x '.join(f'{s:.3g}' for s in self.spacing)} mm"
+    def in_words(self, axis: int = 2, slice_spacing: float | None = None) -> str:
+        """Shape and spacing; along ``axis`` the ``slice_spacing``, if it is given."""
+        steps = list(self.spacing)
+        steps[axis] = slice_spacing or steps[axis]
+        return f"{'x'.join(map(str, self.shape))} at {' x '.join(f'{s:.3g}' for s in steps)} mm"
 
     @property
     def is_isotropic(self) -> bool:
@@ -154,6 +156,16 @@ def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor:
     return MetaTensor(voxels, affine=affine, meta=meta)
 
 
+def slice_spacing(spacing: float, uneven: np.ndarray | None = None) -> float:
+    """Distance between neighboring slice centers, mm: that of the grid, or the typical one of uneven slices.
+
+    Args:
+        spacing: of the grid along the through-plane axis, mm; of uneven slices the mean.
+        uneven: (m,) slice centers, mm. The median of their distances is typical: gaps do not count.
+    """
+    return spacing if uneven is None else float(np.median(np.diff(uneven)))
+
+
 def target_grid(
     grid: Grid,
     *,
@@ -187,7 +199,7 @@ def target_grid(
     if uneven is not None:
         if axis not in (None, 2):
             raise UsageError("E-USE", f"axis {axis} was given, the slices are stacked along axis 2", fix="leave it out")
-        step = float(np.median(np.diff(uneven)))
+        step = slice_spacing(grid.spacing[2], uneven)
         wanted = step / factor if factor is not None else min(grid.spacing[:2]) if spacing is None else spacing
         return grid.respaced(2, min(wanted, step)), 2
     if axis is None and spacing is None and factor is None and grid.is_isotropic:

@@ -19,7 +19,7 @@ from ..dicom import stack_of
 from ..engine import Engine
 from ..engine.memory import TILE_LADDER, choose_tile, free_vram, memory_budget, needed_bytes
 from ..errors import SuperResolutionError
-from ..grid import Grid, target_grid
+from ..grid import Grid, slice_spacing, target_grid
 from ..io.images import read_header, read_image, write_image
 from ..options import RunOptions
 from .cases import Case
@@ -36,12 +36,14 @@ class Plan:
     Attributes:
         case: which.
         before, after: the grids; None where the header cannot be read without the voxels.
+        uneven: centers of unevenly spaced slices, mm.
         problem: why it will not be processed, as far as the header tells.
     """
 
     case: Case
     before: Grid | None = None
     after: Grid | None = None
+    uneven: np.ndarray | None = None
     problem: str = ""
 
     @property
@@ -76,7 +78,7 @@ def plan_case(case: Case, options: RunOptions) -> Plan:
     except SuperResolutionError as error:
         return Plan(case, before, problem=f"{error.code}: {error.problem}")
     done = case.target.exists() and record_beside(case.target) is not None
-    return Plan(case, before, after, problem="done already, unless something changed" if done else "")
+    return Plan(case, before, after, uneven, problem="done already, unless something changed" if done else "")
 
 
 def plan_table(cases: Sequence[Case], options: RunOptions, model: Model, *, memory: int | None = None) -> str:
@@ -110,7 +112,8 @@ def plan_table(cases: Sequence[Case], options: RunOptions, model: Model, *, memo
         seconds = speed * voxels_out
         if not problem:
             good, total = good + 1, total + seconds
-        spacing, shape = (f"{text(plan.before)} -> {text(plan.after)}" for text in (_spacing, _shape))
+        spacing = f"{_spacing(plan.before, plan.uneven)} -> {_spacing(plan.after)}"
+        shape = f"{_shape(plan.before)} -> {_shape(plan.after)}"
         rows.append((plan.case.name, spacing, shape, f"{needed / 2**20:.0f}", f"{max(1, seconds):.0f}", problem))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
@@ -132,8 +135,9 @@ def _grid_of(case: Case, options: RunOptions) -> tuple[Grid | None, np.ndarray |
     return (Grid(shape, header.affine), None) if len(shape) == 3 else (None, None)  # type: ignore[arg-type]
 
 
-def _spacing(grid: Grid) -> str:
-    return " x ".join(f"{s:.3g}" for s in grid.spacing)
+def _spacing(grid: Grid, uneven: np.ndarray | None = None) -> str:
+    steps = *grid.spacing[:2], slice_spacing(grid.spacing[2], uneven)
+    return " x ".join(f"{s:.3g}" for s in steps)
 
 
 def _shape(grid: Grid) -> str:

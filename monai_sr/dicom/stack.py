@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from ..acquired import acquisition_meta
 from ..errors import ImageError, SuperResolutionWarning, give, warn
+from ..grid import slice_spacing
 from ..intensities import CT_AIR, Modality
 from .pixels import padding_of, read_values
 from .series import Series, breaks_in
@@ -46,14 +47,14 @@ class Stack:
             last; None where they are even.
         shifts: (m, 2) pixels that each slice lies to the right and down of the first column and
             row of ``affine``; None where they lie on one another.
-        step: typical distance between slices, mm.
+        slice_spacing: see :func:`monai_sr.grid.slice_spacing`, mm.
         warnings: of what is uneven, sheared or missing.
     """
 
     affine: np.ndarray
     positions: np.ndarray | None
     shifts: np.ndarray | None
-    step: float
+    slice_spacing: float
     warnings: tuple[SuperResolutionWarning, ...]
 
 
@@ -92,13 +93,9 @@ def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = row * between_columns, column * between_rows
     affine[:3, 2], affine[:3, 3] = first.normal * float(along[-1] - along[0]) / len(steps), origin
-    return Stack(
-        _LPS_TO_RAS @ affine,
-        along - (along[0] + along[-1]) / 2 if uneven.any() else None,
-        shifts,
-        step,
-        tuple(notes),
-    )
+    positions = along - (along[0] + along[-1]) / 2 if uneven.any() else None
+    spacing = slice_spacing(float(along[-1] - along[0]) / len(steps), positions)
+    return Stack(_LPS_TO_RAS @ affine, positions, shifts, spacing, tuple(notes))
 
 
 def _ends(values: np.ndarray) -> dict[str, float]:

@@ -83,9 +83,10 @@ def thickness_text(thickness: float | np.ndarray) -> str:
 def geometry(acquired: Acquired, after: Grid | None, scene: Scene) -> Rows:
     """What the grids were and are, and who said how the slices were acquired."""
     before, axis, spacing = acquired.grid, acquired.axis, acquired.slice_spacing
+    steps = [spacing if a == axis else s for a, s in enumerate(before.spacing)]
     slices = DIRECTIONS[scene.directions[2]]
     rows: Rows = [
-        ("acquired", f"{' × '.join(map(str, before.shape))} voxels of {mm(before.spacing)}"),
+        ("acquired", f"{' × '.join(map(str, before.shape))} voxels of {mm(steps)}"),
     ]
     if after is not None:
         factor = spacing / after.spacing[axis]
