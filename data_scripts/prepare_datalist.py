@@ -37,10 +37,10 @@ import spectrum
 from monai.data import MetaTensor
 from tqdm import tqdm
 
+from monai_sr.acquired import Acquired
 from monai_sr.dicom import is_dicom
 from monai_sr.errors import ImageError, InputMissingError, OutputError, SuperResolutionError, collect_notices
 from monai_sr.files import write_atomically
-from monai_sr.intensities import guess_modality
 from monai_sr.io.images import image_suffix, read_image
 from monai_sr.io.volumes import find_volumes
 
@@ -190,7 +190,7 @@ def _described(volume: Volume, image: MetaTensor) -> Volume:
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     return replace(
         volume,
-        modality=image.meta.get("modality") or guess_modality(image),
+        modality=Acquired.of(image).modality,
         shape="x".join(str(n) for n in image.shape[1:]),
         spacing_mm="x".join(f"{s:.4g}" for s in spacing),
         orientation="".join(nib.aff2axcodes(affine)),

@@ -205,7 +205,7 @@ class Acquired:
     @property
     def canonical_positions(self) -> np.ndarray:
         """``positions`` in canonical order."""
-        return -self.positions[::-1] if self._is_reversed else self.positions
+        return -self.positions[::-1] if 2 in self._canonical[1] else self.positions
 
     @property
     def positions_from_first(self) -> np.ndarray:
@@ -235,15 +235,16 @@ class Acquired:
         return self._profile[1] if fact == "slice_profile" else self.sources[fact]
 
     def record(self) -> dict[str, Any]:
-        """The facts and their sources, as JSON holds them; lengths in mm."""
-        values = {
+        """The facts that were used and their sources, as JSON holds them; lengths in mm."""
+        facts = {
             "axis": self.axis,
             "slice_spacing": round(self.slice_spacing, 6),
             "slice_thickness": np.round(self.slice_thickness, 6).tolist(),
-            "slice_profile": self.slice_profile,
             "modality": self.modality,
         }
-        return {name: {"value": value, "source": self.source_of(name)} for name, value in values.items()}
+        if "_profile" in vars(self):  # of an image that is passed through nobody asked for it
+            facts["slice_profile"] = self.slice_profile
+        return {name: {"value": value, "source": self.source_of(name)} for name, value in facts.items()}
 
     def wanted_grid(self, *, spacing: float | None = None, factor: float | None = None) -> Grid:
         """The grid of a result; see :func:`monai_sr.grid.target_grid`.
@@ -275,7 +276,7 @@ class Acquired:
         """Wanted slices in a gap, in the order of the voxels: no acquired one is as near as its spacing explains."""
         reach = np.maximum(np.median(np.diff(model.thick)), self._thickness) / 2 * (1 + SAME_SPACING)
         far = (model.distances > reach).all(axis=1)
-        return np.flatnonzero(far[::-1] if self._is_reversed else far)
+        return np.flatnonzero(far[::-1] if 2 in self._canonical[1] else far)
 
     def outside(self, voxels: Tensor, channel: int) -> Tensor | None:
         """Which voxels, of a part of a channel or of its result, lie outside what a CT scanned; None if none do."""
@@ -322,13 +323,9 @@ class Acquired:
         target[tuple(turned)] = block.flip(flips) if flips else block
 
     @property
-    def _is_reversed(self) -> bool:
-        return 2 in self._canonical[1]
-
-    @property
     def _thickness(self) -> np.ndarray:
         """Slice thickness in canonical order."""
-        return np.flip(self.slice_thickness) if self._is_reversed else self.slice_thickness
+        return np.flip(self.slice_thickness) if 2 in self._canonical[1] else self.slice_thickness
 
 
 def _meta_of(image: Tensor) -> Mapping[str, Any]:

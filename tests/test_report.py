@@ -20,14 +20,17 @@ from test_cli import fails, quiet  # noqa: F401 - fixtures
 
 import monai_sr.batch.pages
 import monai_sr.report
+from monai_sr.acquired import Acquired
 from monai_sr.batch import load_model, process, report_path
 from monai_sr.batch.pages import CasePage, index_rows
 from monai_sr.errors import SuperResolutionWarning
+from monai_sr.grid import grid_of
 from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
-from monai_sr.options import Outputs
+from monai_sr.options import Outputs, RunOptions
 from monai_sr.report import IndexRow, summary_of, write_failure_report, write_index_page, write_report
 from monai_sr.report.sections import tiles
+from monai_sr.transforms import simulate_thick_slices
 from monai_sr.trust.consistency import measure_consistency
 
 REPORTING = replace(SPLINE, outputs=Outputs(report=True))
@@ -81,7 +84,12 @@ def image() -> MetaTensor:
 @pytest.fixture
 def made(tmp_path, image) -> Path:
     digest = "ab" * 32
-    record = {"bundle": "residual_super_resolution", "version": "0.3.0", "weights_sha256": digest, "seconds": 1.5}
+    record = {
+        "bundle": "residual_super_resolution",
+        "bundle_version": "0.3.0",
+        "weights_sha256": digest,
+        "seconds": 1.5,
+    }
     return write_report(
         tmp_path / "a.html",
         image,
@@ -118,6 +126,32 @@ def test_a_page_shows_three_layers_in_three_planes_and_says_so_without_eyes(made
     assert all(i.get("alt") for i in page.all("img"))
     assert len(page.all("svg", **{"class": "plot"})) == 3
     assert all(plot["aria-label"] for plot in page.all("svg", **{"class": "plot"}))
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ("gaussian", "a Gaussian slice profile of 2 mm full width at half maximum (estimated from the image)"),
+        ("box", "a box slice profile of 2 mm full width at half maximum (estimated from the image)"),
+    ],
+)
+def test_the_methods_paragraph_names_the_profile_that_was_estimated(tmp_path, profile, words):
+    hr = MetaTensor(phantoms.anatomy(0)[None] * 800, affine=torch.eye(4, dtype=torch.float64))
+    lr = simulate_thick_slices(hr, 2.0, profile=profile, axis=2)
+    sr = super_resolve(lr, None)
+    acquired = Acquired.of(lr, refined=grid_of(sr))
+    assert words in Page(write_report(tmp_path / "a.html", acquired, sr)).text
+
+
+def test_the_methods_paragraph_of_a_run_names_the_profile_and_thickness_that_were_given(tmp_path):
+    options = RunOptions.from_dict({"bundle": "none", "report": True, "profile": "box", "slice_thickness": 3.0})
+    run(scan(tmp_path / "in" / "a.nii.gz").parent, tmp_path / "out", options)
+    text = Page(tmp_path / "out" / "a.html").text
+    assert "Re-acquired with a box slice profile of 3 mm full width at half maximum (as given)" in text
+    assert "slice thickness 3 mm, as given" in text and "Gaussian" not in text
+    facts = record_of(tmp_path / "out" / "a.json")["acquired"]
+    assert facts["slice_profile"] == {"value": "box", "source": "option"}
+    assert facts["slice_thickness"] == {"value": 3.0, "source": "option"}
 
 
 def test_a_page_tells_geometry_provenance_agreement_warnings_and_method(made):

@@ -84,7 +84,8 @@ class Result:
     @property
     def change(self) -> str:
         """The grids of the acquired volume and of the result, in words."""
-        return f"{self.acquired.grid.in_words()} -> {grid_of(self.sr).in_words()}"
+        before = self.acquired.grid.in_words(self.acquired.axis, self.acquired.slice_spacing)
+        return f"{before} -> {grid_of(self.sr).in_words()}"
 
 
 def super_resolve_case(
@@ -233,15 +234,14 @@ def _process(
             if page.is_current:
                 return Outcome(case.name, "skipped", skipped=ALREADY_DONE)
             if not case.is_derived_dicom:  # such a series is made again: what we made is never read
-                _show_done(case, options, page)
+                _show_done(case, options, model, page)
                 return Outcome(case.name, "skipped", skipped=ALREADY_DONE)
         page.image = image = read_case(case, options, progress=_part(progress, 0, READING))
         if stamps(case.files) != before:
             raise ImageError("E-IO-CHANGED", "it changed while it was read", fix="run again when copying is done")
         start = READING if case.series is not None else 0
-        result = super_resolve_case(
-            case, acquire(image, options), model, options, memory=memory, progress=_part(progress, start, 1 - start)
-        )
+        acquired, rest = acquire(image, options, model), _part(progress, start, 1 - start)
+        result = super_resolve_case(case, acquired, model, options, memory=memory, progress=rest)
         claim.begin_writing()
         _write_result(result.sr, case, made)
         write_masks(result.masks, overwrite=outputs.overwrite)
@@ -287,10 +287,10 @@ def read_case(case: Case, options: RunOptions, *, progress: Progress | None = No
     return image
 
 
-def acquire(image: MetaTensor, options: RunOptions) -> Acquired:
-    """A volume as acquired, by its file and by what the options say."""
+def acquire(image: MetaTensor, options: RunOptions, model: Model) -> Acquired:
+    """A volume as acquired, by its file and by what the options, and else the bundle, say."""
     said = options.acquisition
-    return Acquired.of(
+    return model.acquired(
         image,
         slice_thickness=said.slice_thickness,
         profile=said.profile,
@@ -363,11 +363,11 @@ def _check_space(case: Case, acquired: Acquired, voxels_out: int) -> None:
         )
 
 
-def _show_done(case: Case, options: RunOptions, page: CasePage) -> None:
+def _show_done(case: Case, options: RunOptions, model: Model, page: CasePage) -> None:
     """The page of a case that was done without one, from its files."""
     image, record = read_case(case, options), record_beside(case.target) or {}
     sr = read_image(case.target, volume="all" if len(image) > 1 else None)
-    page.show_result(acquire(image, options), sr, record)
+    page.show_result(acquire(image, options, model), sr, record)
 
 
 def _of_case(notices: Sequence[SuperResolutionWarning], case: Case) -> tuple[SuperResolutionWarning, ...]:

@@ -109,7 +109,6 @@ def describe_result(
             "weights_sha256": made.weights_sha256,
             "options": _reproducing(options).to_dict(),
             "acquired": acquired.record(),
-            "slice_profile": sr.meta.get("slice_profile"),
             "factor_outside_training": sr.meta.get("outside_training"),
             "outside_training": sr.meta.get("outside_ranges", {}),
         },

@@ -34,7 +34,7 @@ def check(given: argparse.Namespace) -> int:
         good += 1
         thick = series.slice_thickness
         thickness = "unknown" if thick is None else f"{thick:.4g} mm" if isinstance(thick, float) else "differs"
-        say(f"  one each {stack.step:.4g} mm, slice thickness {thickness}")
+        say(f"  one each {stack.slice_spacing:.4g} mm, slice thickness {thickness}")
         for note in stack.warnings:
             say(f"  {note}")
     for uid, fault in found.broken:

@@ -11,10 +11,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from ..acquired import Acquired
 from ..bundles import NAMES, bundle_path, load_bundle
 from ..errors import BundleError
 from ..grid import grid_of
-from ..intensities import data_range, guess_modality
+from ..intensities import data_range
 from ..io.images import read_image, write_image
 from ..transforms import interpolate_slices
 from .conditions import Condition
@@ -73,7 +74,7 @@ def run_demo(output: Path, *, device: str = "auto", report: Callable[[str], None
     }
     spline_psnr = figures["consistent"][0]
     scores = [
-        Score("example", guess_modality(reference), axis, Condition(factor), name, p, s, p - spline_psnr)
+        Score("example", Acquired.of(reference).modality, axis, Condition(factor), name, p, s, p - spline_psnr)
         for name, (p, s) in figures.items()
     ]
     for name in ("cubic", *NAMES):

@@ -23,9 +23,9 @@ from monai.data import MetaTensor
 from scipy import ndimage
 from torch import Tensor
 
+from ..acquired import Acquired
 from ..errors import SuperResolutionError, UsageError
 from ..grid import Grid, grid_of, on_grid, target_grid
-from ..intensities import guess_modality
 from ..io.images import read_image, write_image
 from ..slices import apply_along
 from ..transforms import Method, interpolate_slices
@@ -147,7 +147,7 @@ class ExternalMethod:
                 "out": str(out),
                 "factor": f"{factor:g}",
                 "axis": str(axis),
-                "modality": guess_modality(image).lower(),
+                "modality": Acquired.of(image).modality.lower(),
                 "thickness": f"{slice_thickness:.6g}",
                 "spacing": f"{grid_of(image).spacing[axis] / factor:.6g}",
             }

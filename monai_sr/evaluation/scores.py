@@ -17,9 +17,10 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import CenterSpatialCrop
 
+from ..acquired import Acquired, path_of
 from ..errors import SuperResolutionError
-from ..grid import Grid, grid_of
-from ..intensities import data_range, guess_modality
+from ..grid import grid_of
+from ..intensities import data_range
 from ..io.images import read_image
 from ..slices import apply_along
 from .conditions import TRIM, Condition, acquire
@@ -112,7 +113,7 @@ def evaluate(
             hr = volume if isinstance(volume, MetaTensor) else read_image(volume)
             if crop:
                 hr = cast(MetaTensor, CenterSpatialCrop((crop, crop, crop))(hr))
-            cases = [(along, condition) for along in _axes(grid_of(hr), axes) for condition in conditions]
+            cases = [(along, condition) for along in _axes(hr, axes) for condition in conditions]
             for done, (along, condition) in enumerate(cases, 1):
                 for score in _scores(hr, name, along, condition, methods, complain):
                     scores.append(score)
@@ -169,27 +170,25 @@ def _scores(
     unseen = unseen_noise(made.matrix, reference_noise=noise, slice_noise=made.noise)
     voxels_of_slice = np.moveaxis(mask, along, -1).sum(axis=(0, 1))
     room = ceiling(errors[SPLINE], float(np.average(unseen, weights=voxels_of_slice)))
-    reference, modality = figures[SPLINE]["psnr_db"], guess_modality(hr)
+    reference, modality = figures[SPLINE]["psnr_db"], Acquired.of(hr).modality
     return [
         Score(name, modality, axis, condition, method, gain_db=found["psnr_db"] - reference, ceiling_db=room, **found)
         for method, found in figures.items()
     ]
 
 
-def _axes(grid: Grid, wanted: Sequence[int] | Literal["near"] | None) -> list[int]:
+def _axes(hr: MetaTensor, wanted: Sequence[int] | Literal["near"] | None) -> list[int]:
     if wanted is None:
-        return [2 if grid.is_isotropic else int(np.argmax(grid.spacing))]
+        return [Acquired.of(hr).axis]
     if wanted == "near":
+        grid = grid_of(hr)
         return [axis for axis in range(3) if grid.spacing[axis] <= NEAR * min(grid.spacing)]
     return [int(axis) for axis in wanted]
 
 
 def _names(volumes: Sequence[str | Path | MetaTensor]) -> list[str]:
     """A name for each volume: its file name; if two are equal, the path below the common folder."""
-    paths = [
-        Path(str(volume.meta.get("filename_or_obj", "volume")) if isinstance(volume, MetaTensor) else volume)
-        for volume in volumes
-    ]
+    paths = [Path((path_of(volume) or "volume") if isinstance(volume, MetaTensor) else volume) for volume in volumes]
     names = [path.name for path in paths]
     if len(set(names)) < len(set(paths)):
         common = os.path.commonpath([path.absolute() for path in paths])

@@ -155,7 +155,7 @@ def provenance(record: Mapping[str, Any], *, name: str, description: str, versio
     if bundle == "none":
         rows.append(("method", "consistent spline, no network"))
     elif bundle:
-        rows.append(("bundle", f"{bundle} {record.get('version') or ''}".strip()))
+        rows.append(("bundle", f"{bundle} {record.get('bundle_version') or ''}".strip()))
     for key, words in (
         ("weights_sha256", "SHA-256 of the weights"),
         ("input_sha256", "SHA-256 of the input"),
@@ -194,7 +194,7 @@ def methods(acquired: Acquired, after: Grid, *, record: Mapping[str, Any], versi
     else:
         network = NETWORKS.get(bundle, "a convolutional network")
         how = (
-            f"Thin slices were proposed by {network} (bundle {bundle} {record.get('version') or ''}{weights}) built "
+            f"Thin slices were proposed by {network} (bundle {bundle} {record.get('bundle_version') or ''}{weights}) built "
             "on MONAI (Cardoso et al., 2022), and made to agree with the acquired slices in closed form: averaged "
             "over the slice profile, the result gives them back."
         ).replace(" ,", ",")

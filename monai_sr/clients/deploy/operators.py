@@ -95,7 +95,7 @@ class SuperResolutionOperator(Operator):
         results = []
         for series in found.series:
             image = read_dicom(series, path=Path(short_name(series)), fill_gaps=self._options.reading.fill_gaps)
-            sr, _ = super_resolve_within(self._model, acquire(image, self._options), self._options.wanted)
+            sr, _ = super_resolve_within(self._model, acquire(image, self._options, self._model), self._options.wanted)
             made = made_by(resolve_options(self._options, self._model), self._model)
             # the links live as long as what was found by them
             results.append(SuperResolved(sr, replace(series, unpacked=linked), made))
