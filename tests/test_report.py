@@ -95,7 +95,7 @@ def made(tmp_path, image) -> Path:
         image,
         super_resolve(image, None, factor=4),
         name="a.nii.gz",
-        record=record,
+        record=record | {"weights_sha256": "ab" * 32},
         warnings=[SuperResolutionWarning("W-SR-RANGE", "a factor of 8")],
     )
 

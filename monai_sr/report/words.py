@@ -194,8 +194,8 @@ def methods(acquired: Acquired, after: Grid, *, record: Mapping[str, Any], versi
     else:
         network = NETWORKS.get(bundle, "a convolutional network")
         how = (
-            f"Thin slices were proposed by {network} (bundle {bundle} {record.get('bundle_version') or ''}{weights}) built "
-            "on MONAI (Cardoso et al., 2022), and made to agree with the acquired slices in closed form: averaged "
+            f"Thin slices were proposed by {network} (bundle {bundle} {record.get('bundle_version') or ''}{weights}) "
+            "built on MONAI (Cardoso et al., 2022), and made to agree with the acquired slices in closed form: averaged "
             "over the slice profile, the result gives them back."
         ).replace(" ,", ",")
     again = (
