@@ -195,8 +195,8 @@ def methods(acquired: Acquired, after: Grid, *, record: Mapping[str, Any], versi
         network = NETWORKS.get(bundle, "a convolutional network")
         how = (
             f"Thin slices were proposed by {network} (bundle {bundle} {record.get('bundle_version') or ''}{weights}) "
-            "built on MONAI (Cardoso et al., 2022), and made to agree with the acquired slices in closed form: averaged "
-            "over the slice profile, the result gives them back."
+            "built on MONAI (Cardoso et al., 2022), and made to agree with the acquired slices in closed form: "
+            "averaged over the slice profile, the result gives them back."
         ).replace(" ,", ",")
     again = (
         f" Re-acquired with a {PROFILES[acquired.slice_profile]} slice profile of {thickness} full width at half "
