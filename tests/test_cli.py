@@ -15,14 +15,12 @@ import dicom_phantoms
 import nibabel as nib
 import numpy as np
 import phantoms
-import pydicom
 import pytest
 import torch
 import tqdm
 from catalogue import fault
 from monai.bundle import ConfigParser
 from nifti_tools import save_nifti
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 import monai_sr.bundles
 import monai_sr.cli.main
@@ -308,41 +306,17 @@ def test_the_intensity_rule_that_the_bundle_writes_down_is_used(call, nifti, tmp
     np.testing.assert_allclose(nib.load(tmp_path / "out.nii").get_fdata(), expected, atol=1e-5)
 
 
-def dicom_series(folder: Path, *, thickness: float) -> Path:
-    """Six CT slices 3 mm apart."""
-    folder.mkdir()
-    study, series, frame = generate_uid(), generate_uid(), generate_uid()
-    for index in range(6):
-        one = pydicom.Dataset()
-        one.file_meta = pydicom.dataset.FileMetaDataset()
-        one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = CTImageStorage
-        one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = generate_uid()
-        one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        one.StudyInstanceUID, one.SeriesInstanceUID, one.FrameOfReferenceUID = study, series, frame
-        one.Modality, one.PatientName, one.PatientID = "CT", "Canary^Name", "Canary-7"
-        one.StudyDate = one.StudyTime = one.AccessionNumber = one.StudyID = ""
-        one.PatientBirthDate = one.PatientSex = one.ReferringPhysicianName = ""
-        one.SeriesNumber, one.InstanceNumber = 1, index + 1
-        one.Rows, one.Columns = 10, 12
-        one.PixelSpacing, one.SliceThickness = [0.75, 0.75], thickness
-        one.ImageOrientationPatient, one.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [-5.0, 4.0, 9.0 + 3 * index]
-        one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
-        one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 12, 11, 0
-        one.RescaleSlope, one.RescaleIntercept, one.RescaleType = 1, -1024, "HU"
-        one.PixelData = RNG.integers(0, 2000, (10, 12)).astype(np.uint16).tobytes()
-        one.save_as(folder / f"{index}.dcm", enforce_file_format=True)
-    return folder
-
-
 def test_a_dicom_folder_is_read_with_the_thickness_of_its_header(call, tmp_path):
-    folder = dicom_series(tmp_path / "series", thickness=1.5)
+    folder = tmp_path / "series"
+    where = dicom_phantoms.Stack(dicom_phantoms.even(6, 3.0), rows=10, columns=12, pixel_spacing=(0.75, 0.75))
+    dicom_phantoms.write(folder, dicom_phantoms.slices(where, SliceThickness=1.5, rescale=(1, -1024)))
     code, out, err = call("run", folder, tmp_path / "out.nii.gz", "--bundle", "none")
     assert (code, err) == (0, "")
     assert "12x10x6 at 0.75 x 0.75 x 3 mm -> 12x10x24" in out
     expected = super_resolve(read_image(folder), None, slice_thickness=1.5)
     written = nib.load(tmp_path / "out.nii.gz")
     assert np.abs(np.asarray(written.dataobj) - expected[0].numpy()).max() <= 0.51
-    assert b"Canary" not in gzip.decompress((tmp_path / "out.nii.gz").read_bytes())
+    assert b"CANARY" not in gzip.decompress((tmp_path / "out.nii.gz").read_bytes())
 
 
 @pytest.fixture
@@ -519,7 +493,8 @@ def test_output_equal_to_input_is_refused_by_any_name(fails, nifti, tmp_path, mo
 
 
 def test_output_inside_the_input_folder_is_refused(fails, tmp_path):
-    folder = dicom_series(tmp_path / "series", thickness=3)
+    dicom_phantoms.write(tmp_path / "series", dicom_phantoms.slices())
+    folder = tmp_path / "series"
     target = folder / "out.nii.gz"
     fails("run", folder, target, "--bundle", "none", exit_code=2, code="E-OUT-SAME", names=target)
 
