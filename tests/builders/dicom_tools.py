@@ -11,68 +11,26 @@ from monai.data import MetaTensor
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
+from monai_sr.dicom import find_series, read_series
 from monai_sr.dicom.series import Frame, Series
+from monai_sr.errors import collect_notices
 
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def load(folder: Path) -> Series:
     """The one clean series of a folder, its frames in order along their normal."""
-    frames: list[Frame] = []
-    for file in sorted(folder.glob("*.dcm")):
-        header = pydicom.dcmread(file, defer_size=4096)
-        for number in range(int(header.get("NumberOfFrames") or 1)):
-            groups = [*(header.get("SharedFunctionalGroupsSequence") or [])[:1]]
-            groups += (header.get("PerFrameFunctionalGroupsSequence") or [])[number : number + 1]
-            told = pydicom.Dataset()
-            for part in (header, *(e.value[0] for g in groups for e in g if e.VR == "SQ" and e.value)):
-                names = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
-                for name in (*names, "RescaleSlope", "RescaleIntercept"):
-                    if name in part:
-                        setattr(told, name, part[name].value)
-            frames.append(
-                Frame(
-                    file,
-                    number,
-                    header,
-                    np.array(told.ImagePositionPatient, dtype=float),
-                    np.array(told.ImageOrientationPatient, dtype=float),
-                    (float(told.PixelSpacing[0]), float(told.PixelSpacing[1])),
-                    told.get("SliceThickness"),
-                    told.get("RescaleSlope"),
-                    told.get("RescaleIntercept"),
-                )
-            )
-    normal = frames[0].normal
-    frames.sort(key=lambda frame: float(frame.position @ normal))
-    head = frames[0].header
-    return Series(str(head.SeriesInstanceUID), str(head.Modality), tuple(frames), head.get("SeriesNumber"))
+    (series,) = find_series(folder).series
+    return series
 
 
 def upsampled(series: Series, factor: int = 2, *, crop: int | None = None) -> MetaTensor:
     """The slices of a series, each repeated: enough of a result to be written."""
-    pixels: dict[Path, np.ndarray] = {}
-    slices = []
-    for frame in series.frames:
-        stored = pixels.setdefault(frame.file, pydicom.dcmread(frame.file).pixel_array)
-        stored = stored if stored.ndim == 2 else stored[frame.number]
-        slices.append(stored.T * float(frame.slope or 1) + float(frame.intercept or 0))
-    voxels = np.repeat(np.stack(slices, axis=-1), factor, axis=-1).astype(np.float32)
-    first = series.frames[0]
-    lps = np.eye(4)
-    step = (series.offsets[-1] - series.offsets[0]) / (len(series.frames) - 1) / factor
-    lps[:3, 0] = first.orientation[:3] * first.pixel_spacing[1]
-    lps[:3, 1] = first.orientation[3:] * first.pixel_spacing[0]
-    lps[:3, 2] = first.normal * step
-    lps[:3, 3] = first.position - first.normal * step * (factor - 1) / 2
-    return MetaTensor(voxels[None, :crop, :crop], affine=LPS_FROM_RAS @ orthonormal(lps))
-
-
-def orthonormal(affine: np.ndarray) -> np.ndarray:
-    """The affine with axes at right angles: headers round their directions."""
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
-    return np.block([[(left @ right) * spacing, affine[:3, 3:]], [affine[3:]]])
+    with collect_notices():
+        slices, affine, _ = read_series(series, fill_gaps=True)
+    affine[:3, 2] /= factor
+    affine[:3, 3] -= affine[:3, 2] * (factor - 1) / 2
+    return MetaTensor(np.repeat(slices, factor, axis=-1)[None, :crop, :crop], affine=affine)
 
 
 def header(modality: str = "CT", **attributes: object) -> pydicom.Dataset:
