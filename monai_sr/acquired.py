@@ -1,7 +1,7 @@
-"""A volume as it was acquired: each fact decided once, in one function, and who said so.
+"""A volume as it was acquired: each fact is decided once, in one function, and has a source.
 
-``image.meta`` describes an acquisition by the keys that :func:`acquisition_meta` writes and
-:meth:`Acquired.of` reads; nobody else does either.
+``image.meta`` describes an acquisition by the keys that :func:`acquisition_meta` writes. This module
+alone reads them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from .profiles import estimate_profile
 from .slices import Profile, SliceModel
 
 Source = Literal["option", "header", "sidecar", "estimated", "assumed"]
-"""Who said a fact: the user, the file's header, a JSON file beside it, the voxels or the grid, or nobody."""
+"""Where a fact comes from: the user, the header of the file, a JSON file beside it, an estimate from the voxels or
+the grid, or an assumption."""
 
 MIN_SLICES = 3
 """Below this there is no through-plane structure to go by."""
@@ -62,7 +63,7 @@ def acquisition_meta(
         padding_value: of voxels that a CT did not scan.
         nan_voxels: (C, X, Y, Z) bool, voxels that held no number and were filled.
         has_orientation: False where the file does not say which side is which.
-        source: who said so.
+        source: where these facts come from.
     """
     facts = {
         "stored_dtype": stored_dtype,
@@ -79,22 +80,22 @@ def acquisition_meta(
 
 
 def stored_dtype_of(image: Tensor) -> np.dtype:
-    """The type of voxels that the file of an image has; float32 where there is no file."""
+    """The voxel type of the file that an image was read from; float32 without a file."""
     return np.dtype(_meta_of(image).get("stored_dtype", "float32"))
 
 
 def padding_value_of(image: Tensor) -> float | None:
-    """What the header says of voxels that a CT did not scan."""
+    """The value of voxels that a CT did not scan, as the header gives it."""
     return _meta_of(image).get("padding_value")
 
 
 def has_orientation(image: Tensor) -> bool:
-    """Whether the file of an image says which side is which."""
+    """Whether the file of an image holds an orientation."""
     return bool(_meta_of(image).get("has_orientation", True))
 
 
 def path_of(image: Tensor) -> str:
-    """The file that an image was read from; empty where there is none."""
+    """The file that an image was read from; empty without a file."""
     return str(_meta_of(image).get("filename_or_obj") or "")
 
 
@@ -111,12 +112,12 @@ class Acquired:
         slice_spacing: see :func:`monai_sr.grid.slice_spacing`, mm.
         slice_thickness: FWHM of the slice profile, mm; one number, or (m,) where slices differ.
         modality: "CT" or "MR".
-        padding: for each channel the value of voxels that a CT did not scan; None where it scanned all.
+        padding: for each channel the value of voxels that a CT did not scan; None if it scanned all.
         missing: (C, X, Y, Z) voxels that held no number and were filled; None if there are none.
-        stored_dtype: type of the voxels in the file.
-        has_orientation: whether the file says which side is which.
-        path: the file; empty where there is none.
-        sources: who said ``axis``, ``slice_spacing``, ``slice_thickness`` and ``modality``.
+        stored_dtype: voxel type of the file.
+        has_orientation: whether the file holds an orientation.
+        path: the file; empty without a file.
+        sources: of ``axis``, ``slice_spacing``, ``slice_thickness`` and ``modality``.
         given_profile: the slice profile that was given, if any; see :attr:`slice_profile`.
     """
 
@@ -151,9 +152,9 @@ class Acquired:
 
         Args:
             image: (C, X, Y, Z) with affine, in the file's units.
-            slice_thickness, profile, axis, modality: what the user says; it overrules the metadata.
-            refined: grid of a result made from the image. The axis along which it is finer is the
-                through-plane axis, where nobody says otherwise.
+            slice_thickness, profile, axis, modality: given by the user; they overrule the metadata.
+            refined: grid of a result of the image. If neither user nor header gives the through-plane
+                axis, it is the one along which this grid is finer.
 
         Raises:
             ImageError: the header gives another modality (E-MOD), or the image has no three spatial axes.
@@ -231,7 +232,7 @@ class Acquired:
         return ("gaussian", "assumed") if estimate is None else (estimate, "estimated")
 
     def source_of(self, fact: str) -> Source:
-        """Who said ``axis``, ``slice_spacing``, ``slice_thickness``, ``slice_profile`` or ``modality``."""
+        """Source of ``axis``, ``slice_spacing``, ``slice_thickness``, ``slice_profile`` or ``modality``."""
         return self._profile[1] if fact == "slice_profile" else self.sources[fact]
 
     def record(self) -> dict[str, Any]:
@@ -242,7 +243,7 @@ class Acquired:
             "slice_thickness": np.round(self.slice_thickness, 6).tolist(),
             "modality": self.modality,
         }
-        if "_profile" in vars(self):  # of an image that is passed through nobody asked for it
+        if "_profile" in vars(self):  # an image that is passed through needs none
             facts["slice_profile"] = self.slice_profile
         return {name: {"value": value, "source": self.source_of(name)} for name, value in facts.items()}
 
@@ -250,7 +251,7 @@ class Acquired:
         """The grid of a result; see :func:`monai_sr.grid.target_grid`.
 
         Raises:
-            UsageError: contradicting wishes, or the through-plane axis is needed and unclear.
+            UsageError: spacing and factor are both given or cannot be, or the through-plane axis is ambiguous.
         """
         axis = None if self.sources["axis"] == "assumed" else self.axis
         uneven = None if self.is_even else self.positions
@@ -273,13 +274,13 @@ class Acquired:
         return SliceModel.between(thick, thin, slice_thickness=self._thickness, profile=self.slice_profile)
 
     def filled_slices(self, model: SliceModel) -> np.ndarray:
-        """Wanted slices in a gap, in the order of the voxels: no acquired one is as near as its spacing explains."""
+        """Indices of new slices in a gap, in the order of the voxels: farther from every acquired slice than usual."""
         reach = np.maximum(np.median(np.diff(model.thick)), self._thickness) / 2 * (1 + SAME_SPACING)
         far = (model.distances > reach).all(axis=1)
         return np.flatnonzero(far[::-1] if 2 in self._canonical[1] else far)
 
     def outside(self, voxels: Tensor, channel: int) -> Tensor | None:
-        """Which voxels, of a part of a channel or of its result, lie outside what a CT scanned; None if none do."""
+        """Mask of the voxels that a CT did not scan, for a part of a channel or of its result; None if it is empty."""
         padding = self.padding[channel]
         mask = None if padding is None else voxels.eq(padding)
         return mask if mask is not None and bool(mask.any()) else None
@@ -346,9 +347,9 @@ def _uneven_positions(image: Tensor) -> np.ndarray | None:
 def _axis_of(
     grid: Grid, given: int | None, said: int | None, uneven: np.ndarray | None, refined: Grid | None
 ) -> tuple[int, Source]:
-    """The through-plane axis: given, of the header, along which a result is finer, else that of the largest spacing.
+    """The through-plane axis: given, from the header, of the finer result, or of the largest spacing.
 
-    It is assumed where the two largest spacings are equal; whoever needs it then asks for it.
+    If the two largest spacings are equal, the axis is assumed, and :meth:`Acquired.wanted_grid` refuses to use it.
     """
     if given is not None:
         if given not in (0, 1, 2):
@@ -384,7 +385,7 @@ def _thickness_of(*candidates: tuple[Source, float | np.ndarray | None]) -> tupl
 def _modality_of(
     voxels: Tensor, given: Modality | None, said: Modality | None, said_by: Source
 ) -> tuple[Modality, Source]:
-    """The modality: given, of the header or sidecar, else estimated from the values of all channels."""
+    """The modality: given, from the header or sidecar, or estimated from the values of all channels."""
     if given and said and given != said:
         raise ImageError(
             "E-MOD", f"the header says {said}, {given} was given", fix="leave --modality out, or give the right image"

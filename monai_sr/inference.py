@@ -49,18 +49,18 @@ def super_resolve(
 
     Args:
         image: (1, X, Y, Z) volume with affine, in the file's units; (C, X, Y, Z) for C volumes on
-            one grid, each taken by itself. Or a nibabel or SimpleITK image or ``(array, affine)``, see
+            one grid, each processed alone. Or a nibabel or SimpleITK image or ``(array, affine)``, see
             :func:`monai_sr.io.adapters.taken`; then the result is of that kind, and of its type of voxels.
         network: ResidualNet, PyramidNet or SRCNN in eval mode, or an engine that computes one; None for
             the consistent spline alone.
         spacing: wanted slice spacing, mm. Default: the finer in-plane spacing.
         factor: output slices per acquired slice instead; need not be an integer.
         slice_thickness: FWHM of the slice profile, mm; (m,) in the order of the voxels where slices
-            differ. Default: what the image's metadata tell, else the slice spacing.
+            differ. Default: the value in the metadata, else the slice spacing.
         axis: the through-plane axis, default the one of the largest spacing.
         profile: "gaussian" or "box". Default: estimated from the slices, see
             :func:`monai_sr.profiles.estimate_profile`.
-        modality: "CT" or "MR". Default: what the metadata tell, else guessed from the values; then a
+        modality: "CT" or "MR". Default: the value in the metadata, else estimated from the voxels; then a
             mask or segmentation is refused.
         ct_window, mr_percentiles: see :func:`monai_sr.intensities.intensity_range`.
         factor_range: the factors that the network was trained for; beyond them a warning is given.
@@ -68,7 +68,7 @@ def super_resolve(
             no finer spacing, a factor beyond the range, a CT that is not in HU.
         tile_voxels: output voxels computed at once; the result does not depend on it. Default: see
             :meth:`monai_sr.engine.Engine.usual_tile`.
-        progress: told the share of the work that is done, 0..1.
+        progress: called with the fraction of the work that is done, 0..1.
 
     Returns:
         (C, X', Y', Z') float32 on :func:`monai_sr.grid.target_grid`, with the image's other

@@ -124,24 +124,24 @@ def source_text(acquired: Acquired, fact: str = "slice_thickness") -> str:
     return SOURCES[source]
 
 
-def resolution_text(found: Mapping[str, Any]) -> str:
-    """Effective slice thickness before and after, and how it was measured, as a record tells it."""
+def resolution_text(resolution: Mapping[str, Any]) -> str:
+    """Effective slice thickness before and after, and how it was measured, as a record holds it."""
     lengths = []
     for when in ("before", "after"):
-        one = found.get(when) or {}
-        known = isinstance(one.get("mm"), int | float)
-        lengths.append(f"{one.get('bounded', '')} {mm(float(one['mm']))}".strip() if known else "unknown")
-    return f"{lengths[0]} before, {lengths[1]} after, across the slices ({found.get('method', 'method unknown')})"
+        measured = resolution.get(when) or {}
+        known = isinstance(measured.get("mm"), int | float)
+        lengths.append(f"{measured.get('bounded', '')} {mm(float(measured['mm']))}".strip() if known else "unknown")
+    return f"{lengths[0]} before, {lengths[1]} after, across the slices ({resolution.get('method', 'method unknown')})"
 
 
-def resolution_tile(found: Mapping[str, Any]) -> str:
+def resolution_tile(resolution: Mapping[str, Any]) -> str:
     """Effective slice thickness before and after, in one short line."""
     lengths = []
     for when in ("before", "after"):
-        one = found.get(when) or {}
-        known = isinstance(one.get("mm"), int | float)
-        sign = {"at least": "≥ ", "at most": "≤ "}.get(str(one.get("bounded", "")), "")
-        lengths.append(f"{sign}{float(one['mm']):.3g} mm" if known else "cannot tell")
+        measured = resolution.get(when) or {}
+        known = isinstance(measured.get("mm"), int | float)
+        sign = {"at least": "≥ ", "at most": "≤ "}.get(str(measured.get("bounded", "")), "")
+        lengths.append(f"{sign}{float(measured['mm']):.3g} mm" if known else "cannot tell")
     return " → ".join(lengths)
 
 

@@ -131,16 +131,16 @@ def check_ranges(
         "field_of_view": (extent, extent, "the field of view is {} mm"),
         "values": (min(e[0] for e in extremes), max(e[1] for e in extremes), "normalized values reach {}"),
     }
-    found = {}
+    departures = {}
     for name, (low, high, words) in measured.items():
         lowest, highest = _allowed(name, trained[modality][name])
         outside = low if low < lowest else high if high > highest else None
         if outside is not None:
             range_ = "{:.4g} to {:.4g}".format(*trained[modality][name])
-            found[name] = f"{words.format(f'{outside:.4g}')}, the network was trained on {range_} for {modality}"
+            departures[name] = f"{words.format(f'{outside:.4g}')}, the network was trained on {range_} for {modality}"
             facts = {"found": float(outside), "trained": trained[modality][name], "modality": modality}
-            _warn(name, found[name], facts, strict=strict, path=acquired.path)
-    return found
+            _warn(name, departures[name], facts, strict=strict, path=acquired.path)
+    return departures
 
 
 def _allowed(name: str, ends: Sequence[float]) -> tuple[float, float]:

@@ -94,7 +94,7 @@ def _measure(acquired: Acquired, image: Tensor, axis: int, lag: float | None) ->
     steps = max(1, round((lag or grid.spacing[axis]) / grid.spacing[axis]))
     lag = steps * grid.spacing[axis]
     sharper = [_sharper(voxels, grid, a, axis, steps) for a in range(3) if a != axis]
-    known = [one for one in sharper if one is not None]
+    known = [excess for excess in sharper if excess is not None]
     if not known:
         return Resolution(float("nan"), lag, axis)
     # a wider profile makes the in-plane axis smoother, except for noise
@@ -120,14 +120,14 @@ def _sharper(voxels: Tensor, grid: Grid, in_plane: int, axis: int, steps: int) -
         return None
     # samples half a lag apart, so that both lags are whole steps and more of the volume counts
     places = (at[-1] - count * lag) / 2 + np.arange(2 * count + 1) * lag / 2
-    found = []
+    excess = []
     for width in WIDTHS:
         seen = apply_along(profile_matrix(at, places, slice_thickness=width * lag), voxels, in_plane)
         ratios = _ratio(seen, in_plane, 2), _ratio(seen, axis, steps)
         if ratios[0] is None or ratios[1] is None:
             return None
-        found.append(ratios[0] - ratios[1])
-    return np.array(found)
+        excess.append(ratios[0] - ratios[1])
+    return np.array(excess)
 
 
 def _ratio(voxels: Tensor, axis: int, steps: int) -> float | None:
@@ -144,9 +144,9 @@ def _ratio(voxels: Tensor, axis: int, steps: int) -> float | None:
 
 def _middle(voxels: Tensor, axis: int) -> Tensor:
     """The middle of a large volume: all slices of fewer rows and columns."""
-    share = min(1.0, float(np.sqrt(_SAMPLES / voxels.numel())))
+    fraction = min(1.0, float(np.sqrt(_SAMPLES / voxels.numel())))
     for a in range(3):
         if a != axis:
-            kept = max(1, round(voxels.shape[a] * share))
+            kept = max(1, round(voxels.shape[a] * fraction))
             voxels = voxels.narrow(a, (voxels.shape[a] - kept) // 2, kept)
     return voxels
