@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import dicom_phantoms
@@ -94,7 +95,8 @@ def run(source: Path, target: Path, options: RunOptions = SPLINE, *, memory: int
     options = RunOptions.from_dict(flat_options(options.to_dict()) | chosen)
     cases = cases_of(source, target, options)
     target.mkdir(exist_ok=True)
-    outcomes = run_cases(cases, options, log=RunLog(target), memory=memory)
+    placed = replace(options, output=f"{target}/")
+    outcomes = run_cases(cases, placed, log=RunLog(target), memory=memory)
     assert [o.case for o in outcomes] == [c.name for c in cases]
     return {o.case: o for o in outcomes}
 

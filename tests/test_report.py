@@ -540,3 +540,30 @@ def test_three_tiles_answer_what_a_reader_asks_first(limit, codes, states, image
     shown = tiles(measure_consistency(image, sr), limit, "5 mm → 1 mm", codes)
     assert re.findall(r'class="tile (\w+)"', shown) == states
     assert ("yes" in shown) == (states[0] == "good")
+
+
+def test_pages_of_a_run_lead_to_each_other_and_to_the_index(scans, tmp_path):
+    out = tmp_path / "out"
+    run(scans, out, report=True)
+    pages = sorted(p for p in out.rglob("*.html") if p.name != "index.html")
+    assert len(pages) == 4
+    for page in pages:
+        (nav,) = re.findall(r"<nav.*?</nav>", page.read_text(encoding="utf-8"))
+        links = re.findall(r'href="([^"]*)">([^<]*)', nav)
+        assert {"all volumes"} <= {name for _, name in links} <= {"previous", "all volumes", "next"}
+        assert all((page.parent / link).exists() for link, _ in links)
+
+
+def test_the_index_and_the_table_hold_the_figures_of_each_result(scans, tmp_path):
+    out = tmp_path / "out"
+    run(scans, out, report=True)
+    rows = {row.case: row for row in index_rows(out)}
+    facts = rows["a.nii.gz"].facts
+    record = json.loads((out / "a.json").read_text())["monai_sr"]
+    assert facts["score"] == record["consistency"]["score"] < record["consistency"]["limit"]
+    assert record["consistency"]["within_limit"] is True
+    assert facts["slice_profile"] == record["acquired"]["slice_profile"]["value"]
+    head, *lines = [line.split("\t") for line in (out / "monai-sr-run.tsv").read_text().splitlines()]
+    table = {line[0]: dict(zip(head, line, strict=True)) for line in lines}
+    assert float(table["a.nii.gz"]["factor"]) == facts["factor"]
+    assert table["bad.nii.gz"]["factor"] == "n/a"

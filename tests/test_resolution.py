@@ -88,3 +88,10 @@ def test_the_lag_of_a_result_is_half_a_slice_whatever_its_own_spacing():
     before, after = effective_resolution(Acquired.of(thick, axis=2), on_grid(blurred, grid_of(tissue()), thick))
     assert (before.lag, after.lag) == (4, 2)
     assert after.mm == pytest.approx(3, rel=0.2)
+
+
+def test_no_result_resolves_less_than_its_slice_spacing():
+    thick = simulate_thick_slices(tissue(), 4.0, slice_thickness=1.5, axis=2)  # thin slices with gaps
+    before, _ = effective_resolution(Acquired.of(thick, axis=2), thick)
+    assert (before.mm, before.bounded) == (4.0, "at most")
+    assert measure_resolution(thick, 2).mm < 4.0  # what a slice itself is as thick as

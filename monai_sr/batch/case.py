@@ -33,7 +33,7 @@ from ..grid import grid_of
 from ..io.images import image_suffix, read_dicom, read_image, read_labels, refuse_file_options, write_image
 from ..labels import carry_labels
 from ..options import RunOptions
-from ..trust.consistency import check_result
+from ..trust.consistency import Consistency, check_result
 from ..trust.resolution import METHOD, effective_resolution
 from ..trust.uncertainty import uncertainty_map
 from .cases import Case
@@ -44,6 +44,7 @@ from .model import super_resolve_within
 from .pages import CasePage
 from .record import (
     describe_result,
+    essentials,
     is_done,
     made_by,
     record_beside,
@@ -138,7 +139,7 @@ def assess(
     consistency = check_result(acquired, sr, limit=limit, strict=options.wanted.strict)
     before, after = effective_resolution(acquired, sr)
     trust: dict[str, Any] = {
-        "consistency": consistency.summary(),
+        "consistency": consistency.summary() | _verdict(consistency, limit),
         "resolution": {"method": METHOD, "before": before.record(), "after": after.record()},
     }
     maps = {"consistency": consistency.residual} if options.outputs.consistency_map else {}
@@ -147,6 +148,11 @@ def assess(
         median = float(maps["uncertainty"].median())
         trust["uncertainty"] = {"median": float(f"{median:.4g}"), "unit": consistency.unit}
     return trust, maps
+
+
+def _verdict(consistency: Consistency, limit: float | None) -> dict[str, Any]:
+    """The bundle's limit and whether the result keeps it; empty for a bundle that was not calibrated."""
+    return {} if limit is None else {"limit": limit, "within_limit": consistency.within(limit)}
 
 
 def process(
@@ -170,7 +176,7 @@ def process(
     """
     started = time.monotonic()
     reset_peak()
-    page = CasePage(case, options.outputs)
+    page = CasePage(case, options.outputs, folder=options.output)
     with collect_notices() as notices, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other libraries
         try:
@@ -266,7 +272,8 @@ def _process(
         write_record(case.target, content)
         page.show_result(result.acquired, result.sr, content["monai_sr"])
     there = [*result.masks, *(map_path(case.target, kind) for kind in result.maps), page.written, page.viewer]
-    return Outcome(case.name, "done", change=result.change, beside=tuple(str(path) for path in there if path))
+    facts = essentials(content)
+    return Outcome(case.name, "done", change=result.change, facts=facts, beside=tuple(str(p) for p in there if p))
 
 
 def read_case(case: Case, options: RunOptions, *, progress: Progress | None = None) -> MetaTensor:

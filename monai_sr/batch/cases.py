@@ -39,6 +39,7 @@ class Case:
         masks: files of labels on its grid, to be carried along.
         fault: why it cannot be processed, where that is known already.
         is_named: its output was named as a file, so it is made anew where it is done already.
+        neighbors: targets of the case before and after it in a run; None at the ends.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Case:
     masks: tuple[Path, ...] = ()
     fault: SuperResolutionError | None = None
     is_named: bool = False
+    neighbors: tuple[Path | None, Path | None] = (None, None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))  # it may hold bytes that are no UTF-8
@@ -116,8 +118,9 @@ def find_cases(options: RunOptions) -> list[Case]:
     if options.wanted.format == "dicom" and not all(case.is_derived_dicom or case.fault for case in chosen):
         raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="leave --format out", path=source)
     if selection.part_id is not None and selection.num_parts is not None:  # for array jobs
-        return chosen[selection.part_id :: selection.num_parts]
-    return chosen
+        chosen = chosen[selection.part_id :: selection.num_parts]
+    targets = [None, *(case.target for case in chosen), None]
+    return [replace(case, neighbors=(targets[n], targets[n + 2])) for n, case in enumerate(chosen)]
 
 
 def names_one_file(options: RunOptions) -> bool:

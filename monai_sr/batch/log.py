@@ -8,7 +8,7 @@ import json
 import os
 import traceback
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ class Outcome:
         error: why it failed.
         skipped: why it was skipped.
         change: grid before and after, in words.
+        facts: see :func:`monai_sr.batch.record.essentials`; empty without a result.
         warnings: that it gave, each once.
         seconds: it took.
         peak_memory_mib: of the process up to its end.
@@ -49,6 +50,7 @@ class Outcome:
     error: SuperResolutionError | None = None
     skipped: str = ""
     change: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[SuperResolutionWarning, ...] = ()
     seconds: float = 0.0
     peak_memory_mib: float = 0.0
@@ -61,6 +63,24 @@ class Outcome:
         """The outcome of a case that ended with an error."""
         debug = "".join(traceback.format_exception(error))
         return cls(case, "failed", error=explain(error), debug=debug, **known)
+
+    @property
+    def verdict(self) -> str:
+        """In one line whether to trust the result, and what it rests on; empty without a result."""
+        if self.facts.get("score") is None:
+            return ""
+        facts = self.facts
+        within = {True: "agrees with the scan", False: "does NOT agree with the scan", None: "differs from the scan by"}
+        limit = f" (limit {100 * facts['limit']:.2g} %)" if facts["limit"] is not None else ""
+        widths = facts["resolution_before"], facts["resolution"]
+        before, after = ("unknown" if width is None else f"{width:.3g} mm" for width in widths)
+        thickness = facts["slice_thickness"]
+        thick = f"{thickness:.4g} mm" if isinstance(thickness, float | int) else "varying"
+        return (
+            f"{within[facts['within_limit']]}: {100 * facts['score']:.2g} % of the range in the worst slice{limit}; "
+            f"resolves {before} before, {after} after; slice thickness {thick} "
+            f"({facts['slice_thickness_source']}), profile {facts['slice_profile']} ({facts['slice_profile_source']})"
+        )
 
     @property
     def code(self) -> str:
@@ -93,6 +113,9 @@ def explain(error: Exception) -> SuperResolutionError:
 
 
 NAME = "monai-sr-run"
+
+FACTS = ("factor", "slice_spacing", "slice_thickness", "slice_profile", "score", "resolution")
+"""Of a result, see :func:`monai_sr.batch.record.essentials`; lengths in mm, the score as a fraction."""
 
 COLUMNS = ("case", "status", "code", "reason", "output", "change", "seconds", "peak_memory_mib")
 
@@ -140,9 +163,11 @@ class RunLog:
         """
         text = io.StringIO()
         table = csv.writer(text, delimiter="\t", lineterminator="\n")
-        table.writerow(COLUMNS)
+        table.writerow((*COLUMNS, *FACTS, "warnings"))
         for outcome in outcomes:
-            table.writerow([printable(str(value)) if value else "n/a" for value in self._row(outcome).values()])
+            codes = ",".join(dict.fromkeys(notice.code for notice in outcome.warnings))
+            row = [*self._row(outcome).values(), codes]
+            table.writerow([printable(str(value)) if value not in (None, "") else "n/a" for value in row])
 
         def write(file: BinaryIO) -> None:
             file.write(text.getvalue().encode())
@@ -152,6 +177,7 @@ class RunLog:
     def _row(self, outcome: Outcome) -> dict[str, Any]:
         """An outcome by the names of the columns, its result as seen from the folder."""
         row = {name: getattr(outcome, name) for name in COLUMNS}
+        row |= {name: outcome.facts.get(name) for name in FACTS}
         return row | {"output": outcome.output and os.path.relpath(outcome.output, self.lines.parent)}
 
 

@@ -20,6 +20,7 @@ from ..errors import SuperResolutionError, SuperResolutionWarning, read_warning,
 from ..options import Outputs
 from ..report import IndexRow, summary_of, write_failure_report, write_index_page, write_report, write_viewer
 from .cases import Case
+from .log import FACTS
 from .record import record_beside, sidecar_path
 
 INDEX = "index.html"
@@ -37,14 +38,16 @@ class CasePage:
         case: which.
         outputs: whether a page is to be written, and one with the volumes themselves, and whether they may
             replace a file of that name that is no page of ours.
+        folder: of the run, whose index the page links to.
 
     Attributes:
         image: what was read of the case, for the page of one that fails.
     """
 
-    def __init__(self, case: Case, outputs: Outputs) -> None:
+    def __init__(self, case: Case, outputs: Outputs, *, folder: str = "") -> None:
         self.case, self.wanted, self.overwrite = case, outputs.report, outputs.overwrite
         self.path = report_path(case.target)
+        self.folder = folder
         self.viewer = self.path.with_suffix(".viewer.html") if outputs.viewer else None
         self.image: MetaTensor | None = None
 
@@ -55,6 +58,16 @@ class CasePage:
         pages = [self.path] if self.wanted else []
         pages += [self.viewer] if self.viewer else []
         return all(of_result and summary_of(page).get("output_sha256") == of_result for page in pages)
+
+    @property
+    def links(self) -> dict[str, str]:
+        """Pages to go to from this one, as seen from it; none for a volume whose output was named."""
+        if self.case.is_named or not self.folder:
+            return {}
+        before, after = self.case.neighbors
+        pages = {"previous": before and report_path(before), "all volumes": Path(self.folder, INDEX)}
+        pages["next"] = after and report_path(after)
+        return {name: os.path.relpath(page, self.path.parent) for name, page in pages.items() if page}
 
     @property
     def written(self) -> str:
@@ -75,6 +88,7 @@ class CasePage:
                 acquired,
                 sr,
                 name=self.case.name,
+                links=self.links,
                 description=series_description(self.case.series),
                 record=record,
                 warnings=[read_warning(entry) for entry in record.get("warnings", ())],
@@ -95,6 +109,7 @@ class CasePage:
                 image=self.image,
                 description=series_description(self.case.series),
                 warnings=warnings,
+                links=self.links,
             ),
         )
 
@@ -150,6 +165,7 @@ def _row(folder: Path, name: str, told: Mapping[str, Any]) -> IndexRow:
         code=str(told.get("code") or ""),
         reason=str(told.get("reason") or ""),
         change=str(told.get("change") or ""),
+        facts={name: told[name] for name in FACTS if told.get(name) is not None},
         warnings=tuple(read_warning(entry) for entry in told.get("warnings") or ()),
         seconds=float(told.get("seconds") or 0),
         report=report if summary else "",

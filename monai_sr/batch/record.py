@@ -115,6 +115,26 @@ def describe_result(
     }
 
 
+def essentials(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader asks of a result first, from the JSON beside it: for tables, and for the line that a run shows."""
+    block = content["monai_sr"]
+    acquired, consistency = block["acquired"], block.get("consistency", {})
+    resolution = block.get("resolution", {})
+    return {
+        "factor": float(f"{acquired['slice_spacing']['value'] / content['SpacingBetweenSlices']:.4g}"),
+        "slice_spacing": content["SpacingBetweenSlices"],
+        "slice_thickness": acquired["slice_thickness"]["value"],
+        "slice_thickness_source": acquired["slice_thickness"]["source"],
+        "slice_profile": acquired["slice_profile"]["value"],
+        "slice_profile_source": acquired["slice_profile"]["source"],
+        "score": consistency.get("score"),
+        "limit": consistency.get("limit"),
+        "within_limit": consistency.get("within_limit"),
+        "resolution_before": resolution.get("before", {}).get("mm"),
+        "resolution": resolution.get("after", {}).get("mm"),
+    }
+
+
 def _reproducing(options: RunOptions) -> RunOptions:
     """What gives the same result and maps again, by no path and no text of a header."""
     outputs = options.outputs

@@ -105,7 +105,7 @@ def run_cases(
                     if outcome.code == LOST:
                         drop_claim(case.target)
                     if outcome.status == "failed" and not outcome.report:
-                        page = CasePage(case, options.outputs)
+                        page = CasePage(case, options.outputs, folder=options.output)
                         page.show_failure(outcome.code, outcome.reason)
                         outcome = replace(outcome, report=page.written)
                     ended[case.target] = outcome

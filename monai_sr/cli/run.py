@@ -61,6 +61,8 @@ def show(outcome: Outcome, cases: list[Case], *, debug: bool) -> None:
             complain(outcome.debug)
     elif outcome.status == "done":
         say(f"{outcome.output}: {outcome.change}")
+        if named and outcome.verdict:
+            say(f"  {outcome.verdict}")
         for path in outcome.beside if named else ():
             say(path)
     elif named:

@@ -27,7 +27,7 @@ from ..trust.uncertainty import uncertainty_map
 from .overlays import consistency_overlay, uncertainty_overlay
 from .page import script_json, write_page
 from .pictures import LAYERS, thumbnail, viewer
-from .sections import curves, for_methods, help_dialog, notes, tables, tiles, trust
+from .sections import curves, for_methods, help_dialog, navigation, notes, tables, tiles, trust
 from .views import Scene, turned
 from .windows import windows_for
 from .words import Rows, geometry, methods, provenance, references, resolution_text, resolution_tile
@@ -44,6 +44,7 @@ def write_report(
     slice_thickness: float | np.ndarray | None = None,
     record: Mapping[str, Any] | None = None,
     warnings: Sequence[SuperResolutionWarning] = (),
+    links: Mapping[str, str] | None = None,
     consistency: Consistency | None = None,
     uncertainty: MetaTensor | None = None,
 ) -> Path:
@@ -59,6 +60,7 @@ def write_report(
             :meth:`monai_sr.acquired.Acquired.of`.
         record: how it was made, as the block ``monai_sr`` of the JSON beside a result tells.
         warnings: that came with it.
+        links: pages to go to from here, by what to call them.
         consistency: measured already; else it is measured here.
         uncertainty: (C, X', Y', Z') standard deviation on the grid of ``sr``, in its units. Default: what the
             bundle that ``record`` names foretells, if it was calibrated.
@@ -119,6 +121,7 @@ def write_report(
         heading=escape(description or name or "Super-resolved volume"),
         lead=escape(f"{name}: {lead}" if description and name else lead),
         summary=script_json(summary),
+        links=navigation(links or {}),
         failure="",
         tiles=tiles(consistency, limit, resolution_tile(resolved), summary["codes"]),
         viewer=viewer(scene, windows, list(LAYERS), overlays),
@@ -145,6 +148,7 @@ def write_failure_report(
     axis: int | None = None,
     record: Mapping[str, Any] | None = None,
     warnings: Sequence[SuperResolutionWarning] = (),
+    links: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a page on a volume that failed: why, what to do, and what was read of it.
 
@@ -154,7 +158,7 @@ def write_failure_report(
         code: the error's, such as ``E-IO-CRC``.
         reason: what is wrong and what to do, in a sentence each.
         image: what was read of it, if anything.
-        description, axis, record, warnings: as of :func:`write_report`.
+        description, axis, record, warnings, links: as of :func:`write_report`.
 
     Raises:
         OutputError: it cannot be written.
@@ -187,6 +191,7 @@ def write_failure_report(
         heading=escape(description or name),
         lead=escape(f"{name}: {lead}" if description else lead),
         summary=script_json(summary),
+        links=navigation(links or {}),
         failure=failure,
         tiles="",
         viewer=pictures,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from ..errors import SuperResolutionWarning
@@ -15,6 +16,15 @@ from .page import write_page
 
 _ORDER = {"failed": 0, "done": 1, "skipped": 2}
 _IMAGE = "data:image/png;base64,"
+
+
+FIGURES = (
+    ("factor", "factor", "×{:.3g}"),
+    ("resolution", "resolves", "{:.3g} mm"),
+    ("score", "worst slice", "{:.2%}"),
+    ("slice_profile", "profile", "{}"),
+)
+"""Columns of figures: the name in :attr:`IndexRow.facts`, the heading, how a value reads."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,7 @@ class IndexRow:
         status: done, failed or skipped.
         code, reason: why it is not done.
         change: grid before and after, in words.
+        facts: factor, slice_spacing, score, resolution, slice_profile, as far as they are known.
         warnings: that came with it.
         seconds: it took.
         report: path of its page as seen from the index, if there is one.
@@ -41,6 +52,7 @@ class IndexRow:
     seconds: float = 0.0
     report: str = ""
     thumbnail: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_index_page(path: str | Path, rows: Sequence[IndexRow], *, title: str = "Super-resolved volumes") -> Path:
@@ -74,8 +86,14 @@ def _row(row: IndexRow) -> str:
     status = row.status if row.status in _ORDER else "skipped"
     seconds = f"{row.seconds:.3g} s" if row.seconds else ""
     grids = escape(row.change).replace("-&gt;", "<br>→ ")
+    cells = "".join(
+        f'<td class="number" data-label="{escape(label)}">{escape(words.format(row.facts[name]))}</td>'
+        if isinstance(row.facts.get(name), int | float | str)
+        else "<td></td>"
+        for name, label, words in FIGURES
+    )
     return (
         f'<tr><td class="picture">{picture}</td><th scope="row">{name}</th>'
-        f'<td><span class="status {status}">{escape(row.status)}</span></td><td class="grid">{grids}</td>'
+        f'<td><span class="status {status}">{escape(row.status)}</span></td><td class="grid">{grids}</td>{cells}'
         f'<td class="notes-of">{"<br>".join(note for note in notes if note)}</td><td class="number">{seconds}</td></tr>'
     )

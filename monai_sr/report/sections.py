@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from urllib.parse import quote
 
 import numpy as np
 
@@ -76,6 +77,14 @@ def curves(scene: Scene) -> str:
             "apart: what a result has there is estimated.</figcaption></figure>"
         )
     return "".join(parts) or "<p>Too few slices for curves.</p>"
+
+
+def navigation(links: Mapping[str, str]) -> str:
+    """Links to other pages of a run, by what to call them; empty without any."""
+    if not links:
+        return ""
+    items = " ".join(f'<a href="{escape(quote(path))}">{escape(name)}</a>' for name, path in links.items())
+    return f'<nav aria-label="Volumes of this run">{items}</nav>'
 
 
 def tiles(found: Consistency, limit: float | None, resolution: str, codes: Sequence[str]) -> str:

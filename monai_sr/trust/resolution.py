@@ -13,7 +13,7 @@ equal smoothness.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,9 +78,16 @@ def measure_resolution(image: MetaTensor, axis: int, *, lag: float | None = None
 
 
 def effective_resolution(acquired: Acquired, result: MetaTensor) -> tuple[Resolution, Resolution]:
-    """Through-plane resolution of an acquired volume and of its result (C, X', Y', Z')."""
+    """Through-plane resolution of an acquired volume and of its result (C, X', Y', Z'), at least the slice spacing."""
     before = _measure(acquired, acquired.image, acquired.axis, None)
-    return before, _measure(acquired, result, acquired.axis, acquired.slice_spacing / 2)
+    after = _measure(acquired, result, acquired.axis, acquired.slice_spacing / 2)
+    return _sampled(before, acquired.grid), _sampled(after, grid_of(result))
+
+
+def _sampled(resolution: Resolution, grid: Grid) -> Resolution:
+    """A resolution that is no finer than the slice spacing: thin slices with gaps resolve no more than that."""
+    spacing = grid.spacing[resolution.axis]
+    return replace(resolution, mm=spacing, bounded="at most") if resolution.mm < spacing else resolution
 
 
 def _measure(acquired: Acquired, image: Tensor, axis: int, lag: float | None) -> Resolution:
@@ -99,12 +106,12 @@ def _measure(acquired: Acquired, image: Tensor, axis: int, lag: float | None) ->
         return Resolution(float("nan"), lag, axis)
     # a wider profile makes the in-plane axis smoother, except for noise
     excess = np.minimum.accumulate(np.mean(known, axis=0))
-    if excess[0] <= 0:
-        return Resolution(float(WIDTHS[0] * lag), lag, axis, "at most")
     if excess[-1] >= 0:
         return Resolution(float(WIDTHS[-1] * lag), lag, axis, "at least")
-    width = float(np.exp(np.interp(0.0, -excess, np.log(WIDTHS))))
-    return Resolution(width * lag, lag, axis)
+    if excess[0] <= 0:
+        return Resolution(float(WIDTHS[0] * lag), lag, axis, "at most")
+    width = lag * float(np.exp(np.interp(0.0, -excess, np.log(WIDTHS))))
+    return Resolution(width, lag, axis)
 
 
 def _sharper(voxels: Tensor, grid: Grid, in_plane: int, axis: int, steps: int) -> np.ndarray | None:
