@@ -401,6 +401,18 @@ def test_two_processes_keep_equal_replicas(bundle, volumes, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_second_stage_goes_on_from_weights_by_the_squared_error(bundle, volumes, tmp_path):
+    configs = [str(bundle / "configs" / name) for name in ("train.json", "train_finish.json")]
+    output = monai(
+        *("run", "--config_file", str(configs), "--dataset_dir", str(volumes), "--output_dir", str(tmp_path / "runs")),
+        *("--start_from", str(bundle / "models" / "model.pt"), *SMALL, "--epochs", "1"),
+        cwd=tmp_path,
+    )
+    assert float(re.search(r"Metrics -- loss: ([\d.]+)", output)[1]) < 0.01  # of weights that are trained
+    assert (tmp_path / "runs" / "model.pt").is_file()
+
+
+@pytest.mark.slow
 def test_the_vdsr_recipe_trains_with_sgd_and_adjustable_clipping(volumes, tmp_path):
     configs = bundle_path("residual") / "configs"
     output = monai(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import phantoms
@@ -13,7 +14,8 @@ import torch
 from monai_sr.bundles import bundle_path, load_bundle, read_calibration
 from monai_sr.cli.main import main
 from monai_sr.errors import BundleError
-from monai_sr.evaluation.calibration import calibration_markdown
+from monai_sr.evaluation import packing, quantize
+from monai_sr.evaluation.calibration import calibrate, calibration_markdown
 from monai_sr.io.images import write_image
 
 
@@ -75,3 +77,59 @@ def test_a_calibration_that_cannot_be_read_is_named(bundle, content):
     (bundle / "configs" / "calibration.json").write_text(content)
     with pytest.raises(BundleError, match="E-W-CONFIG"):
         read_calibration(bundle)
+
+
+# -------------------------------------------------------------------- from a training to a bundle
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """What a training of the pyramid left: its best weights."""
+    state = torch.load(bundle_path("pyramid") / "models" / "model.pt", weights_only=True)
+    (tmp_path / "runs").mkdir()
+    torch.save({name: 0.9 * values for name, values in state.items()}, tmp_path / "runs" / "model.pt")
+    return tmp_path / "runs"
+
+
+def test_one_command_makes_a_bundle_of_a_training(runs, listed, tmp_path, monkeypatch, capsys):
+    for name, value in {"PATCHES": 3, "PATCH": 24, "FACTORS": (2,)}.items():
+        monkeypatch.setattr(quantize, name, value)
+    monkeypatch.setattr(packing, "calibrate", partial(calibrate, factors=(2,)))
+    words = ["pack", str(runs), str(tmp_path / "own"), str(listed), "--bundle", "pyramid", "--crop", "34"]
+    assert main(words) == 0
+    own = load_bundle(tmp_path / "own", device="cpu", trust_bundle=True)
+    shipped = load_bundle("pyramid", device="cpu")
+    assert own.version == "0.1.0" and own.weights_sha256 != shipped.weights_sha256
+    assert own.calibration["consistency"]["cases"] == 1 + 3
+    assert own.calibration["trained_on"].keys() == {"MR"}  # of these volumes, and not of those that ship
+    assert load_bundle(tmp_path / "own", device="cpu", precision="int8", trust_bundle=True).engine.precision == "int8"
+    metadata = json.loads((tmp_path / "own" / "configs" / "metadata.json").read_text())
+    assert metadata["eval_metrics"] == {} and "1 training and 1 validation" in metadata["data_source"]
+    assert "| MR | 0." in (tmp_path / "own" / "docs" / "README.md").read_text()
+    assert main(words) == 6 and "E-OUT-EXISTS" in capsys.readouterr().err
+
+
+def test_a_bundle_without_an_8_bit_form_says_why(runs, listed, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(packing, "calibrate", lambda *_, **__: {})
+    monkeypatch.setattr(packing, "_describe", lambda *_, **__: None)
+
+    def build(*_, **__):
+        raise BundleError("E-W-INT8", "int8 loses 1 dB", fix="ship float32 alone")
+
+    monkeypatch.setattr(packing, "build", build)
+    assert main(["pack", str(runs), str(tmp_path / "own"), str(listed), "--bundle", "pyramid"]) == 0
+    assert "E-W-INT8" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "own" / "models").iterdir()) == ["model.pt"]
+
+
+def test_what_makes_no_bundle_leaves_nothing(runs, listed, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    for source, runs_folder, code in (
+        ("residual", runs, "E-W-SHAPE"),
+        ("pyramid", tmp_path, "E-W-MISSING"),
+        (bundle_path("pyramid").parent / "nowhere", runs, "E-W-BUNDLE"),
+    ):
+        with pytest.raises(BundleError) as caught:
+            packing.pack(runs_folder, tmp_path / "own", listed, source=source)
+        assert caught.value.code == code
+    assert sorted(tmp_path.iterdir()) == before

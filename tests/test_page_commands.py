@@ -24,7 +24,7 @@ from monai_sr.io.images import write_image
 NOT_RUN = {
     r"^(make|pip|pre-commit|pytest|monai-sr demo|python3? -m venv|\. )": "installs or takes minutes: .ci/run",
     r"^monai-sr watch": "needs an archive: test_pacs.py",
-    r"^monai-sr calibrate": "writes into a shipped bundle: test_calibration.py",
+    r"^monai-sr (calibrate|pack)|my_bundle": "writes a bundle, or needs one: test_calibration.py",
     r"--robustness|--peer": "many conditions, or another program: test_cli.py",
     r"--precision float16": "needs a GPU: test_engines.py",
     r"--num-parts 8 --part-id \"\$": "an array job of Slurm: test_pipelines.py",

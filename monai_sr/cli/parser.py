@@ -128,6 +128,14 @@ def make_parser() -> Parser:
     sub.add_argument("--markdown", metavar="FILE", help="write tables there, ready for a model card")
     _add_compute(sub)
 
+    sub = command("pack", "Make a bundle of a training run: its weights, their calibration and their 8-bit form")
+    sub.add_argument("runs", metavar="RUNS", help="output_dir of the training")
+    sub.add_argument("target", metavar="BUNDLE", help="folder to make")
+    sub.add_argument("dataset", metavar="DATASET", help="datalist or folder, as for training")
+    sub.add_argument("--bundle", default="residual", help="the bundle that was trained [%(default)s]")
+    sub.add_argument("--crop", type=_voxels, default=96, metavar="VOXELS", help="of each volume, a side [%(default)s]")
+    _add(sub, PARAMETERS["trust_bundle"], default=False)
+
     sub = command("demo", "Super-resolve the shipped example with both bundles and draw the result")
     sub.add_argument("--output", metavar="FOLDER", default="demo_output", help="[%(default)s]")
     _add(sub, PARAMETERS["device"], default="auto")

@@ -92,7 +92,7 @@ def _patches(network: ResidualNet | PyramidNet, volumes: Sequence[Path]) -> Iter
     drawn = np.random.RandomState(0)
     for number, path in enumerate(volumes):
         hr = NormalizeIntensitiesd("image")({"image": read_image(path)})["image"]
-        crop = RandSpatialCrop([min(PATCH, n) for n in hr.shape[1:]], random_size=False)
+        crop = RandSpatialCrop([min(PATCH, n) // 8 * 8 or n for n in hr.shape[1:]], random_size=False)  # up to ×8
         crop.set_random_state(state=drawn)
         for index in range(PATCHES):
             part = max((crop(hr) for _ in range(8)), key=lambda part: float((part > 0.1).float().mean()))
