@@ -208,6 +208,19 @@ def test_verify_tells_whether_a_result_agrees(files, tmp_path, capsys):
     assert main(["verify", str(thick), str(thin), "--limit", "0.5"]) == 0
 
 
+def test_verify_names_thickness_and_profile_and_their_sources(files, tmp_path, capsys):
+    thick, thin, _ = files
+    told = tmp_path / "told.json"
+    words = ["verify", str(thick), str(thin), "--slice-thickness", "3", "--limit", "1", "--json", str(told)]
+    assert main(words) == 0
+    rows = dict(line.split(maxsplit=2)[1:] for line in capsys.readouterr().out.splitlines() if "slice " in line[:6])
+    assert rows["thickness"] == "3 mm (option)" and rows["profile"].startswith("gaussian (")
+    acquired = json.loads(told.read_text())["acquired"]
+    assert acquired["slice_thickness"] == {"value": 3.0, "source": "option"}
+    assert acquired["axis"] == {"value": 2, "source": "estimated"}
+    assert acquired["slice_profile"]["source"] in ("estimated", "assumed")
+
+
 def test_verify_takes_dicom_on_either_side(tmp_path, capsys):
     dicom_phantoms.write(tmp_path / "series", dicom_phantoms.slices())
     assert main(["run", str(tmp_path / "series"), str(tmp_path / "out"), "--bundle", "none", "--factor", "3"]) == 0

@@ -24,14 +24,20 @@ def verify(options: argparse.Namespace) -> int:
         read_image(source, volume=None if is_dicom_source(source) else options.volume, own_results=True)
         for source in sources
     )
-    told = {name: getattr(options, name) for name in ("slice_thickness", "profile", "axis")}
     with naming(sources[1]):
-        found = measure_consistency(acquired, result, **told)
-    say(f"{found.text()}\n{'limit':17} {limit:.3g} for each slice, and what rounding to integers costs")
+        consistency = measure_consistency(
+            acquired,
+            result,
+            slice_thickness=options.slice_thickness,
+            profile=options.profile,
+            axis=options.axis,
+        )
+    say(f"{consistency.text()}\n{'limit':17} {limit:.3g} for each slice, and what rounding to integers costs")
     if options.map:
-        say(write_image(found.residual, options.map, dtype="float32"))
+        say(write_image(consistency.residual, options.map, dtype="float32"))
     if options.json:
-        say(write_json({"consistency": found.record() | {"limit": limit}}, Path(options.json)))
-    found.check(limit, path=sources[1])
+        record = {"consistency": consistency.record() | {"limit": limit}, "acquired": consistency.acquired.record()}
+        say(write_json(record, Path(options.json)))
+    consistency.check(limit, path=sources[1])
     say("consistent")
     return 0

@@ -36,26 +36,34 @@ class Consistency:
     Attributes:
         residual: (C, X, Y, Z) ``y - A x`` on the acquired grid, in the units of the file; NaN where nothing is
             compared: outside the result, beside padding, and where the acquired volume is NaN.
-        axis: through-plane axis of the acquired volume.
+        acquired: the acquired volume.
         value_range: denominator of NRMSE, see :func:`measure_consistency`.
         nrmse: root mean square of the residual of all voxels, divided by ``value_range``.
         slice_nrmse: (m,) the same for each acquired slice, in the order of the voxels; NaN where nothing is compared.
         p95, maximum: 95th percentile and maximum of the absolute residual, in the units of the file.
-        unit: "HU", or "signal" for MR.
         rounding: half the step of an integer result, its maximum rounding error.
         notes: what was done to make the volumes comparable, in words.
     """
 
     residual: MetaTensor
-    axis: int
+    acquired: Acquired
     value_range: float
     nrmse: float
     slice_nrmse: np.ndarray
     p95: float
     maximum: float
-    unit: str
     rounding: float
     notes: tuple[str, ...] = ()
+
+    @property
+    def axis(self) -> int:
+        """Through-plane axis of the acquired volume."""
+        return self.acquired.axis
+
+    @property
+    def unit(self) -> str:
+        """ "HU", or "signal" for MR."""
+        return "HU" if self.acquired.modality == "CT" else "signal"
 
     @property
     def worst_slice(self) -> int:
@@ -88,12 +96,16 @@ class Consistency:
     def text(self) -> str:
         """The figures as a table."""
         compared = int(np.isfinite(self.slice_nrmse).sum())
+        ends = dict.fromkeys((self.acquired.slice_thickness.min(), self.acquired.slice_thickness.max()))
+        thickness = " to ".join(f"{value:.4g}" for value in ends)
         rows = [
             ("NRMSE", f"{self.nrmse:.3g} of {self.value_range:.5g} {self.unit}"),
             ("worst slice", f"{self.score:.3g} (slice {self.worst_slice} of {len(self.slice_nrmse)}, from 0)"),
             ("95th percentile", f"{self.p95:.3g} {self.unit}"),
             ("largest", f"{self.maximum:.3g} {self.unit}"),
-            ("compared", f"{compared} slices along axis {self.axis}"),
+            ("compared", f"{compared} slices along axis {self.axis} ({self.acquired.sources['axis']})"),
+            ("slice thickness", f"{thickness} mm ({self.acquired.sources['slice_thickness']})"),
+            ("slice profile", f"{self.acquired.slice_profile} ({self.acquired.source_of('slice_profile')})"),
             *(("note", note) for note in self.notes),
         ]
         return "\n".join(f"{name:17} {value}" for name, value in rows)
@@ -175,8 +187,6 @@ def measure_consistency(
         raise not_aligned("no acquired slice is inside the result", "check that both are of the same scan")
     if not inside.all():
         notes.append(f"{int((~inside).sum())} of {len(thick)} acquired slices are outside the result")
-    if acquired.slice_profile != "gaussian":
-        notes.append(f"slice profile: {acquired.slice_profile}")
     thickness = acquired.slice_thickness
     matrix = profile_matrix(
         thin,
@@ -243,13 +253,12 @@ def _figures(
     sizes = np.abs(errors[~np.isnan(errors)])
     return Consistency(
         residual=on_grid(residual, acquired.grid, acquired.image),
-        axis=axis,
+        acquired=acquired,
         value_range=value_range,
         nrmse=float((sums.sum() / counts.sum()).sqrt()) / value_range,
         slice_nrmse=each,
         maximum=float(sizes.max()),
         p95=float(np.percentile(sizes, 95, overwrite_input=True)),
-        unit="HU" if acquired.modality == "CT" else "signal",
         rounding=rounding,
         notes=notes,
     )
