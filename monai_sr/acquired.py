@@ -269,7 +269,7 @@ class Acquired:
         """
         thick, thin = self.canonical_positions, wanted.positions(self.axis)
         if len(thick) < MIN_SLICES:
-            problem = f"{len(thick)} slices, at least {MIN_SLICES} are needed"
+            problem = f"{len(thick)} slices (minimum {MIN_SLICES})"
             raise ImageError("E-IMG-FEW", problem, fix="give the whole series")
         return SliceModel.between(thick, thin, slice_thickness=self._thickness, profile=self.slice_profile)
 
@@ -388,7 +388,7 @@ def _modality_of(
     """The modality: given, from the header or sidecar, or estimated from the values of all channels."""
     if given and said and given != said:
         raise ImageError(
-            "E-MOD", f"the header says {said}, {given} was given", fix="leave --modality out, or give the right image"
+            "E-MOD", f"the header says {said}, {given} was given", fix="omit --modality, or give the correct image"
         )
     if given:
         return given, "option"

@@ -239,7 +239,7 @@ def load_bundle(
         ) from error
     if not isinstance(inferer, SuperResolutionInferer):
         raise BundleError(
-            "E-W-CONFIG", "it is no super-resolution bundle", fix="give a bundle made by monai-sr", path=folder
+            "E-W-CONFIG", "it is not a super-resolution bundle", fix="give a bundle made by monai-sr", path=folder
         )
     load_weights(network, weights)
     network = network.to(where, memory_format=torch.channels_last_3d).eval()

@@ -40,7 +40,7 @@ class Grid:
         if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
             raise ImageError(
                 "E-HDR-AFFINE",
-                "the affine holds NaN or infinite values",
+                "the affine has NaN or infinite values",
                 fix="repair the header's sform/qform, for example from the original DICOM",
             )
         if min(self.spacing) <= 0:
@@ -79,9 +79,8 @@ class Grid:
         if largest <= second * (1 + SAME_SPACING):
             raise UsageError(
                 "E-HDR-AXIS",
-                f"spacing {' x '.join(f'{s:.4g}' for s in self.spacing)} mm does not tell "
-                "which axis the slices are stacked along",
-                fix="name it: --axis 0, 1 or 2",
+                f"spacing {' x '.join(f'{s:.4g}' for s in self.spacing)} mm does not show the through-plane axis",
+                fix="give it: --axis 0, 1 or 2",
             )
         return int(order[2])
 

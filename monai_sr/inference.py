@@ -118,9 +118,9 @@ def super_resolve_acquired(
         _doubt(
             "W-SR-NOGAIN",
             "E-SR-NOGAIN",
-            f"slices are {acquired.slice_spacing:.4g} mm apart already, no finer ones were asked for",
+            f"slices are {acquired.slice_spacing:.4g} mm apart already; no finer spacing was requested",
             "the image is passed through",
-            fix="leave it as it is, or ask for a finer --spacing",
+            fix="keep it as it is, or request a finer --spacing",
             strict=strict,
             path=acquired.path,
         )
@@ -170,8 +170,8 @@ def _check_values(acquired: Acquired, *, strict: bool) -> None:
         doubt = check_hounsfield(voxels if outside is None or bool(outside.all()) else chosen_voxels(voxels, ~outside))
         if doubt:
             _doubt(
-                *("W-CT-HU", "E-CT-HU", doubt, "they are taken as HU"),
-                fix="restore the rescale, or leave --modality out if it is no CT",
+                *("W-CT-HU", "E-CT-HU", doubt, "they are used as HU"),
+                fix="restore the rescale, or omit --modality if it is not a CT",
                 strict=strict,
                 path=acquired.path,
             )

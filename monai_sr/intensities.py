@@ -99,9 +99,9 @@ def check_hounsfield(voxels: Tensor) -> str:
         ImageError: they cannot be, as after scaling to 0..1.
     """
     lowest, highest = float(voxels.min()), float(voxels.max())
-    found = f"values lie between {lowest:g} and {highest:g}, where HU reach from -1000 (air) to some hundred"
+    found = f"values are between {lowest:g} and {highest:g}, where HU reach from -1000 (air) to some hundred"
     if highest - lowest < HU_SPAN:
-        raise ImageError("E-CT-HU", found, fix="restore the rescale, or leave --modality out if it is no CT")
+        raise ImageError("E-CT-HU", found, fix="restore the rescale, or omit --modality if it is not a CT")
     return found if lowest >= HU_FAT else ""
 
 

@@ -272,7 +272,7 @@ class Selection(_Group):
         if self.scheduler and self.jobs > 1:
             raise UsageError("E-USE", "--jobs is for this machine, --scheduler for a cluster", fix="give one of them")
         if self.gpu_resource and not self.scheduler:
-            raise UsageError("E-USE", "--gpu-resource is for a cluster", fix="give --scheduler, or leave it out")
+            raise UsageError("E-USE", "--gpu-resource is for a cluster", fix="give --scheduler, or omit it")
 
 
 @dataclass(frozen=True)
@@ -392,5 +392,5 @@ def flat_options(values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             near = difflib.get_close_matches(name, [*PARAMETERS, *GROUPS], n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError("E-USE", f"there is no option {key!r}{hint}", fix="see monai-sr run --help for all")
+            raise UsageError("E-USE", f"unknown option {key!r}{hint}", fix="see monai-sr run --help for all")
     return flat

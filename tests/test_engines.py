@@ -180,8 +180,8 @@ def test_auto_is_the_fastest_that_fits(engine, precision, device, chosen):
         ("torch", "int8", CPU, "torch does not compute in int8"),
         ("auto", "int8", CUDA, "int8 is for the CPU"),
         ("openvino", "float32", CUDA, "OpenVINO computes on the CPU"),
-        ("onnx", "float32", CPU, "'onnx' is none of"),
-        ("auto", "float64", CPU, "'float64' is none of"),
+        ("onnx", "float32", CPU, "'onnx' is unknown"),
+        ("auto", "float64", CPU, "'float64' is unknown"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_with_what_does(engine, precision, device, told):
@@ -193,7 +193,7 @@ def test_what_does_not_fit_together_is_refused_with_what_does(engine, precision,
 def test_a_network_without_a_graph_is_left_to_torch_unless_openvino_is_asked_for():
     assert choose_engine(SRCNN(), engine="auto", precision="float32", device=CPU) == "torch"
     for options in ({"engine": "openvino"}, {"precision": "int8"}):
-        with pytest.raises(UsageError, match="no OpenVINO graph for SRCNN"):
+        with pytest.raises(UsageError, match="OpenVINO has no graph for SRCNN"):
             make_engine(SRCNN(), **options)
 
 

@@ -186,7 +186,7 @@ REFUSED = [
         f, affine=with_voxels(scaled(*SPACING), (np.s_[:2, 1], (1, 0)))), says=(" 1,",)),
     entry("I12", "E-HDR-SPACING", "an axis without length", lambda f: edited(nifti(f), SROW, [0.0])),
     entry("I14", "E-HDR-UNITS", "micrometers called mm", lambda f: nifti(
-        f, affine=scaled(700, 800, 3000), xyzt_units=2), says=("700 x 800 x 3000", "0.05..50")),
+        f, affine=scaled(700, 800, 3000), xyzt_units=2), says=("700 x 800 x 3000", "0.05 to 50")),
     entry("I14", "E-HDR-UNITS", "meters called mm", lambda f: nifti(
         f, affine=scaled(0.0007, 0.0008, 0.003), xyzt_units=2), says=("0.0007",)),
     entry("I15", "E-IMG-NAN", "refused", lambda f: nifti(
@@ -575,7 +575,7 @@ def test_values_beyond_the_type_are_held_and_counted(call, tmp_path):
     beyond = int((sr > 32767.5).sum() + (sr < -32768.5).sum())
     assert beyond > 10
     _, _, err = call("run", path, tmp_path / "out.nii.gz", "--bundle", "none")
-    assert f" {beyond} voxels lie beyond" in err
+    assert f" {beyond} voxels are outside" in err
     written = nib.load(tmp_path / "out.nii.gz").get_fdata()
     assert np.array_equal(written, np.clip(np.rint(sr), -32768, 32767))
 

@@ -261,7 +261,7 @@ def test_uncertainty_is_a_map_with_a_scale_where_there_is_one(tmp_path, image):
     assert with_map.all("button", **{"data-value": "uncertainty"}) and with_map.all(
         "img", **{"class": "overlay uncertainty"}
     )
-    assert "Standard deviation of the error, foretold (signal)" in with_map.text
+    assert "Predicted standard deviation of the error (signal)" in with_map.text
     without = Page(write_report(tmp_path / "b.html", image, sr))
     assert not without.all("button", **{"data-value": "uncertainty"})
 
@@ -269,7 +269,7 @@ def test_uncertainty_is_a_map_with_a_scale_where_there_is_one(tmp_path, image):
 def test_what_a_calibrated_bundle_foretells_is_shown_without_being_asked_for(made):
     page = Page(made)  # made by the residual bundle, says its record
     assert page.all("button", **{"data-value": "uncertainty"})
-    assert re.search(r"error, foretold standard deviation at most [\d.e-]+ signal units in half", page.text)
+    assert re.search(r"error, predicted standard deviation at most [\d.e-]+ signal units in half", page.text)
 
 
 def test_a_large_volume_makes_a_page_of_a_few_mb(tmp_path):
@@ -362,7 +362,7 @@ def test_a_file_of_that_name_that_is_no_page_of_ours_is_spared(scans, tmp_path):
         (out / name).write_text("mine")
     with pytest.warns(SuperResolutionWarning, match="W-REPORT.*index.html"):
         outcomes = run(scans, out, REPORTING)
-    assert outcomes["a.nii.gz"].status == "done" and "a.html stands there" in str(outcomes["a.nii.gz"].warnings[0])
+    assert outcomes["a.nii.gz"].status == "done" and "a.html exists" in str(outcomes["a.nii.gz"].warnings[0])
     assert (out / "a.html").read_text() == (out / "index.html").read_text() == "mine"
     (case,) = cases_of(scans / "a.nii.gz", out)
     page = CasePage(case, Outputs(report=True, overwrite=True))

@@ -110,13 +110,13 @@ def find_cases(options: RunOptions) -> list[Case]:
     if not chosen:
         raise InputMissingError(
             "E-IO-MISSING",
-            f"none of {len(cases)} volumes fits --include and --exclude" if cases else "no volume is there",
+            f"no volume of {len(cases)} matches --include and --exclude" if cases else "no volume is there",
             fix="check the path and the patterns",
             path=source,
         )
     check_names(chosen)
     if options.wanted.format == "dicom" and not all(case.is_derived_dicom or case.fault for case in chosen):
-        raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="leave --format out", path=source)
+        raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="omit --format", path=source)
     if selection.part_id is not None and selection.num_parts is not None:  # for array jobs
         chosen = chosen[selection.part_id :: selection.num_parts]
     targets = [None, *(case.target for case in chosen), None]
@@ -143,7 +143,7 @@ def _named_case(source: Path, target: Path, options: RunOptions) -> Case:
     named = [Path(text) for text in masks if "*" not in text]
     for mask in named:
         if not mask.is_file():
-            raise InputMissingError("E-IO-MISSING", "there is no such mask", fix="check the path", path=mask)
+            raise InputMissingError("E-IO-MISSING", "the mask does not exist", fix="check the path", path=mask)
     beside = masks_beside(source, [text for text in masks if "*" in text])
     case = Case(source.name, source, target, masks=(*named, *beside), is_named=True)
     if not (source.is_dir() or is_dicom_source(source)):
@@ -170,7 +170,7 @@ def check_target(source: Path, target: Path) -> None:
     if source.exists() and target.exists() and source.samefile(target):
         raise UsageError("E-OUT-SAME", "input and output are the same file", fix="name another output", path=target)
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
-        raise UsageError("E-OUT-SAME", "the output lies inside the input folder", fix="write elsewhere", path=target)
+        raise UsageError("E-OUT-SAME", "the output is inside the input folder", fix="write elsewhere", path=target)
     check_writable(target)
 
 
@@ -186,7 +186,7 @@ def _cases_below(source: Path, target: Path, options: RunOptions) -> list[Case]:
     # where BIDS wants derivatives; they are never among its images
     derivatives = (source / "derivatives").resolve()
     if inside and not (of_bids and derivatives in target.resolve().parents):
-        raise UsageError("E-OUT-SAME", "the output lies inside the input folder", fix="write elsewhere", path=target)
+        raise UsageError("E-OUT-SAME", "the output is inside the input folder", fix="write elsewhere", path=target)
     if of_bids:
         return _bids_cases(source, target, participants or ())
     if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
@@ -205,7 +205,7 @@ def _with_masks(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
             raise UsageError(
                 "E-USE",
                 f"--mask {pattern} names one file for many volumes",
-                fix="let a * stand for the name of each image, such as '*_seg.nii.gz'",
+                fix="use * for the name of each image, such as '*_seg.nii.gz'",
             )
     found = [case if case.series else replace(case, masks=masks_beside(case.source, patterns)) for case in cases]
     taken = {mask for case in found for mask in case.masks}

@@ -56,11 +56,11 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, str, str]]:
         for row in rows:
             if len(row) > len(columns):
                 problem = f"line {rows.line_num} has {len(row)} fields, the first line names {len(columns)} columns"
-                raise UsageError("E-LIST", problem, fix='put a name that holds a comma between "', path=path)
+                raise UsageError("E-LIST", problem, fix='put names with a comma between "', path=path)
             named = dict(zip(columns, row, strict=False))
             yield rows.line_num, named.get("input", ""), named.get("output", "")
     except csv.Error as error:
-        problem = f"line {rows.line_num} is no CSV ({error})"
+        problem = f"line {rows.line_num} is not valid CSV ({error})"
         raise UsageError(
             "E-LIST", problem, fix="write it as CSV, with commas and one line per volume", path=path
         ) from error
@@ -77,7 +77,7 @@ def _check_columns(columns: list[str], path: Path) -> None:
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise UsageError("E-LIST", f"the column {column[:80]!r} is unknown{meant}", fix=fix, path=path)
     if "input" not in columns or len(set(columns)) < len(columns):
-        problem = "there is no column 'input'" if "input" not in columns else "a column is there twice"
+        problem = "the column 'input' is missing" if "input" not in columns else "a column is there twice"
         raise UsageError("E-LIST", problem, fix=fix, path=path)
 
 
@@ -87,9 +87,9 @@ def _check_name(folder: Path, name: str, number: int, path: Path) -> None:
         os.stat(folder / name)
         return
     except ValueError:
-        problem = f"line {number} holds a NUL"
+        problem = f"line {number} contains a NUL character"
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
             return  # a fault of this volume only
-        problem = f"line {number} holds no name of a file ({error.strerror})"
+        problem = f"line {number} is not a file name ({error.strerror})"
     raise UsageError("E-LIST", problem, fix="correct the line", path=path)

@@ -115,7 +115,7 @@ class CasePage:
 
     def _write(self, path: Path, write: Callable[[], Any]) -> None:
         if os.path.exists(path) and not summary_of(path) and not self.overwrite:
-            _warn(f"{path.name} stands there and is no report of monai-sr")
+            _warn(f"{path.name} exists and is not a report of monai-sr")
             return
         _guarded(write)
 
@@ -131,7 +131,7 @@ def write_index(folder: str | Path) -> Path | None:
     """
     path = Path(folder) / INDEX
     if path.exists() and not summary_of(path):
-        _warn(f"{path.name} stands there and is no report of monai-sr")
+        _warn(f"{path.name} exists and is not a report of monai-sr")
         return None
     return path if _guarded(lambda: write_index_page(path, index_rows(Path(folder)))) else None
 

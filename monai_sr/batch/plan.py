@@ -69,7 +69,7 @@ def plan_case(case: Case, options: RunOptions) -> Plan:
             warnings.simplefilter("ignore")
             before, uneven = _grid_of(case, options)
             if before is None:
-                return Plan(case, problem="the header does not tell; the run will")
+                return Plan(case, problem="unknown from the header; determined in the run")
             axis = options.acquisition.axis
             if case.series is not None and axis is None:
                 axis = 2
@@ -117,7 +117,7 @@ def plan_table(cases: Sequence[Case], options: RunOptions, model: Model, *, memo
         rows.append((plan.case.name, spacing, shape, f"{needed / 2**20:.0f}", f"{max(1, seconds):.0f}", problem))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
-    end = f"{good} of {len(plans)} volumes are to be processed, as far as headers tell: about {total:.0f} s one by one"
+    end = f"{good} of {len(plans)} volumes will be processed (judged by their headers): about {total:.0f} s one by one"
     return "\n".join((*(line.rstrip() for line in lines), end))
 
 

@@ -198,7 +198,7 @@ def is_done(target: Path, made: MadeBy, *, input_sha256: str, unfinished: bool, 
     if record is not None and record.get("record", 0) > RECORD_VERSION:
         raise OutputError(
             "E-VER",
-            f"a later monai-sr made it (record {record['record']}, {RECORD_VERSION} is known)",
+            f"it was made by a newer monai-sr (record version {record['record']}, {RECORD_VERSION} is known)",
             fix="update monai-sr, or write to another folder",
             path=target,
         )

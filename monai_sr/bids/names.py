@@ -74,12 +74,12 @@ def parsed_name(path: Path, folders: dict[str, str]) -> tuple[dict[str, str], st
         raise NotTakenError("E-BIDS-MAP", f"{suffix} is a map or a mask, not an image that slices average")
     if suffix not in known:
         hint = "".join(f"; {name} is meant" for name in known if name.lower() == suffix.lower())
-        raise NotTakenError("E-BIDS-NAME", f"{suffix!r} is no suffix of an image in {path.parent.name}{hint}")
+        raise NotTakenError("E-BIDS-NAME", f"{suffix!r} is not an image suffix in {path.parent.name}{hint}")
     entities: dict[str, str] = {}
     for pair in pairs:
         key, _, label = pair.partition("-")
         if not is_label(label, number=key in NUMBERED):
-            raise NotTakenError("E-BIDS-NAME", f"{pair!r} is no entity with a label")
+            raise NotTakenError("E-BIDS-NAME", f"{pair!r} is not an entity with a label")
         if key in entities:
             raise NotTakenError("E-BIDS-NAME", f"{key}- is there twice")
         entities[key] = label

@@ -92,7 +92,7 @@ class BidsImage:
             return None
         if isinstance(told, int | float) and not isinstance(told, bool) and 0.05 <= told <= 50:
             return float(told)
-        text = f"SliceThickness is {told!r}, none of CT or MR in mm; it is not used"
+        text = f"SliceThickness is {told!r}, implausible for CT or MR in mm; it is not used"
         warn("W-BIDS-THICKNESS", text, path=self.path, facts={"found": told})
         return None
 
@@ -171,7 +171,7 @@ def find_bids_images(
                     left_out.append(LeftOut(path, "E-IO-PERM", f"the file cannot be looked at ({error.strerror})"))
     for path in [path for path in images if path.with_name(path.name + ".gz") in images]:
         del images[path]
-        left_out.append(LeftOut(path, "E-BIDS-TWIN", f"{path.name}.gz stands beside it, BIDS allows only one"))
+        left_out.append(LeftOut(path, "E-BIDS-TWIN", f"{path.name}.gz exists too, BIDS allows only one"))
     return Found(tuple(images[path] for path in sorted(images)), tuple(sorted(left_out, key=lambda left: left.path)))
 
 

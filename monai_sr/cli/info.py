@@ -43,7 +43,7 @@ def errors(options: argparse.Namespace) -> int:
     if wanted and wanted not in CODES:
         near = difflib.get_close_matches(wanted, CODES, n=1)
         hint = f"see {near[0]}, or" if near else "see"
-        raise UsageError("E-USE", f"there is no code {options.code!r}", fix=f"{hint} monai-sr errors for all")
+        raise UsageError("E-USE", f"unknown code {options.code!r}", fix=f"{hint} monai-sr errors for all")
     for code in [wanted] if wanted else CODES:
         _, meaning, remedy = CODES[code]
         say(f"{code:15} {meaning}\n{'':16}{remedy}")

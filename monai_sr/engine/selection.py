@@ -28,7 +28,7 @@ def choose_engine(network: nn.Module, *, engine: str, precision: str, device: to
     """
     for value, known in ((engine, ENGINES), (precision, PRECISIONS)):
         if value not in known:
-            raise _unfit(f"{value!r} is none of {', '.join(known)}", fix=f"give {known[0]}")
+            raise _unfit(f"{value!r} is unknown (known: {', '.join(known)})", fix=f"give {known[0]}")
     on_cpu = device.type == "cpu"
     if precision in HALVES and on_cpu:
         raise _unfit(f"{precision} is for a GPU, the device is {device}", fix="give --precision float32 or int8")
@@ -43,7 +43,7 @@ def choose_engine(network: nn.Module, *, engine: str, precision: str, device: to
     needed = engine == "openvino" or precision == "int8"
     if not can_stream(network):
         if needed:
-            raise _unfit(f"there is no OpenVINO graph for {type(network).__name__}", fix="give --engine torch")
+            raise _unfit(f"OpenVINO has no graph for {type(network).__name__}", fix="give --engine torch")
         return "torch"
     if needed:
         openvino()

@@ -126,7 +126,7 @@ def simulated_in(bundle: Path) -> dict[str, Any]:
         by_name = {step["_target_"].rpartition(".")[2]: step for step in steps}
         given, coarse = by_name[RandSimulateThickSlicesd.__name__], by_name.get(RandCoarseCropd.__name__)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError("E-W-CONFIG", "it does not tell what is trained", fix="restore it", path=path) from error
+        raise BundleError("E-W-CONFIG", "it does not define the training", fix="restore it", path=path) from error
     usual = {name: p.default for name, p in signature(RandSimulateThickSlicesd).parameters.items()} | given
     growth = signature(RandCoarseCropd).parameters["coarsest"].default
     return {
@@ -232,7 +232,7 @@ def coverage(samples: Sequence[Sample], constants: Mapping[str, Any]) -> list[di
     """How often errors are as small as foretold, for each modality and factor.
 
     Returns:
-        Rows of ``modality``, ``factor``, ``within_1`` and ``within_2``, the share of voxels whose error is at
+        Rows of ``modality``, ``factor``, ``within_1`` and ``within_2``, the fraction of voxels whose error is at
         most one and two deviations, the mean over volumes.
     """
     rows = []
@@ -255,10 +255,10 @@ def calibration_markdown(found: Mapping[str, Any], *, command: str) -> str:
     limit = found["consistency"]
     lines = [
         f"Consistency: the worst slice of {limit['cases']} validation results had an NRMSE of {limit['worst']:.3g}; "
-        f"a result beyond {limit['limit']:.3g} is warned of, and refused under `--strict`.",
+        f"a result above {limit['limit']:.3g} gives a warning, and an error with `--strict`.",
         "",
-        "Uncertainty: share of voxels inside the body whose error is at most one / two of the deviations told, on "
-        "volumes that were not trained on (of a Laplace distribution 0.76 / 0.94):",
+        "Uncertainty: fraction of voxels inside the body whose error is at most one / two predicted deviations, on "
+        "volumes not used for training (Laplace distribution: 0.76 / 0.94):",
         "",
     ]
     rows = found["uncertainty"]["coverage"]

@@ -41,7 +41,7 @@ def checked(
         raise ImageError("E-IMG-NAN", "no voxel is finite", fix="check how the file was made")
     count = f"{missing.sum()} of {missing.size} voxels are NaN or infinite"
     if missing.any() and nan == "refuse":
-        raise ImageError("E-IMG-NAN", count, fix="mend them, or have them filled by --nan fill")
+        raise ImageError("E-IMG-NAN", count, fix="repair them, or fill them with --nan fill")
     for one, without in zip(volumes, missing, strict=True):
         known = one[~without] if without.any() else one
         if known.min() == known.max() and not may_be_constant:
@@ -51,7 +51,7 @@ def checked(
         facts = {"missing": int(missing.sum()), "voxels": missing.size, "value": float(lowest)}
         warn(
             "W-IMG-NAN",
-            "{missing} of {voxels} voxels are NaN or infinite; they are taken as {value:g}",
+            "{missing} of {voxels} voxels are NaN or infinite; they are replaced by {value:g}",
             path=path,
             facts=facts,
         )
@@ -61,7 +61,8 @@ def checked(
     if min(grid.spacing) < 0.05 or max(grid.spacing) > 50:
         raise ImageError(
             "E-HDR-UNITS",
-            f"spacing {' x '.join(f'{s:.4g}' for s in grid.spacing)} mm is none of a CT or MR volume (0.05..50 mm)",
+            f"spacing {' x '.join(f'{s:.4g}' for s in grid.spacing)} mm is implausible for CT or MR "
+            "(expected 0.05 to 50 mm)",
             fix="restore spacing and units in the header",
         )
     meta = {
@@ -95,7 +96,7 @@ def _chosen(voxels: np.ndarray, volume: int | str | None) -> np.ndarray:
     if not 0 <= index < len(volumes):
         raise UsageError(
             "E-USE",
-            f"volume {index} was asked for, there are {len(volumes)}",
+            f"volume {index} was requested, the file has {len(volumes)}",
             fix=f"give 0 to {len(volumes) - 1} or all",
         )
     return volumes[index : index + 1]
@@ -105,7 +106,7 @@ def _unsheared(affine: np.ndarray) -> np.ndarray:
     """The affine with axes at right angles, if it is nearly so already (polar decomposition)."""
     affine = np.array(affine, dtype=np.float64)
     if not np.isfinite(affine).all():
-        raise ImageError("E-HDR-AFFINE", "the affine holds NaN or infinite values", fix="repair the header")
+        raise ImageError("E-HDR-AFFINE", "the affine has NaN or infinite values", fix="repair the header")
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     if (spacing <= 0).any():
         raise ImageError(

@@ -18,7 +18,7 @@ Form = Literal["sform", "qform"]
 _UNITS = {1: ("meters", 1000.0), 3: ("micrometers", 1e-3)}
 """Units of length besides mm by their code in ``xyzt_units``, and what makes them mm."""
 
-_NOT_FINITE, _NO_LENGTH = "holds NaN or infinite values", "gives an axis no length"
+_NOT_FINITE, _NO_LENGTH = "has NaN or infinite values", "gives an axis no length"
 
 
 def nifti_affine(header: Any, path: str | Path, geometry: Form | None) -> tuple[np.ndarray, bool]:
@@ -55,7 +55,7 @@ def nifti_affine(header: Any, path: str | Path, geometry: Form | None) -> tuple[
         warn("W-HDR-UNITS", "the header counts in {unit}; converted to mm", path=path, facts={"unit": unit})
     if geometry is not None and geometry not in sound:
         why = broken.get(geometry, f"is absent ({geometry}_code is 0)")
-        raise ImageError("E-HDR-AFFINE", f"the {geometry} {why}", fix="leave --geometry out")
+        raise ImageError("E-HDR-AFFINE", f"the {geometry} {why}", fix="omit --geometry")
     if broken and not sound:
         name, why = next(iter(broken.items()))
         raise ImageError(
@@ -65,7 +65,7 @@ def nifti_affine(header: Any, path: str | Path, geometry: Form | None) -> tuple[
         )
     spacing = np.abs(pixdim)
     if not sound:
-        warn("W-HDR-NOFORM", "the header tells no orientation; the spacing alone is used", path=path)
+        warn("W-HDR-NOFORM", "the header has no orientation; only the spacing is used", path=path)
         return np.diag([*(spacing * scale), 1.0]), False
     used: Form = next(iter(sound)) if geometry is None else geometry
     affine = np.array(sound[used], dtype=np.float64)
@@ -96,7 +96,7 @@ def _agreed(
         what = "the sform spaces voxels by {sform} mm, pixdim by {pixdim} mm"
         if np.allclose(lengths, 1, rtol=SAME_SPACING, atol=0):
             affine[:3, : len(lengths)] *= known
-            problem = f"{what}; it holds directions only, and pixdim is used with them"
+            problem = f"{what}; it has only directions, so pixdim gives the spacing"
             warn("W-HDR-SPACING", problem, path=path, facts=facts)
         elif "qform" not in sound:
             warn("W-HDR-SPACING", f"{what}; the sform is used", path=path, facts=facts)

@@ -110,7 +110,7 @@ def read_labels(path: str | Path) -> MetaTensor:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputMissingError("E-IO-MISSING", "there is no such mask", fix="check the path", path=path)
+        raise InputMissingError("E-IO-MISSING", "the mask does not exist", fix="check the path", path=path)
     try:
         return checked(*_read_file(path, None), path=path, may_be_constant=True)
     except SuperResolutionError as error:
@@ -182,7 +182,7 @@ def stored_voxels(image: torch.Tensor, *, path: str | Path, dtype: Any = None) -
         facts = {"voxels": int(beyond), "dtype": str(wanted)}
         warn(
             "W-OUT-CLIP",
-            "{voxels} voxels lie beyond what {dtype} holds and are held at its ends",
+            "{voxels} voxels are outside the range of {dtype} and are clipped",
             path=path,
             facts=facts,
         )
@@ -369,14 +369,14 @@ def _format_of(start: bytes, path: Path, suffix: str) -> str:
     if is_mgh(start) and suffix in (".mgh", ".mgz", ".mgh.gz"):
         return "MGH"
     if start[:4] in (b"CDF\1", b"CDF\2", b"\x89HDF"):
-        problem, fix = "a MINC or HDF5 file, whose voxels hold no checksum", "convert it: mnc2nii in.mnc out.nii"
+        problem, fix = "a MINC or HDF5 file, whose voxels have no checksum", "convert it: mnc2nii in.mnc out.nii"
         raise ImageError("E-IO-READ", problem, fix=fix)
     kind = _kind_of(start)
     if not kind and suffix in READ_SUFFIXES:
-        raise ImageError("E-IO-READ", "the content is no image format that is read", fix="check or convert the file")
+        raise ImageError("E-IO-READ", "the content is not a supported image format", fix="check or convert the file")
     raise ImageError(
         "E-IO-TYPE",
-        f"not an image: it holds {kind or 'something that is no known image format'}",
+        f"not an image: the content is {kind or 'of an unknown format'}",
         fix="give a NIfTI, NRRD or MetaImage file, or the folder of a DICOM series",
     )
 

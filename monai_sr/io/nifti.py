@@ -66,7 +66,7 @@ def files_of_pair(path: Path) -> tuple[Path, Path]:
     if ending is None:
         raise ImageError(
             "E-HDR-FIELD",
-            "the header says that its voxels are in another file, the name does not tell which",
+            "according to the header the voxels are in another file, but its name is unknown",
             fix="name the two files .hdr and .img",
         )
     stem, packed = path.name[: ending.start()], ending[2] or ""
@@ -130,7 +130,7 @@ def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
 def _header_of(start: bytes, path: Path, *, pair: bool) -> Any:
     """The header of NIfTI or Analyze, with what nibabel mends about it mended."""
     if not is_nifti(start):
-        raise ImageError("E-IO-TYPE", "the content is no NIfTI image", fix="give a NIfTI file", path=path)
+        raise ImageError("E-IO-TYPE", "the content is not a NIfTI image", fix="give a NIfTI file", path=path)
     header_class: Any = nib.Nifti1Header
     if start[:4] in _NIFTI2_SIZE:
         header_class = nib.Nifti2Header

@@ -150,7 +150,7 @@ def _affine_of(
     turn = SPACES.get(space) or SPACES.get(space.removesuffix("t"))
     if turn is not None:
         return np.diag([*turn, 1.0]) @ affine, {}
-    warn("W-HDR-NOFORM", "the header tells no orientation; the spacing alone is used", path=path)
+    warn("W-HDR-NOFORM", "the header has no orientation; only the spacing is used", path=path)
     return LPS_TO_RAS @ affine, acquisition_meta(has_orientation=False)
 
 

@@ -78,7 +78,7 @@ def read_gipl(path: Path, start: bytes, *, packing: Packing) -> Header:
     stored = Stored(_shape_of(header["shape"]), dtype, [path], packing, offset=_GIPL.itemsize)
     affine = np.diag([*header["spacing"][:3].astype(float), 1.0])
     affine[:3, 3] = header["origin"][:3]
-    warn("W-HDR-NOFORM", "the header tells no orientation; the spacing alone is used", path=path)
+    warn("W-HDR-NOFORM", "the header has no orientation; only the spacing is used", path=path)
     return Header(path, stored, LPS_TO_RAS @ affine, acquisition_meta(has_orientation=False))
 
 

@@ -28,7 +28,7 @@ def bundle_path(name_or_path: str | Path) -> Path:
             return folder.resolve()
     raise BundleError(
         "E-W-BUNDLE",
-        f"there is no bundle {str(name_or_path)!r}",
+        f"unknown bundle {str(name_or_path)!r}",
         fix=f"give {', '.join(NAMES)}, {SPLINE}, or the path of a bundle folder",
     )
 

@@ -112,7 +112,7 @@ class Stored:
             raise ImageError(
                 "E-SEC-BOMB",
                 f"{packed} bytes would unpack to {needed >> 20} MiB",
-                fix="unpack it by hand if it is to be trusted",
+                fix="unpack it by hand if you trust it",
             )
         file.seek(self.start)
         content, seen = bytearray(), 0
@@ -123,8 +123,8 @@ class Stored:
                 if seen > end + SPARE:
                     raise ImageError(
                         "E-SEC-BOMB",
-                        f"it unpacks to more than {seen >> 20} MiB, its header tells of {end >> 20}",
-                        fix="unpack it by hand if it is to be trusted",
+                        f"it unpacks to more than {seen >> 20} MiB, its header declares {end >> 20} MiB",
+                        fix="unpack it by hand if you trust it",
                     )
         except EOFError as error:
             raise _too_short(path, f"{seen} bytes unpacked, {end} needed") from error
@@ -145,7 +145,7 @@ class Stored:
         self._compare(len(voxels), count, path)
         stored = voxels.astype(self.dtype)
         if self.dtype.kind in "iu" and (stored != voxels).any():
-            raise ImageError("E-IO-READ", f"voxels are no numbers of the type {self.dtype.name}", fix=_AGAIN)
+            raise ImageError("E-IO-READ", f"voxels are not numbers of the type {self.dtype.name}", fix=_AGAIN)
         return stored[:count]
 
     def _from_hex(self, file: BinaryIO, path: Path, length: int, needed: int) -> np.ndarray:
@@ -154,7 +154,7 @@ class Stored:
         try:
             content = bytearray.fromhex(file.read().decode("ascii"))
         except ValueError as error:
-            raise ImageError("E-IO-READ", "voxels are no hexadecimal digits", fix=_AGAIN) from error
+            raise ImageError("E-IO-READ", "voxels are not hexadecimal digits", fix=_AGAIN) from error
         self._compare(len(content), needed, path)
         return np.frombuffer(content[:needed], self.dtype)
 

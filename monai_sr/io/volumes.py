@@ -83,7 +83,7 @@ def _listed(path: Path, section: str) -> list[dict[str, Any]]:
         return [item | {"image": str(folder / item["image"])} for item in listed]
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise ImageError(
-            "E-DATALIST", f"the datalist cannot be read ({error})", fix="make it anew", path=path
+            "E-DATALIST", f"the datalist cannot be read ({error})", fix="make it again", path=path
         ) from error
 
 

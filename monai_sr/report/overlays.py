@@ -114,4 +114,4 @@ def uncertainty_overlay(uncertainty: MetaTensor, modality: Modality) -> Overlay:
     voxels = uncertainty.as_tensor()[0].numpy()
     strong = float(np.nanpercentile(voxels[..., :: max(1, voxels.shape[-1] // 64)], 99))
     unit = "HU" if modality == "CT" else "signal"
-    return Overlay("uncertainty", f"Standard deviation of the error, foretold ({unit})", round_up(strong), False, unit)
+    return Overlay("uncertainty", f"Predicted standard deviation of the error ({unit})", round_up(strong), False, unit)

@@ -68,7 +68,7 @@ def curves(scene: Scene) -> str:
             title="Power over spatial frequency across the slices, thick, cubic and super-resolved, and in-plane",
             x="cycles per mm",
             y="power, dB",
-            marks=[Mark("finest the acquired slices hold", x=nyquist)],
+            marks=[Mark("limit of the acquired slices", x=nyquist)],
             y_range=(max(-90.0, 10 * np.floor(bottom / 10) - 5), 3.0),
         )
         parts.append(
@@ -131,7 +131,7 @@ def trust(found: Consistency, limit: float | None, uncertainty: np.ndarray | Non
         middle, high = np.percentile(some[some > 0], (50, 95)) if (some > 0).any() else (0.0, 0.0)
         rows.append(
             (
-                "error, foretold",
+                "error, predicted",
                 f"standard deviation at most {middle:.3g} {unit} in half of the voxels, {high:.3g} in 95 %",
             )
         )

@@ -109,7 +109,7 @@ def geometry(acquired: Acquired, after: Grid | None, scene: Scene) -> Rows:
     else:
         rows.append(("orientation", "not in the file: sides are not marked"))
     if not acquired.is_even:
-        rows.append(("positions", "uneven; each slice is used where it lies"))
+        rows.append(("positions", "uneven; each slice is used at its position"))
     rows.append(("modality", f"{acquired.modality}, {source_text(acquired, 'modality')}"))
     if len(acquired.image) > 1:
         rows.append(("volumes", f"{len(acquired.image)} in the file; this page shows the first"))

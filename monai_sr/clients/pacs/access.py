@@ -68,7 +68,7 @@ class Credentials(AuthBase):
         user, colon, password = line.partition(":")
         if not colon:
             fix = "write user:password or Bearer TOKEN in its first line"
-            raise UsageError("E-USE", "there are no credentials", fix=fix, path=self._file)
+            raise UsageError("E-USE", "credentials are missing", fix=fix, path=self._file)
         return HTTPBasicAuth(user.encode(), password.encode())
 
     @staticmethod

@@ -88,13 +88,13 @@ class Archive:
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not _has_address(parts) or parts.query or parts.fragment:
-            raise UsageError("E-USE", "that is no URL of a DICOMweb service", fix=_EXAMPLE)
+            raise UsageError("E-USE", "this is not the URL of a DICOMweb service", fix=_EXAMPLE)
         if parts.username or parts.password:
             raise UsageError(
-                "E-USE", "the URL holds credentials, which everyone on this machine can see", fix="give --auth-file"
+                "E-USE", "the URL contains credentials, which everyone on this machine can see", fix="give --auth-file"
             )
         if ca_file is not None and not Path(ca_file).is_file():
-            raise UsageError("E-USE", "there is no such file of certificates", fix="check --ca-file", path=ca_file)
+            raise UsageError("E-USE", "the certificate file does not exist", fix="check --ca-file", path=ca_file)
         self.host = parts.netloc
         self._client = _Client(
             url.rstrip("/"),
@@ -217,10 +217,10 @@ class Archive:
         if unclear:  # the answer does not name them, so look
             failed |= dict.fromkeys(unclear - self.instances(study, series), 0)
         if failed:
-            reasons = ", ".join(sorted({f"{reason:04X}" if reason else "none told" for reason in failed.values()}))
+            reasons = ", ".join(sorted({f"{reason:04X}" if reason else "not given" for reason in failed.values()}))
             raise PacsError(
                 "E-PACS-STORE",
-                f"{len(failed)} of {len(files)} instances were not taken (FailureReason {reasons})",
+                f"{len(failed)} of {len(files)} instances were not accepted (FailureReason {reasons})",
                 fix="look into the archive's log",
                 path=self.host,
                 is_temporary=True,
@@ -332,7 +332,7 @@ def _explained(host: str) -> Iterator[None]:
     except (ValueError, KeyError, TypeError, AttributeError, InvalidDicomError) as error:
         raise PacsError(
             "E-PACS-ANSWER",
-            "its answer is no DICOMweb",
+            "its answer is not DICOMweb",
             fix="give the root of the DICOMweb service, such as https://host/dicom-web",
             path=host,
         ) from error

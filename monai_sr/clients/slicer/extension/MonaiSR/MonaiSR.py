@@ -298,13 +298,13 @@ class MonaiSRLogic(ScriptedLoadableModuleLogic):
             The node of the result; None if the job was cancelled.
 
         Raises:
-            RuntimeError: the process failed; the log tells why.
+            RuntimeError: the process failed; see the log.
         """
         try:
             if job.worker.cancelled:
                 return None
             if job.worker.exit_code:
-                raise RuntimeError(f"monai-sr ended with exit code {job.worker.exit_code}; the log tells why.")
+                raise RuntimeError(f"monai-sr ended with exit code {job.worker.exit_code}; see the log.")
             name = job.source.GetName()
             result = _read(job.folder / "thin.nrrd", job.target, f"{name} thin slices", like=job.source)
             slicer.util.setSliceViewerLayers(background=result, fit=False)

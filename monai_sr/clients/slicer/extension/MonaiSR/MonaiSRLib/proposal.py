@@ -59,7 +59,7 @@ def propose(
         return Proposal(2, shape[2], spacings[2], shape[2], spacings[2])
     if axis is None:
         if spacings[order[2]] <= spacings[order[1]] * (1 + SAME_SPACING):
-            raise ValueError("The spacing does not tell which way the slices are stacked: choose the axis.")
+            raise ValueError("The slice axis cannot be derived from the spacing: choose it.")
         axis = order[2]
     old, slices = spacings[axis], shape[axis]
     wanted = old / factor if factor else spacing or min(s for a, s in enumerate(spacings) if a != axis)
