@@ -316,11 +316,13 @@ def _part(progress: Progress | None, start: float, length: float) -> Progress | 
 
 
 def _input_sha256(case: Case) -> str:
-    """Of what a case is made from.
+    """Hash of the files of a case.
 
     Raises:
-        ImageError: a file cannot be read.
+        ImageError: a file cannot be read, or is a pipe or device (reading it could last forever).
     """
+    if any(path.exists() and not path.is_file() for path in case.files):
+        raise ImageError("E-IO-TYPE", "not a regular file", fix="give an image file or a DICOM folder")
     try:
         return sha256_of(case.files)
     except OSError as error:
