@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +28,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def seed() -> None:
-    """Every test starts from the same random numbers, whichever ran before."""
+def alike() -> Iterator[None]:
+    """Every test starts from the same random numbers and log level, whichever ran before."""
     np.random.seed(0)  # noqa: NPY002 - the global state is what is seeded
     torch.manual_seed(0)
+    level = logging.getLogger().level  # which the command line sets for its process
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -50,5 +55,23 @@ def call(capsys):
             code = end.code
         out, err = capsys.readouterr()
         return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def fails(call, tmp_path):
+    """Run a command that must fail as FAULTS says: one line, the right code, nothing left in ``out``."""
+
+    def run(*arguments, exit_code: int, code: str, names: str | Path = "") -> str:
+        before = sorted(tmp_path.rglob("*"))
+        found, _, err = call(*arguments)
+        assert err.count("\n") == 1, err
+        assert err.startswith(f"monai-sr: {code}: "), err
+        assert str(names) in err
+        assert " Fix: " in err
+        assert found == exit_code
+        assert sorted(tmp_path.rglob("*")) == before
+        return err
 
     return run

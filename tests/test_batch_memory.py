@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch
 from catalogue import fault
+from runs import run
 from small_networks import lively
-from test_batch import run
 
 from monai_sr.acquired import Acquired
 from monai_sr.batch import case, find_cases, plan_table, super_resolve_within

@@ -16,24 +16,13 @@ import numpy as np
 import psutil
 import pytest
 from catalogue import fault
-from test_batch import content, lines_of, record_of, run, scan
-from test_cli import make_bundle
+from runs import BUILDERS, ROOT, command, content, lines_of, make_bundle, record_of, run, scan, wait_for
 
 from monai_sr.batch.cluster import run_on_cluster
 from monai_sr.cli.main import main
 from monai_sr.errors import BundleError, UsageError, collect_notices
 from monai_sr.io.images import read_image
 from monai_sr.options import RunOptions
-
-ROOT = Path(__file__).resolve().parents[1]
-BUILDERS = ROOT / "tests" / "builders"
-
-
-def command(*arguments, **options) -> subprocess.Popen:
-    """``monai-sr`` as a process of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{BUILDERS}"}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment} | options
-    return subprocess.Popen([sys.executable, "-m", "monai_sr", *map(str, arguments)], **options)
 
 
 def bundle_of(folder: Path, **deadly) -> Path:
@@ -195,15 +184,6 @@ def cpu_seconds(process: subprocess.Popen) -> float:
     """Used by a process and those it started."""
     first = psutil.Process(process.pid)
     return sum(sum(one.cpu_times()[:2]) for one in (first, *first.children(recursive=True)))
-
-
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
-    """Until something is seen, while a process lives."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @fault("R07")

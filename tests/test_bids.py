@@ -7,13 +7,13 @@ import os
 import pickle
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import phantoms
 import pytest
+from bids_datasets import dataset, put_json, validator, validator_errors
 from catalogue import fault
 
 from monai_sr.acquired import Acquired
@@ -32,22 +32,6 @@ THIN = phantoms.grid((20, 20, 24), (1.0, 1.0, 1.0))
 
 def acquired(grid, **facts) -> Acquired:
     return Acquired.of(phantoms.known_value(grid), **facts)
-
-
-def put_json(path: Path, **content: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    return path
-
-
-def dataset(root: Path, *images: str, **description: object) -> Path:
-    """A raw dataset of empty images, by their paths; ``{"Name": "Phantoms"}`` and more in its description."""
-    put_json(root / "dataset_description.json", **({"Name": "Phantoms", "BIDSVersion": "1.9.0"} | description))
-    for image in images:
-        path = root / image
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    return root
 
 
 def paths(found, root: Path) -> list[str]:
@@ -594,21 +578,6 @@ def every_name(start: str) -> list[str]:
             pairs = [f"{key}-{LABELS.get(key, '1')}" for key in ENTITIES if key in keys]
             names.append("_".join([start, *pairs, suffix]) + ".nii.gz")
     return names
-
-
-def validator() -> str | None:
-    """The BIDS validator that reads the schema, which is installed with Python; npm's 1.x knows no derivatives."""
-    beside = Path(sys.executable).with_name("bids-validator-deno")
-    return str(beside) if beside.exists() else shutil.which("bids-validator-deno")
-
-
-def validator_errors(root: Path) -> list[tuple[str, str]]:
-    """Code and place of what the validator calls an error."""
-    ran = subprocess.run([str(validator()), str(root), "--format", "json"], capture_output=True, text=True, timeout=120)
-    told = json.loads(ran.stdout)
-    assert told["summary"]["totalFiles"] > 3, ran.stderr
-    issues = told["issues"]["issues"]
-    return [(issue["code"], issue["location"]) for issue in issues if issue["severity"] == "error"]
 
 
 def raw_phantoms(root: Path) -> Path:

@@ -3,7 +3,6 @@
 import gzip
 import itertools
 import json
-import logging
 import os
 import re
 import shutil
@@ -19,8 +18,8 @@ import pytest
 import torch
 import tqdm
 from catalogue import fault
-from monai.bundle import ConfigParser
 from nifti_tools import save_nifti
+from runs import BUNDLES, EagerBar, make_bundle
 
 import monai_sr.bundles
 import monai_sr.cli.main
@@ -32,34 +31,7 @@ from monai_sr.errors import warn
 from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
 
-BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    """The command line sets the level of the root logger for its process; here it lives on."""
-    level = logging.getLogger().level
-    yield
-    logging.getLogger().setLevel(level)
-
-
-@pytest.fixture
-def fails(call, tmp_path):
-    """Run a command that must fail as FAULTS says: one line, the right code, nothing left in ``out``."""
-
-    def run(*arguments, exit_code: int, code: str, names: str | Path = "") -> str:
-        before = sorted(tmp_path.rglob("*"))
-        found, _, err = call(*arguments)
-        assert err.count("\n") == 1, err
-        assert err.startswith(f"monai-sr: {code}: "), err
-        assert str(names) in err
-        assert " Fix: " in err
-        assert found == exit_code
-        assert sorted(tmp_path.rglob("*")) == before
-        return err
-
-    return run
 
 
 def user(*arguments, folder: Path) -> subprocess.CompletedProcess:
@@ -92,24 +64,6 @@ def thin(tmp_path) -> Path:
         return 500 * body * (1 + 0.3 * np.sin(z / 1.6 + x / 2))
 
     return write_image(phantoms.draw(grid, value), tmp_path / "thin.nii.gz")
-
-
-def make_bundle(home: Path, short: str, *, changes: dict | None = None, **smaller) -> Path:
-    """The shipped configuration with fresh random weights; ``smaller`` changes the network, ``changes`` the rest."""
-    folder = home / NAMES[short]
-    shutil.copytree(BUNDLES / NAMES[short] / "configs", folder / "configs")
-    path = folder / "configs" / "inference.json"
-    config = json.loads(path.read_text())
-    config["network_def"].update(smaller)
-    config.update(changes or {})
-    path.write_text(json.dumps(config))
-    parser = ConfigParser()
-    parser.read_config(str(path))
-    parser["bundle_root"] = str(folder)
-    network = parser.get_parsed_content("network_def")
-    (folder / "models").mkdir()
-    torch.save(network.state_dict(), folder / "models" / "model.pt")
-    return folder
 
 
 SMALLER = {"residual": {"features": 4, "layers": 4}, "pyramid": {"features": 4, "depth": 2}}
@@ -400,13 +354,6 @@ def test_a_volume_without_headers_cannot_become_dicom(fails, nifti, tmp_path):
 
 
 # ------------------------------------------------------------- warnings, progress, debug
-
-
-class EagerBar(tqdm.tqdm):
-    """Shows itself at once, so that a test need not work for a second."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **(kwargs | {"delay": 0, "mininterval": 0}))
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -7,8 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from test_batch import dataset as dataset
-from test_bids import validator, validator_errors
+from bids_datasets import validator, validator_errors
+from runs import two_heads
 
 from monai_sr.batch import Case, check_names, map_path, mask_path
 from monai_sr.cli.main import main
@@ -52,7 +52,8 @@ def test_a_carried_mask_and_a_result_of_one_name_clash():
         check_names([one, other])
 
 
-def test_maps_and_masks_of_a_bids_dataset_are_named_as_bids_wants(dataset, tmp_path):
+def test_maps_and_masks_of_a_bids_dataset_are_named_as_bids_wants(tmp_path):
+    dataset = two_heads(tmp_path / "bids")
     image = nib.load(dataset / "sub-01" / "anat" / "sub-01_T2w.nii.gz")
     labels = nib.Nifti1Image((np.asarray(image.dataobj) > 500).astype(np.uint8), image.affine)
     nib.save(labels, dataset / "sub-01" / "anat" / "sub-01_T2w_seg.nii.gz")

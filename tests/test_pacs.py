@@ -18,7 +18,7 @@ import pytest
 from dicom_phantoms import Stack, even, slices, tells_nothing, write
 from fake_pacs import FakePacs, Fault
 from pydicom import Dataset
-from test_batch_processes import command, wait_for
+from runs import command, wait_for
 
 pytest.importorskip("dicomweb_client", reason="monai-sr[pacs] is not installed")
 pytest.importorskip("requests", reason="monai-sr[pacs] is not installed")

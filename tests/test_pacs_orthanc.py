@@ -27,7 +27,7 @@ import pydicom
 import pytest
 from dicom_phantoms import Stack, even, read, slices, uid_of, write
 from pydicom.uid import RLELossless
-from test_batch_processes import command
+from runs import command
 from test_pacs import auth_file, certificates, leftovers, no_waiting  # noqa: F401 - fixtures
 
 from monai_sr.clients.pacs import Archive, Credentials, PacsError, Watcher

@@ -13,10 +13,9 @@ import numpy as np
 import phantoms
 import pytest
 import torch
+from bids_datasets import dataset, validator, validator_errors
 from monai.data import MetaTensor
-from test_batch import SPLINE, cases_of, record_of, run, scan
-from test_bids import dataset, validator, validator_errors
-from test_cli import fails, quiet  # noqa: F401 - fixtures
+from runs import SPLINE, cases_of, record_of, run, scan
 
 import monai_sr.batch.pages
 import monai_sr.report

@@ -16,8 +16,7 @@ import phantoms
 import pytest
 import torch
 from monai.data import MetaTensor
-from test_batch import SPLINE, run, scan
-from test_cli import fails, quiet  # noqa: F401 - fixtures
+from runs import run, scan
 from test_report import Page
 from test_report_browser import CHROMIUM, DRIVER, FLAGS, LOCAL
 
@@ -88,7 +87,7 @@ def test_the_page_runs_the_library_and_its_own_script_and_no_other(tmp_path, nii
 
 
 @pytest.mark.parametrize("told", [None, "nowhere/niivue.umd.js"])
-def test_without_niivue_nothing_is_begun_and_it_is_said_how_to_get_it(fails, tmp_path, monkeypatch, told):  # noqa: F811
+def test_without_niivue_nothing_is_begun_and_it_is_said_how_to_get_it(fails, tmp_path, monkeypatch, told):
     monkeypatch.delenv(volumes_module.VARIABLE, raising=False)
     if told:
         monkeypatch.setenv(volumes_module.VARIABLE, told)
@@ -103,16 +102,15 @@ def test_without_niivue_nothing_is_begun_and_it_is_said_how_to_get_it(fails, tmp
 
 def test_a_run_writes_a_viewer_beside_each_result_and_once_only(tmp_path, niivue, call):
     scan(tmp_path / "in" / "a.nii.gz")
-    settings = SPLINE.__class__(**{**SPLINE.__dict__, "viewer": True})
-    (outcome,) = run(tmp_path / "in", tmp_path / "out", settings).values()
+    (outcome,) = run(tmp_path / "in", tmp_path / "out", viewer=True).values()
     path = tmp_path / "out" / "a.viewer.html"
     assert outcome.status == "done" and summary_of(path)["kind"] == "viewer" and not outcome.warnings
     assert not (tmp_path / "out" / "a.html").exists()
     stamp = path.stat().st_mtime_ns
-    run(tmp_path / "in", tmp_path / "out", settings)
+    run(tmp_path / "in", tmp_path / "out", viewer=True)
     assert path.stat().st_mtime_ns == stamp
     path.unlink()
-    assert run(tmp_path / "in", tmp_path / "out", settings)["a.nii.gz"].status == "skipped" and path.exists()
+    assert run(tmp_path / "in", tmp_path / "out", viewer=True)["a.nii.gz"].status == "skipped" and path.exists()
     code, out, _ = call("run", tmp_path / "in" / "a.nii.gz", tmp_path / "b.nii.gz", "--bundle", "none", "--viewer")
     assert code == 0 and str(tmp_path / "b.viewer.html") in out
 

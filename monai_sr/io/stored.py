@@ -235,8 +235,8 @@ def start_of(path: Path, count: int) -> tuple[bytes, bool]:
                 if len(content) >= count:
                     break
         except EOFError as error:
-            if not content:
-                raise _too_short(path, "0 bytes unpacked, more than 0 needed") from error
+            if len(content) < count:
+                raise _too_short(path, f"{len(content)} bytes unpacked, {count} needed") from error
         return bytes(content[:count]), True
 
 
