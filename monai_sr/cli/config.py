@@ -11,6 +11,9 @@ from typing import Any
 from ..errors import UsageError, naming
 from ..options import LEFT_OUT, PARAMETERS, RunOptions, flat_options
 
+MOST_BRACKETS = 1000
+"""In a YAML file: nested ones take time by the square of their number."""
+
 
 def run_options(given: argparse.Namespace) -> RunOptions:
     """What was chosen: on the command line, else in the file of ``--config``, else by default.
@@ -62,6 +65,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def _from_yaml(text: str) -> Any:
     import yaml  # here, because a command seldom needs it
 
+    if sum(map(text.count, "[{")) > MOST_BRACKETS:
+        raise ValueError("more brackets than any options have")
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
