@@ -41,6 +41,7 @@ _HOME = {
     "PyramidNet": "networks",
     "RandCoarseCropd": "training.augmentation",
     "RandSimulateThickSlicesd": "training.augmentation",
+    "RecordHandler": "batch.workflow",
     "ResidualNet": "networks",
     "RunOptions": "options",
     "SRCNN": "networks",
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from .batch import run_cases as run_cases
     from .batch import write_index as write_index
     from .batch.run import run as run
+    from .batch.workflow import RecordHandler as RecordHandler
     from .bundles import Model as Model
     from .bundles import load_bundle as load_bundle
     from .errors import ImageError as ImageError

@@ -22,13 +22,15 @@ from .acquired import Acquired
 from .engine import Engine
 from .engine.selection import as_engine, make_engine
 from .errors import BundleError, UsageError, warn
-from .inference import Progress, SuperResolutionInferer, super_resolve_acquired
+from .grid import Grid
+from .inference import BundleDefaults, Progress, SuperResolutionInferer, super_resolve_acquired
 from .intensities import Modality
 from .io import shelf
 from .io.adapters import taken
 from .io.shelf import NAMES as NAMES
 from .io.shelf import SPLINE, bundle_path
 from .io.shelf import shipped_bundles as shipped_bundles
+from .options import Wanted
 from .slices import Profile
 from .trust.ranges import check_ranges
 
@@ -44,6 +46,7 @@ class Model:
         engine: what computes its network, or the consistent spline.
         weights_sha256: of the file of weights; empty without a network.
         calibration: see :func:`read_calibration`.
+        defaults: what its ``inference.json`` says of a run.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class Model:
         name: str,
         version: str,
         network: nn.Module | Engine | None,
-        options: dict[str, Any],
+        defaults: BundleDefaults | None = None,
         *,
         weights_sha256: str = "",
         calibration: Mapping[str, Any] | None = None,
@@ -59,7 +62,7 @@ class Model:
         self.name, self.version, self.weights_sha256 = name, version, weights_sha256
         self.engine = as_engine(network)
         self.calibration = dict(calibration or {})
-        self._options = options
+        self.defaults = defaults or BundleDefaults()
 
     @property
     def network(self) -> nn.Module | None:
@@ -99,51 +102,55 @@ class Model:
     ) -> Any:
         """Super-resolve one volume; images and arguments as of :func:`monai_sr.inference.super_resolve`."""
         volume, give_back = (image, None) if isinstance(image, Tensor) else taken(image)
-        acquired = self.acquired(volume, slice_thickness=slice_thickness, profile=profile, axis=axis, modality=modality)
-        sr = self.super_resolve(
-            acquired, spacing=spacing, factor=factor, strict=strict, tile_voxels=tile_voxels, progress=progress
+        default = self.defaults.acquisition
+        acquired = Acquired.of(
+            volume,
+            slice_thickness=default.slice_thickness if slice_thickness is None else slice_thickness,
+            profile=profile or default.profile,
+            axis=default.axis if axis is None else axis,
+            modality=modality or default.modality,
         )
+        wanted = Wanted(spacing=spacing, factor=factor, strict=strict).or_else(self.defaults.wanted)
+        sr = self.super_resolve(acquired, wanted, tile_voxels=tile_voxels, progress=progress)
         return sr if give_back is None else give_back(sr)
 
-    def acquired(
-        self,
-        image: Tensor,
-        *,
-        slice_thickness: float | None = None,
-        profile: Profile | None = None,
-        axis: int | None = None,
-        modality: Modality | None = None,
-    ) -> Acquired:
-        """:meth:`monai_sr.acquired.Acquired.of` with what ``inference.json`` says where nothing is given."""
-        given = {"slice_thickness": slice_thickness, "profile": profile, "axis": axis, "modality": modality}
-        return Acquired.of(image, **self._chosen(given))
+    def check_ranges(self, acquired: Acquired, wanted: Grid, *, strict: bool = False) -> dict[str, str]:
+        """Warn where a volume is unlike the training data, see :func:`monai_sr.trust.ranges.check_ranges`."""
+        return check_ranges(
+            acquired,
+            wanted,
+            self.calibration.get("trained_on", {}),
+            ct_window=self.defaults.ct_window,
+            mr_percentiles=self.defaults.mr_percentiles,
+            strict=strict,
+        )
 
     def super_resolve(
         self,
         acquired: Acquired,
+        wanted: Wanted,
         *,
-        spacing: float | None = None,
-        factor: float | None = None,
-        strict: bool = False,
         tile_voxels: int | None = None,
         progress: Progress | None = None,
     ) -> MetaTensor:
         """Super-resolve a volume whose facts are decided, and warn where it is unlike the training data."""
-        wishes = self._chosen({"spacing": spacing, "factor": factor, "tile_voxels": tile_voxels})
-        intensities = {name: self._options[name] for name in ("ct_window", "mr_percentiles") if name in self._options}
-        wanted = acquired.wanted_grid(spacing=wishes["spacing"], factor=wishes["factor"])
-        outside = check_ranges(acquired, wanted, self.calibration.get("trained_on", {}), **intensities, strict=strict)
-        factors = self._options.get("factor_range")
+        grid = acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor)
+        outside = self.check_ranges(acquired, grid, strict=wanted.strict)
         sr = super_resolve_acquired(
-            acquired, self.engine, **wishes, **intensities, factor_range=factors, strict=strict, progress=progress
+            acquired,
+            self.engine,
+            spacing=wanted.spacing,
+            factor=wanted.factor,
+            ct_window=self.defaults.ct_window,
+            mr_percentiles=self.defaults.mr_percentiles,
+            factor_range=self.defaults.factor_range,
+            strict=wanted.strict,
+            tile_voxels=tile_voxels or self.defaults.tile_voxels,
+            progress=progress,
         )
         if outside:
             sr.meta["outside_ranges"] = outside
         return sr
-
-    def _chosen(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What is given, else what the bundle says."""
-        return {name: self._options.get(name) if value is None else value for name, value in given.items()}
 
 
 def bundle_file(root: str, name: str) -> str:
@@ -215,7 +222,7 @@ def load_bundle(
     """
     where = pick_device(device)
     if str(name_or_path) == SPLINE:
-        return Model(SPLINE, "", None, {}, calibration=read_calibration(SPLINE))
+        return Model(SPLINE, "", None, calibration=read_calibration(SPLINE))
     folder = bundle_path(name_or_path)
     if not (trust_bundle or any(folder.is_relative_to(home.resolve()) for home in shelf.homes())):
         raise BundleError(
@@ -227,7 +234,6 @@ def load_bundle(
     parser = ConfigParser()
     try:
         parser.read_config(str(folder / "configs" / "inference.json"))
-        parser.read_meta(str(folder / "configs" / "metadata.json"))
         parser["bundle_root"], parser["device"] = str(folder), where
         network = parser.get_parsed_content("network_def")
         inferer = parser.get_parsed_content("inferer")
@@ -243,13 +249,25 @@ def load_bundle(
         )
     load_weights(network, weights)
     network = network.to(where, memory_format=torch.channels_last_3d).eval()
-    version = str(parser["_meta_"].get("version", ""))
     given = {"engine": engine, "precision": precision}
     computed = make_engine(network, **inferer.engine | {name: value for name, value in given.items() if value})
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return Model(
-        folder.name, version, computed, inferer.options, weights_sha256=digest, calibration=read_calibration(folder)
-    )
+    return bundle_model(folder, weights, computed, inferer.defaults)
+
+
+def bundle_model(folder: Path, weights: Path, engine: Engine, defaults: BundleDefaults) -> Model:
+    """The model of a bundle whose weights an engine holds.
+
+    Raises:
+        BundleError: its metadata or calibration cannot be read.
+    """
+    path = folder / "configs" / "metadata.json"
+    try:
+        version = str(json.loads(path.read_text(encoding="utf-8"))["version"])
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", fix="restore the bundle", path=path) from error
+    calibration = read_calibration(folder)
+    return Model(folder.name, version, engine, defaults, weights_sha256=digest, calibration=calibration)
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:

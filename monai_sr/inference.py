@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .grid import SAME_SPACING, on_grid
 from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, check_hounsfield, chosen_voxels, count_labels
 from .io.adapters import takes_any_image
 from .networks import levels_for
+from .options import Acquisition, Wanted
 from .slices import Banded, Profile, SliceModel
 
 
@@ -230,6 +232,52 @@ def _proposals(
         yield place, part if to_thin is None else to_thin(part)
 
 
+FACTS = ("super_resolved", "slice_profile", "filled_slices", "padding_share", "outside_training")
+"""Metadata that :func:`super_resolve` adds to a result."""
+
+
+@dataclass(frozen=True)
+class BundleDefaults:
+    """What a bundle's ``inference.json`` says of a run, where a user does not.
+
+    Attributes:
+        wanted, acquisition: see :class:`monai_sr.options.RunOptions`.
+        ct_window, mr_percentiles, factor_range, tile_voxels: see :func:`super_resolve`.
+    """
+
+    wanted: Wanted = field(default_factory=Wanted)
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    ct_window: tuple[float, float] = CT_WINDOW
+    mr_percentiles: tuple[float, float] = MR_PERCENTILES
+    factor_range: tuple[float, float] | None = None
+    tile_voxels: int | None = None
+
+    def super_resolve(self, image: Tensor, network: nn.Module | Engine | None) -> MetaTensor:
+        """:func:`super_resolve` as the bundle says."""
+        return super_resolve_acquired(
+            acquire(image, self.acquisition),
+            network,
+            spacing=self.wanted.spacing,
+            factor=self.wanted.factor,
+            ct_window=self.ct_window,
+            mr_percentiles=self.mr_percentiles,
+            factor_range=self.factor_range,
+            strict=self.wanted.strict,
+            tile_voxels=self.tile_voxels,
+        )
+
+
+def acquire(image: Tensor, said: Acquisition) -> Acquired:
+    """A volume as acquired, by its file and by what the options say."""
+    return Acquired.of(
+        image,
+        slice_thickness=said.slice_thickness,
+        profile=said.profile,
+        axis=said.axis,
+        modality=said.modality,
+    )
+
+
 class SuperResolutionInferer(Inferer):
     """:func:`super_resolve` for MONAI's evaluator: a batch of thick volumes to thin ones.
 
@@ -237,6 +285,10 @@ class SuperResolutionInferer(Inferer):
     :func:`monai_sr.engine.selection.make_engine`, with which the network must not be trained further. Follow it by
     ``SuperResolvedGridd`` with the same spacing, factor and axis, because an evaluator keeps the
     input's affine.
+
+    Attributes:
+        defaults: what is wanted.
+        facts: of each result of the last call, the metadata of :data:`FACTS`.
     """
 
     def __init__(
@@ -259,20 +311,16 @@ class SuperResolutionInferer(Inferer):
     ) -> None:
         super().__init__()
         self.engine: dict[str, Any] = {"engine": engine, "precision": precision, "int8": int8}
-        self.options: dict[str, Any] = {
-            "spacing": spacing,
-            "factor": factor,
-            "slice_thickness": slice_thickness,
-            "axis": axis,
-            "profile": profile,
-            "modality": modality,
-            "ct_window": ct_window,
-            "mr_percentiles": mr_percentiles,
-            "factor_range": factor_range,
-            "strict": strict,
-            "tile_voxels": tile_voxels,
-        }
+        self.defaults = BundleDefaults(
+            wanted=Wanted(factor=factor, spacing=spacing, strict=strict),
+            acquisition=Acquisition(slice_thickness=slice_thickness, profile=profile, axis=axis, modality=modality),
+            ct_window=(ct_window[0], ct_window[1]),
+            mr_percentiles=(mr_percentiles[0], mr_percentiles[1]),
+            factor_range=factor_range and (factor_range[0], factor_range[1]),
+            tile_voxels=tile_voxels,
+        )
         self._computed: Engine | None = None
+        self.facts: list[dict[str, Any]] = []
 
     def __call__(self, inputs: Tensor, network: nn.Module | None, *args: Any, **kwargs: Any) -> Tensor:
         """(B, 1, X, Y, Z) MetaTensor in the file's units to (B, 1, X', Y', Z')."""
@@ -284,11 +332,13 @@ class SuperResolutionInferer(Inferer):
             images = decollate_batch(inputs)
         else:  # image[None], as of MONAI Label, whose metadata stay those of one image
             images = [MetaTensor(voxels, meta=inputs.meta) for voxels in inputs.as_tensor()]
-        computed = None if network is None else self._engine_for(network)
-        return torch.stack([super_resolve(i, computed, **(self.options | kwargs)).as_tensor() for i in images])
+        computed = self.engine_for(network)
+        results = [self.defaults.super_resolve(image, computed) for image in images]
+        self.facts = [{name: result.meta[name] for name in FACTS if name in result.meta} for result in results]
+        return torch.stack([result.as_tensor() for result in results])
 
-    def _engine_for(self, network: nn.Module) -> Engine:
+    def engine_for(self, network: nn.Module | None) -> Engine:
         """What computes the network, kept from one call to the next: an evaluator has loaded its weights by now."""
         if self._computed is None or self._computed.network is not network:
-            self._computed = make_engine(network, **self.engine)
+            self._computed = as_engine(None) if network is None else make_engine(network, **self.engine)
         return self._computed

@@ -7,11 +7,11 @@ record of provenance are made from the fields of :class:`RunOptions`. Needs no t
 from __future__ import annotations
 
 import difflib
-import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, Self, get_args, get_type_hints
 
 from .errors import UsageError
 
@@ -64,7 +64,7 @@ class Parameter:
         """The help with the default."""
         default = "" if self.default in (None, False, ()) else str(self.default)
         text = f"{self.help}, {self.unit}" if self.unit else self.help
-        return f"{text} [{self.unset or default}]".lstrip() if self.unset or default else text
+        return f"{text} [{self.unset or default}]" if self.unset or default else text
 
     def convert(self, value: Any) -> Any:
         """A word of the command line or a value of a configuration file as the value of the field.
@@ -85,7 +85,7 @@ class Parameter:
                 return choice
         if self.kind == "text" and plain:
             return word
-        if self.kind == "number" and plain and 0 < _number(word) < math.inf:
+        if self.kind == "number" and plain and _NUMBER.fullmatch(word) and float(word) > 0:
             return float(word)
         if self.kind in ("count", "index") and plain and word.isdecimal() and int(word) >= (self.kind == "count"):
             return int(word)
@@ -105,12 +105,7 @@ _EXPECTED = {
 }
 
 
-def _number(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        return math.nan
-
+_NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?", re.IGNORECASE)
 
 _KINDS: dict[Any, Kind] = {bool: "flag", float: "number", int: "count", str: "text"}
 
@@ -136,6 +131,13 @@ class _Group:
             if value is not None and rivals:
                 both = f"{parameter.name} and {rivals[0]} were both given"
                 raise UsageError("E-USE", both, fix="give one of them")
+
+    def or_else(self, defaults: Self) -> Self:
+        """Itself; what it leaves open as in ``defaults``, but nothing that excludes what it gives."""
+        options = _parameters_of(type(self))
+        given = {one.name for one in options if getattr(self, one.name) != one.default}
+        others = {one.name: getattr(defaults, one.name) for one in options if not given & {one.name, *one.excludes}}
+        return replace(self, **others)
 
 
 def _parameters_of(group: type[_Group], name: str = "") -> tuple[Parameter, ...]:
@@ -180,7 +182,9 @@ class Acquisition(_Group):
         None, "width (FWHM) of the slice profile", unit="mm", unset="the DICOM header's, else the slice spacing"
     )
     profile: Literal["gaussian", "box"] | None = _option(None, "slice profile", unset="estimated from the slices")
-    axis: Literal[0, 1, 2] | None = _option(None, "through-plane axis", unset="the one of largest spacing")
+    axis: int | None = _option(
+        None, "through-plane axis", kind="choice", choices=(0, 1, 2), unset="the one of largest spacing"
+    )
     modality: Literal["CT", "MR"] | None = _option(
         None, "modality", unset="the DICOM header's, else guessed from the values"
     )

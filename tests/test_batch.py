@@ -441,7 +441,7 @@ def test_other_weights_make_results_anew(scans, tmp_path, monkeypatch):
     bundles = {"sha": "one"}
     model = load_bundle("none")
     monkeypatch.setattr(
-        "monai_sr.batch.model.load_bundle", lambda *_, **__: Model("x", "1", None, {}, weights_sha256=bundles["sha"])
+        "monai_sr.batch.model.load_bundle", lambda *_, **__: Model("x", "1", None, weights_sha256=bundles["sha"])
     )
     assert model.weights_sha256 == ""
     assert run(scans, tmp_path / "out")["a.nii.gz"].status == "done"

@@ -188,7 +188,7 @@ class Hungry(SRCNN):
 
 
 def model_of(network) -> Model:
-    return Model("hungry", "1", network.eval() if isinstance(network, torch.nn.Module) else network, {})
+    return Model("hungry", "1", network.eval() if isinstance(network, torch.nn.Module) else network)
 
 
 @fault("R01")

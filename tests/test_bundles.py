@@ -15,12 +15,13 @@ import phantoms
 import pytest
 import torch
 from catalogue import fault
-from dicom_phantoms import Stack, even, slices, write
+from dicom_phantoms import Stack, even, slices, tells_nothing, write
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from monai_sr.batch.record import record_beside
 from monai_sr.bundles import NAMES, bundle_path, load_bundle, load_weights, pick_device
 from monai_sr.cli.main import main
-from monai_sr.errors import BundleError, UsageError
+from monai_sr.errors import BundleError, UsageError, collect_notices
 from monai_sr.io.images import read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -235,6 +236,51 @@ def test_inference_and_the_command_line_give_the_same_file(bundle, thick, tmp_pa
     assert by_monai.read_bytes() == by_us.read_bytes()
     assert nib.load(by_monai).shape == (20, 18, 15)
     np.testing.assert_allclose(nib.load(by_monai).header.get_zooms(), (1, 1, 1.6), atol=1e-6)
+
+
+def test_a_workflow_leaves_the_record_that_the_command_line_leaves(bundle, thick, tmp_path):
+    given = {"dataset_dir": str(thick), "output_dir": str(tmp_path / "out"), "factor": 2.5, "engine": "torch"}
+    run_workflow(bundle / "configs" / "inference.json", **given)
+    target = tmp_path / "ours.nii.gz"
+    words = ["--bundle", str(bundle), "--factor", "2.5", "--engine", "torch"]
+    assert main(["run", str(thick / "scan.nii.gz"), str(target), *words]) == 0
+    by_workflow, by_command = record_beside(tmp_path / "out" / "scan_sr.nii.gz"), record_beside(target)
+    assert by_workflow.keys() == by_command.keys()
+    differs = {"seconds", "peak_memory_mib", "tile_voxels"}
+    assert {k: v for k, v in by_workflow.items() if k not in differs} == {
+        k: v for k, v in by_command.items() if k not in differs
+    }
+
+
+def test_a_workflow_records_a_series_with_its_header_facts_and_warnings(bundle, tmp_path):
+    gap = Stack(tuple(o for i, o in enumerate(even(9, 4.0)) if i != 4))
+    write(tmp_path / "in", slices(gap))
+    given = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out"), "fill_gaps": True}
+    with collect_notices() as notices:
+        run_workflow(bundle / "configs" / "inference.json", **given)
+    (path,) = (tmp_path / "out").glob("*.json")
+    content = json.loads(path.read_text())
+    assert content["FilledSlices"] and content["SpacingBetweenSlices"] < 4
+    assert "W-DCM-GAP" in {notice["code"] for notice in content["monai_sr"]["warnings"]}
+    assert "W-DCM-GAP" in {notice.code for notice in notices}
+    assert content["monai_sr"]["options"]["reading"] == {"fill_gaps": True}
+    assert tells_nothing(path.read_text(), "")
+
+
+def test_a_workflow_takes_all_volumes_of_a_file_as_the_command_line_does(bundle, tmp_path):
+    (tmp_path / "in").mkdir()
+    voxels = np.random.default_rng(0).normal(500, 90, (12, 11, 6, 3)).astype(np.int16)
+    nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1.0, 4.0, 1.0])), tmp_path / "in" / "scan.nii.gz")
+    run_workflow(
+        bundle / "configs" / "inference.json",
+        dataset_dir=str(tmp_path / "in"),
+        output_dir=str(tmp_path / "out"),
+        volume="all",
+        modality="MR",
+    )
+    words = ["--bundle", str(bundle), "--volume", "all", "--modality", "MR"]
+    assert main(["run", str(tmp_path / "in" / "scan.nii.gz"), str(tmp_path / "ours.nii.gz"), *words]) == 0
+    assert (tmp_path / "out" / "scan_sr.nii.gz").read_bytes() == (tmp_path / "ours.nii.gz").read_bytes()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from catalogue import fault
@@ -183,3 +184,35 @@ def test_what_does_not_decide_the_voxels_is_left_out_of_what_does():
         "input": "a",
     }
     assert RunOptions.from_dict(chosen | rest).deciding() == RunOptions.from_dict(chosen)
+
+
+# ------------------------------------------------------------- bundles
+
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+
+NOT_OF_A_BUNDLE = {"bundle", "format", "trust_bundle", "device", "input", "output"}
+"""Options that a bundle's configuration has other keys for, or none."""
+
+
+@pytest.mark.parametrize("name", ["residual_super_resolution", "pyramid_super_resolution"])
+def test_the_keys_of_a_bundle_are_the_options_with_their_defaults(name):
+    config = json.loads((BUNDLES / name / "configs" / "inference.json").read_text())
+    groups = ("wanted", "acquisition", "reading", "compute")
+    shared = {one.name: one.default for one in PARAMETERS.values() if one.group in groups} | {"engine": "auto"}
+    shared |= {"precision": "float32"}
+    assert {key: config[key] for key in shared if key not in NOT_OF_A_BUNDLE} == {
+        key: value for key, value in shared.items() if key not in NOT_OF_A_BUNDLE
+    }
+    reader = config["preprocessing"]["transforms"][0]
+    for parameter in PARAMETERS.values():
+        if parameter.group in groups and parameter.name not in NOT_OF_A_BUNDLE:
+            place = reader if parameter.group == "reading" else config["inferer"]
+            assert place[parameter.name] == f"@{parameter.name}"
+
+
+def test_what_a_bundle_says_fills_what_is_left_open():
+    defaults = RunOptions.from_dict({"spacing": 1, "profile": "box", "axis": 0})
+    chosen = RunOptions.from_dict({"factor": 3, "axis": 2})
+    assert chosen.wanted.or_else(defaults.wanted) == chosen.wanted  # a factor excludes a spacing
+    acquired = chosen.acquisition.or_else(defaults.acquisition)
+    assert (acquired.profile, acquired.axis) == ("box", 2)

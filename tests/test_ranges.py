@@ -120,7 +120,7 @@ def test_a_result_tells_in_what_it_is_unlike_the_training_data(tmp_path, capsys)
 
 
 def test_a_model_warns_in_python_too():
-    model = Model("own", "1", None, {}, calibration={"trained_on": TRAINED})
+    model = Model("own", "1", None, calibration={"trained_on": TRAINED})
     with pytest.warns(SuperResolutionWarning, match="W-RANGE-INPLANE"):
         made = model(scan((0.2, 0.2, 4.0)), factor=2)
     assert list(made.meta["outside_ranges"]) == ["in_plane_spacing"]

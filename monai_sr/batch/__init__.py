@@ -1,6 +1,6 @@
 """Scans, one or many: find them, plan, super-resolve each on this machine or a cluster, and lose none."""
 
-from .case import Result, acquire, process, read_case, super_resolve_case
+from .case import Result, process, read_case, super_resolve_case
 from .cases import Case, check_names, check_target, find_cases
 from .companions import map_path, mask_path, masks_beside, write_map, write_masks
 from .log import CLAIMED, Outcome, RunLog, explain, summary
@@ -17,7 +17,6 @@ __all__ = [
     "Outcome",
     "Result",
     "RunLog",
-    "acquire",
     "check_names",
     "check_target",
     "exit_code",

@@ -30,9 +30,10 @@ from ..errors import (
 )
 from ..files import temporary_beside
 from ..grid import grid_of
+from ..inference import acquire
 from ..io.images import image_suffix, read_dicom, read_image, read_labels, refuse_file_options, write_image
 from ..labels import carry_labels
-from ..options import RunOptions
+from ..options import Acquisition, RunOptions
 from ..trust.consistency import Consistency, check_result
 from ..trust.resolution import METHOD, effective_resolution
 from ..trust.uncertainty import uncertainty_map
@@ -216,8 +217,11 @@ def _process(
     if case.fault is not None:
         raise case.fault
     started = time.monotonic()
-    resolved = resolve_options(options, model, slice_thickness=case.bids.slice_thickness if case.bids else None)
-    made = made_by(resolved, model)
+    options = decided = resolve_options(options, model)
+    if case.bids is not None:
+        sidecar = Acquisition(slice_thickness=case.bids.slice_thickness)
+        decided = replace(options, acquisition=options.acquisition.or_else(sidecar))
+    made = made_by(decided, model)
     before = stamps(case.files)
     try:
         case.target.parent.mkdir(parents=True, exist_ok=True)
@@ -246,8 +250,8 @@ def _process(
         if stamps(case.files) != before:
             raise ImageError("E-IO-CHANGED", "it changed while it was read", fix="run again when copying is done")
         start = READING if case.series is not None else 0
-        acquired, rest = acquire(image, options, model), _part(progress, start, 1 - start)
-        result = super_resolve_case(case, acquired, model, options, memory=memory, progress=rest)
+        acquired, making = acquire(image, options.acquisition), _part(progress, start, 1 - start)
+        result = super_resolve_case(case, acquired, model, options, memory=memory, progress=making)
         claim.begin_writing()
         _write_result(result.sr, case, made)
         write_masks(result.masks, overwrite=outputs.overwrite)
@@ -256,9 +260,9 @@ def _process(
             write_map(volume, map_path(case.target, kind), overwrite=outputs.overwrite)
         if also is not None:
             also(result)
-        content = describe_result(result.sr, result.acquired, made, resolved, series=case.series)
+        content = describe_result(result.sr, acquired, made, decided, series=case.series)
         if case.bids is not None:
-            derived = derivative_sidecar(case.bids, result.acquired, grid_of(result.sr))
+            derived = derivative_sidecar(case.bids, acquired, grid_of(result.sr))
             content |= derived
             describe_companions(case.target, derived, maps=result.maps, masks=result.masks)
         content["monai_sr"] |= result.made | result.trust
@@ -270,7 +274,7 @@ def _process(
             "peak_memory_mib": round(peak_mib(), 1),
         }
         write_record(case.target, content)
-        page.show_result(result.acquired, result.sr, content["monai_sr"])
+        page.show_result(acquired, result.sr, content["monai_sr"])
     there = [*result.masks, *(map_path(case.target, kind) for kind in result.maps), page.written, page.viewer]
     facts = essentials(content)
     return Outcome(case.name, "done", change=result.change, facts=facts, beside=tuple(str(p) for p in there if p))
@@ -292,18 +296,6 @@ def read_case(case: Case, options: RunOptions, *, progress: Progress | None = No
         thickness = case.bids.slice_thickness
         image.meta |= acquisition_meta(modality=case.bids.modality, slice_thickness=thickness, source="sidecar")
     return image
-
-
-def acquire(image: MetaTensor, options: RunOptions, model: Model) -> Acquired:
-    """A volume as acquired, by its file and by what the options, and else the bundle, say."""
-    said = options.acquisition
-    return model.acquired(
-        image,
-        slice_thickness=said.slice_thickness,
-        profile=said.profile,
-        axis=said.axis,
-        modality=said.modality,
-    )
 
 
 def _wanted_maps(options: RunOptions) -> dict[str, bool]:
@@ -376,7 +368,7 @@ def _show_done(case: Case, options: RunOptions, model: Model, page: CasePage) ->
     """The page of a case that was done without one, from its files."""
     image, record = read_case(case, options), record_beside(case.target) or {}
     sr = read_image(case.target, volume="all" if len(image) > 1 else None)
-    page.show_result(acquire(image, options, model), sr, record)
+    page.show_result(acquire(image, options.acquisition), sr, record)
 
 
 def _of_case(notices: Sequence[SuperResolutionWarning], case: Case) -> tuple[SuperResolutionWarning, ...]:

@@ -79,14 +79,7 @@ def super_resolve_within(
     for where, tile in steps:
         running = model.on(where)
         try:
-            sr = running.super_resolve(
-                acquired,
-                spacing=wanted.spacing,
-                factor=wanted.factor,
-                strict=wanted.strict,
-                tile_voxels=tile,
-                progress=progress,
-            )
+            sr = running.super_resolve(acquired, wanted, tile_voxels=tile, progress=progress)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -53,25 +53,17 @@ def is_own_result(path: Path) -> bool:
     return record_beside(path) is not None or is_super_resolved(path)
 
 
-def resolve_options(options: RunOptions, model: Model, *, slice_thickness: float | None = None) -> RunOptions:
-    """The options with the engine that ran in the place of "auto", and the bundle by its name.
-
-    Args:
-        options: what was chosen.
-        model: what ran.
-        slice_thickness: mm, as a file beside the image gives it.
-    """
+def resolve_options(options: RunOptions, model: Model) -> RunOptions:
+    """The options as they apply: with what the bundle says, the engine that runs and the bundle by its name."""
     names = {folder: short for short, folder in NAMES.items()}
-    acquired = options.acquisition
-    if acquired.slice_thickness is None:
-        acquired = replace(acquired, slice_thickness=slice_thickness)
+    wanted = options.wanted.or_else(model.defaults.wanted)
     engine: dict[str, Any] = {}
     if model.engine.name:
         engine = {"engine": model.engine.name, "precision": model.engine.precision}
     return replace(
         options,
-        wanted=replace(options.wanted, bundle=names.get(model.name, model.name)),
-        acquisition=acquired,
+        wanted=replace(wanted, bundle=names.get(model.name, model.name)),
+        acquisition=options.acquisition.or_else(model.defaults.acquisition),
         compute=replace(options.compute, **engine),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -262,17 +263,28 @@ class VolumeReader(ImageReader):
     series and overlook missing slices (measured with MONAI 1.6.1).
 
     Args:
-        series, fill_gaps, merge_by_geometry: as of :func:`read_image`.
+        series, volume, nan, geometry, fill_gaps, merge_by_geometry: as of :func:`read_image`.
     """
 
     def __init__(
-        self, *, series: str | int | None = None, fill_gaps: bool = False, merge_by_geometry: bool = False
+        self,
+        *,
+        series: str | int | None = None,
+        volume: int | Literal["all"] | None = None,
+        nan: Literal["fill", "refuse"] = "fill",
+        geometry: Form | None = None,
+        fill_gaps: bool = False,
+        merge_by_geometry: bool = False,
     ) -> None:
-        self.options: dict[str, Any] = {
-            "series": None if series is None else str(series),
-            "fill_gaps": fill_gaps,
-            "merge_by_geometry": merge_by_geometry,
-        }
+        self._read = partial(
+            read_image,
+            series=None if series is None else str(series),
+            volume=volume,
+            nan=nan,
+            geometry=geometry,
+            fill_gaps=fill_gaps,
+            merge_by_geometry=merge_by_geometry,
+        )
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         """Every path may be tried."""
@@ -280,13 +292,14 @@ class VolumeReader(ImageReader):
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> MetaTensor:
         """Read the first of the paths."""
-        return read_image(data[0] if isinstance(data, list | tuple) else str(data), **self.options)
+        return self._read(data[0] if isinstance(data, list | tuple) else str(data))
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
-        """(X, Y, Z) float32 and its metadata."""
-        meta = dict(img.meta) | {"original_channel_dim": "no_channel"}
+        """(X, Y, Z) float32 and its metadata; (C, X, Y, Z) of several volumes."""
+        several = len(img) > 1
+        meta = dict(img.meta) | {"original_channel_dim": 0 if several else "no_channel"}
         meta["spatial_shape"] = np.array(img.shape[1:])
-        return img[0].numpy(), meta
+        return (img if several else img[0]).numpy(), meta
 
 
 class VolumeWriter(ImageWriter):

@@ -17,9 +17,10 @@ from typing import Any
 from monai.data import MetaTensor
 from monai.deploy.core import ConditionType, Fragment, Operator, OperatorSpec
 
-from ...batch import acquire, load_model, made_by, resolve_options, super_resolve_within
+from ...batch import load_model, made_by, resolve_options, super_resolve_within
 from ...dicom import MadeBy, Series, find_series, short_name, write_derived_series
 from ...errors import ImageError, SuperResolutionError
+from ...inference import acquire
 from ...io.images import read_dicom
 from ...options import RunOptions
 
@@ -93,10 +94,11 @@ class SuperResolutionOperator(Operator):
         if not found.series:
             found.only()
         results = []
+        options = resolve_options(self._options, self._model)
         for series in found.series:
             image = read_dicom(series, path=Path(short_name(series)), fill_gaps=self._options.reading.fill_gaps)
-            sr, _ = super_resolve_within(self._model, acquire(image, self._options, self._model), self._options.wanted)
-            made = made_by(resolve_options(self._options, self._model), self._model)
+            sr, _ = super_resolve_within(self._model, acquire(image, options.acquisition), options.wanted)
+            made = made_by(options, self._model)
             # the links live as long as what was found by them
             results.append(SuperResolved(sr, replace(series, unpacked=linked), made))
         return results
