@@ -1,9 +1,12 @@
 """One story: however a result was asked for, it has the same record beside it, and no foreign file is lost."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import dicom_phantoms
+import jsonschema
 import nibabel as nib
 import numpy as np
 import phantoms
@@ -14,8 +17,9 @@ from nifti_tools import save_nifti
 import monai_sr
 from monai_sr.batch.record import record_beside, sha256_of_result
 from monai_sr.cli.main import main
+from monai_sr.dicom import sidecar
 from monai_sr.io.images import write_image
-from monai_sr.options import RunOptions
+from monai_sr.options import GROUPS, PARAMETERS, RunOptions
 
 TIMES = {"seconds", "peak_memory_mib"}
 
@@ -152,3 +156,97 @@ def test_the_json_beside_the_source_is_never_replaced(call, thick, tmp_path):
 def test_a_named_mask_that_is_not_there_is_found_before_any_work(call, thick, tmp_path):
     code, _, err = call("run", thick, tmp_path / "o.nii", "--bundle", "nobody", "--mask", tmp_path / "none.nii")
     assert code == 3 and "E-IO-MISSING" in err and "none.nii" in err
+
+
+# ------------------------------------------------------------- the record and its page
+
+ROOM = Path(monai_sr.__file__).parent / "batch"
+SCHEMA = json.loads((ROOM / "record.schema.json").read_text())
+
+
+def check_record(path: Path) -> dict:
+    """The content of a record, once it fits the schema."""
+    content = json.loads(path.read_text())
+    jsonschema.Draft202012Validator(SCHEMA).validate(content)
+    return content["monai_sr"]
+
+
+def test_the_schema_is_one_and_refuses_what_is_no_record(thick, tmp_path):
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert run(thick, tmp_path / "thin.nii.gz") == 0
+    content = json.loads((tmp_path / "thin.json").read_text())
+    for spoil in ({"record": 1}, {"unknown": 1}, {"options": {"factor": 2}}, {"warnings": ["W-SR-RANGE: text"]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(content | {"monai_sr": content["monai_sr"] | spoil}, SCHEMA)
+
+
+@pytest.mark.parametrize("kind", ["file", "NRRD", "passed through", "series", "derived", "BIDS", "maps", "uneven"])
+def test_the_record_of_every_kind_of_result_fits_the_schema(thick, series, tmp_path, kind):
+    words, source, target = [], thick, tmp_path / "out" / "thin.nii.gz"
+    target.parent.mkdir()
+    if kind == "NRRD":
+        target = tmp_path / "out" / "thin.nrrd"
+    elif kind == "passed through":
+        words = ["--spacing", "4"]
+    elif kind in ("series", "derived"):
+        source, target = series, target if kind == "series" else target.parent
+    elif kind == "BIDS":
+        source, target = tmp_path / "raw", target.parent
+        (source / "sub-01" / "anat").mkdir(parents=True)
+        (source / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+        (source / "sub-01" / "anat" / "sub-01_T1w.json").write_text('{"SliceThickness": 3}')
+        shutil.copy(thick, source / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    elif kind == "maps":
+        words = ["--consistency-map", "--uncertainty", "--bundle", "residual", "--report", "--nan", "refuse"]
+    elif kind == "uneven":
+        stack = dicom_phantoms.Stack((0.0, 4.0, 8.0, 13.0, 18.0))
+        dicom_phantoms.write(tmp_path / "uneven", dicom_phantoms.slices(stack))
+        source = tmp_path / "uneven"
+    words = words if "--bundle" in words else [*words, "--bundle", "none"]
+    assert main(["run", str(source), str(target), *words]) == 0
+    (path,) = (p for p in (tmp_path / "out").rglob("*.json") if "monai_sr" in json.loads(p.read_text()))
+    record = check_record(path)
+    assert ("consistency" in record) == (kind != "passed through")
+    assert ("uncertainty" in record) == (kind == "maps")
+    assert RunOptions.from_dict(record["options"]).to_dict() == record["options"]
+
+
+def test_the_options_of_the_schema_are_the_options():
+    groups = SCHEMA["properties"]["monai_sr"]["properties"]["options"]["properties"]
+    left_out = {"series", "mask", "overwrite", "trust_bundle"}  # paths, text of a header, and what concerns a run
+    assert {name: set(group["properties"]) for name, group in groups.items()} == {
+        name: {p.name for p in PARAMETERS.values() if p.group == name} - left_out for name in groups
+    }
+    assert set(GROUPS) - set(groups) == {"selection"}
+    for name, group in groups.items():
+        for key, rule in group["properties"].items():
+            parameter = PARAMETERS[key]
+            assert parameter.group == name
+            if parameter.kind == "choice":
+                assert rule == {"enum": list(parameter.choices)}
+            value = {"flag": True, "number": 2.5, "index": 1, "text": "x"}.get(parameter.kind, parameter.choices[:1])
+            jsonschema.validate(value[0] if isinstance(value, tuple) else value, rule)
+
+
+def test_the_page_describes_every_field_of_the_schema_and_no_other():
+    page = (ROOM / "record.md").read_text()
+    top, block = page.split("## The block")
+    rows = [line.split("|")[1] for line in block.splitlines() if line.startswith("| `")]
+    described = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert described == set(SCHEMA["properties"]["monai_sr"]["properties"])
+    fields = {name for line in top.splitlines() if line.startswith("| `") for name in re.findall(r"^\| `(\w+)`", line)}
+    assert fields == set(SCHEMA["properties"]) - {"monai_sr"}
+
+
+def test_the_page_names_what_is_copied_from_a_header_and_nothing_else_is(tmp_path):
+    page = (ROOM / "record.md").read_text()
+    named = set(re.findall(r"`(\w+)`", page.split("by their BIDS names:")[1].split("No other text")[0]))
+    renamed = {"KVP": "XRayTubeVoltage"}
+    copied = {renamed.get(name, name) for name in (*sidecar.SECONDS, *sidecar.NUMBERS, *sidecar.WORDS)}
+    assert named == copied | {"Modality", "AcquiredSliceThickness"}
+    slices = dicom_phantoms.slices(Manufacturer="Acme", BodyPartExamined="HEAD", SeriesDescription="Miller")
+    dicom_phantoms.write(tmp_path / "in", slices)
+    assert run(tmp_path / "in", tmp_path / "thin.nii.gz") == 0
+    text = (tmp_path / "thin.json").read_text()
+    assert "Acme" in text and "HEAD" in text and "Miller" not in text
+    assert dicom_phantoms.tells_nothing(text, "")
