@@ -111,14 +111,14 @@ def essentials(content: Mapping[str, Any]) -> dict[str, Any]:
     """What a reader asks of a result first, from the JSON beside it: for tables, and for the line that a run shows."""
     block = content["monai_sr"]
     acquired, consistency = block["acquired"], block.get("consistency", {})
-    resolution = block.get("resolution", {})
+    resolution, profile = block.get("resolution", {}), acquired.get("slice_profile", {})
     return {
         "factor": float(f"{acquired['slice_spacing']['value'] / content['SpacingBetweenSlices']:.4g}"),
         "slice_spacing": content["SpacingBetweenSlices"],
         "slice_thickness": acquired["slice_thickness"]["value"],
         "slice_thickness_source": acquired["slice_thickness"]["source"],
-        "slice_profile": acquired["slice_profile"]["value"],
-        "slice_profile_source": acquired["slice_profile"]["source"],
+        "slice_profile": profile.get("value"),
+        "slice_profile_source": profile.get("source"),
         "score": consistency.get("score"),
         "limit": consistency.get("limit"),
         "within_limit": consistency.get("within_limit"),
