@@ -1,7 +1,7 @@
-"""Thick slices as MONAI transforms: make them, interpolate them, and put results on their grid.
+"""MONAI transforms for thick slices: simulate them, interpolate them, and put results on their grid.
 
-Volumes are ``(C, X, Y, Z)`` MetaTensors with their RAS+ affine. Whoever changes the grid changes
-the affine. Dictionary versions end in ``d``.
+Volumes are ``(C, X, Y, Z)`` MetaTensors with their RAS+ affine. A function that changes the grid also changes the
+affine. Dictionary versions end in ``d``.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ def simulate_thick_slices(
     profile: Profile = "gaussian",
     axis: int | None = None,
 ) -> MetaTensor:
-    """What a scanner with thick slices would have seen of ``hr``.
+    """Simulate the acquisition of ``hr`` with thick slices.
 
     Args:
         hr: (C, X, Y, Z) volume of thin slices, with affine.
         slice_spacing: mm between the centers of neighboring thick slices.
         slice_thickness: FWHM of the slice profile, mm. Default: the slice spacing.
         profile: "gaussian" or "box".
-        axis: which axis becomes through-plane, default the one of the largest spacing.
+        axis: the axis that becomes through-plane, default the axis of the largest spacing.
 
     Returns:
         (C, X', Y', Z') with fewer slices along ``axis`` and the affine of the thick grid.
 
     Raises:
-        UsageError: the slices would be thinner than those of ``hr``, do not fit in it, or those of
-            ``hr`` are unevenly spaced.
+        UsageError: the slices are thinner than those of ``hr`` or do not fit into it, or the slices of ``hr``
+            are unevenly spaced.
     """
     grid = grid_of(hr)
     check_even(hr)
@@ -55,7 +55,7 @@ def simulate_thick_slices(
     if slice_spacing < grid.spacing[axis] * (1 - 1e-6):
         raise UsageError(
             "E-USE",
-            f"slices {slice_spacing:.4g} mm apart were asked of a volume that has one each {grid.spacing[axis]:.4g} mm",
+            f"the slice spacing {slice_spacing:.4g} mm is finer than that of the volume, {grid.spacing[axis]:.4g} mm",
             fix="choose a larger slice spacing",
         )
     thick = thick_grid(grid, axis, slice_spacing)
@@ -69,20 +69,22 @@ def simulate_thick_slices(
 
 
 def check_even(hr: Tensor) -> None:
-    """Refuse a volume of unevenly spaced slices, from which no thick slices are simulated.
+    """Refuse a volume of unevenly spaced slices: thick slices cannot be simulated from it.
 
     Raises:
-        UsageError: its slices are unevenly spaced.
+        UsageError: the slices are unevenly spaced.
     """
     if not Acquired.of(hr).is_even:
-        raise UsageError("E-USE", "the slices of this volume are unevenly spaced", fix="give one of even thin slices")
+        raise UsageError(
+            "E-USE", "the slices of this volume are unevenly spaced", fix="give a volume of evenly spaced thin slices"
+        )
 
 
-def truth_for(lr: Tensor, hr: Tensor, *, axis: int) -> MetaTensor:
-    """The part of ``hr`` on the grid that ``lr``, simulated from it, is super-resolved to.
+def reference_for(lr: Tensor, hr: Tensor, *, axis: int) -> MetaTensor:
+    """``hr`` on the grid of the super-resolved ``lr``, which was simulated from it.
 
-    A plain crop where the factor is an integer; else ``hr`` is interpolated (cubic) by less than
-    half a voxel along ``axis``.
+    A crop if the factor is an integer; otherwise ``hr`` is interpolated (cubic) by less than half a voxel along
+    ``axis``.
     """
     grid = grid_of(hr)
     wanted, _ = target_grid(grid_of(lr), spacing=grid.spacing[axis], axis=axis)
@@ -100,16 +102,16 @@ def interpolate_slices(
     profile: Profile = "gaussian",
     axis: int | None = None,
 ) -> MetaTensor:
-    """More slices without a network: linear, cubic spline, or the consistent spline.
+    """Interpolate slices without a network: linear, cubic spline, or consistent spline.
 
     Args:
         lr: (C, X, Y, Z) volume of thick slices, with affine.
-        spacing: wanted slice spacing, mm.
-        method: "consistent" is the cubic spline whose slice averages are exactly ``lr``.
-        slice_thickness: FWHM of the slice profile, mm, used by "consistent". Default: what the metadata
-            say, else the slice spacing.
+        spacing: output slice spacing, mm.
+        method: "consistent" is the cubic spline whose slice averages equal ``lr``.
+        slice_thickness: FWHM of the slice profile, mm, used by "consistent". Default: that of the metadata,
+            otherwise the slice spacing.
         profile: "gaussian" or "box", used by "consistent".
-        axis: the through-plane axis, default the one of the largest spacing.
+        axis: the through-plane axis, default the axis of the largest spacing.
 
     Returns:
         The volume on :func:`target_grid`.
@@ -127,7 +129,7 @@ def interpolate_slices(
 
 
 class SimulateThickSlices(Transform):
-    """Transform over :func:`simulate_thick_slices`; the spacing as such or as a ``factor`` of the volume's."""
+    """:func:`simulate_thick_slices` as a transform; takes the spacing, or a ``factor`` of that of the volume."""
 
     def __init__(
         self,
@@ -153,7 +155,7 @@ class SimulateThickSlices(Transform):
 
 
 class InterpolateSlices(Transform):
-    """Transform over :func:`interpolate_slices`; the spacing as such, or a ``factor`` more slices."""
+    """:func:`interpolate_slices` as a transform; takes the spacing, or a ``factor``."""
 
     def __init__(
         self,
@@ -187,29 +189,29 @@ class SimulateThickSlicesd(MapTransform):
     """Dictionary version of :class:`SimulateThickSlices`.
 
     Args:
-        truth_key: also keep, under this key, what super-resolving the thick slices by the same
-            factor should give: see :func:`truth_for`.
+        reference_key: also store the reference of the super-resolved slices under this key, see
+            :func:`reference_for`.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
         *args: Any,
-        truth_key: Hashable | None = None,
+        reference_key: Hashable | None = None,
         allow_missing_keys: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.transform, self.truth_key = SimulateThickSlices(*args, **kwargs), truth_key
+        self.transform, self.reference_key = SimulateThickSlices(*args, **kwargs), reference_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
             hr = result[key]
             result[key] = self.transform(hr)
-            if self.truth_key is not None:
+            if self.reference_key is not None:
                 axis = grid_of(hr).through_plane_axis if self.transform.axis is None else self.transform.axis
-                result[self.truth_key] = truth_for(result[key], hr, axis=axis)
+                result[self.reference_key] = reference_for(result[key], hr, axis=axis)
         return result
 
 
@@ -225,7 +227,7 @@ class InterpolateSlicesd(MapTransform):
 
 
 class NormalizeIntensitiesd(MapTransform):
-    """CT by a fixed window, MR by percentiles, nothing clipped; see :mod:`monai_sr.intensities`."""
+    """Normalize CT by a fixed window and MR by percentiles, without clipping; see :mod:`monai_sr.intensities`."""
 
     def __init__(
         self,
@@ -246,27 +248,27 @@ class NormalizeIntensitiesd(MapTransform):
         return result
 
 
-def _averages(taken: int, size: int, growth: float) -> Tensor:
-    """(size, taken): means over ``growth`` voxels each, of the cubic spline through the voxels.
+def _averages(length: int, size: int, growth: float) -> Tensor:
+    """(size, length): means over ``growth`` voxels each, of the cubic spline through the voxels.
 
-    Of the voxels themselves, as blocks, the means would wobble by a tenth of a voxel around their places.
+    Means of the voxels as blocks would vary in position by a tenth of a voxel.
     """
-    fine = (np.arange(taken * 8) - 3.5) / 8
+    fine = (np.arange(length * 8) - 3.5) / 8
     centers = np.arange(size) * growth + (growth - 1) / 2
     means = profile_matrix(fine, centers, slice_thickness=growth, profile="box")
-    return means @ interpolation_matrix(np.arange(taken), fine)
+    return means @ interpolation_matrix(np.arange(length), fine)
 
 
 class SuperResolvedGridd(MapTransform):
     """Put super-resolved voxels on their grid: affine with the half-slice shift, shape, original affine.
 
-    Stock savers and MONAI Label resample by ``original_affine`` and ``spatial_shape``, of the result
-    *and* of the image it came from; both get the new grid, so nothing is resampled back.
+    MONAI's savers and MONAI Label resample by ``original_affine`` and ``spatial_shape`` of the result *and* of its
+    image. Both get the new grid, so nothing is resampled back.
 
     Args:
         keys: the results, on the grid of :func:`target_grid` for these options.
-        image_key: the acquired image; its own voxels and affine stay.
-        spacing, factor, axis: as they were asked for.
+        image_key: the acquired image; its voxels and affine do not change.
+        spacing, factor, axis: the same as for super-resolution.
     """
 
     def __init__(

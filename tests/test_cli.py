@@ -618,12 +618,12 @@ def test_evaluate_prints_a_table_and_writes_its_figures(call, thin, tmp_path, sh
 
 
 def test_evaluate_measures_every_combination_of_conditions(call, thin, tmp_path):
-    words = ["--factor", "2", "--profile", "gaussian", "box", "--told", "0.75", "1", "--noise", "0", "0.02"]
+    words = ["--factor", "2", "--profile", "gaussian", "box", "--given-thickness", "0.75", "1", "--noise", "0", "0.02"]
     words += ["--thickness-ratio", "0.6", "--axis", "near", "--limit", "1"]
     code, _, err = call("evaluate", thin, thin, "--bundle", "none", *words, "--output", tmp_path / "figures")
     assert (code, err) == (0, "")
     rows = json.loads((tmp_path / "figures" / "scores.json").read_text())["scores"]
-    found = {(s["axis"], s["profile"], s["thickness_ratio"], s["told"], s["noise"]) for s in rows}
+    found = {(s["axis"], s["profile"], s["thickness_ratio"], s["given_thickness"], s["noise"]) for s in rows}
     assert found == set(itertools.product((0, 1, 2), ("gaussian", "box"), (0.6,), (0.75, 1), (0, 0.02)))
     assert len(rows) == len(found) * 5  # one volume, four baselines and "none"
 
@@ -633,7 +633,16 @@ def test_evaluate_robustness_is_one_command(call, thin, tmp_path):
     words = ["--bundle", "none", "--axis", "2", "--factor", "2", "--robustness", "--markdown", card]
     code, out, err = call("evaluate", thin, *words)
     assert (code, err) == (0, "")
-    for name in ("plain", "box profile", "told 0.75", "told 1.25", "2 % noise", "subsampled", "turned", "12 slices"):
+    for name in (
+        "plain",
+        "box profile",
+        "given × 0.75",
+        "given × 1.25",
+        "2 % noise",
+        "subsampled",
+        "permuted",
+        "12 slices",
+    ):
         assert name in out and name in card.read_text()
     assert [line.split()[0] for line in out.splitlines() if line.startswith("×")] == ["×2"] * 10 + [
         "×1.7",

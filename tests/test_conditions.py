@@ -18,7 +18,7 @@ def test_the_plain_condition_is_what_simulate_makes_but_for_the_ends():
     expected = simulate_thick_slices(hr, 4.0, axis=2)
     assert torch.allclose(made.lr[..., 2:-2].as_tensor(), expected[..., 2:-2].as_tensor(), atol=1e-3)
     assert torch.equal(made.lr.affine, expected.affine)
-    assert torch.equal(made.truth.as_tensor(), hr.as_tensor())
+    assert torch.equal(made.reference.as_tensor(), hr.as_tensor())
     assert made.slice_thickness == 4
     assert made.measured.tolist() == [False] * 4 + [True] * 40 + [False] * 4
 
@@ -61,7 +61,7 @@ def test_thick_slices_may_be_thinner_or_thicker_than_they_are_apart():
 
 def test_what_is_told_about_thickness_changes_nothing_else():
     hr = phantoms.body()
-    right, wrong = (acquire(hr, Condition(4, told=told), 2) for told in (1, 0.75))
+    right, wrong = (acquire(hr, Condition(4, given_thickness=ratio), 2) for ratio in (1, 0.75))
     assert (right.slice_thickness, wrong.slice_thickness) == (4, 3)
     assert torch.equal(right.lr.as_tensor(), wrong.lr.as_tensor())
     assert torch.equal(right.matrix, wrong.matrix)
@@ -74,7 +74,7 @@ def test_noise_is_a_share_of_the_data_range_and_always_the_same():
     assert noisy.noise == pytest.approx(0.02 * data_range(hr[0].numpy()))
     assert float(difference.std()) == pytest.approx(noisy.noise, rel=0.05)
     assert torch.equal(noisy.lr.as_tensor(), again.lr.as_tensor())
-    assert torch.equal(noisy.truth.as_tensor(), clean.truth.as_tensor())
+    assert torch.equal(noisy.reference.as_tensor(), clean.reference.as_tensor())
 
 
 @pytest.mark.parametrize(("n", "count"), [(48, 12), (50, 12), (51, 13), (52, 13)])
@@ -88,10 +88,10 @@ def test_a_last_slice_counts_if_its_center_lies_within_and_the_trimmed_ends_do_n
 @pytest.mark.parametrize("orientation", phantoms.ORIENTATIONS)
 def test_a_turned_volume_lies_where_it_was(orientation, axis):
     hr = phantoms.known_value(phantoms.grid((12, 16, 20), (1.0, 1.1, 0.9), orientation=orientation))
-    made = acquire(hr, Condition(2, turned=True), axis)
+    made = acquire(hr, Condition(2, permuted=True), axis)
     assert made.axis == (axis + 1) % 3
     assert made.hr.shape != hr.shape
-    assert torch.allclose(made.truth, phantoms.known_value(grid_of(made.truth)), atol=1e-2)
+    assert torch.allclose(made.reference, phantoms.known_value(grid_of(made.reference)), atol=1e-2)
     turned, own = grid_of(made.hr), grid_of(hr)
     assert turned.spacing[made.axis] == pytest.approx(own.spacing[axis])
     cosines = [turned.affine[:3, (a + 1) % 3] @ own.affine[:3, a] / own.spacing[a] ** 2 for a in range(3)]
@@ -112,7 +112,7 @@ def test_a_volume_too_short_or_a_factor_below_one_is_refused():
     hr = phantoms.body((8, 8, 5))
     with pytest.raises(UsageError, match="do not fit"):
         acquire(hr, Condition(20), 2)
-    with pytest.raises(UsageError, match=r"factor of 0\.5"):
+    with pytest.raises(UsageError, match=r"factor is 0\.5"):
         acquire(hr, Condition(0.5), 2)
 
 
@@ -146,8 +146,8 @@ def test_the_robustness_list_departs_from_the_plain_condition_in_one_thing_at_a_
         (Condition(4), "plain"),
         (Condition(4, "box"), "box profile"),
         (Condition(2, "point", noise=0.02), "subsampled, 2 % noise"),
-        (Condition(2, thickness_ratio=0.6, told=1.25), "thickness 0.6 of spacing, told 1.25 of thickness"),
-        (Condition(2, turned=True, slices=12), "stored turned, 12 slices"),
+        (Condition(2, thickness_ratio=0.6, given_thickness=1.25), "thickness 0.6 × spacing, thickness given × 1.25"),
+        (Condition(2, permuted=True, slices=12), "axes permuted and flipped, 12 slices"),
     ],
 )
 def test_a_condition_is_called_by_what_is_particular_about_it(condition, name):

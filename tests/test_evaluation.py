@@ -126,19 +126,26 @@ def test_what_a_method_is_told_about_thickness_is_what_the_condition_says():
         told.append(slice_thickness)
         return interpolate_slices(image, 1.0, axis=axis)
 
-    conditions = [Condition(4), Condition(4, told=0.75), Condition(4, "box", 1.4, told=1.25), Condition(4, "point")]
+    conditions = [
+        Condition(4),
+        Condition(4, given_thickness=0.75),
+        Condition(4, "box", 1.4, given_thickness=1.25),
+        Condition(4, "point"),
+    ]
     evaluate([phantoms.body()], {"m": model}, conditions=conditions)
     assert told == pytest.approx([4.0, 3.0, 7.0, 1.0])
 
 
 def test_told_a_wrong_thickness_the_consistent_spline_is_worse_and_cubic_does_not_mind():
-    right, wrong = (by_method(evaluate([phantoms.body()], {}, conditions=[Condition(4, told=t)])) for t in (1, 1.4))
+    right, wrong = (
+        by_method(evaluate([phantoms.body()], {}, conditions=[Condition(4, given_thickness=t)])) for t in (1, 1.4)
+    )
     assert wrong["consistent"].psnr_db < right["consistent"].psnr_db - 0.5
     assert wrong["cubic"].psnr_db == right["cubic"].psnr_db
 
 
 def test_a_volume_stored_turned_is_measured_alike():
-    scores = [by_method(evaluate([phantoms.body()], {}, conditions=[Condition(4, turned=t)])) for t in (False, True)]
+    scores = [by_method(evaluate([phantoms.body()], {}, conditions=[Condition(4, permuted=t)])) for t in (False, True)]
     for method in BASELINES:
         assert scores[0][method].axis == scores[1][method].axis == 2
         for figure in ("psnr_db", "ssim", "sharpness", "consistency_db", "ceiling_db"):

@@ -13,7 +13,7 @@ from monai_sr.acquired import Acquired
 from monai_sr.bundles import Model, bundle_path, load_bundle, read_calibration
 from monai_sr.cli.main import main
 from monai_sr.errors import ImageError, SuperResolutionWarning, collect_notices
-from monai_sr.evaluation.calibration import simulated_in
+from monai_sr.evaluation.calibration import read_simulation
 from monai_sr.grid import on_grid
 from monai_sr.io.images import write_image
 from monai_sr.trust.ranges import CAUSES, check_ranges, trained_ranges
@@ -91,8 +91,8 @@ def test_ranges_hold_what_every_training_volume_covers():
 
 
 def test_what_is_trained_is_read_from_the_training_configuration():
-    assert simulated_in(bundle_path("residual"))["factors"] == (1.5, 5)
-    found = simulated_in(bundle_path("pyramid"))
+    assert read_simulation(bundle_path("residual"))["factors"] == (1.5, 5)
+    found = read_simulation(bundle_path("pyramid"))
     assert found == {"factors": (2, 8), "thickness_ratios": (0.25, 1.5), "isotropy": 1.6, "coarsest": 2.0}
 
 

@@ -246,7 +246,7 @@ def test_only_volumes_have_a_grid(shape, code):
 
 def test_slices_that_cannot_be_simulated_are_refused():
     hr = phantoms.constant(phantoms.grid((4, 5, 6), (1, 1, 2)))
-    with pytest.raises(UsageError, match="one each 2 mm"):
+    with pytest.raises(UsageError, match="finer than that of the volume, 2 mm"):
         simulate_thick_slices(hr, 1.0)
     with pytest.raises(UsageError, match="do not fit in 12 mm"):
         simulate_thick_slices(hr, 13.0)

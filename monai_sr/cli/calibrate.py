@@ -30,7 +30,7 @@ def calibrate(options: argparse.Namespace) -> int:
         training,
         validation,
         crop=options.crop,
-        simulation=calibration.simulated_in(bundle),
+        simulation=calibration.read_simulation(bundle),
         progress=progress_bar("calibrate"),
     )
     say(calibration.write_calibration(bundle, found))

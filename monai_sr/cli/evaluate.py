@@ -79,7 +79,7 @@ def _loading(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("device", "engine", "precision", "trust_bundle")}
 
 
-_OWN_CONDITIONS = ("profile", "thickness_ratio", "told", "noise")
+_OWN_CONDITIONS = ("profile", "thickness_ratio", "given_thickness", "noise")
 """Options of evaluate that say what the table of robustness says itself."""
 
 
@@ -94,7 +94,7 @@ def _conditions(options: argparse.Namespace) -> list[Any]:
         options.factor or [2, 3, 4],
         profiles=options.profile or ["gaussian"],
         thickness_ratios=options.thickness_ratio or [1.0],
-        told=options.told or [1.0],
+        given_thicknesses=options.given_thickness or [1.0],
         noise=options.noise or [0.0],
     )
 

@@ -234,7 +234,7 @@ def _add_evaluate(sub: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=COMMAND",
-        help="another program to measure: 'name=command {lr} {out} --factor {factor}', both NIfTI; it may also be told "
+        help="another program to measure: 'name=command {lr} {out} --factor {factor}', both NIfTI; more fields: "
         "{axis} {modality} {thickness} {spacing}; may be repeated",
     )
     sub.add_argument(
@@ -259,14 +259,18 @@ def _add_evaluate(sub: argparse.ArgumentParser) -> None:
         "--thickness-ratio", type=_positive, nargs="+", metavar="R", help="slice thickness in slice spacings [1]"
     )
     sub.add_argument(
-        "--told", type=_positive, nargs="+", metavar="R", help="the thickness that methods are told, in true ones [1]"
+        "--given-thickness",
+        type=_positive,
+        nargs="+",
+        metavar="R",
+        help="thickness given to methods, divided by the true one [1]",
     )
     sub.add_argument(
         "--noise",
         type=_not_negative,
         nargs="+",
-        metavar="SHARE",
-        help="noise on the thick slices, share of their range [0]",
+        metavar="FRACTION",
+        help="noise on the thick slices, fraction of their range [0]",
     )
     sub.add_argument(
         "--axis",
@@ -287,7 +291,7 @@ def _add_evaluate(sub: argparse.ArgumentParser) -> None:
 def _add_archive(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dicomweb", metavar="URL", required=True, help="root of the service: https://host/dicom-web")
     parser.add_argument(
-        "--state", metavar="FOLDER", required=True, help="what became of each series; watchers may share it"
+        "--state", metavar="FOLDER", required=True, help="state of each series; several watches may share it"
     )
     parser.add_argument(
         "--auth-file",
@@ -315,7 +319,7 @@ def _add_archive(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         default=2.0,
         metavar="R",
-        help="a series is thick whose slices are at least R pixels apart [%(default)g]",
+        help="minimum slice spacing of a thick series, in pixels [%(default)g]",
     )
     parser.add_argument(
         "--timeout",

@@ -1,7 +1,6 @@
-"""How far a bundle may be trusted, measured on the volumes it was trained and validated with.
+"""Calibrate a bundle: limits, uncertainty and training ranges, measured on training and validation volumes.
 
-``monai-sr calibrate`` writes what is found here into the bundle's ``configs/calibration.json``, where every
-run finds it.
+``monai-sr calibrate`` writes the result to ``configs/calibration.json`` of the bundle; every run reads it.
 """
 
 from __future__ import annotations
@@ -38,20 +37,20 @@ FACTORS = (2, 3, 4, 5)
 THICKNESS_RATIOS = (0.5, 1.0, 1.5)
 
 MARGIN = 2.0
-"""A result is refused when it is so many times worse than the worst of validation."""
+"""The limit of consistency, as a multiple of the worst score in validation."""
 
 VOXELS = 20_000
-"""Of each result that constants are fitted to."""
+"""Number of voxels of each result to which constants are fitted."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Errors of one result at voxels inside the body, and the detail that foretells them.
+    """Errors of one result at voxels inside the body, and the detail that predicts them.
 
     Attributes:
         modality: "CT" or "MR".
-        factor: thin slices per thick one.
-        error: (k,) result less truth, in the units of :func:`monai_sr.trust.uncertainty.unit_of`.
+        factor: thin slices per thick slice.
+        error: (k,) result minus reference, in the units of :func:`monai_sr.trust.uncertainty.unit_of`.
         detail: (k,) see :func:`monai_sr.trust.uncertainty.through_plane_detail`, in the same units.
     """
 
@@ -71,15 +70,15 @@ def calibrate(
     simulation: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
-    """The calibration of a bundle, measured at the same conditions as the model cards.
+    """Measure the calibration of a bundle, under the conditions of the model cards.
 
     Args:
-        model: of the bundle.
+        model: the bundle.
         training, validation: volumes of thin slices; files or (1, X, Y, Z) with affine.
-        factors: thin slices per thick one.
-        crop: voxels a side, from the middle of each validation volume; of training volumes half of it.
-        simulation: what training simulates, see :func:`simulated_in`; without it no ranges are told.
-        progress: told the share that is done.
+        factors: thin slices per thick slice.
+        crop: voxels along each side, from the middle of each validation volume; half of it for training volumes.
+        simulation: simulation in training, see :func:`read_simulation`; without it there are no ranges.
+        progress: called with the fraction that is done.
 
     Returns:
         ``consistency`` see :func:`consistency_limit`; ``uncertainty`` see :func:`fit_uncertainty`, with
@@ -114,11 +113,11 @@ def calibrate(
     }
 
 
-def simulated_in(bundle: Path) -> dict[str, Any]:
-    """What a bundle's ``train.json`` simulates: least and largest factor, thickness ratio and voxel growth.
+def read_simulation(bundle: Path) -> dict[str, Any]:
+    """The simulation in ``train.json`` of a bundle: minimum and maximum of factor, thickness ratio and voxel growth.
 
     Raises:
-        BundleError: there is none, or it has no such transforms.
+        BundleError: the file is missing or has no such transforms.
     """
     path = bundle / "configs" / "train.json"
     try:
@@ -140,57 +139,57 @@ def simulated_in(bundle: Path) -> dict[str, Any]:
 def result_of(
     model: Model, hr: MetaTensor, factor: float, *, thickness_ratio: float = 1.0
 ) -> tuple[Acquisition, MetaTensor]:
-    """Thick slices simulated from a volume, and what a model makes of them."""
+    """Simulated thick slices of a volume, and the result of a model."""
     case = acquire(hr, Condition(factor, thickness_ratio=thickness_ratio), Acquired.of(hr).axis)
     return case, model(case.lr, factor=factor, axis=case.axis, slice_thickness=case.slice_thickness)
 
 
 def consistency_limit(scores: Sequence[float]) -> dict[str, Any]:
-    """The limit on the NRMSE of a slice: :data:`MARGIN` times the worst that validation shows.
+    """The limit on the NRMSE of a slice: :data:`MARGIN` times the worst score in validation.
 
     Args:
-        scores: of results as they are written: rounded, and held at the ends of the volume's type. That,
-            undershoot beside a background of 0 above all, is what most of the worst is made of; so it
-            hardly depends on the network.
+        scores: of results as written to a file: rounded, and clipped to the range of the type. Clipping of
+            undershoot beside a background of 0 causes most of the worst score, so the limit hardly depends on the
+            network.
 
     Returns:
-        ``limit``, the ``worst`` score and how many ``cases`` it is the worst of.
+        ``limit``, the ``worst`` score and the number of ``cases``.
     """
     worst = max(scores)
-    return {"limit": _rounded_up(MARGIN * worst), "worst": float(f"{worst:.3g}"), "cases": len(scores)}
+    return {"limit": _round_up(MARGIN * worst), "worst": float(f"{worst:.3g}"), "cases": len(scores)}
 
 
 def spline_scores(hr: MetaTensor, factors: Sequence[float]) -> list[float]:
-    """Scores of the consistent spline on all of a volume, under thinner and thicker slices too."""
+    """Scores of the consistent spline on a whole volume, also with thinner and thicker slices."""
     spline = load_bundle(SPLINE)
     results = (result_of(spline, hr, f, thickness_ratio=r) for f in factors for r in THICKNESS_RATIOS)
     return [_score(case, sr, hr) for case, sr in results]
 
 
 def _score(case: Acquisition, sr: MetaTensor, hr: MetaTensor) -> float:
-    found = measure_consistency(
+    consistency = measure_consistency(
         case.lr,
         sr,
         slice_thickness=case.slice_thickness,
         axis=case.axis,
         stored_dtype=stored_dtype_of(hr),
     )
-    return found.score
+    return consistency.score
 
 
 def sample_of(case: Acquisition, sr: MetaTensor, *, predictor: Tensor | None = None) -> Sample:
-    """:data:`VOXELS` voxels inside the body, where no method extrapolates.
+    """Errors at :data:`VOXELS` voxels inside the body, without the ends of the volume.
 
     Args:
         case, sr: see :func:`result_of`.
-        predictor: (X, Y, Z) what is to foretell the errors instead of the through-plane detail.
+        predictor: (X, Y, Z) predictor of the errors, instead of the through-plane detail.
     """
-    acquired, truth = Acquired.of(case.lr, axis=case.axis), case.truth[0].numpy()
+    acquired, reference = Acquired.of(case.lr, axis=case.axis), case.reference[0].numpy()
     unit, spacing = unit_of(acquired.voxels[0], acquired.modality), acquired.slice_spacing
     if predictor is None:
         predictor = through_plane_detail(sr.as_tensor()[0], grid_of(sr), case.axis, spacing)
-    inside = np.moveaxis(foreground(truth), case.axis, -1) & case.measured
-    both = sr.as_tensor()[0].numpy() - truth, predictor.numpy()
+    inside = np.moveaxis(foreground(reference), case.axis, -1) & case.measured
+    both = sr.as_tensor()[0].numpy() - reference, predictor.numpy()
     error, detail = (np.moveaxis(values, case.axis, -1)[inside] / unit for values in both)
     chosen = np.random.default_rng(0).choice(len(error), min(VOXELS, len(error)), replace=False)
     factor = spacing / grid_of(sr).spacing[case.axis]
@@ -199,37 +198,37 @@ def sample_of(case: Acquisition, sr: MetaTensor, *, predictor: Tensor | None = N
 
 
 def fit_uncertainty(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The constants of :mod:`monai_sr.trust.uncertainty` that make errors likeliest, for each modality and factor.
+    """Maximum-likelihood constants of :mod:`monai_sr.trust.uncertainty` for each modality and factor.
 
-    Errors are taken to have a Laplace distribution: they have longer tails than a Gaussian one.
+    Errors are modeled by a Laplace distribution, because their tails are longer than those of a Gaussian.
 
     Returns:
-        By modality ``factor``, ``floor`` (a) and ``slope`` (c), lists of one length.
+        By modality ``factor``, ``floor`` (a) and ``slope`` (c), lists of equal length.
     """
-    found: dict[str, Any] = {}
-    for kind in sorted({sample.modality for sample in samples}):
-        factors = sorted({sample.factor for sample in samples if sample.modality == kind})
-        pairs = [_likeliest([s for s in samples if (s.modality, s.factor) == (kind, f)]) for f in factors]
+    constants: dict[str, Any] = {}
+    for modality in sorted({sample.modality for sample in samples}):
+        factors = sorted({sample.factor for sample in samples if sample.modality == modality})
+        pairs = [_fit([s for s in samples if (s.modality, s.factor) == (modality, f)]) for f in factors]
         floors, slopes = ([float(f"{pair[index]:.4g}") for pair in pairs] for index in range(2))
-        found[kind] = {"factor": factors, "floor": floors, "slope": slopes}
-    return found
+        constants[modality] = {"factor": factors, "floor": floors, "slope": slopes}
+    return constants
 
 
-def _likeliest(samples: Sequence[Sample]) -> tuple[float, float]:
+def _fit(samples: Sequence[Sample]) -> tuple[float, float]:
     error = np.abs(np.concatenate([sample.error for sample in samples]))
     detail = np.concatenate([sample.detail for sample in samples])
 
-    def unlikelihood(logs: np.ndarray) -> float:
+    def negative_log_likelihood(logs: np.ndarray) -> float:
         sigma = np.hypot(np.exp(logs[0]), np.exp(logs[1]) * detail)
         return float(np.mean(np.log(sigma) + np.sqrt(2) * error / sigma))
 
     start = np.log([np.median(error) + 1e-9, 1.0])
-    floor, slope = np.exp(minimize(unlikelihood, start, method="Nelder-Mead").x)
+    floor, slope = np.exp(minimize(negative_log_likelihood, start, method="Nelder-Mead").x)
     return float(floor), float(slope)
 
 
 def coverage(samples: Sequence[Sample], constants: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How often errors are as small as foretold, for each modality and factor.
+    """How often errors stay within the predicted deviations, for each modality and factor.
 
     Returns:
         Rows of ``modality``, ``factor``, ``within_1`` and ``within_2``, the fraction of voxels whose error is at
@@ -237,22 +236,22 @@ def coverage(samples: Sequence[Sample], constants: Mapping[str, Any]) -> list[di
     """
     rows = []
     for kind, factor in sorted({(sample.modality, sample.factor) for sample in samples}):
-        shares = []
+        fractions = []
         for sample in samples:
             if (sample.modality, sample.factor) == (kind, factor):
                 floor, slope = constants_for(constants, kind, factor)
                 ratio = np.abs(sample.error) / np.hypot(floor, slope * sample.detail)
-                shares.append([(ratio <= 1).mean(), (ratio <= 2).mean()])
-        one, two = np.mean(shares, axis=0)
+                fractions.append([(ratio <= 1).mean(), (ratio <= 2).mean()])
+        one, two = np.mean(fractions, axis=0)
         rows.append(
             {"modality": kind, "factor": factor, "within_1": round(float(one), 3), "within_2": round(float(two), 3)}
         )
     return rows
 
 
-def calibration_markdown(found: Mapping[str, Any], *, command: str) -> str:
-    """What was found as tables for a model card."""
-    limit = found["consistency"]
+def calibration_markdown(calibration: Mapping[str, Any], *, command: str) -> str:
+    """A calibration as tables for a model card."""
+    limit = calibration["consistency"]
     lines = [
         f"Consistency: the worst slice of {limit['cases']} validation results had an NRMSE of {limit['worst']:.3g}; "
         f"a result above {limit['limit']:.3g} gives a warning, and an error with `--strict`.",
@@ -261,7 +260,7 @@ def calibration_markdown(found: Mapping[str, Any], *, command: str) -> str:
         "volumes not used for training (Laplace distribution: 0.76 / 0.94):",
         "",
     ]
-    rows = found["uncertainty"]["coverage"]
+    rows = calibration["uncertainty"]["coverage"]
     factors = sorted({row["factor"] for row in rows})
     lines += ["| | " + " | ".join(f"×{factor:g}" for factor in factors) + " |", "|---" * (len(factors) + 1) + "|"]
     for kind in sorted({row["modality"] for row in rows}):
@@ -278,16 +277,16 @@ def _middle(hr: MetaTensor, crop: int) -> MetaTensor:
     return cast(MetaTensor, CenterSpatialCrop((crop, crop, crop))(hr))
 
 
-def write_calibration(bundle: Path, found: Mapping[str, Any]) -> Path:
-    """Put what was measured into a bundle's ``configs/calibration.json``; ranges of before stay where none are given.
+def write_calibration(bundle: Path, calibration: Mapping[str, Any]) -> Path:
+    """Write a calibration to ``configs/calibration.json`` of a bundle; keeps training ranges that are not given.
 
     Raises:
         OutputError: it cannot be written.
     """
-    return write_json(read_calibration(bundle) | dict(found), bundle / "configs" / "calibration.json", indent=4)
+    return write_json(read_calibration(bundle) | dict(calibration), bundle / "configs" / "calibration.json", indent=4)
 
 
-def _rounded_up(value: float) -> float:
-    """To two digits."""
+def _round_up(value: float) -> float:
+    """Round up to two digits."""
     digit = 10.0 ** (math.floor(math.log10(value)) - 1)
     return float(f"{math.ceil(value / digit - 1e-9) * digit:.2g}")

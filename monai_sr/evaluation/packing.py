@@ -12,7 +12,7 @@ from ..bundles import Model, bundle_path, load_bundle
 from ..errors import BundleError, OutputError, SuperResolutionError, write_error
 from ..files import temporary_beside, write_json
 from ..io.volumes import datalist
-from .calibration import calibrate, calibration_markdown, simulated_in, write_calibration
+from .calibration import calibrate, calibration_markdown, read_simulation, write_calibration
 from .quantize import build
 from .tables import write_text
 
@@ -59,7 +59,9 @@ def pack(
     try:
         _copy(bundle_path(source), weights, made)
         model = _load(made, weights)
-        measured = calibrate(model, training, validation, crop=crop, simulation=simulated_in(made), progress=progress)
+        measured = calibrate(
+            model, training, validation, crop=crop, simulation=read_simulation(made), progress=progress
+        )
         write_calibration(made, measured)
         _describe(made, measured, f"{len(training)} training and {len(validation)} validation volumes", crop=crop)
         try:

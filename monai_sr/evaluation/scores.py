@@ -136,9 +136,9 @@ def _scores(
 ) -> list[Score]:
     """Scores of all methods on one simulated acquisition."""
     made = acquire(hr, condition, axis)
-    thin, truth, along = made.hr[0].numpy(), made.truth[0].numpy(), made.axis
+    thin, reference, along = made.hr[0].numpy(), made.reference[0].numpy(), made.axis
     value_range, body = data_range(thin), foreground(thin)
-    step = grid_of(made.truth).spacing[along]
+    step = grid_of(made.reference).spacing[along]
     noise = noise_deviation(thin, body)
     body = np.take(body, made.nearest, axis=along)
     counted = made.measured.reshape([-1 if a == along else 1 for a in range(3)])
@@ -157,23 +157,23 @@ def _scores(
         except PeerError as problem:
             complain(problem)
             continue
-        voxels = resample_to(sr, grid_of(made.truth))
+        voxels = resample_to(sr, grid_of(made.reference))
         again = apply_along(matrix, torch.from_numpy(voxels), along).numpy()
-        errors[method] = squared_error(voxels, truth, mask)
+        errors[method] = squared_error(voxels, reference, mask)
         figures[method] = {
-            "psnr_db": psnr(voxels, truth, value_range=value_range, mask=mask),
-            "ssim": ssim(voxels, truth, value_range=value_range, mask=mask),
-            "sharpness": sharpness(voxels, truth, axis=along, mask=mask),
+            "psnr_db": psnr(voxels, reference, value_range=value_range, mask=mask),
+            "ssim": ssim(voxels, reference, value_range=value_range, mask=mask),
+            "sharpness": sharpness(voxels, reference, axis=along, mask=mask),
             "consistency_db": psnr(again, lr, value_range=value_range, mask=seen if seen.any() else None),
-            "resolution_mm": resolved_spacing(voxels, truth, axis=along, spacing=step, mask=mask),
+            "resolution_mm": resolved_spacing(voxels, reference, axis=along, spacing=step, mask=mask),
         }
     unseen = unseen_noise(made.matrix, reference_noise=noise, slice_noise=made.noise)
     voxels_of_slice = np.moveaxis(mask, along, -1).sum(axis=(0, 1))
     room = ceiling(errors[SPLINE], float(np.average(unseen, weights=voxels_of_slice)))
-    reference, modality = figures[SPLINE]["psnr_db"], Acquired.of(hr).modality
+    spline_db, modality = figures[SPLINE]["psnr_db"], Acquired.of(hr).modality
     return [
-        Score(name, modality, axis, condition, method, gain_db=found["psnr_db"] - reference, ceiling_db=room, **found)
-        for method, found in figures.items()
+        Score(name, modality, axis, condition, method, gain_db=row["psnr_db"] - spline_db, ceiling_db=room, **row)
+        for method, row in figures.items()
     ]
 
 

@@ -173,7 +173,7 @@ def study(paths: Sequence[str], methods, factors: Sequence[float], axes: int, cr
             changed, lesions = with_lesions(hr, kind, apart, rng)
             cases = [acquire(volume, Condition(factor), axis) for volume in (hr, changed)]
             bare = cases[0]
-            truth = bare.truth[0].numpy()
+            truth = bare.reference[0].numpy()
             counted = np.zeros_like(truth, dtype=bool)
             np.moveaxis(counted, axis, -1)[..., bare.measured] = True
             body = foreground(truth) & counted

@@ -1,10 +1,10 @@
-"""Which cheap quantity foretells the errors of a bundle best, and what an ensemble of flips would give.
+"""Compare predictors of the errors of a bundle, and an ensemble of flips.
 
     python -m tests.benchmarks.uncertainty BUNDLE DATALIST [--crop 40] [--factor 2 4]
 
-For each modality and factor ``σ² = a² + (c p)²`` is fitted on the training volumes for each predictor p and
-measured on the validation volumes: coverage of one and two deviations, mean unlikelihood of the errors under a
-Laplace distribution (nats a voxel, less is better), and the rank correlation of σ with the absolute error.
+For each modality and factor ``σ² = a² + (c p)²`` is fitted on the training volumes for each predictor p. On the
+validation volumes it is measured: coverage of one and two deviations, mean negative log-likelihood of the errors
+under a Laplace distribution (nats per voxel, lower is better), and the rank correlation of σ with the absolute error.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def predictors(model, hr, factor):
     samples = {}
     for name, values in found.items():
         samples[name] = sample_of(case, sr, predictor=None if values is None else values[0])
-    truth, inside = case.truth.as_tensor(), torch.from_numpy(case.measured)
+    truth, inside = case.reference.as_tensor(), torch.from_numpy(case.measured)
     errors = [((x - truth)[..., inside] ** 2).mean() for x in (sr.as_tensor(), members.mean(dim=0))]
     return samples, float(10 * torch.log10(errors[0] / errors[1]))
 
