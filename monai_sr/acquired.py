@@ -76,7 +76,7 @@ def acquisition_meta(
         "has_orientation": None if has_orientation else False,
     }
     facts = {name: value for name, value in facts.items() if value is not None}
-    return facts | ({"said_by_sidecar": tuple(facts)} if source == "sidecar" else {})
+    return facts | ({"sidecar_facts": tuple(facts)} if source == "sidecar" else {})
 
 
 def stored_dtype_of(image: Tensor) -> np.dtype:
@@ -162,19 +162,11 @@ class Acquired:
         """
         meta, grid = _meta_of(image), grid_of(image)
         voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
-        said_by: dict[str, Source] = dict.fromkeys(meta.get("said_by_sidecar", ()), "sidecar")
         uneven = _uneven_positions(image)
-        axis, axis_source = _axis_of(grid, axis, meta.get("slice_axis"), uneven, refined)
+        axis, axis_source = _axis_of(grid, meta, axis, uneven, refined)
         spacing = slice_spacing(grid.spacing[axis], uneven)
-        said = meta.get("slice_thickness") if axis == meta.get("slice_axis", axis) else None  # it is of that axis
-        thickness, thickness_source = _thickness_of(
-            ("option", slice_thickness),
-            (said_by.get("slice_thickness", "header"), said),
-            ("assumed", spacing),
-        )
-        modality, modality_source = _modality_of(
-            voxels, modality, meta.get("modality"), said_by.get("modality", "header")
-        )
+        thickness, thickness_source = _thickness_of(meta, slice_thickness, axis=axis, spacing=spacing)
+        modality, modality_source = _modality_of(meta, modality, voxels)
         return cls(
             image=image,
             grid=grid,
@@ -344,8 +336,12 @@ def _uneven_positions(image: Tensor) -> np.ndarray | None:
     return positions
 
 
+def _source_in(meta: Mapping[str, Any], fact: str) -> Source:
+    return "sidecar" if fact in meta.get("sidecar_facts", ()) else "header"
+
+
 def _axis_of(
-    grid: Grid, given: int | None, said: int | None, uneven: np.ndarray | None, refined: Grid | None
+    grid: Grid, meta: Mapping[str, Any], given: int | None, uneven: np.ndarray | None, refined: Grid | None
 ) -> tuple[int, Source]:
     """The through-plane axis: given, from the header, of the finer result, or of the largest spacing.
 
@@ -359,8 +355,8 @@ def _axis_of(
                 "E-USE", f"axis {given} was given, the slices are stacked along axis 2", fix="leave it out"
             )
         return given, "option"
-    if said is not None or uneven is not None:
-        return 2 if said is None else int(said), "header"
+    if meta.get("slice_axis") is not None or uneven is not None:
+        return int(meta.get("slice_axis", 2)), "header"
     if refined is not None:
         finer = [old / new for old, new in zip(grid.spacing, refined.spacing, strict=True)]
         if max(finer) > 1 + SAME_SPACING:
@@ -371,9 +367,15 @@ def _axis_of(
     return int(np.argmax(grid.spacing)), "estimated" if largest > second * (1 + SAME_SPACING) else "assumed"
 
 
-def _thickness_of(*candidates: tuple[Source, float | np.ndarray | None]) -> tuple[np.ndarray, Source]:
-    """The slice thickness of the first source that has one."""
-    source, value = next((source, value) for source, value in candidates if value is not None)
+def _thickness_of(
+    meta: Mapping[str, Any], given: float | np.ndarray | None, *, axis: int, spacing: float
+) -> tuple[np.ndarray, Source]:
+    """The slice thickness: given, from the header or sidecar, or assumed equal to the slice spacing."""
+    value, source = meta.get("slice_thickness"), _source_in(meta, "slice_thickness")
+    if given is not None:
+        value, source = given, "option"
+    elif value is None or axis != meta.get("slice_axis", axis):  # the header describes its own axis
+        value, source = spacing, "assumed"
     thickness = np.array(value, dtype=np.float64)
     if not ((thickness > 0) & np.isfinite(thickness)).all():
         raise UsageError(
@@ -382,10 +384,9 @@ def _thickness_of(*candidates: tuple[Source, float | np.ndarray | None]) -> tupl
     return thickness, source
 
 
-def _modality_of(
-    voxels: Tensor, given: Modality | None, said: Modality | None, said_by: Source
-) -> tuple[Modality, Source]:
+def _modality_of(meta: Mapping[str, Any], given: Modality | None, voxels: Tensor) -> tuple[Modality, Source]:
     """The modality: given, from the header or sidecar, or estimated from the values of all channels."""
+    said: Modality | None = meta.get("modality")
     if given and said and given != said:
         raise ImageError(
             "E-MOD", f"the header says {said}, {given} was given", fix="omit --modality, or give the correct image"
@@ -393,6 +394,6 @@ def _modality_of(
     if given:
         return given, "option"
     if said:
-        return said, said_by
+        return said, _source_in(meta, "modality")
     # a phase image beside a magnitude reaches below 0 too
     return ("CT" if all(guess_modality(channel) == "CT" for channel in voxels) else "MR"), "estimated"

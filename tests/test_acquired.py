@@ -73,8 +73,8 @@ def test_an_axis_that_cannot_be_is_refused(meta, axis):
     [
         ({}, {}, 4.0, "assumed"),
         ({"slice_thickness": 3.0}, {}, 3.0, "header"),
-        ({"slice_thickness": 3.0, "said_by_sidecar": ("slice_thickness",)}, {}, 3.0, "sidecar"),
-        ({"slice_thickness": 3.0, "said_by_sidecar": ("modality",)}, {}, 3.0, "header"),
+        ({"slice_thickness": 3.0, "sidecar_facts": ("slice_thickness",)}, {}, 3.0, "sidecar"),
+        ({"slice_thickness": 3.0, "sidecar_facts": ("modality",)}, {}, 3.0, "header"),
         ({"slice_thickness": 3.0}, {"slice_thickness": 5.0}, 5.0, "option"),
         ({"slice_thickness": 3.0, "slice_axis": 2}, {"axis": 0}, 1.0, "assumed"),
         ({"slice_thickness": np.arange(1.0, 7)}, {}, np.arange(1.0, 7), "header"),
@@ -102,7 +102,7 @@ def test_a_slice_thickness_that_cannot_be_is_refused_whoever_says_it(thickness):
         (0, {}, {}, "MR", "estimated"),
         (-1000, {}, {}, "CT", "estimated"),
         (-1000, {"modality": "MR"}, {}, "MR", "header"),
-        (0, {"modality": "MR", "said_by_sidecar": ("modality",)}, {}, "MR", "sidecar"),
+        (0, {"modality": "MR", "sidecar_facts": ("modality",)}, {}, "MR", "sidecar"),
         (0, {}, {"modality": "CT"}, "CT", "option"),
         (0, {"modality": "CT"}, {"modality": "CT"}, "CT", "option"),
     ],
@@ -218,7 +218,7 @@ def test_what_is_written_about_an_acquisition_is_read_again():
 
 def test_what_nobody_says_is_absent():
     assert acquisition_meta() == {}
-    assert acquisition_meta(modality="MR", source="sidecar") == {"modality": "MR", "said_by_sidecar": ("modality",)}
+    assert acquisition_meta(modality="MR", source="sidecar") == {"modality": "MR", "sidecar_facts": ("modality",)}
     acquired = Acquired.of(torch.rand(1, 4, 5, 6) * 100)
     assert acquired.stored_dtype == np.float32 and acquired.has_orientation and acquired.path == ""
     assert acquired.missing is None and acquired.is_even and grid_of(acquired.image).spacing == (1, 1, 1)
@@ -262,7 +262,7 @@ def keys_read(source: str) -> set[str]:
 
 KEYS = {
     "stored_dtype", "modality", "slice_axis", "slice_thickness", "slice_positions", "padding_value", "nan_voxels",
-    "has_orientation", "filename_or_obj", "said_by_sidecar",
+    "has_orientation", "filename_or_obj", "sidecar_facts",
 }  # fmt: skip
 
 
