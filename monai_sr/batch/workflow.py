@@ -10,6 +10,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.utils import MetaKeys
 
+from ..acquired import path_of
 from ..bundles import Model, bundle_model
 from ..dicom import find_series, is_dicom_source
 from ..engine.memory import peak_mib
@@ -89,7 +90,7 @@ class RecordHandler:
         self._give()
 
     def _write(self, image: Any, sr: Any, model: Model) -> None:
-        source, target = Path(image.meta["filename_or_obj"]), Path(sr.meta[MetaKeys.SAVED_TO])
+        source, target = Path(path_of(image)), Path(sr.meta[MetaKeys.SAVED_TO])
         options = resolve_options(self._options, model)
         case = Case(source.name, source, target, series=self._series(source))
         acquired, made = acquire(image, options.acquisition), made_by(options, model)
