@@ -33,7 +33,7 @@ NOT_RUN = {
     r"^monai-sr slicer .*--difference": "a second network run: test_slicer_cli.py",
     r"^python -m tests\.benchmarks|^python tests/benchmarks": "a measurement of minutes: tests/benchmarks",
     r"^python -m monai\.bundle|^torchrun": "test_bundles.py",
-    r"^python -m monai_sr\.evaluation\.quantize": "test_quantization.py",
+    r"^monai-sr quantize": "test_quantization.py",
     r"^python data_scripts": "downloads, or needs real volumes: test_data_scripts.py",
     r"^Slicer ": "needs 3D Slicer",
     r"^(snakemake|nextflow|bosh|docker|apptainer|srun) |^cd monai-sr$": "test_pipelines.py",

@@ -137,7 +137,7 @@ def test_an_8_bit_form_of_other_weights_is_refused(network, tmp_path):
     with torch.no_grad():
         next(network.parameters())[0, 0, 0, 0, 0] += 1e-6
     assert weights_fingerprint(network) != before
-    with pytest.raises(BundleError, match=r"other weights\. Fix: .*python -m monai_sr\.evaluation\.quantize") as caught:
+    with pytest.raises(BundleError, match=r"other weights\. Fix: .*monai-sr quantize") as caught:
         read_ranges(tmp_path / "int8.json", network)
     assert caught.value.code == "E-W-INT8" and caught.value.exit_code == 7
 
@@ -212,7 +212,7 @@ def test_one_command_makes_the_8_bit_form_that_the_command_line_then_runs(bundle
     words = ["run", str(thick), str(thin), "--bundle", str(bundle), "--trust-bundle", "--precision", "int8"]
     assert main(words) == 7
     assert "E-W-INT8" in capsys.readouterr().err and not thin.exists()
-    assert quantize.main([str(bundle), "--dataset", str(dataset), "--crop", "24"]) == 0
+    assert main(["quantize", str(bundle), "--dataset", str(dataset), "--crop", "24"]) == 0
     told = capsys.readouterr().out
     assert "MR x2" in told and "OpenVINO float32 differs from torch by" in told
     assert main(words) == 0
@@ -224,6 +224,6 @@ def test_one_command_makes_the_8_bit_form_that_the_command_line_then_runs(bundle
 
 def test_an_8_bit_form_that_loses_too_much_is_not_written(bundle, dataset, monkeypatch, capsys):
     monkeypatch.setattr(quantize, "LOSS_DB", -1.0)
-    assert quantize.main([str(bundle), "--dataset", str(dataset), "--crop", "24"]) == 7
+    assert main(["quantize", str(bundle), "--dataset", str(dataset), "--crop", "24"]) == 7
     assert "E-W-INT8" in capsys.readouterr().err
     assert not (bundle / "models" / "int8.json").exists()

@@ -136,6 +136,13 @@ def make_parser() -> Parser:
     sub.add_argument("--crop", type=_voxels, default=96, metavar="VOXELS", help="of each volume, a side [%(default)s]")
     _add(sub, PARAMETERS["trust_bundle"], default=False)
 
+    sub = command("quantize", "Make the 8-bit form of a bundle (models/int8.json) from its weights, and measure it")
+    sub.add_argument("bundle", metavar="BUNDLE", help="residual, pyramid or a bundle folder that you trust")
+    sub.add_argument("--dataset", metavar="DATASET", required=True, help="datalist or folder, as for training")
+    sub.add_argument(
+        "--crop", type=_voxels, default=96, metavar="VOXELS", help="measure on the middle, so many a side [%(default)s]"
+    )
+
     sub = command("demo", "Super-resolve the shipped example with both bundles and draw the result")
     sub.add_argument("--output", metavar="FOLDER", default="demo_output", help="[%(default)s]")
     _add(sub, PARAMETERS["device"], default="auto")

@@ -24,7 +24,7 @@ from ..errors import BundleError
 from ..networks import LinkedPair, PyramidNet, ResidualNet
 from .graphs import Ranges
 
-REBUILD = "python -m monai_sr.evaluation.quantize BUNDLE"
+REBUILD = "monai-sr quantize BUNDLE --dataset DATALIST"
 
 LEVELS = 3
 """Levels of a pyramid that have ranges of their own: up to a factor of 8."""

@@ -1,4 +1,4 @@
-"""``python -m monai_sr.evaluation.quantize BUNDLE --dataset DATALIST``: make the 8-bit form of a bundle.
+"""``monai-sr quantize BUNDLE --dataset DATALIST``: make the 8-bit form of a bundle.
 
 The ranges of the activations are measured on the training volumes, with thick slices of several factors. Then
 OpenVINO's float32 and int8 are measured on the validation volumes. ``models/int8.json`` is written only if both
@@ -7,10 +7,8 @@ are accurate enough.
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -20,10 +18,10 @@ from monai.data import MetaTensor
 from monai.transforms import RandSpatialCrop
 from torch import Tensor
 
-from ..bundles import NAMES, Model, bundle_path, load_bundle
+from ..bundles import Model, bundle_path, load_bundle
 from ..engine.int8 import find_ranges, write_ranges
 from ..engine.openvino import OpenVinoEngine
-from ..errors import BundleError, SuperResolutionError
+from ..errors import BundleError
 from ..io.images import read_image
 from ..io.volumes import datalist
 from ..networks import PyramidNet, ResidualNet
@@ -43,26 +41,16 @@ EQUAL = 1e-4
 """Maximum difference between OpenVINO's float32 and torch, as a fraction of the range of the result."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Build, measure and write; returns 0 if the 8-bit form was written."""
-    parser = argparse.ArgumentParser(prog="python -m monai_sr.evaluation.quantize", description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", metavar="BUNDLE", help=f"{', '.join(NAMES)}, or a bundle folder that you trust")
-    parser.add_argument(
-        "--dataset", required=True, help="datalist (JSON) or folder of thin volumes, as for the bundle's train.json"
-    )
-    parser.add_argument("--crop", type=int, default=96, metavar="VOXELS", help="measure on the middle [%(default)s]")
-    options = parser.parse_args(arguments)
-    try:
-        path = build(options.bundle, options.dataset, crop=options.crop)
-    except SuperResolutionError as error:
-        print(f"quantize: {error}", file=sys.stderr)
-        return error.exit_code
-    print(path)
-    return 0
+def build(
+    bundle: str, dataset: str | Path, *, crop: int = 96, report: Callable[[str], None] = lambda line: None
+) -> Path:
+    """Measure ranges, verify them and write them into the bundle.
 
-
-def build(bundle: str, dataset: str | Path, *, crop: int = 96) -> Path:
-    """Measure ranges, verify them and write them into the bundle; prints the measurements.
+    Args:
+        bundle: name or folder; one that does not ship is trusted.
+        dataset: datalist or folder, as for training.
+        crop: measure on the middle, so many voxels a side.
+        report: called with each line of the measurements.
 
     Raises:
         BundleError: OpenVINO's float32 differs from torch, or int8 loses too much (E-W-INT8).
@@ -77,10 +65,10 @@ def build(bundle: str, dataset: str | Path, *, crop: int = 96) -> Path:
         "float32": model.computed_by(OpenVinoEngine(network)),
         "int8": model.computed_by(OpenVinoEngine(network, ranges=ranges)),
     }
-    _check_equal(model, models["float32"], validation)
-    _check_loss(models, validation, crop)
+    _check_equal(model, models["float32"], validation, report)
+    _check_loss(models, validation, crop, report)
     path = bundle_path(bundle) / "models" / "int8.json"
-    write_ranges(path, network, ranges, made_by=f"python -m monai_sr.evaluation.quantize {model.name}")
+    write_ranges(path, network, ranges, made_by=f"monai-sr quantize {model.name}")
     return path
 
 
@@ -103,13 +91,13 @@ def _patches(network: ResidualNet | PyramidNet, volumes: Sequence[Path]) -> Iter
             yield torch.as_tensor(seen).as_subclass(Tensor)[None], round(math.log2(factor)) if thick else 0
 
 
-def _check_equal(model: Model, streamed: Model, volumes: Sequence[Path]) -> None:
+def _check_equal(model: Model, streamed: Model, volumes: Sequence[Path], report: Callable[[str], None]) -> None:
     """Compare OpenVINO's float32 with torch on a part of every volume."""
     for path in volumes:
         image = _middle(read_image(path), (72, 48, 24))
         by_torch, by_openvino = model(image, factor=3.0, axis=2), streamed(image, factor=3.0, axis=2)
         off = float((by_openvino - by_torch).abs().max() / np.ptp(by_torch.numpy()))
-        print(f"{path.name}: OpenVINO float32 differs from torch by at most {off:.1e} of the range")
+        report(f"{path.name}: OpenVINO float32 differs from torch by at most {off:.1e} of the range")
         if not off < EQUAL:
             raise BundleError(
                 "E-W-INT8",
@@ -118,11 +106,11 @@ def _check_equal(model: Model, streamed: Model, volumes: Sequence[Path]) -> None
             )
 
 
-def _check_loss(models: dict[str, Model], volumes: Sequence[Path], crop: int) -> None:
+def _check_loss(models: dict[str, Model], volumes: Sequence[Path], crop: int, report: Callable[[str], None]) -> None:
     """Compare the PSNR of int8 and float32, measured as by ``monai-sr evaluate``."""
     conditions = [Condition(factor) for factor in FACTORS]
     scores = evaluate(volumes, models, conditions=conditions, crop=crop, baselines=())
-    print(f"{'':10}{'volumes':>8}{'spline dB':>12}{'float32 dB':>12}{'int8 dB':>10}{'loss dB':>9}")
+    report(f"{'':10}{'volumes':>8}{'spline dB':>12}{'float32 dB':>12}{'int8 dB':>10}{'loss dB':>9}")
     worst = -math.inf
     for modality in sorted({score.modality for score in scores}):
         for factor in FACTORS:
@@ -131,7 +119,7 @@ def _check_loss(models: dict[str, Model], volumes: Sequence[Path], crop: int) ->
             means = {method: float(np.mean(values)) for method, values in by.items()}
             loss = means["float32"] - means["int8"]
             worst = max(worst, loss)
-            print(
+            report(
                 f"{f'{modality} x{factor}':10}{len(by['int8']):8}{means['consistent']:12.3f}"
                 f"{means['float32']:12.3f}{means['int8']:10.3f}{loss:9.3f}"
             )
@@ -145,7 +133,3 @@ def _middle(image: MetaTensor, shape: tuple[int, int, int]) -> MetaTensor:
     starts = [max(0, (n - s) // 2) for n, s in zip(image.shape[1:], shape, strict=True)]
     x, y, z = (slice(a, a + s) for a, s in zip(starts, shape, strict=True))
     return cast(MetaTensor, image[:, x, y, z])
-
-
-if __name__ == "__main__":
-    sys.exit(main())
