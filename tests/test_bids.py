@@ -171,7 +171,7 @@ def test_sessions_are_chosen_with_or_without_prefix(tmp_path):
     assert paths(find_bids_images(root, sessions=["ses-a"]), root) == ["sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz"]
     assert len(find_bids_images(root, sessions=["b"]).images) == 2
     assert len(find_bids_images(root).images) == 4
-    with pytest.raises(UsageError, match="no ses-c"):
+    with pytest.raises(UsageError, match="ses-c does not exist"):
         find_bids_images(root, sessions=["c"])
 
 
@@ -406,7 +406,7 @@ def test_metadata_that_cannot_be_read_fail_that_image_alone(tmp_path):
     (root / "sub-01/anat/sub-01_T1w.json").write_text('{"SliceThickness": 5')
     (root / "sub-02/anat/sub-02_T1w.json").symlink_to("gone")
     for image, reason in zip(
-        find_bids_images(root).images, ("no valid JSON", "cannot be read .No such file"), strict=True
+        find_bids_images(root).images, ("not valid JSON", "cannot be read .No such file"), strict=True
     ):
         with pytest.raises(ImageError, match=f"E-BIDS-JSON: .*{image.path.stem[:6]}_T1w.json - {reason}"):
             _ = image.slice_thickness

@@ -371,13 +371,13 @@ def test_the_slices_are_as_drawn_and_the_network_is_told_what_was_drawn_for_it()
         )
         torch.testing.assert_close(pair["acquired"], apply_along(true, pair["label"]))
         told = SliceModel.between(
-            thick, thin, slice_thickness=transform.told_ratio * transform.factor, profile=transform.told_profile
+            thick, thin, slice_thickness=transform.given_ratio * transform.factor, profile=transform.given_profile
         )
         torch.testing.assert_close(pair["acquisition"], told.acquisition.float())
         torch.testing.assert_close(pair["spline"], told.spline.float())
-        assert abs(transform.told_ratio / transform.ratio - 1) <= 0.25
-        assert transform.told_profile in ("gaussian", transform.profile)
-        seen.add((transform.profile, transform.told_profile, transform.told_ratio == transform.ratio))
+        assert abs(transform.given_ratio / transform.ratio - 1) <= 0.25
+        assert transform.given_profile in ("gaussian", transform.profile)
+        seen.add((transform.profile, transform.given_profile, transform.given_ratio == transform.ratio))
     assert len(seen) == 6
 
 
@@ -463,7 +463,7 @@ def test_everything_offered_is_drawn_and_nothing_else():
     draws = []
     for _ in range(400):
         transform.randomize((1.0, 1.0, 1.0))
-        draws.append((transform.factor, transform.ratio, transform.told_ratio, transform.profile, transform.sigma))
+        draws.append((transform.factor, transform.ratio, transform.given_ratio, transform.profile, transform.sigma))
     factors, ratios, tolds, profiles, sigmas = (list(column) for column in zip(*draws, strict=True))
     assert set(factors) == {2, 2.5, 3}
     assert set(profiles) == {"gaussian", "box"}
@@ -503,7 +503,7 @@ def test_a_training_that_makes_no_sense_is_refused(options, message):
 
 def test_a_pyramid_needs_slices_that_divide():
     transform = RandSimulateThickSlicesd("image", works_on="thick", factors=(4,))
-    with pytest.raises(ValueError, match="10 thin slices do not divide by the factor 4"):
+    with pytest.raises(ValueError, match="10 thin slices are not a multiple of the factor 4"):
         drawn(transform, textured((10, 10, 10)))
 
 
@@ -544,7 +544,7 @@ def test_a_coarse_crop_averages_and_an_ordinary_one_takes_voxels_as_they_are():
     torch.testing.assert_close(crop.as_tensor(), volume.as_tensor()[:, x : x + 16, y : y + 16, z : z + 16])
     coarse = RandCoarseCropd("image", (16, 16, 16), coarse=1)
     coarse.randomize = lambda shape: None
-    coarse.growth, coarse.taken, coarse.first = 2.0, [32, 32, 32], [0, 0, 0]
+    coarse.growth, coarse.lengths, coarse.first = 2.0, [32, 32, 32], [0, 0, 0]
     sharp = coarse({"image": volume})["image"].as_tensor()
     blocks = torch.nn.functional.avg_pool3d(volume.as_tensor()[None], 2)[0]
     # the mean of a spline over two voxels is nearly theirs

@@ -1,4 +1,4 @@
-"""A raw BIDS dataset: its anatomical images, and what its JSON files tell of them."""
+"""A raw BIDS dataset: its anatomical images and their metadata in JSON files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .names import NotTakenError, is_label, parsed_name, result_name
 DESCRIPTION = "dataset_description.json"
 
 LONGEST_JSON = 2**24
-"""Bytes; a longer file describes no image."""
+"""Bytes; a longer file is not a description of an image."""
 
 RAW = "raw"
 """The dataset type; also the name of the raw dataset in the URIs of its derivative."""
@@ -43,63 +43,63 @@ class BidsImage:
 
     @property
     def modality(self) -> Literal["CT", "MR"]:
-        """What the folder says."""
+        """The modality of the folder."""
         return "CT" if self.suffix == "ct" else "MR"
 
     @property
     def uri(self) -> str:
-        """How the derivative dataset cites the image."""
+        """The URI of the image in the derivative dataset."""
         return f"bids:{RAW}:{self.path.relative_to(self.root).as_posix()}"
 
     @property
     def target(self) -> Path:
-        """Where the result belongs, relative to the derivative dataset."""
+        """Path of the result, relative to the derivative dataset."""
         return self.path.parent.relative_to(self.root) / f"{result_name(self.entities, self.suffix)}.nii.gz"
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """What JSON files in the folder and above tell of the image; the nearest has the last word.
+        """Metadata of the image from JSON files in its folder and above; the nearest file has priority.
 
         Raises:
-            ImageError: one of them cannot be read.
+            ImageError: a file cannot be read.
 
         Source: BIDS, "The Inheritance Principle".
         """
-        told: dict[str, Any] = {}
+        metadata: dict[str, Any] = {}
         above = len(self.path.relative_to(self.root).parents)
         for folder in reversed(list(self.path.parents)[:above]):
-            found = []
+            files = []
             for name in os.listdir(folder):
                 if not name.endswith(f"{self.suffix}.json"):
                     continue
                 *pairs, suffix = name.removesuffix(".json").split("_")
                 entities = {pair.partition("-")[::2] for pair in pairs}
                 if suffix == self.suffix and entities <= set(self.entities.items()):
-                    found.append((len(pairs), name))
-            for _, name in sorted(found):
-                told |= read_json(folder / name)
-        return told
+                    files.append((len(pairs), name))
+            for _, name in sorted(files):
+                metadata |= read_json(folder / name)
+        return metadata
 
     @cached_property
     def slice_thickness(self) -> float | None:
-        """Millimetres, as the metadata tell; None if they do not.
+        """Slice thickness of the metadata, mm; None if absent or implausible.
 
         Raises:
             ImageError: the metadata cannot be read.
         """
-        told = self.metadata.get("SliceThickness")
-        if told is None:
+        value = self.metadata.get("SliceThickness")
+        if value is None:
             return None
-        if isinstance(told, int | float) and not isinstance(told, bool) and 0.05 <= told <= 50:
-            return float(told)
-        text = f"SliceThickness is {told!r}, implausible for CT or MR in mm; it is not used"
-        warn("W-BIDS-THICKNESS", text, path=self.path, facts={"found": told})
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0.05 <= value <= 50:
+            return float(value)
+        text = f"SliceThickness is {value!r}, implausible for CT or MR in mm; it is not used"
+        warn("W-BIDS-THICKNESS", text, path=self.path, facts={"found": value})
         return None
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file, or a folder, that is not taken."""
+    """A file or folder that is not processed."""
 
     path: Path
     code: str
@@ -108,11 +108,11 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Found:
-    """What :func:`find_bids_images` found.
+    """Result of :func:`find_bids_images`.
 
     Attributes:
         images: sorted by path.
-        left_out: images in the chosen folders that are not taken, and why; sorted by path.
+        left_out: images in the selected folders that are not processed, with the reason; sorted by path.
     """
 
     images: tuple[BidsImage, ...]
@@ -125,8 +125,8 @@ def is_bids(root: str | Path) -> bool:
     Raises:
         ImageError: its description cannot be read.
     """
-    told = read_description(Path(root))
-    return "BIDSVersion" in told and told.get("DatasetType", RAW) == RAW
+    description = read_description(Path(root))
+    return "BIDSVersion" in description and description.get("DatasetType", RAW) == RAW
 
 
 def find_bids_images(
@@ -134,15 +134,15 @@ def find_bids_images(
 ) -> Found:
     """The anatomical images of a raw dataset: ``sub-*/[ses-*/]anat``, and ``ct``.
 
-    What ``.bidsignore`` names is left out, except CT, which a valid dataset can hold in no other way.
+    Files in ``.bidsignore`` are left out, except CT, which a valid dataset cannot contain otherwise.
 
     Args:
         root: the dataset.
-        participant_labels: only these participants, with or without ``sub-``; all by default.
-        sessions: only these sessions, with or without ``ses-``; all by default, and what is in none.
+        participant_labels: only these participants, with or without ``sub-``; default: all.
+        sessions: only these sessions, with or without ``ses-``; default: all, and images without a session.
 
     Raises:
-        UsageError: no raw BIDS dataset, or a label that it does not have.
+        UsageError: the folder is not a raw BIDS dataset, or does not have a label.
         ImageError: its description cannot be read.
     """
     root = Path(root)
@@ -176,7 +176,7 @@ def find_bids_images(
 
 
 def read_description(root: Path) -> dict[str, Any]:
-    """A dataset's description; empty where there is none.
+    """The description of a dataset; empty if there is none.
 
     Raises:
         ImageError: it cannot be read.
@@ -186,7 +186,7 @@ def read_description(root: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a dataset.
+    """Read a JSON object of a dataset.
 
     Raises:
         ImageError: it cannot be read.
@@ -194,7 +194,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LONGEST_JSON:
             raise ValueError(f"{path.stat().st_size >> 20} MiB")
-        # NaN and Infinity are no JSON, but some tools write them
+        # NaN and Infinity are not JSON, but some tools write them
         content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=lambda _: None)
     except RecursionError as error:
         raise ImageError("E-BIDS-JSON", "nested too deeply", fix="repair the file", path=path) from error
@@ -204,9 +204,9 @@ def read_json(path: Path) -> dict[str, Any]:
             "E-BIDS-JSON", f"cannot be read ({reason})", fix="restore the file (`datalad get` in DataLad)", path=path
         ) from error
     except ValueError as error:
-        raise ImageError("E-BIDS-JSON", f"no valid JSON ({error})", fix="repair the file", path=path) from error
+        raise ImageError("E-BIDS-JSON", f"not valid JSON ({error})", fix="repair the file", path=path) from error
     if not isinstance(content, dict):
-        raise ImageError("E-BIDS-JSON", "no JSON object", fix="repair the file", path=path)
+        raise ImageError("E-BIDS-JSON", "not a JSON object", fix="repair the file", path=path)
     return content
 
 
@@ -216,7 +216,7 @@ def _image(root: Path, path: Path, labels: dict[str, str], ignored: bool) -> Bid
     if path.parent.name not in ("anat", "ct"):
         raise NotTakenError("E-BIDS-NAME", "an image must be in a folder such as anat")
     image = BidsImage(root, path, *parsed_name(path, labels))
-    # DataLad leaves a broken link, or a line that names the content, until it is asked for it
+    # before a file is fetched, DataLad has a broken link or a line with the name of the content
     if path.is_symlink() and not path.exists():
         raise NotTakenError("E-BIDS-FETCH", "content not fetched; run datalad get")
     if not path.is_file():
@@ -229,14 +229,14 @@ def _image(root: Path, path: Path, labels: dict[str, str], ignored: bool) -> Bid
 
 
 def _choose(there: Iterable[str], wanted: Iterable[str], entity: str, root: Path) -> list[str]:
-    """The wanted labels, all if none is wanted; an unknown one is answered with near ones."""
+    """The requested labels, default all; for an unknown label the error names similar labels."""
     folded = {label.casefold(): label for label in there}
     labels = [label.removeprefix(f"{entity}-") for label in wanted]
     for label in labels:
         if label not in set(there):
             near = difflib.get_close_matches(label.casefold(), folded, n=3) or sorted(folded)[:5]
             choices = ", ".join(f"{entity}-{folded[name]}" for name in near) or "the dataset has none"
-            raise UsageError("E-BIDS-LABEL", f"there is no {entity}-{label}", fix=f"choose {choices}", path=root)
+            raise UsageError("E-BIDS-LABEL", f"{entity}-{label} does not exist", fix=f"choose {choices}", path=root)
     return sorted(set(labels) or set(there))
 
 
@@ -254,12 +254,12 @@ def _labeled(folder: Path, entity: str, left_out: list[LeftOut]) -> Mapping[str,
 
 
 def _nifti_in(folder: Path, left_out: list[LeftOut]) -> list[Path]:
-    """Whatever is named like NIfTI, in upper case too."""
+    """Files with a NIfTI suffix, also in upper case."""
     return [folder / name for name in _names(folder, left_out) if name.lower().endswith(NIFTI_SUFFIXES)]
 
 
 def _names(folder: Path, left_out: list[LeftOut]) -> list[str]:
-    """What a folder holds, without hidden files; nothing if it is absent."""
+    """Names in a folder, without hidden files; empty if the folder does not exist."""
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):

@@ -1,6 +1,6 @@
-"""Maps laid over pictures: what does not agree with the acquired slices, and what is uncertain.
+"""Maps over pictures: difference from the acquired slices, and uncertainty.
 
-Colors of a map are a palette of few steps, transparent where there is nothing to see.
+A map has a palette of few steps, transparent at zero.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from ..intensities import Modality
 from ..trust.consistency import Consistency
 from .png import data_url
 
-LEAST_LIMIT = {"CT": 5.0, "MR": 0.01}
-"""The strongest color of the consistency map stands for at least so many HU, or so much of the range of an MR
-image: below, there is only rounding."""
+MIN_LIMIT = {"CT": 5.0, "MR": 0.01}
+"""Minimum value of the strongest color of the consistency map: HU, or fraction of the range of an MR image. Smaller
+differences are rounding."""
 
 HALF_OPAQUE = 140
 """Opacity of the strongest color, of 255: the anatomy below stays visible."""
 
 _STEPS = 24
-"""Steps from nothing to the limit: more would cost space and not be seen."""
+"""Steps from zero to the limit: more would not be visible."""
 
 _BELOW, _ABOVE = ((222, 240, 255), (58, 146, 255)), ((255, 236, 214), (255, 96, 43))
 _GROWING = ((60, 15, 110), (187, 55, 84), (249, 142, 8), (252, 255, 164))
-"""Few of the colors of matplotlib's "inferno", which gray-scale prints and color-blind readers keep apart."""
+"""Some colors of matplotlib's "inferno", distinguishable in gray-scale prints and by color-blind readers."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Overlay:
 
     Attributes:
         kind: "consistency" or "uncertainty".
-        title: what its colors mean.
-        limit: value of the strongest color, in the file's units; beyond it the color stays.
-        signed: whether values go both ways.
-        unit: of the values.
+        title: meaning of the colors.
+        limit: value of the strongest color, in the units of the file.
+        signed: whether values are positive and negative.
+        unit: unit of the values.
     """
 
     kind: str
@@ -51,7 +51,7 @@ class Overlay:
 
     @property
     def palette(self) -> np.ndarray:
-        """(k, 4) uint8, in the middle (signed) or first of which is transparent."""
+        """(k, 4) uint8; the middle (signed) or first color is transparent."""
         rising = np.linspace(0, 1, _STEPS + 1)
         alpha = np.minimum(HALF_OPAQUE, 300 * rising)
         if not self.signed:
@@ -61,12 +61,12 @@ class Overlay:
         return np.concatenate([below[:0:-1], above]).round().astype(np.uint8)
 
     def codes(self, values: np.ndarray) -> np.ndarray:
-        """Place of each value in the palette; NaN is nothing to see."""
+        """Index of each value in the palette; NaN is transparent."""
         steps = np.rint(np.clip(np.nan_to_num(values) / self.limit, -1 if self.signed else 0, 1) * _STEPS)
         return (steps + (_STEPS if self.signed else 0)).astype(np.uint8)
 
     def picture(self, values: np.ndarray) -> str:
-        """The source of an ``<img>``; empty if there is nothing to see."""
+        """The source of an ``<img>``; empty if all is transparent."""
         codes = self.codes(values)
         if (codes == (_STEPS if self.signed else 0)).all():
             return ""
@@ -93,20 +93,20 @@ def round_up(value: float) -> float:
     return float(next(f"{power * f:.12g}" for f in (1, 2, 5, 10) if power * f >= value * (1 - 1e-9)))
 
 
-def _ramp(shares: np.ndarray, colors: tuple[tuple[int, int, int], ...]) -> np.ndarray:
-    """(k, 3) colors between the given ones."""
+def _ramp(fractions: np.ndarray, colors: tuple[tuple[int, int, int], ...]) -> np.ndarray:
+    """(k, 3) colors interpolated between the given colors."""
     knots = np.linspace(0, 1, len(colors))
-    return np.column_stack([np.interp(shares, knots, [c[channel] for c in colors]) for channel in range(3)])
+    return np.column_stack([np.interp(fractions, knots, [c[channel] for c in colors]) for channel in range(3)])
 
 
 def consistency_overlay(found: Consistency, modality: Modality) -> Overlay:
-    """The map of what a result does not give back, in colors that rounding alone does not reach."""
-    least = LEAST_LIMIT[modality] * (1.0 if modality == "CT" else found.value_range)
-    least = max(least, 4 * found.rounding)
+    """The map of the difference from the acquired slices, with a limit above rounding."""
+    minimum = MIN_LIMIT[modality] * (1.0 if modality == "CT" else found.value_range)
+    minimum = max(minimum, 4 * found.rounding)
     values = np.abs(found.residual.as_tensor()[0].numpy())
     strong = float(np.nanpercentile(values[..., :: max(1, values.shape[-1] // 64)], 99.5))
-    limit = round_up(max(least, strong))
-    return Overlay("consistency", f"Acquired less re-acquired ({found.unit})", limit, True, found.unit)
+    limit = round_up(max(minimum, strong))
+    return Overlay("consistency", f"Acquired minus re-acquired ({found.unit})", limit, True, found.unit)
 
 
 def uncertainty_overlay(uncertainty: MetaTensor, modality: Modality) -> Overlay:

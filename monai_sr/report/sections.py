@@ -1,4 +1,4 @@
-"""What stands below the pictures: curves, agreement, warnings, tables, the Methods paragraph, and help."""
+"""The sections of a report: tiles, curves, agreement, warnings, tables, the Methods paragraph, and help."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .words import Rows
 
 KEYS = (
     ("1 2 3", "thick, cubic, super-resolved"),
-    ("space", "the next of them, in place"),
+    ("space", "the next image, in place"),
     ("4", "side by side, and back"),
-    ("← →", "slice before, slice after, of the plane under the pointer"),
-    ("+ − 0", "closer, farther, all of it; drag to move, double click to look closer"),
-    ("c", "map of what does not agree with the acquired slices"),
+    ("← →", "previous and next slice of the plane under the pointer"),
+    ("+ − 0", "zoom in, zoom out, reset; drag to move, double click to zoom in"),
+    ("c", "map of the difference from the acquired slices"),
     ("u", "map of uncertainty"),
     ("w", "next window"),
     ("v", "voxels as squares, or smooth"),
@@ -30,7 +30,7 @@ KEYS = (
 
 
 def curves(scene: Scene) -> str:
-    """The profile along the steepest edge, and the spectrum, each with what it shows in words."""
+    """The profile along the steepest edge and the spectrum, each with a caption."""
     unit = "HU" if scene.modality == "CT" else "signal"
     parts = []
     profile = steepest_profile(scene)
@@ -73,14 +73,14 @@ def curves(scene: Scene) -> str:
         )
         parts.append(
             f'<figure class="graph"><h3>Spatial frequencies</h3>{drawn}<figcaption>Power of lines across the slices, '
-            "and of lines in-plane to compare with. The acquired slices cannot tell frequencies right of the mark "
-            "apart: what a result has there is estimated.</figcaption></figure>"
+            "and of in-plane lines for comparison. The acquired slices do not resolve frequencies right of the mark; "
+            "what a result has there is estimated.</figcaption></figure>"
         )
     return "".join(parts) or "<p>Too few slices for curves.</p>"
 
 
 def navigation(links: Mapping[str, str]) -> str:
-    """Links to other pages of a run, by what to call them; empty without any."""
+    """Links to other pages of a run, by their names; empty if there are none."""
     if not links:
         return ""
     items = " ".join(f'<a href="{escape(quote(path))}">{escape(name)}</a>' for name, path in links.items())
@@ -110,21 +110,21 @@ def tiles(found: Consistency, limit: float | None, resolution: str, codes: Seque
 
 
 def trust(found: Consistency, limit: float | None, uncertainty: np.ndarray | None = None) -> str:
-    """How far the result is from the acquired slices, as a table and slice by slice."""
+    """Difference between result and acquired slices, as a table and slice by slice."""
     unit = "HU" if found.unit == "HU" else "signal units"
     rows: Rows = [
         ("root mean square", f"{found.nrmse * found.value_range:.3g} {unit}, {100 * found.nrmse:.3g} % of the range"),
         ("95th percentile", f"{found.p95:.3g} {unit}"),
-        ("largest", f"{found.maximum:.3g} {unit}"),
+        ("maximum", f"{found.maximum:.3g} {unit}"),
         (
             "worst slice",
             f"number {found.worst_slice + 1} of {len(found.slice_nrmse)}, {100 * found.score:.3g} % of the range",
         ),
     ]
     if found.rounding:
-        rows.append(("of that, rounding", f"up to {found.rounding:g} {unit}: the result is stored as whole numbers"))
+        rows.append(("of this, rounding", f"up to {found.rounding:g} {unit}: the result is stored as whole numbers"))
     if limit is not None:
-        verdict = "within" if found.within(limit) else "beyond"
+        verdict = "within" if found.within(limit) else "exceeded"
         rows.append(("limit of the bundle", f"{100 * limit:.3g} % of the range in any slice, and rounding: {verdict}"))
     if uncertainty is not None:
         some = uncertainty[tuple(slice(None, None, max(1, n // 64)) for n in uncertainty.shape)]
@@ -145,14 +145,14 @@ def trust(found: Consistency, limit: float | None, uncertainty: np.ndarray | Non
         marks=[] if limit is None else [Mark(f"limit {limit * found.value_range:.3g}", y=limit * found.value_range)],
     )
     return (
-        '<div class="pair"><div><p>The result, averaged again by the slice profile at the places of the acquired '
-        "slices, less those slices. It shows every contradiction; it cannot show what is invented between slices.</p>"
+        '<div class="pair"><div><p>The result, averaged by the slice profile at the positions of the acquired slices, '
+        "minus these slices. It shows every contradiction. It cannot show what is invented between slices.</p>"
         f'{_table(rows, "")}</div><figure class="graph"><h3>Each acquired slice</h3>{drawn}</figure></div>'
     )
 
 
 def notes(warnings: Sequence[SuperResolutionWarning]) -> str:
-    """All warnings with their codes and remedies; empty without any."""
+    """All warnings with their codes and remedies; empty if there are none."""
     if not warnings:
         return ""
     items = []
@@ -185,7 +185,7 @@ def tables(facts: Mapping[str, Rows]) -> str:
 
 
 def for_methods(paragraph: str, bibtex: str) -> str:
-    """The paragraph and its references, to be copied."""
+    """The paragraph and its references, with buttons to copy them."""
 
     def copier(of: str, what: str) -> str:
         return f'<button type="button" class="copy" data-of="{of}" hidden>Copy {what}</button>'

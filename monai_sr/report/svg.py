@@ -21,8 +21,8 @@ class Curve:
     Attributes:
         label: for the legend.
         kind: class of the style sheet, such as "sr".
-        x, y: values; a NaN breaks the line.
-        drawn: "line", or "steps" that change halfway between points, or "bars" from 0, or "points and line".
+        x, y: values; NaN interrupts the line.
+        drawn: "line", "steps" that change halfway between points, "bars" from 0, or "points and line".
         low, high: an interval for each point, drawn as a whisker.
     """
 
@@ -37,7 +37,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Mark:
-    """A vertical (``x``) or horizontal (``y``) line with a word at it."""
+    """A vertical (``x``) or horizontal (``y``) line with a label."""
 
     label: str
     x: float | None = None
@@ -59,12 +59,12 @@ def plot(
 
     Args:
         curves: at least one, drawn in this order.
-        title: what it shows, for those who do not see it.
-        x, y: what the axes count, with the unit.
+        title: description for readers who cannot see the plot.
+        x, y: names of the axes, with units.
         marks: see :class:`Mark`.
-        y_range: ends of the vertical axis; by the values if None.
-        x_ticks: places and words along the horizontal axis; round numbers if None.
-        reversed_x: let values grow to the left.
+        y_range: ends of the vertical axis; default: those of the values.
+        x_ticks: positions and labels on the horizontal axis; default: round numbers.
+        reversed_x: values increase to the left.
     """
     xs = np.concatenate([np.asarray(c.x, dtype=float) for c in curves])
     ys = np.concatenate([np.asarray(v, dtype=float) for c in curves for v in (c.y, c.low, c.high) if v is not None])
@@ -79,12 +79,12 @@ def plot(
         left, right = left - 0.5, right + 0.5
 
     def across(value: float) -> float:
-        share = (value - left) / (right - left)
-        return _LEFT + (1 - share if reversed_x else share) * (WIDTH - _LEFT - _RIGHT)
+        fraction = (value - left) / (right - left)
+        return _LEFT + (1 - fraction if reversed_x else fraction) * (WIDTH - _LEFT - _RIGHT)
 
     def up(value: float) -> float:
-        share = (min(max(value, bottom), top) - bottom) / (top - bottom)
-        return HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM)
+        fraction = (min(max(value, bottom), top) - bottom) / (top - bottom)
+        return HEIGHT - _BOTTOM - fraction * (HEIGHT - _TOP - _BOTTOM)
 
     parts = [
         f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
@@ -124,9 +124,9 @@ def plot(
     return "".join(parts) + legend(curves)
 
 
-def document(curves: Sequence[Curve], **told: Any) -> str:
-    """:func:`plot` as a file of its own, legend and colors included; ``told`` as there."""
-    drawn = plot(curves, **told).partition("</svg>")[0]
+def document(curves: Sequence[Curve], **options: Any) -> str:
+    """:func:`plot` as a file, with legend and colors; ``options`` as there."""
+    drawn = plot(curves, **options).partition("</svg>")[0]
     rows = -(-len(curves) // _LEGEND_COLUMNS)
     height = HEIGHT + 12 + 20 * rows
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" class="plot"'
@@ -147,7 +147,7 @@ def document(curves: Sequence[Curve], **told: Any) -> str:
 _LEGEND_COLUMNS = 4
 
 METHOD_COLORS = ("#777777", "#3b6fb6", "#8a6d1f", "#2f7d5b", "#b3392f", "#8e4fa8", "#0b8a99", "#c26a00")
-"""Told apart also by most who are color-blind; kinds "m0", "m1", … of :func:`document`."""
+"""Colors of the kinds "m0", "m1", … in :func:`document`, distinguishable by most color-blind readers."""
 
 _STYLE = (
     "text{font:13px 'Source Sans 3','Segoe UI',system-ui,sans-serif;fill:#444}.name{text-anchor:middle;fill:#000}"
@@ -159,7 +159,7 @@ _STYLE = (
 
 
 def legend(curves: Sequence[Curve]) -> str:
-    """The words of a plot, each beside its color, as a list below it."""
+    """The legend of a plot, as a list below it."""
     if len(curves) < 2:
         return ""
     items = "".join(f'<li class="{escape(c.kind)} {c.drawn}">{escape(c.label)}</li>' for c in curves)

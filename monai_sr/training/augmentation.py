@@ -1,4 +1,4 @@
-"""Random thick slices to train on: another factor, axis, thickness, profile and noise each time."""
+"""Random thick slices for training: factor, axis, thickness, profile and noise are drawn each time."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from ..transforms import _averages, _floating
 
 
 class RandSimulateThickSlicesd(Randomizable, MapTransform):
-    """A training pair from a volume of thin slices: thick ones are drawn, the thin ones are the truth.
+    """A training pair from a volume of thin slices: simulated thick slices, and the thin slices as reference.
 
-    Draws the slice axis among those whose spacing is near the finest, the factor, the ratio of
-    thickness to spacing, the profile, the noise, and what the network is told of all that, from
-    ``self.R``. Now and then it is told a Gaussian for a box, or a wrong thickness, so that it learns
-    not to trust either blindly. Of a key ``image`` it makes
+    It draws, from ``self.R``: the slice axis among those with a spacing near the finest, the factor, the ratio of
+    thickness to spacing, the profile, the noise, and the thickness and profile that are given to the network.
+    Sometimes a Gaussian is given instead of a box, or a wrong thickness, so that the network learns to tolerate
+    both. From a key ``image`` it makes
 
-    - ``image``: what the network sees, normalized like the input: the consistent spline on the thin
-      grid (``works_on="thin"``), or the acquired slices as a standard profile would have given them
-      (``works_on="thick"``), see :meth:`monai_sr.slices.SliceModel.standard_slices`;
-    - ``label``: the truth, through-plane axis last;
-    - ``acquired``, ``acquisition``, ``spline``: y, and A and B as told, for
-      :func:`monai_sr.slices.enforce_consistency` around the network.
+    - ``image``: input of the network, normalized like the volume: the consistent spline on the thin grid
+      (``works_on="thin"``), or the acquired slices converted to a standard profile (``works_on="thick"``), see
+      :meth:`monai_sr.slices.SliceModel.standard_slices`;
+    - ``label``: the reference, through-plane axis last;
+    - ``acquired``, ``acquisition``, ``spline``: y, and A and B for the given thickness and profile, for
+      :func:`monai_sr.slices.enforce_consistency` after the network.
 
     Args:
-        keys: the volumes of thin slices, (1, X, Y, Z).
-        factors: thin slices per thick one; one is drawn.
-        works_on: "thin" or "thick", as the network says.
-        thickness_ratios: the range that thickness/spacing is drawn from.
-        usual: how often thickness equals spacing instead.
-        gaps: how often slices are as thin as those wanted instead: plain subsampling.
-        box: how often the profile is in truth a box.
-        recognized: how often the network is told so; else a Gaussian of that width.
-        mistaken: how often the thickness told is not the true one.
-        mistake: by what share of it at most.
-        noise: the largest standard deviation of noise on the thick slices, in units of the input.
-        noisy: how often there is noise.
-        isotropy: an axis may be the slice axis if its spacing is at most this many times the finest.
+        keys: volumes of thin slices, (1, X, Y, Z).
+        factors: thin slices per thick slice; one value is drawn.
+        works_on: "thin" or "thick", as of the network.
+        thickness_ratios: range of thickness divided by spacing.
+        usual: probability that thickness equals spacing instead.
+        gaps: probability that slices are as thin as the output slices instead: plain subsampling.
+        box: probability of a box profile.
+        box_given: probability that the network is given a box as such; otherwise it is given a Gaussian of that width.
+        mistaken: probability that the given thickness is wrong.
+        mistake: maximum relative error of the given thickness.
+        noise: maximum standard deviation of noise on the thick slices, in units of the input.
+        noisy: probability of noise.
+        isotropy: an axis can be the slice axis if its spacing is at most this many times the finest.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         usual: float = 0.45,
         gaps: float = 0.15,
         box: float = 0.2,
-        recognized: float = 0.7,
+        box_given: float = 0.7,
         mistaken: float = 0.15,
         mistake: float = 0.25,
         noise: float = 0.02,
@@ -73,21 +73,21 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
             raise ValueError(f"a pyramid is trained at powers of two, not at factors {tuple(factors)}")
         self.factors, self.works_on = tuple(factors), works_on
         self.thickness_ratios, self.usual, self.gaps = thickness_ratios, usual, gaps
-        self.box, self.recognized = box, recognized
+        self.box, self.box_given = box, box_given
         self.mistaken, self.mistake = mistaken, mistake
         self.noise, self.noisy, self.isotropy = noise, noisy, isotropy
 
     def randomize(self, spacing: Sequence[float]) -> None:  # type: ignore[override]
-        """Draw everything; ``spacing`` of the volume decides which axes may be the slice axis."""
+        """Draw all random values; ``spacing`` decides which axes can be the slice axis."""
         near = [a for a in range(3) if spacing[a] <= self.isotropy * min(spacing)]
         self.axis = int(self.R.choice(near))
         self.factor = float(self.R.choice(self.factors))
-        ratio, kind = float(self.R.uniform(*self.thickness_ratios)), self.R.random()
-        self.ratio = 1.0 if kind < self.usual else 1 / self.factor if kind < self.usual + self.gaps else ratio
+        ratio, draw = float(self.R.uniform(*self.thickness_ratios)), self.R.random()
+        self.ratio = 1.0 if draw < self.usual else 1 / self.factor if draw < self.usual + self.gaps else ratio
         self.profile: Profile = "box" if self.R.random() < self.box else "gaussian"
-        self.told_profile: Profile = self.profile if self.R.random() < self.recognized else "gaussian"
+        self.given_profile: Profile = self.profile if self.R.random() < self.box_given else "gaussian"
         mistake = float(self.R.uniform(-self.mistake, self.mistake))
-        self.told_ratio = self.ratio * (1 + mistake if self.R.random() < self.mistaken else 1.0)
+        self.given_ratio = self.ratio * (1 + mistake if self.R.random() < self.mistaken else 1.0)
         sigma = float(self.R.uniform(0, self.noise))
         self.sigma = sigma if self.R.random() < self.noisy else 0.0
 
@@ -104,18 +104,18 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         n = hr.shape[-1]
         m = max(2, round(n / self.factor))
         if self.works_on == "thick" and m * self.factor != n:
-            raise ValueError(f"{n} thin slices do not divide by the factor {self.factor:g}")
+            raise ValueError(f"{n} thin slices are not a multiple of the factor {self.factor:g}")
         thin, thick = np.arange(n) - (n - 1) / 2, (np.arange(m) - (m - 1) / 2) * self.factor
         true = profile_matrix(thin, thick, slice_thickness=self.ratio * self.factor, profile=self.profile)
         lr = apply_along(true, hr)
         if self.sigma:
             lr = lr + torch.from_numpy(self.R.normal(0, self.sigma, lr.shape)).to(lr)
         model = SliceModel.between(
-            thick, thin, slice_thickness=self.told_ratio * self.factor, profile=self.told_profile
+            thick, thin, slice_thickness=self.given_ratio * self.factor, profile=self.given_profile
         )
-        seen = model.spline if self.works_on == "thin" else model.standard_slices()
+        to_input = model.spline if self.works_on == "thin" else model.standard_slices()
         return {
-            key: apply_along(seen, lr),
+            key: apply_along(to_input, lr),
             "label": hr,
             "acquired": lr,
             "acquisition": model.acquisition.float(),
@@ -124,16 +124,16 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
 
 
 class RandCoarseCropd(Randomizable, MapTransform):
-    """A random crop, now and then of a coarser copy of the volume.
+    """A random crop, sometimes of a coarser copy of the volume.
 
-    More voxel sizes than the training data have, and truths that are sharp and quiet for theirs:
-    averaging neighbors takes noise and blur away.
+    This adds voxel sizes that the training data do not have, with sharp references of low noise, because averaging
+    neighbors removes noise and blur.
 
     Args:
         keys: volumes (C, X, Y, Z) with affine, at least ``size`` along every axis.
         size: voxels of the crop.
-        coarsest: the largest growth of the voxels, drawn from 1 to this or to what the volume allows.
-        coarse: how often they grow at all.
+        coarsest: maximum growth of the voxels, limited by the size of the volume.
+        coarse: probability of a growth.
     """
 
     def __init__(
@@ -151,14 +151,14 @@ class RandCoarseCropd(Randomizable, MapTransform):
         self.size, self.coarsest, self.coarse = tuple(size), coarsest, coarse
 
     def randomize(self, shape: Sequence[int]) -> None:  # type: ignore[override]
-        """Draw the growth of the voxels and where the crop lies in a volume of that shape."""
-        most = min(self.coarsest, *(n / size for n, size in zip(shape, self.size, strict=True)))
-        if most < 1:
-            raise ValueError(f"a crop of {self.size} voxels was asked of a volume of {tuple(shape)}")
-        growth = float(self.R.uniform(1, most))
+        """Draw the growth of the voxels and the position of the crop in a volume of this shape."""
+        limit = min(self.coarsest, *(n / size for n, size in zip(shape, self.size, strict=True)))
+        if limit < 1:
+            raise ValueError(f"the volume {tuple(shape)} is smaller than the crop {self.size}")
+        growth = float(self.R.uniform(1, limit))
         self.growth = growth if self.R.random() < self.coarse else 1.0
-        self.taken = [int(np.ceil(size * self.growth - 1e-9)) for size in self.size]
-        self.first = [int(self.R.randint(0, n - taken + 1)) for n, taken in zip(shape, self.taken, strict=True)]
+        self.lengths = [int(np.ceil(size * self.growth - 1e-9)) for size in self.size]
+        self.first = [int(self.R.randint(0, n - length + 1)) for n, length in zip(shape, self.lengths, strict=True)]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -173,9 +173,9 @@ class RandCoarseCropd(Randomizable, MapTransform):
         affine = grid.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ (np.array(self.first) + (self.growth - 1) / 2)
         affine[:3, :3] *= self.growth
-        for axis, (first, taken, size) in enumerate(zip(self.first, self.taken, self.size, strict=True)):
-            voxels = voxels.narrow(axis + 1, first, taken)
+        for axis, (first, length, size) in enumerate(zip(self.first, self.lengths, self.size, strict=True)):
+            voxels = voxels.narrow(axis + 1, first, length)
             if self.growth != 1:
-                voxels = apply_along(_averages(taken, size, self.growth), voxels, axis + 1)
+                voxels = apply_along(_averages(length, size, self.growth), voxels, axis + 1)
         shape = (self.size[0], self.size[1], self.size[2])
         return on_grid(voxels.contiguous(), Grid(shape, affine), volume)
