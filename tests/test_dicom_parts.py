@@ -32,7 +32,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from monai_sr.dicom import Found, find_series, read_series, short_name
+from monai_sr.dicom import Found, acquisition, find_series, read_series, short_name, stack_of
 from monai_sr.errors import ImageError, UsageError
 
 ROUNDING = 0.02
@@ -642,3 +642,35 @@ def test_control_characters_of_a_uid_are_escaped(tmp_path):
     for text in (found.choices(), *(series.label for series in found.series)):
         assert text.isprintable()
     assert [found.choose(series.label) for series in found.series] == [(series,) for series in found.series]
+
+
+# ------------------------------------------------------------- what stands beside a result
+
+
+@catalogue.fault("P01")
+def test_the_json_beside_a_result_holds_numbers_and_known_codes_only(tmp_path):
+    words = ("Manufacturer", "ConvolutionKernel", "BodyPartExamined", "ScanningSequence", "SequenceVariant")
+    typed = slices(SMALL, modality="MR", MRAcquisitionType="2D", **dict.fromkeys(words, "CANARY"), series=1)
+    known = {"Manufacturer": "SIEMENS", "ConvolutionKernel": "Br40d", "BodyPartExamined": "BRAIN"}
+    known |= {"ScanningSequence": ["SE", "IR"], "SequenceVariant": "SK"}
+    write(tmp_path, typed)
+    write(tmp_path, slices(SMALL, modality="MR", **known, series=2))
+    first, second = (acquisition(series) for series in find_series(tmp_path).series)
+    assert tells_nothing(first)
+    assert not set(words) & set(first) and first["MRAcquisitionType"] == "2D"
+    assert {name: second[name] for name in known} == known
+
+
+def test_the_json_beside_a_result_says_which_part_of_a_series_it_is_of(tmp_path):
+    write_parts(tmp_path, settings({"EchoNumbers": 1}, {"EchoNumbers": 2}))
+    parts = [acquisition(series)["SeriesPart"] for series in find_series(tmp_path).series]
+    assert sorted(parts, key=str) == [{"echo": "1"}, {"echo": "2"}]
+
+
+@catalogue.fault("I20", "E-IMG-FEW")
+def test_two_slices_are_refused_by_their_headers_alone(tmp_path):
+    write(tmp_path, slices(Stack(even(2, 4.0))))
+    (series,) = find_series(tmp_path).series
+    with pytest.raises(ImageError) as caught:
+        stack_of(series)
+    assert caught.value.code == "E-IMG-FEW"

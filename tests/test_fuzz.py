@@ -12,26 +12,37 @@ import os
 import shutil
 import signal
 import tracemalloc
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
-import dicom_phantoms
+import dicom_phantoms as phantoms
 import file_formats as formats
 import numpy as np
 import pytest
 from catalogue import fault
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
 from monai_sr.acquired import Acquired
 from monai_sr.batch import find_cases
 from monai_sr.batch.record import is_own_result
 from monai_sr.bids import derivative_sidecar, find_bids_images, is_bids, write_dataset_description
 from monai_sr.cli.config import read_config
+from monai_sr.dicom import acquisition, find_series, short_name
 from monai_sr.errors import SuperResolutionError, collect_notices
 from monai_sr.grid import Grid
 from monai_sr.inference import super_resolve
-from monai_sr.io.images import read_header, read_image, read_labels
+from monai_sr.io.images import read_dicom, read_header, read_image, read_labels
 from monai_sr.options import RunOptions
 
 COUNT = int(os.environ.get("MONAI_SR_FUZZ", "10000"))
@@ -163,10 +174,74 @@ def read_any_dataset(folder: Path) -> None:
     write_dataset_description(folder / "out", raw_root=folder)
 
 
-def a_series(folder: Path) -> str:
-    stack = dicom_phantoms.Stack(dicom_phantoms.even(4, 4.0), rows=8, columns=8)
-    dicom_phantoms.write(folder / "series", dicom_phantoms.slices(stack))
-    return "series"
+SMALL = phantoms.Stack(phantoms.even(4, 4.0), rows=8, columns=8)
+LARGER = phantoms.Stack(phantoms.even(4, 4.0), rows=32, columns=34)
+"""As many pixels as the encoder of JPEG 2000 needs."""
+
+
+def two_volumes(**attributes: list) -> list[list]:
+    """Slices of two volumes at one place, which differ in some attributes."""
+    return [
+        phantoms.slices(
+            SMALL,
+            lambda points, n=n: phantoms.anatomy_at(points) / (n + 1),
+            modality="MR",
+            **{name: values[n] for name, values in attributes.items()},
+        )
+        for n in range(2)
+    ]
+
+
+DICOM = {
+    "explicit": lambda: (phantoms.slices(SMALL), ExplicitVRLittleEndian),
+    "implicit": lambda: (phantoms.slices(SMALL, modality="MR"), ImplicitVRLittleEndian),
+    "big endian": lambda: (phantoms.slices(SMALL), ExplicitVRBigEndian),
+    "deflated": lambda: (phantoms.slices(SMALL), DeflatedExplicitVRLittleEndian),
+    "run length": lambda: (phantoms.slices(LARGER), RLELossless),
+    "JPEG 2000": lambda: (phantoms.slices(LARGER), JPEG2000Lossless),
+    "enhanced": lambda: (
+        phantoms.enhanced(*two_volumes(), dimension="TemporalPositionIndex"),
+        ImplicitVRLittleEndian,
+    ),
+    "enhanced run length": lambda: (phantoms.enhanced(phantoms.slices(LARGER)), RLELossless),
+    "echoes": lambda: ([*chain(*two_volumes(EchoTime=[2, 9]))], ExplicitVRLittleEndian),
+    "b-values": lambda: ([*chain(*two_volumes(DiffusionBValue=[0.0, 700.0]))], ExplicitVRLittleEndian),
+}
+"""Datasets and transfer syntax by name."""
+
+
+def a_series(name: str, *, zipped: bool = False) -> Callable[[Path], str]:
+    def make(folder: Path) -> str:
+        datasets, syntax = DICOM[name]()
+        paths = phantoms.write(folder / "series", datasets, syntax=syntax)
+        if not zipped:
+            return "series"
+        with zipfile.ZipFile(folder / "series.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in paths:
+                archive.write(path, path.name)
+        shutil.rmtree(folder / "series")
+        return "series.zip"
+
+    return make
+
+
+def read_any_series(source: Path) -> None:
+    """Find and read every volume; names differ, and nothing of a header's text is said."""
+    found = find_series(source)
+    said = [str(error) for _, error in found.broken]  # which name no UID; a damaged one may hold any text
+    assert found.choices().isprintable()
+    assert len({short_name(series) for series in found.series}) == len(found.series)
+    error = found.broken[0][1] if found.broken else None
+    for series in found.series:
+        acquisition(series)
+        try:
+            read_dicom(series, path=source)
+        except SuperResolutionError as fault_of_series:
+            error = fault_of_series
+            said.append(str(error))
+    assert phantoms.tells_nothing(*said)
+    if error is not None:
+        raise error
 
 
 KINDS: dict[str, tuple[Callable[[Path], str], Callable[[Path], object]]] = {
@@ -176,7 +251,8 @@ KINDS: dict[str, tuple[Callable[[Path], str], Callable[[Path], object]]] = {
     "options in JSON": (a_config("a.json", '{"wanted": {"factor": 4}, "axis": 2, "include": ["a*"]}'), read_config),
     "options in YAML": (a_config("a.yaml", "wanted: {factor: 4}\naxis: 2\ninclude:\n- a*\n"), read_config),
     "BIDS": (a_dataset, read_any_dataset),
-    "DICOM": (a_series, read_image),
+    **{f"DICOM {name}": (a_series(name), read_any_series) for name in DICOM},
+    "DICOM zip": (a_series("explicit", zipped=True), read_any_series),
 }  # fmt: skip
 """By name what writes a sound input into a folder, and what reads it."""
 

@@ -6,14 +6,14 @@ written. Limits hold before a byte is unpacked.
 
 from __future__ import annotations
 
+import errno
 import re
 import stat
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 
-from ..errors import ImageError
+from ..errors import ImageError, write_error
 
 MOST_ENTRIES = 100_000
 MOST_BYTES = 64 * 2**30
@@ -42,16 +42,17 @@ def unpack(archive: Path) -> tempfile.TemporaryDirectory[str]:
                 with packed.open(entry) as source, open(target, "wb") as file:
                     while block := source.read(2**20):
                         file.write(block)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except BaseException as error:
         folder.cleanup()
+        if isinstance(error, ImageError):
+            raise error.at(archive) from None
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise write_error(Path(folder.name), error) from error
+        if not isinstance(error, Exception):
+            raise
+        # zipfile and its decoders raise many types on damaged archives
         reason = "uses a compression that is not read" if isinstance(error, NotImplementedError) else "is damaged"
         raise ImageError("E-IO-CRC", f"the archive {reason}", fix="copy or pack it again", path=archive) from error
-    except ImageError as error:
-        folder.cleanup()
-        raise error.at(archive) from None
-    except BaseException:
-        folder.cleanup()
-        raise
     return folder
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydicom.datadict import keyword_for_tag
+from pydicom.sequence import Sequence
+
 from .series import Frame
 
 ENHANCED = {"EchoTime": "EffectiveEchoTime", "ImageType": "FrameType"}
@@ -11,9 +14,17 @@ ENHANCED = {"EchoTime": "EffectiveEchoTime", "ImageType": "FrameType"}
 
 
 def value_of(frame: Frame, name: str) -> Any:
-    """An attribute of a frame; None if it has none."""
+    """An attribute of a frame; None if it has none, or none that can be read."""
     grouped = grouped_values(frame)
-    return grouped[name] if name in grouped else frame.header.get(name)
+    return grouped[name] if name in grouped else get(frame.header, name)
+
+
+def get(dataset: Any, name: str | int) -> Any:
+    """The value of a keyword or tag; None if there is none, or none that can be read."""
+    try:
+        return dataset[name].value if name in dataset else None
+    except Exception:  # pydicom reads values when they are asked for, and raises many types
+        return None
 
 
 def grouped_values(frame: Frame) -> dict[str, Any]:
@@ -21,11 +32,12 @@ def grouped_values(frame: Frame) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def add(dataset: Any, depth: int) -> None:
-        for element in dataset:
-            if element.VR != "SQ":
-                found.setdefault(element.keyword or str(element.tag), element.value)
-            elif depth and element.value:
-                add(element.value[0], depth - 1)
+        for tag in list(dataset.keys()):
+            value = get(dataset, tag)
+            if not isinstance(value, Sequence):
+                found.setdefault(keyword_for_tag(tag) or str(tag), value)
+            elif depth and value:
+                add(value[0], depth - 1)
 
     for group in groups_of(frame.header, frame.number):
         add(group, 2)
@@ -51,4 +63,5 @@ def in_group(groups: list[Any], sequence: str, name: str) -> Any:
 
 def stack_of_frame(frame: Frame) -> str:
     """Which stack of a multi-frame file a frame belongs to; empty in a classic file."""
-    return str(in_group(groups_of(frame.header, frame.number), "FrameContentSequence", "StackID") or "")
+    contents = [get(group, "FrameContentSequence") for group in groups_of(frame.header, frame.number)]
+    return next((str(get(content[0], "StackID") or "") for content in contents if content), "")

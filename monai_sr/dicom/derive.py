@@ -25,6 +25,7 @@ from ..acquired import padding_value_of
 from ..errors import OutputError, write_error
 from ..files import temporary_beside
 from ..options import RunOptions
+from .attributes import get
 from .header import pydicom_silent
 from .kept import SOP_CLASS, attributes_of, decimal
 from .series import Frame, Series
@@ -195,7 +196,7 @@ def _rescale(lowest: float, highest: float, series: Series) -> tuple[float, floa
 
 def _seed(shape: tuple[int, ...], series: Series, made_by: MadeBy) -> str:
     """All that tells this result from any other, for its UIDs."""
-    frames = (f"{frame.header.get('SOPInstanceUID')} {frame.number}" for frame in series.frames)
+    frames = (f"{get(frame.header, 'SOPInstanceUID')} {frame.number}" for frame in series.frames)
     options = (f"{name}={value}" for name, value in sorted(made_by.options.texts().items()))
     bundle = (version(PACKAGE), made_by.bundle, made_by.bundle_version, made_by.weights_sha256, str(shape))
     return "\n".join((PACKAGE, *bundle, *options, series.uid, *frames, ""))
@@ -233,7 +234,7 @@ def _references(frames: list[Frame], modality: str) -> list[Dataset]:
     for frame in frames:
         header = frame.header
         uid = str(
-            header.get("SOPInstanceUID") or getattr(header, "file_meta", {}).get("MediaStorageSOPInstanceUID", "")
+            get(header, "SOPInstanceUID") or getattr(header, "file_meta", {}).get("MediaStorageSOPInstanceUID", "")
         )
         item = items.setdefault(uid, Dataset())
         item.ReferencedSOPClassUID = header.get("SOPClassUID") or SOP_CLASS[modality]

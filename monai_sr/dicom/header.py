@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 
 from ..errors import ImageError, SuperResolutionWarning
 from .archive import MOST_RATIO, SMALL
@@ -84,9 +85,34 @@ def pydicom_silent() -> Iterator[None]:
         log.disabled = was_disabled
 
 
+class _Stream(io.BufferedReader):
+    """A file of which no more is read than it has: a damaged length would have Python allot as much as it says."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(io.FileIO(os.fspath(file)))  # whose name pydicom wants as text
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > self.size:
+            size = self.size
+        return super().read(size)
+
+    def start(self) -> bytes:
+        """The first bytes, with preamble and file meta information, where the transfer syntax is."""
+        start = self.read(4096)
+        if b"\2\0\x10\0" not in start:
+            start += self.read(2**16)
+        self.seek(0)
+        return start
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file says that it is DICOM, by its preamble."""
-    return _start_of(path)[128:132] == b"DICM"
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Frame], set[tuple[str, str]]]:
@@ -103,13 +129,19 @@ def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Fra
         NotAnImageError: the file is not DICOM, or of a kind that holds no CT or MR slice.
         BrokenFileError: it is DICOM and cannot be read or used.
     """
-    start = _start_of(file)
-    marked = start[128:132] == b"DICM"
+    try:
+        stream = _Stream(file)
+        start = stream.start()
+    except OSError:
+        raise NotAnImageError("E-IO-TYPE", "not DICOM") from None
+    marked, deflated = start[128:132] == b"DICM", _DEFLATED.encode() in start
     if not marked and not _looks_like_dicom(start):
+        stream.close()
         raise NotAnImageError("E-IO-TYPE", "not DICOM")
     uid, sop_class = "", ""
     try:
-        dataset = _read(file, start, force=not marked)
+        with stream:
+            dataset = _read(stream, deflated=deflated, force=not marked)
         uid, sop_class = str(dataset.get("SeriesInstanceUID") or ""), str(dataset.get("SOPClassUID") or "")
         check_kind(dataset, file.name, own_results=own_results)
         _check_whole(dataset)
@@ -124,12 +156,12 @@ def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Fra
             unplaced = fault.error.code in ("E-DCM-NOGEOM", "E-DCM-SPACING")
             if sop_class and sop_class not in MODALITY_OF and unplaced:
                 raise NotAnImageError("E-DCM-MODALITY", "an unknown SOP class, and no sound CT or MR image") from fault
-            fault.uid = fault.uid or _uid_of(file)
+            fault.uid = fault.uid or ("" if deflated else _uid_of(file))
         raise
     except Exception as error:  # pydicom raises many types on damaged headers, many of them late
         if not marked:
             raise NotAnImageError("E-IO-TYPE", "not DICOM") from error
-        raise BrokenFileError(uid or _uid_of(file), damaged(file.name)) from error
+        raise BrokenFileError(uid or ("" if deflated else _uid_of(file)), damaged(file.name)) from error
 
 
 def frames_of_header(dataset: Any) -> list[Frame]:
@@ -147,7 +179,7 @@ def frames_of_header(dataset: Any) -> list[Frame]:
     return _frames_of(dataset, Path("header"), uid)[0]
 
 
-def _read(file: Path, start: bytes, *, force: bool) -> Any:
+def _read(stream: _Stream, *, deflated: bool, force: bool) -> Any:
     """All attributes up to the pixels, and where those are."""
     from pydicom.filereader import read_partial
     from pydicom.uid import UID
@@ -161,14 +193,17 @@ def _read(file: Path, start: bytes, *, force: bool) -> Any:
 
         return stop
 
-    with open(file, "rb") as stream:
-        if _DEFLATED.encode() in start:
-            meta, inflated = _inflate(stream, force=force)
-            dataset = read_partial(io.BytesIO(inflated), stop_when=beyond(), force=True)
-            dataset.file_meta, dataset.preamble = meta, b""
-            dataset.filename, dataset.timestamp = str(file), os.stat(file).st_mtime
-        else:
-            dataset = read_partial(stream, stop_when=beyond(), defer_size=DEFERRED, force=force)
+    if deflated:
+        meta, inflated = _inflate(stream, force=force)
+        dataset = read_partial(io.BytesIO(inflated), stop_when=beyond(), force=True)
+        dataset.file_meta, dataset.preamble = meta, b""
+        dataset.timestamp = os.fstat(stream.fileno()).st_mtime
+    else:
+        dataset = read_partial(stream, stop_when=beyond(), defer_size=DEFERRED, force=force)
+        for tag, raw in dataset._dict.items():
+            unread = isinstance(raw, RawDataElement) and raw.value is None and tag != PIXEL_DATA
+            if unread and _UNDEFINED_LENGTH != raw.length > stream.size - raw.value_tell:  # type: ignore[union-attr]
+                raise EOFError
     if "TransferSyntaxUID" not in dataset.file_meta:
         told = getattr(dataset, "original_encoding", None)  # pydicom 2, which MONAI Label asks for, has no such name
         implicit, little = told or (dataset.is_implicit_VR, dataset.is_little_endian)
@@ -207,22 +242,11 @@ def _uid_of(file: Path) -> str:
     import pydicom
 
     try:
-        if _DEFLATED.encode() in _start_of(file):
-            return ""
-        return str(pydicom.dcmread(file, stop_before_pixels=True, force=True).get("SeriesInstanceUID") or "")
+        with _Stream(file) as stream:
+            header = pydicom.dcmread(stream, DEFERRED, True, True, ["SeriesInstanceUID"])
+        return str(header.get("SeriesInstanceUID") or "")
     except Exception:  # as in read_frames; the file is known to be broken already
         return ""
-
-
-def _start_of(file: Path) -> bytes:
-    """The first bytes of a file, with its preamble and file meta information; empty if it cannot be read."""
-    try:
-        with open(file, "rb") as stream:
-            start = stream.read(4096)
-            # the transfer syntax must be known before anything is inflated
-            return start if b"\2\0\x10\0" in start else start + stream.read(2**16)
-    except OSError:
-        return b""
 
 
 def _looks_like_dicom(start: bytes) -> bool:
@@ -337,8 +361,8 @@ def pixel_element(dataset: Any) -> Any:
 def warnings_of(dataset: Any) -> set[SuperResolutionWarning]:
     """What was mended in reading this file."""
     sop_class = str(dataset.get("SOPClassUID") or "")
-    found = {_NO_PREAMBLE: dataset.preamble is None, _NO_CLASS: sop_class and sop_class not in MODALITY_OF}
-    return {warning for warning, applies in found.items() if applies}
+    found = (_NO_PREAMBLE, dataset.preamble is None), (_NO_CLASS, sop_class and sop_class not in MODALITY_OF)
+    return {warning for warning, applies in found if applies}
 
 
 def _numbers(value: Any) -> list[float]:

@@ -16,6 +16,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DSfloat, validate_value
 
+from .attributes import get
 from .series import Frame, Series
 
 logger = logging.getLogger(__name__)
@@ -205,7 +206,7 @@ def _set_lossy_history(shared: Dataset, series: Series) -> None:
     worst = -1.0
     for frame in series.frames:
         syntax = getattr(frame.header, "file_meta", {}).get("TransferSyntaxUID")
-        told = frame.header.get("LossyImageCompression")
+        told = get(frame.header, "LossyImageCompression")
         if told == "01" or (told != "00" and syntax in LOSSY_SYNTAXES):
             lossy = Dataset()
             for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
@@ -219,7 +220,7 @@ def _set_lossy_history(shared: Dataset, series: Series) -> None:
 
 def _strings(dataset: Dataset, keyword: str) -> list[str]:
     """The values of an attribute, none to many."""
-    value = dataset.get(keyword) or []
+    value = get(dataset, keyword) or []
     return [value] if isinstance(value, str) else [str(one) for one in value]
 
 

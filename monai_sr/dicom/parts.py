@@ -14,8 +14,9 @@ from itertools import pairwise
 import numpy as np
 from pydicom.datadict import tag_for_keyword
 
+from ..acquired import MIN_SLICES
 from ..errors import ImageError, SuperResolutionWarning
-from .attributes import stack_of_frame, value_of
+from .attributes import get, stack_of_frame, value_of
 from .kinds import modality_of
 from .repeats import divide
 from .series import Frame, Series, breaks_in
@@ -34,9 +35,6 @@ LINKED = 5e-3
 
 MOST_TURNED = 1e-2
 """Direction cosines of the slices of one volume differ by at most this (0.6 degrees) from their mean."""
-
-FEWEST = 3
-"""An attribute that gives no group so many slices does not distinguish volumes."""
 
 ACQUISITIONS = ("AcquisitionNumber", "SeriesDescription", "ProtocolName", "AcquisitionTime", "SeriesTime", "EchoTime")
 """What may say that slices far apart are two acquisitions."""
@@ -81,7 +79,7 @@ def volumes_of(uid: str, frames: list[Frame], notes: Iterable[SuperResolutionWar
     result = []
     for part in map(_straightened, parts):
         head = part.frames[0].header
-        number = str(head.get("SeriesNumber", ""))
+        number = str(get(head, "SeriesNumber"))
         result.append(
             Series(
                 uid,
@@ -183,12 +181,12 @@ def places_of(frames: list[Frame]) -> list[list[Frame]]:
 def by_text(
     frames: list[Frame], key: Callable[[Frame], bytes], name: str = "", notes: set[SuperResolutionWarning] | None = None
 ) -> list[list[Frame]]:
-    """Frames grouped by a text, unless every slice has one of its own; those without belong to the only one."""
+    """Frames grouped by a text, unless no group is a volume; those without a text belong to the only group."""
     groups: dict[bytes, list[Frame]] = defaultdict(list)
     for frame in frames:
         groups[key(frame)].append(frame)
     given = [group for text, group in groups.items() if text]
-    if len(given) > 1 and max(map(len, given)) < FEWEST <= len(frames):
+    if len(given) > 1 and max(map(len, given)) < MIN_SLICES <= len(frames):
         if notes is not None:
             text = "every slice has a {name} of its own, as some anonymizers give; it does not split the series"
             notes.add(SuperResolutionWarning("W-DCM-UID", text, facts={"name": name}))
@@ -247,8 +245,8 @@ def _are_two_acquisitions(before: list[Frame], after: list[Frame]) -> bool:
         constant = all(len(set(side)) < max(len(side), 2) for side in sides)
         if constant and not set(sides[0]) & set(sides[1]):
             return True
-    numbers = [{str(frame.header.get("InstanceNumber")) for frame in frames} for frames in (before, after)]
-    return bool(numbers[0] & numbers[1]) and min(len(before), len(after)) >= FEWEST
+    numbers = [{str(get(frame.header, "InstanceNumber")) for frame in frames} for frames in (before, after)]
+    return bool(numbers[0] & numbers[1]) and min(len(before), len(after)) >= MIN_SLICES
 
 
 def _straightened(part: Part) -> Part:

@@ -16,7 +16,7 @@ import numpy as np
 from pydicom.datadict import keyword_for_tag
 
 from ..errors import ImageError, SuperResolutionWarning
-from .attributes import grouped_values
+from .attributes import get, grouped_values
 from .kinds import values_of
 from .pixels import read_frame
 from .series import Frame
@@ -59,12 +59,12 @@ MOSTLY = 0.5
 _NUMBERED = {"EchoTime", "clock", "across", "down", *(name for name in TOLERANCES if name.startswith("cosine"))}
 """Attributes that people do not name a volume by; those are counted."""
 
-_B_VALUES = ((0x0019, 0x100C), (0x0043, 0x1039), (0x2001, 0x1003), (0x0065, 0x1009))
+_B_VALUES = (0x0019100C, 0x00431039, 0x20011003, 0x00651009)
 _DIRECTIONS = (
-    ((0x0019, 0x100E),),
-    ((0x0019, 0x10BB), (0x0019, 0x10BC), (0x0019, 0x10BD)),
-    ((0x2005, 0x10B0), (0x2005, 0x10B1), (0x2005, 0x10B2)),
-    ((0x0065, 0x1037),),
+    (0x0019100E,),
+    (0x001910BB, 0x001910BC, 0x001910BD),
+    (0x200510B0, 0x200510B1, 0x200510B2),
+    (0x00651037,),
 )
 """Private attributes of Siemens, GE, Philips and UIH."""
 
@@ -95,7 +95,7 @@ def divide(places: Sequence[list[Frame]]) -> list[Divided]:
     frames = [frame for place in places for frame in place]
     if max(map(len, places)) == 1:
         return [Divided(frames)]
-    if len(places) == 1 and len({str(frame.header.get("SliceLocation", "")) for frame in frames}) > 2:
+    if len(places) == 1 and len({str(get(frame.header, "SliceLocation")) for frame in frames}) > 2:
         raise _unplaced(frames)
     single = [_without_copies(place) for place in places]
     count = len(frames) - sum(map(len, single))
@@ -269,7 +269,7 @@ def _without_copies(place: list[Frame]) -> list[Frame]:
     """The frames of a position without copies of one instance."""
     kept: dict[Hashable, Frame] = {}
     for frame in place:
-        uid = str(frame.header.get("SOPInstanceUID") or "")
+        uid = str(get(frame.header, "SOPInstanceUID") or "")
         first = kept.setdefault((uid, frame.number) if uid else id(frame), frame)
         if first is not frame and not _are_equal(first, frame):
             kept[id(frame)] = frame
@@ -312,7 +312,7 @@ def _value(frame: Frame, name: str, grouped: dict[str, Any]) -> float | str:
     """An attribute of :data:`SETTINGS`; ``grouped`` as of :func:`monai_sr.dicom.attributes.grouped_values`."""
 
     def said(keyword: str) -> Any:
-        return grouped[keyword] if keyword in grouped else frame.header.get(keyword)
+        return grouped[keyword] if keyword in grouped else get(frame.header, keyword)
 
     if name == "clock":
         return _seconds(said)
@@ -350,11 +350,11 @@ def _seconds(said: Callable[[str], Any]) -> float | str:
     return ((day * 24 + hour) * 60 + minute) * 60 + second
 
 
-def _private(frame: Frame, tags: Sequence[tuple[int, int]]) -> list[Any]:
+def _private(frame: Frame, tags: Sequence[int]) -> list[Any]:
     """Values of private attributes, whose VR a file may not give; those that are absent are left out."""
     found = []
     for tag in tags:
-        value: Any = frame.header[tag].value if tag in frame.header else None
+        value: Any = get(frame.header, tag)
         if isinstance(value, bytes):
             try:
                 value = [float(part) for part in value.strip(b" \0").split(b"\\")]

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..acquired import MIN_SLICES
 from ..errors import (
     ImageError,
     InputMissingError,
@@ -25,9 +26,9 @@ from ..errors import (
 )
 from . import header
 from .archive import unpack
-from .attributes import stack_of_frame, value_of
+from .attributes import get, stack_of_frame, value_of
 from .kinds import BrokenFileError, NotAnImageError
-from .parts import FEWEST, places_of, stacks_of, volumes_of
+from .parts import places_of, stacks_of, volumes_of
 from .series import Frame, Series
 
 NAMED_BY = (
@@ -206,7 +207,7 @@ def _join_singles(groups: list[Series], *, merge: bool) -> tuple[list[Series], C
     singles = {group.frames[0]: group for group in groups if len(group.frames) == 1}
     for stack in stacks_of(list(singles)):
         members = [singles[frame] for frame in stack.frames]
-        scattered = len({group.uid for group in members}) >= FEWEST and len(places_of(stack.frames)) == len(members)
+        scattered = len({group.uid for group in members}) >= MIN_SLICES and len(places_of(stack.frames)) == len(members)
         if scattered and merge:
             text = "{series} series of one slice each are taken as one"
             note = SuperResolutionWarning("W-DCM-MERGED", text, facts={"series": len(members)})
@@ -239,10 +240,10 @@ def short_name(series: Series) -> str:
         int(head.Rows),
         int(head.Columns),
         spacing,
-        str(head.get("FrameOfReferenceUID", "")),
+        str(get(head, "FrameOfReferenceUID")) if "FrameOfReferenceUID" in head else "",
         stack_of_frame(first),
     )
     parts.append(re.sub(r"\s", "", str(plane)))
     if not {name for name, _ in series.part} <= _IN_NAMES:
-        parts.append(f"{head.get('SOPInstanceUID') or series.part} {first.number}")
+        parts.append(f"{get(head, 'SOPInstanceUID') or series.part} {first.number}")
     return "series-" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]

@@ -1,16 +1,19 @@
 """What a NIfTI file made from DICOM tells in the JSON beside it: how it was acquired and made.
 
-Names and units are those of BIDS. Only acquisition settings are taken over, never what may point to
-a patient, a place or a date.
+Names and units are those of BIDS. Of the header only numbers and known codes are taken over: a text that
+somebody typed may point to a patient, a place or a date, whatever the attribute is meant for.
 """
 
 from __future__ import annotations
 
+import re
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
 from .attributes import value_of
+from .kinds import values_of
 from .series import Series
 
 SECONDS = ("EchoTime", "RepetitionTime", "InversionTime")
@@ -18,14 +21,20 @@ SECONDS = ("EchoTime", "RepetitionTime", "InversionTime")
 
 NUMBERS = ("MagneticFieldStrength", "FlipAngle", "EchoTrainLength", "KVP", "ReconstructionDiameter")
 
-WORDS = (
-    "Manufacturer",
-    "MRAcquisitionType",
-    "ScanningSequence",
-    "SequenceVariant",
-    "ConvolutionKernel",
-    "BodyPartExamined",
-)
+CODES = {
+    "Manufacturer": r"(siemens|ge|philips|toshiba|canon|hitachi|fuji\w*|uih|united|bruker|neusoft|esaote|hyperfine)"
+    r"([ _-](healthineers|healthcare|imaging|medical|med|mec|systems|corporation|ct|mr|health|nmi))*",
+    "MRAcquisitionType": "[123]D",
+    "ScanningSequence": "SE|IR|GR|EP|RM",
+    "SequenceVariant": "SK|MTC|SS|TRSS|SP|MP|OSP|NONE",
+    "ConvolutionKernel": r"[A-Z]{1,2}[a-z]?\d{0,3}[a-z]?([-_]?\w)?|\d|"
+    "SOFT|STANDARD|DETAIL|BONE|BONEPLUS|LUNG|EDGE|CHST|ULTRA|SHARP|SMOOTH",
+    "BodyPartExamined": "ABDOMEN|ABDOMENPELVIS|ANKLE|ARM|AORTA|BLADDER|BRAIN|BREAST|[CTLS]SPINE|(CT|TL|LS|WHOLE)?SPINE"
+    "|CHEST|CHESTABDOMEN|CHESTABDPELVIS|ELBOW|EXTREMITY|EYE|FACE|FEMUR|FOOT|FOREARM|HAND|HEAD|HEADNECK|HEART|HIP"
+    "|HUMERUS|IAC|JAW|KIDNEY|KNEE|LEG|LIVER|NECK|ORBIT|PANCREAS|PELVIS|PROSTATE|RIB|SHOULDER|SINUS|SKULL|STERNUM"
+    "|THIGH|TOE|UTERUS|WHOLEBODY|WRIST",
+}
+"""Attributes, and the values that they may have in the JSON; others are left out."""
 
 _RENAMED = {"KVP": "XRayTubeVoltage"}
 
@@ -45,11 +54,14 @@ def acquisition(series: Series) -> dict[str, Any]:
             value = float(value_of(first, name))
         except (TypeError, ValueError):
             continue
-        found[_RENAMED.get(name, name)] = value / 1000 if name in SECONDS else value
-    for name in WORDS:
-        value = value_of(first, name)
-        if value not in (None, ""):
-            found[name] = value if isinstance(value, str) else [str(v) for v in value]
+        if isfinite(value):
+            found[_RENAMED.get(name, name)] = value / 1000 if name in SECONDS else value
+    for name, codes in CODES.items():
+        values = [str(value).strip() for value in values_of(value_of(first, name))]
+        if values and all(re.fullmatch(codes, value, re.IGNORECASE * (name == "Manufacturer")) for value in values):
+            found[name] = values[0] if len(values) == 1 else values
+    if series.part:
+        found["SeriesPart"] = dict(series.part)
     thickness = series.slice_thickness
     if thickness is not None:
         found["AcquiredSliceThickness"] = np.round(thickness, 6).tolist()

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from scipy import ndimage
 
-from ..acquired import acquisition_meta
+from ..acquired import MIN_SLICES, acquisition_meta
 from ..errors import ImageError, SuperResolutionWarning, give, warn
 from ..grid import slice_spacing
 from ..intensities import CT_AIR, Modality
@@ -62,8 +62,11 @@ def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
     """Find out where the slices of a series lie, without reading a pixel.
 
     Raises:
-        ImageError: slices are missing, and ``fill_gaps`` does not allow for that.
+        ImageError: there are fewer than three slices, or some are missing and ``fill_gaps`` does not allow for that.
     """
+    if len(series.frames) < MIN_SLICES:
+        count = len(series.frames)
+        raise ImageError("E-IMG-FEW", f"{count} slices, at least {MIN_SLICES} are needed", fix="give the whole series")
     notes = list(series.warnings)
     along = series.offsets
     steps = np.diff(along)

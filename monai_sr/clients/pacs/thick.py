@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from ...acquired import MIN_SLICES
 from ...dicom import Frame
 from ...dicom.header import frames_of_header, pydicom_silent
 from ...dicom.kinds import BrokenFileError, NotAnImageError
+from ...dicom.parts import places_of, stacks_of
 
 THICK_RATIO = 2.0
 """Slices at least so many pixels apart are thick."""
@@ -68,12 +68,9 @@ def why_not(headers: Sequence[Dataset], *, thick_ratio: float = THICK_RATIO) -> 
 
 def slices_in_pixels(frames: Sequence[Frame]) -> float | None:
     """How many pixels (of the coarser side) slices are apart; None if too few of them are parallel."""
-    stacks: dict[tuple[float, ...], list[Frame]] = defaultdict(list)
-    for frame in frames:
-        stacks[tuple(frame.orientation.round(2) + 0.0)].append(frame)
-    most = max(stacks.values(), key=len)
+    largest = max((stack.frames for stack in stacks_of(list(frames))), key=len)
     # echoes and phases lie at one place
-    places = np.unique(np.round([frame.position @ most[0].normal for frame in most], 3))
-    if len(places) < MIN_SLICES:
+    offsets = [place[0].position @ largest[0].normal for place in places_of(largest)]
+    if len(offsets) < MIN_SLICES:
         return None
-    return float(np.median(np.diff(places)) / max(most[0].pixel_spacing))
+    return float(np.median(np.diff(offsets)) / max(largest[0].pixel_spacing))
