@@ -496,7 +496,9 @@ def test_a_device_that_is_not_there_is_named(fails, nifti, tmp_path):
         assert device in line
 
 
-@pytest.mark.parametrize(("option", "word"), [(["--spacing", "2"], "2 mm apart"), (["--factor", "30"], "do not fit")])
+@pytest.mark.parametrize(
+    ("option", "word"), [(["--spacing", "2"], "2 mm is finer"), (["--factor", "30"], "do not fit")]
+)
 def test_thick_slices_that_cannot_be_simulated_are_refused(fails, nifti, tmp_path, option, word):
     path = nifti()
     assert word in fails("simulate", path, tmp_path / "o.nii", *option, exit_code=2, code="E-USE", names=path)

@@ -147,8 +147,8 @@ def test_the_inferer_computes_by_the_engine_it_is_told_with_the_weights_of_the_m
     inferer = SuperResolutionInferer(factor=2, modality="MR", engine="openvino")
     by_torch = SuperResolutionInferer(factor=2, modality="MR")
     assert (inferer([image], network) - by_torch([image], network)).abs().max() < 0.01
-    assert isinstance(inferer._engine_for(network), OpenVinoEngine)
-    assert inferer._engine_for(network) is inferer._engine_for(network)
+    assert isinstance(inferer.engine_for(network), OpenVinoEngine)
+    assert inferer.engine_for(network) is inferer.engine_for(network)
     other = NETWORKS["residual"]()
     assert (inferer([image], other) - by_torch([image], other)).abs().max() < 0.01
 

@@ -310,7 +310,7 @@ def test_the_index_narrows_to_what_is_typed_and_leads_to_the_pages(chromium, tmp
     scan(tmp_path / "in" / "deep" / "ü.nii", seed=1)
     bad = scan(tmp_path / "in" / "bad.nii.gz")
     bad.write_bytes(bad.read_bytes()[:200])
-    run(tmp_path / "in", tmp_path / "out", SPLINE.__class__(**{**SPLINE.__dict__, "report": True}))
+    run(tmp_path / "in", tmp_path / "out", report=True)
     page = Opened(chromium, tmp_path / "out" / "index.html")
     rows = (
         "[...document.querySelectorAll('tbody tr')].filter(r => !r.hidden).map(r => r.querySelector('th').textContent)"
