@@ -18,7 +18,7 @@ from .engine import Engine, Place, Progress
 from .engine.selection import as_engine, make_engine
 from .errors import ImageError, warn
 from .grid import SAME_SPACING, on_grid
-from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, check_hounsfield, chosen_voxels, count_labels
+from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, check_hounsfield, chosen_voxels, count_labels, possible_values
 from .io.adapters import takes_any_image
 from .networks import levels_for
 from .options import Acquisition, Wanted
@@ -138,8 +138,13 @@ def super_resolve_acquired(
     for channel in range(len(voxels)):
         scan = acquired.normalized(channel, ct_window=ct_window, mr_percentiles=mr_percentiles)
         done = _part_of(progress, channel, len(voxels)) if progress else None
+        bounds = possible_values(
+            *(scan.slices, scan.intensities, acquired.modality, acquired.stored_dtype),
+            is_estimated=acquired.sources["modality"] == "estimated",
+        )
         for place, proposal in _proposals(engine, scan.slices, model, tile_voxels=tile_voxels, progress=done):
             sr = model.enforce(proposal, scan.slices[place])
+            sr = sr if bounds is None else model.hold(sr, scan.slices[place], bounds)
             acquired.put(scan.in_file_units(sr, place, nearest), result[channel], place)
         padded += scan.padding_fraction / len(voxels)
     sharp = on_grid(result, wanted, image)

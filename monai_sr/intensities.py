@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import ImageError
+from .slices import Bounds
 
 Modality = Literal["CT", "MR"]
 
@@ -38,6 +39,13 @@ LABEL_COUNT = 256
 LABEL_EQUAL = 0.7
 """Labels are equal to their neighbors, outside the background, at least as often."""
 
+CT_LEAST = -1024.0
+"""HU below which scanners store nothing; air is -1000."""
+
+OVERSHOOT, FLAT_OVERSHOOT = 0.5, 0.25
+"""A result may be beyond the acquired values by so much of their range, and by so much beyond slices around it that are
+alike. No network or spline came that far on the volumes of validation, but where slices contradict their profile."""
+
 CT_PADDING_BELOW = -1500.0
 """No tissue, air or metal artifact is as dark: a CT that reaches below is padded with that value."""
 
@@ -56,6 +64,38 @@ class IntensityRange:
     def restore(self, voxels: Tensor) -> Tensor:
         """Network units back to file units."""
         return voxels * (self.high - self.low) + self.low
+
+
+def possible_values(
+    slices: Tensor,
+    intensities: IntensityRange,
+    modality: Modality,
+    stored_dtype: np.dtype,
+    *,
+    is_estimated: bool,
+) -> Bounds | None:
+    """The values that a result may have, in network units; None for any.
+
+    Not below what scanners store, of a CT, nor below 0, of unsigned integers. Signed and floating-point
+    signal can hold whatever averages to the acquired slices.
+
+    Args:
+        slices: the acquired ones, in network units.
+        intensities: how they were normalized.
+        stored_dtype: of the file.
+        is_estimated: the modality is known from the values alone, by which fractions may be anything.
+    """
+    is_ct = modality == "CT" and (not is_estimated or stored_dtype.kind in "iu")
+    if not is_ct and stored_dtype.kind != "u":
+        return None
+    least, most = float(slices.min()), float(slices.max())
+    lowest = float(intensities.normalize(torch.tensor(CT_LEAST if is_ct else 0.0)))
+    return Bounds(
+        low=min(least, lowest),
+        high=most + OVERSHOOT * (most - least),
+        overshoot=FLAT_OVERSHOOT * (most - least),
+        tolerance=0.5 / (intensities.high - intensities.low),
+    )
 
 
 def guess_modality(voxels: Tensor) -> Modality:

@@ -29,11 +29,14 @@ from nifti_tools import save_nifti
 from torch import nn
 
 import monai_sr.io.stored
+from monai_sr.acquired import stored_dtype_of
 from monai_sr.bundles import NAMES, bundle_path, load_bundle, load_weights
 from monai_sr.errors import BundleError, ImageError, SuperResolutionWarning
 from monai_sr.inference import SuperResolutionInferer, super_resolve
 from monai_sr.io.images import read_image, write_image
 from monai_sr.networks import PyramidNet, ResidualNet
+from monai_sr.transforms import simulate_thick_slices
+from monai_sr.trust.consistency import measure_consistency
 
 RNG = np.random.default_rng(0)
 SPACING = (1.0, 1.2, 4.0)
@@ -564,7 +567,9 @@ def test_padding_does_not_pass_for_air(tmp_path):
 @fault("I24", "E-CT-HU")
 @pytest.mark.parametrize("ends", [(-1024, 1500), (-90, 300)], ids=["a body in air", "a crop inside a body"])
 def test_hounsfield_units_raise_no_doubt(call, tmp_path, ends):
-    path = nifti(tmp_path, RNG.integers(*ends, (8, 7, 6)).astype(np.int16))
+    # the slices of a body are alike; what differs from one to the next by white noise has no possible values between
+    body = RNG.integers(*ends, (8, 7, 1)) + RNG.integers(-20, 20, (8, 7, 6))
+    path = nifti(tmp_path, body.astype(np.int16))
     assert call("run", path, tmp_path / "out.nii", "--bundle", "none", "--modality", "CT", "--strict")[::2] == (0, "")
 
 
@@ -580,12 +585,74 @@ def test_values_beyond_the_type_are_held_and_counted(call, tmp_path):
     assert np.array_equal(written, np.clip(np.rint(sr), -32768, 32767))
 
 
-@fault("I25")
-def test_undershoot_beside_a_background_of_zero_is_not_worth_a_warning(call, tmp_path):
-    path = nifti(tmp_path, np.where(noise() > 250, 300, 0).astype(np.uint16))
-    assert float(super_resolve(read_image(path), None).min()) < -1
-    assert call("run", path, tmp_path / "out.nii.gz", "--bundle", "none")[::2] == (0, "")
-    assert nib.load(tmp_path / "out.nii.gz").get_fdata().min() == 0
+def residual_of(path, sr) -> np.ndarray:
+    """How far a result, as its file holds it, is from the acquired slices."""
+    found = measure_consistency(read_image(path), sr, stored_dtype=stored_dtype_of(sr))
+    return np.abs(found.residual.as_tensor().numpy())
+
+
+@fault("I31")
+def test_unsigned_integers_keep_the_promise_without_values_below_zero(call, tmp_path):
+    """Anatomy beside a background of 0, acquired in the same type signed and unsigned."""
+    thin = phantoms.sphere(phantoms.grid((20, 20, 48), (1.0, 1.0, 1.0)), radius=9.0)
+    voxels = (simulate_thick_slices(thin, 4.0, axis=2)[0].numpy() * 300).round()
+    signed, unsigned = (nifti(tmp_path, voxels.astype(d), name=f"{d}.nii") for d in ("int16", "uint16"))
+    results = [super_resolve(read_image(path), None, profile="gaussian") for path in (signed, unsigned)]
+    assert results[0].min() < -1 and results[1].min() >= -0.5
+    assert residual_of(signed, results[0].clamp(min=0)).max() > 15
+    assert residual_of(unsigned, results[1]).max() < 4  # of 300: anatomy of 0 and 300 alone is the hardest
+    assert call("run", unsigned, tmp_path / "out.nii", "--bundle", "none")[::2] == (0, "")
+
+
+@fault("I31")
+@pytest.mark.data
+def test_a_real_flair_is_as_consistent_unsigned_as_its_noise_allows(shared_data):
+    image = read_image(shared_data / "volumes" / "mr_thick" / "flair_ms_patient12_3mm.nii.gz")[:, 100:164, 120:184]
+    scores = {}
+    for dtype in ("int16", "uint16"):
+        image.meta["stored_dtype"] = dtype
+        sr = super_resolve(image, None)
+        scores[dtype] = measure_consistency(image, sr, stored_dtype=dtype)
+        if dtype == "int16":
+            cut = measure_consistency(image, sr, stored_dtype="uint16")
+    assert scores["int16"].maximum < 0.5
+    assert cut.score > 0.01 and cut.maximum > 60  # what clamping alone would give up
+    assert scores["uint16"].score < 0.35 * cut.score and scores["uint16"].maximum < 0.5 * cut.maximum
+    assert scores["uint16"].p95 < 0.5
+
+
+@fault("I31", "W-CON-MISSED")
+def test_what_unsigned_integers_cannot_promise_is_told(call, tmp_path):
+    data = np.broadcast_to(RNG.integers(150, 250, (16, 16, 1)), (16, 16, 12)).astype(np.uint16)
+    path = nifti(tmp_path, with_voxels(data.copy(), (np.s_[3, 3, ::2], 0), (np.s_[3, 3, 1::2], 250)))
+    assert super_resolve(read_image(path), None).min() == 0
+    found, _, err = call("run", path, tmp_path / "out.nii.gz", "--bundle", "none")
+    assert found == 0 and [line.split(": ")[1] for line in err.splitlines()] == ["W-CON-MISSED"]
+    found, out, _ = call("verify", path, tmp_path / "out.nii.gz")
+    assert found == 0 and out.splitlines()[-1].startswith("consistent, but for ")
+
+
+@fault("I32")
+def test_a_ct_has_no_values_below_those_of_scanners(call, tmp_path):
+    """Sharp slices 5 mm apart that are said to be 8 mm thick."""
+    z = np.arange(12) * 5.0
+    stack = dicom_phantoms.slices(dicom_phantoms.Stack(tuple(z), rows=24, columns=24), SliceThickness=8.0)
+    dicom_phantoms.write(tmp_path / "scan", stack)
+    found, _, err = call("run", tmp_path / "scan", tmp_path / "out.nii.gz", "--bundle", "none")
+    written = nib.load(tmp_path / "out.nii.gz").get_fdata()
+    acquired = read_image(tmp_path / "scan")
+    span = float(acquired.max() - acquired.min())
+    assert found == 0
+    assert written.min() >= min(-1024, float(acquired.min())) and written.max() <= float(acquired.max()) + 0.5 * span
+    assert err == ""  # and still the averages are those of the slices
+
+
+@fault("I32", "W-OUT-RANGE")
+def test_signal_far_beyond_the_acquired_values_is_told(call, tmp_path):
+    path = nifti(tmp_path, np.where(noise() > 250, 300, 20).astype(np.float32))
+    options = ("--bundle", "none", "--slice-thickness", "8")
+    found, _, err = call("run", path, tmp_path / "out.nii.gz", *options)
+    assert found == 0 and [line.split(": ")[1] for line in err.splitlines()] == ["W-OUT-RANGE"]
 
 
 @fault("I26")

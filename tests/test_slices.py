@@ -11,6 +11,7 @@ from monai_sr.slices import (
     BLOCK_VOXELS,
     RIDGE,
     Banded,
+    Bounds,
     SliceModel,
     apply_along,
     blocks,
@@ -296,3 +297,65 @@ def test_leaving_out_what_is_zero_changes_nothing(count, profile):
         torch.testing.assert_close(banded(voxels), apply_along(matrix, voxels), atol=1e-7, rtol=0)
         if count == 300:
             assert sum(weights.numel() for *_, weights in banded._pieces) < 0.3 * matrix.numel()
+
+
+# ------------------------------------------------------------- possible values
+
+
+def walls(thin: np.ndarray, *, seed: int = 0, count: int = 40) -> torch.Tensor:
+    """(count, n) lines that are 0 or far above it, in thick pieces: thin anatomy that no value below 0 explains."""
+    generator = np.random.default_rng(seed)
+    pieces = generator.integers(0, 2, (count, len(thin) // 4 + 1)) * generator.uniform(20, 100, (count, 1))
+    return torch.from_numpy(np.repeat(pieces, 4, axis=1)[:, : len(thin)])
+
+
+ABOVE_ZERO = Bounds(low=0.0, high=200.0, overshoot=200.0, tolerance=0.01)
+
+
+@pytest.mark.parametrize("profile", ["gaussian", "box"])
+@pytest.mark.parametrize("factor", [2, 4, 5.5])
+def test_lines_below_zero_are_held_above_it_and_come_closer_to_what_was_scanned(profile, factor):
+    thick, thin = factor_of(factor, slices=24)
+    model = SliceModel.between(thick, thin, slice_thickness=factor, profile=profile)
+    hr = walls(thin)
+    lr = apply_along(model.acquisition, hr)
+    sr = apply_along(model.spline, lr)
+    held = model.hold(sr.clone(), lr, ABOVE_ZERO)
+    assert sr.min() < -1 and held.min() == 0
+    changed = (held != sr).any(dim=-1)
+    assert bool(changed.any())
+
+    def miss(x: torch.Tensor) -> torch.Tensor:
+        return (lr - apply_along(model.acquisition, x))[changed].square().mean()
+
+    def error(x: torch.Tensor) -> torch.Tensor:
+        return (x - hr)[changed].square().sum(dim=-1)
+
+    cut = sr.clamp(min=0)
+    assert miss(held) < 0.05 * miss(cut)  # clamping alone gives up the averages
+    assert bool((error(held) <= error(sr) * (1 + 1e-6)).all())
+    assert error(held).sum() < error(cut).sum()
+
+
+def test_lines_within_the_bounds_are_not_touched():
+    thick, thin = factor_of(4)
+    model = SliceModel.between(thick, thin, slice_thickness=4.0)
+    sr = torch.rand(5, 6, len(thin)) * 50 + 10
+    lr = apply_along(model.acquisition, sr)
+    assert torch.equal(model.hold(sr.clone(), lr, ABOVE_ZERO), sr)
+    sr[2, 3, 7] = -1.0
+    held = model.hold(sr.clone(), lr, ABOVE_ZERO)
+    assert (held != sr).any(dim=-1).nonzero().tolist() == [[2, 3]]
+
+
+def test_where_slices_contradict_their_profile_the_bounds_win():
+    """A single bright slice between dark ones, said to overlap by half: nothing above 0 averages to that."""
+    thick, thin = centered(12, 5.0), centered(60)
+    model = SliceModel.between(thick, thin, slice_thickness=8.0)
+    lr = torch.zeros(12, dtype=torch.float64)
+    lr[5] = 100.0
+    sr = apply_along(model.spline, lr)
+    held = model.hold(sr[None].clone(), lr[None], Bounds(low=0.0, high=150.0, overshoot=25.0, tolerance=0.5))[0]
+    assert sr.min() < -50 and sr.max() > 150
+    assert held.min() == 0 and held.max() <= 150
+    assert held[:15].abs().max() <= 25  # and far from the bright slice less is allowed than beside it

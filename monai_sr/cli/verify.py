@@ -39,5 +39,5 @@ def verify(options: argparse.Namespace) -> int:
         record = {"consistency": consistency.record() | {"limit": limit}, "acquired": consistency.acquired.record()}
         say(write_json(record, Path(options.json)))
     consistency.check(limit, path=sources[1])
-    say("consistent")
+    say(f"consistent, but for {consistency.missed_text}" if consistency.misses_voxels else "consistent")
     return 0

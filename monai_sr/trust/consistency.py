@@ -25,6 +25,13 @@ from ..io.images import as_stored
 from ..slices import Banded, Profile, apply_along, profile_matrix
 from .alignment import covered_voxels, in_plane_matrix, not_aligned, turned_to
 
+MISSED, MISSED_BY, MISSED_VOXELS = 0.02, 0.1, 1e-3
+"""A voxel is missed where it is off by such a fraction of the range. One that is off by the second, or such a fraction
+of all that are missed, is worth a word, whatever the mean over its slice says."""
+
+FAR, FAR_VOXELS = 0.75, 1e-3
+"""A result far beyond the acquired values: by such a fraction of their range, in such a fraction of its voxels."""
+
 _BLOCK = 2**21
 """Voxels processed at once, to save memory."""
 
@@ -41,6 +48,7 @@ class Consistency:
         nrmse: root mean square of the residual of all voxels, divided by ``value_range``.
         slice_nrmse: (m,) the same for each acquired slice, in the order of the voxels; NaN where nothing is compared.
         p95, maximum: 95th percentile and maximum of the absolute residual, in the units of the file.
+        missed: fraction of the voxels whose residual exceeds :data:`MISSED` of the range plus the rounding error.
         rounding: half the step of an integer result, its maximum rounding error.
         notes: what was done to make the volumes comparable, in words.
     """
@@ -52,6 +60,7 @@ class Consistency:
     slice_nrmse: np.ndarray
     p95: float
     maximum: float
+    missed: float
     rounding: float
     notes: tuple[str, ...] = ()
 
@@ -76,8 +85,18 @@ class Consistency:
         return float(self.slice_nrmse[self.worst_slice])
 
     def within(self, limit: float) -> bool:
-        """Whether the score is at most ``limit`` plus the rounding error."""
-        return self.score <= limit + self.rounding / self.value_range
+        """Whether the score is at most ``limit`` plus the RMS of the rounding error."""
+        return self.score <= limit + self.rounding / math.sqrt(3) / self.value_range
+
+    @property
+    def misses_voxels(self) -> bool:
+        """Whether so many voxels are missed, or one by so much, that the score alone would hide it."""
+        return self.missed > MISSED_VOXELS or self.maximum > MISSED_BY * self.value_range + self.rounding
+
+    @property
+    def missed_text(self) -> str:
+        """The fraction of missed voxels, in words."""
+        return f"{self.missed:.2%} of the acquired voxels by more than {MISSED:.0%} of the range"
 
     def check(self, limit: float, *, path: Any = None) -> None:
         """Raise an error if the score exceeds ``limit``.
@@ -103,6 +122,7 @@ class Consistency:
             ("worst slice", f"{self.score:.3g} (slice {self.worst_slice} of {len(self.slice_nrmse)}, from 0)"),
             ("95th percentile", f"{self.p95:.3g} {self.unit}"),
             ("largest", f"{self.maximum:.3g} {self.unit}"),
+            ("missed", self.missed_text),
             ("compared", f"{compared} slices along axis {self.axis} ({self.acquired.sources['axis']})"),
             ("slice thickness", f"{thickness} mm ({self.acquired.sources['slice_thickness']})"),
             ("slice profile", f"{self.acquired.slice_profile} ({self.acquired.source_of('slice_profile')})"),
@@ -113,6 +133,7 @@ class Consistency:
     def summary(self) -> dict[str, Any]:
         """The figures of the whole volume, for JSON."""
         figures = {"score": self.score, "nrmse": self.nrmse, "p95": self.p95, "max": self.maximum}
+        figures["missed"] = self.missed
         return {
             **{name: _digits(value) for name, value in figures.items()},
             "unit": self.unit,
@@ -226,17 +247,49 @@ def check_result(acquired: Acquired, result: MetaTensor, *, limit: float | None,
         QualityError: the limit is exceeded, with ``strict``.
     """
     consistency = measure_consistency(acquired, result, stored_dtype=acquired.stored_dtype)
-    if limit is None or consistency.within(limit):
+    _check_values(acquired, result)
+    if (limit is None or consistency.within(limit)) and not consistency.misses_voxels:
         return consistency
+    # what the type cannot hold is told of when it is written (W-OUT-CLIP)
+    unclipped = measure_consistency(acquired, result)
+    path = acquired.path or None
     try:
-        # what the type cannot hold is told of when it is written (W-OUT-CLIP); undershoot of 0 is no signal
-        measure_consistency(acquired, result).check(limit)
+        if limit is not None:
+            unclipped.check(limit)
     except QualityError as error:
         if strict:
             raise error.at(acquired.path) from None
-        facts = {"found": consistency.score, "limit": limit}
-        warn("W-CON-LIMIT", error.problem, path=acquired.path or None, facts=facts)
+        warn("W-CON-LIMIT", error.problem, path=path, facts={"found": consistency.score, "limit": limit})
+        return consistency
+    if unclipped.misses_voxels:
+        problem = (
+            "averages of the result miss {fraction:.2%} of the acquired voxels by more than {by:.0%} of the range, "
+            "at most by {largest:.3g} {unit}: values that are possible do not average to them"
+        )
+        figures = {"fraction": consistency.missed, "by": MISSED, "largest": consistency.maximum}
+        warn("W-CON-MISSED", problem, path=path, facts={**figures, "unit": consistency.unit})
     return consistency
+
+
+def _check_values(acquired: Acquired, result: MetaTensor) -> None:
+    """Warn of a result that is far beyond the acquired values."""
+    known = _known_voxels(acquired)
+    for channel, voxels in enumerate(result.as_tensor()):
+        values = acquired.voxels[channel].cpu()[known[channel]]
+        low, high = float(values.min()), float(values.max())
+        far, padding = FAR * (high - low), acquired.padding[channel]
+        beyond = (voxels < low - far) | (voxels > high + far)
+        if padding is not None:
+            beyond &= voxels != padding
+        fraction = float(beyond.float().mean())
+        if fraction > FAR_VOXELS:
+            made = voxels if padding is None else voxels[voxels != padding]
+            problem = (
+                "{fraction:.2%} of the voxels are far beyond the acquired values: "
+                "{least:.5g} to {most:.5g}, acquired were {low:.5g} to {high:.5g}"
+            )
+            facts = {"fraction": fraction, "least": float(made.min()), "most": float(made.max())}
+            warn("W-OUT-RANGE", problem, path=acquired.path or None, facts={**facts, "low": low, "high": high})
 
 
 def _figures(
@@ -258,6 +311,7 @@ def _figures(
         nrmse=float((sums.sum() / counts.sum()).sqrt()) / value_range,
         slice_nrmse=each,
         maximum=float(sizes.max()),
+        missed=float((sizes > MISSED * value_range + rounding).mean()),
         p95=float(np.percentile(sizes, 95, overwrite_input=True)),
         rounding=rounding,
         notes=notes,
