@@ -18,7 +18,15 @@ from .engine import Engine, Place, Progress
 from .engine.selection import as_engine, make_engine
 from .errors import ImageError, warn
 from .grid import SAME_SPACING, on_grid
-from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, check_hounsfield, chosen_voxels, count_labels, possible_values
+from .intensities import (
+    CT_WINDOW,
+    MR_PERCENTILES,
+    Modality,
+    check_hounsfield,
+    chosen_voxels,
+    count_labels,
+    possible_values,
+)
 from .io.adapters import takes_any_image
 from .networks import levels_for
 from .options import Acquisition, Wanted

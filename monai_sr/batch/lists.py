@@ -77,7 +77,10 @@ def _check_columns(columns: list[str], path: Path) -> None:
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise UsageError("E-LIST", f"the column {column[:80]!r} is unknown{meant}", fix=fix, path=path)
     if "input" not in columns or len(set(columns)) < len(columns):
-        problem = "the column 'input' is missing" if "input" not in columns else "a column is there twice"
+        repeated = max(columns, key=columns.count, default="")
+        problem = (
+            "the column 'input' is missing" if "input" not in columns else f"the column {repeated!r} is there twice"
+        )
         raise UsageError("E-LIST", problem, fix=fix, path=path)
 
 
