@@ -15,7 +15,7 @@ import phantoms
 import pytest
 from monai.data import MetaTensor
 from PIL import Image
-from runs import SPLINE, run, scan
+from runs import run, scan
 
 from monai_sr.acquired import Acquired
 from monai_sr.errors import SuperResolutionWarning
