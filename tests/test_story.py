@@ -242,11 +242,11 @@ def test_the_page_names_what_is_copied_from_a_header_and_nothing_else_is(tmp_pat
     page = (ROOM / "record.md").read_text()
     named = set(re.findall(r"`(\w+)`", page.split("by their BIDS names:")[1].split("No other text")[0]))
     renamed = {"KVP": "XRayTubeVoltage"}
-    copied = {renamed.get(name, name) for name in (*sidecar.SECONDS, *sidecar.NUMBERS, *sidecar.WORDS)}
-    assert named == copied | {"Modality", "AcquiredSliceThickness"}
+    copied = {renamed.get(name, name) for name in (*sidecar.SECONDS, *sidecar.NUMBERS, *sidecar.CODES)}
+    assert named == copied | {"Modality", "AcquiredSliceThickness", "SeriesPart"}
     slices = dicom_phantoms.slices(Manufacturer="Acme", BodyPartExamined="HEAD", SeriesDescription="Miller")
     dicom_phantoms.write(tmp_path / "in", slices)
     assert run(tmp_path / "in", tmp_path / "thin.nii.gz") == 0
     text = (tmp_path / "thin.json").read_text()
-    assert "Acme" in text and "HEAD" in text and "Miller" not in text
+    assert "HEAD" in text and "Acme" not in text and "Miller" not in text  # codes that are known, no typed text
     assert dicom_phantoms.tells_nothing(text, "")
