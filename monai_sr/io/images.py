@@ -342,7 +342,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def read_header(path: Path, *, geometry: Form | None = None) -> Header:
-    """What the header of an image file says, told by its content and not by its name.
+    """What the header of an image file says; its format is known by its content and not by its name.
 
     Raises:
         ImageError, UsageError: as :func:`read_image`, as far as the header tells.

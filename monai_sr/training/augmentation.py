@@ -35,7 +35,7 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
     Args:
         keys: volumes of thin slices, (1, X, Y, Z).
         factors: thin slices per thick slice; one value is drawn.
-        works_on: "thin" or "thick", as of the network.
+        works_on: "thin" or "thick", see the network.
         thickness_ratios: range of thickness divided by spacing.
         usual: probability that thickness equals spacing instead.
         gaps: probability that slices are as thin as the output slices instead: plain subsampling.

@@ -250,7 +250,7 @@ def check_result(acquired: Acquired, result: MetaTensor, *, limit: float | None,
     _check_values(acquired, result)
     if (limit is None or consistency.within(limit)) and not consistency.misses_voxels:
         return consistency
-    # what the type cannot hold is told of when it is written (W-OUT-CLIP)
+    # a warning when the result is written names what the type cannot hold (W-OUT-CLIP)
     unclipped = measure_consistency(acquired, result)
     path = acquired.path or None
     try:
