@@ -253,16 +253,19 @@ class Acquired:
         """Whether the acquired slices are those of a grid already."""
         return self.is_even and np.array_equal(wanted.affine, self.grid.affine)
 
+    def check_slices(self) -> None:
+        """Raise ImageError for fewer than three slices."""
+        if (count := len(self.positions)) < MIN_SLICES:
+            raise ImageError("E-IMG-FEW", f"{count} slices (minimum {MIN_SLICES})", fix="give the whole series")
+
     def slice_model(self, wanted: Grid) -> SliceModel:
         """The matrices between the acquired slices and those of ``wanted``, both in canonical order.
 
         Raises:
             ImageError: fewer than three slices.
         """
+        self.check_slices()
         thick, thin = self.canonical_positions, wanted.positions(self.axis)
-        if len(thick) < MIN_SLICES:
-            problem = f"{len(thick)} slices (minimum {MIN_SLICES})"
-            raise ImageError("E-IMG-FEW", problem, fix="give the whole series")
         return SliceModel.between(thick, thin, slice_thickness=self._thickness, profile=self.slice_profile)
 
     def filled_slices(self, model: SliceModel) -> np.ndarray:

@@ -798,3 +798,9 @@ def test_warnings_of_other_libraries_are_not_shown(call, nifti, tmp_path, monkey
     monkeypatch.setattr(monai_sr.bundles, "super_resolve_acquired", noisy)
     code, _, err = call("run", nifti(), tmp_path / "out.nii.gz", "--bundle", "none")
     assert (code, err) == (0, "monai-sr: W-TEST: ours\n")
+
+
+def test_check_refuses_two_slices_as_run_does(call, nifti, tmp_path):
+    source = nifti(data=RNG.normal(0, 100, (16, 16, 2)).astype(np.int16))
+    assert call("check", source)[0] == 5
+    assert call("run", source, tmp_path / "out.nii", "--bundle", "none")[0] == 5

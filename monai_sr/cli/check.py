@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..acquired import Acquired
 from ..dicom import find_series, is_dicom_source, stack_of
 from ..errors import SuperResolutionError, naming
 from ..grid import grid_of
@@ -18,6 +19,8 @@ def check(given: argparse.Namespace) -> int:
     source, options = Path(given.source), run_options(given).reading
     if not (source.is_dir() or is_dicom_source(source)):
         image = read_image(source, volume=options.volume, nan=options.nan, geometry=options.geometry)
+        with naming(source):
+            Acquired.of(image).check_slices()
         say(f"{source}: {grid_of(image).in_words()}")
         return 0
     refuse_file_options(volume=options.volume, geometry=options.geometry)
