@@ -20,9 +20,9 @@ from .errors import ImageError, UsageError
 from .grid import SAME_SPACING, Grid, grid_of, positions_on, slice_spacing, target_grid
 from .intensities import (
     CT_AIR,
-    CT_WINDOW,
-    MR_PERCENTILES,
+    USUAL,
     Modality,
+    Normalization,
     NormalizedSlices,
     chosen_voxels,
     guess_modality,
@@ -280,21 +280,15 @@ class Acquired:
         mask = None if padding is None else voxels.eq(padding)
         return mask if mask is not None and bool(mask.any()) else None
 
-    def normalized(
-        self,
-        channel: int,
-        *,
-        ct_window: tuple[float, float] = CT_WINDOW,
-        mr_percentiles: tuple[float, float] = MR_PERCENTILES,
-    ) -> NormalizedSlices:
-        """One channel as a network wants it; see :func:`monai_sr.intensities.intensity_range`.
+    def normalized(self, channel: int, normalization: Normalization = USUAL) -> NormalizedSlices:
+        """One channel as a network wants it.
 
         Raises:
             ImageError: the channel has no contrast.
         """
         lr = self.oriented(self.voxels[channel].float())
         known = lr if self.missing is None else chosen_voxels(lr, ~self.oriented(self.missing[channel]))
-        intensities = intensity_range(known, self.modality, ct_window=ct_window, mr_percentiles=mr_percentiles)
+        intensities = intensity_range(known, self.modality, normalization)
         outside = self.outside(lr, channel)
         if outside is not None:
             lr = torch.where(outside, CT_AIR, lr)

@@ -10,8 +10,9 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -19,19 +20,24 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from .acquired import Acquired
-from .engine import Engine
+from .engine import Engine, Progress
 from .engine.selection import as_engine, make_engine
 from .errors import BundleError, UsageError, warn
 from .grid import Grid
-from .inference import BundleDefaults, Progress, SuperResolutionInferer, super_resolve_acquired
-from .intensities import Modality
+from .inference import (
+    Settings,
+    SuperResolutionInferer,
+    VolumeOptions,
+    acquire,
+    refuse_unknown,
+    super_resolve_acquired,
+)
 from .io import shelf
 from .io.adapters import taken
 from .io.shelf import NAMES as NAMES
 from .io.shelf import SPLINE, bundle_path
 from .io.shelf import shipped_bundles as shipped_bundles
 from .options import Wanted
-from .slices import Profile
 from .trust.ranges import check_ranges
 
 _DOS_FOLDER = 0x10
@@ -54,7 +60,7 @@ class Model:
         name: str,
         version: str,
         network: nn.Module | Engine | None,
-        defaults: BundleDefaults | None = None,
+        defaults: Settings | None = None,
         *,
         weights_sha256: str = "",
         calibration: Mapping[str, Any] | None = None,
@@ -62,7 +68,7 @@ class Model:
         self.name, self.version, self.weights_sha256 = name, version, weights_sha256
         self.engine = as_engine(network)
         self.calibration = dict(calibration or {})
-        self.defaults = defaults or BundleDefaults()
+        self.defaults = defaults or Settings()
 
     @property
     def network(self) -> nn.Module | None:
@@ -90,28 +96,16 @@ class Model:
         self,
         image: Any,
         *,
-        spacing: float | None = None,
-        factor: float | None = None,
-        slice_thickness: float | None = None,
-        profile: Profile | None = None,
-        axis: int | None = None,
-        modality: Modality | None = None,
-        strict: bool = False,
-        tile_voxels: int | None = None,
         progress: Progress | None = None,
+        **options: Unpack[VolumeOptions],
     ) -> Any:
-        """Super-resolve one volume; images and arguments as of :func:`monai_sr.inference.super_resolve`."""
+        """Super-resolve one volume; images and options as of :func:`monai_sr.inference.super_resolve`."""
+        refuse_unknown(options, VolumeOptions.__optional_keys__)
+        given = Settings.of(**options)
         volume, give_back = (image, None) if isinstance(image, Tensor) else taken(image)
-        default = self.defaults.acquisition
-        acquired = Acquired.of(
-            volume,
-            slice_thickness=default.slice_thickness if slice_thickness is None else slice_thickness,
-            profile=profile or default.profile,
-            axis=default.axis if axis is None else axis,
-            modality=modality or default.modality,
-        )
-        wanted = Wanted(spacing=spacing, factor=factor, strict=strict).or_else(self.defaults.wanted)
-        sr = self.super_resolve(acquired, wanted, tile_voxels=tile_voxels, progress=progress)
+        acquired = acquire(volume, given.acquisition.or_else(self.defaults.acquisition))
+        wanted = given.wanted.or_else(self.defaults.wanted)
+        sr = self.super_resolve(acquired, wanted, tile_voxels=given.tile_voxels, progress=progress)
         return sr if give_back is None else give_back(sr)
 
     def check_ranges(self, acquired: Acquired, wanted: Grid, *, strict: bool = False) -> dict[str, str]:
@@ -120,8 +114,7 @@ class Model:
             acquired,
             wanted,
             self.calibration.get("trained_on", {}),
-            ct_window=self.defaults.ct_window,
-            mr_percentiles=self.defaults.mr_percentiles,
+            normalization=self.defaults.normalization,
             strict=strict,
         )
 
@@ -136,18 +129,8 @@ class Model:
         """Super-resolve a volume whose facts are decided, and warn where it is unlike the training data."""
         grid = acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor)
         outside = self.check_ranges(acquired, grid, strict=wanted.strict)
-        sr = super_resolve_acquired(
-            acquired,
-            self.engine,
-            spacing=wanted.spacing,
-            factor=wanted.factor,
-            ct_window=self.defaults.ct_window,
-            mr_percentiles=self.defaults.mr_percentiles,
-            factor_range=self.defaults.factor_range,
-            strict=wanted.strict,
-            tile_voxels=tile_voxels or self.defaults.tile_voxels,
-            progress=progress,
-        )
+        settings = replace(self.defaults, wanted=wanted, tile_voxels=tile_voxels or self.defaults.tile_voxels)
+        sr = super_resolve_acquired(acquired, self.engine, settings, progress=progress)
         if outside:
             sr.meta["outside_ranges"] = outside
         return sr
@@ -254,7 +237,7 @@ def load_bundle(
     return bundle_model(folder, weights, computed, inferer.defaults)
 
 
-def bundle_model(folder: Path, weights: Path, engine: Engine, defaults: BundleDefaults) -> Model:
+def bundle_model(folder: Path, weights: Path, engine: Engine, defaults: Settings) -> Model:
     """The model of a bundle whose weights an engine holds.
 
     Raises:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-import numpy as np
 import torch
 from monai.data import MetaTensor, decollate_batch
 from monai.inferers import Inferer
@@ -22,6 +21,7 @@ from .intensities import (
     CT_WINDOW,
     MR_PERCENTILES,
     Modality,
+    Normalization,
     check_hounsfield,
     chosen_voxels,
     count_labels,
@@ -29,8 +29,94 @@ from .intensities import (
 )
 from .io.adapters import takes_any_image
 from .networks import levels_for
-from .options import Acquisition, Wanted
+from .options import PARAMETERS, Acquisition, RunOptions, Wanted
 from .slices import Banded, Profile, SliceModel
+
+
+class VolumeOptions(TypedDict, total=False):
+    """Keyword arguments of :func:`super_resolve` and of a loaded bundle; each may be left out.
+
+    Attributes:
+        spacing: wanted slice spacing, mm. Default: the finer in-plane spacing.
+        factor: output slices per acquired slice instead; need not be an integer.
+        strict: raise an error where a warning would say that the result is not worth having: no finer
+            spacing, a factor beyond the range of training, a CT that is not in HU.
+        slice_thickness: FWHM of the slice profile, mm. Default: the value in the metadata, else the slice spacing.
+        profile: "gaussian" or "box". Default: estimated, see :func:`monai_sr.profiles.estimate_profile`.
+        axis: through-plane axis. Default: the one of the largest spacing.
+        modality: "CT" or "MR". Default: the value in the metadata, else estimated from the voxels; then a
+            mask or segmentation is refused.
+        tile_voxels: output voxels computed at once; the result does not depend on it. Default: see
+            :meth:`monai_sr.engine.Engine.usual_tile`.
+    """
+
+    spacing: float | None
+    factor: float | None
+    strict: bool
+    slice_thickness: float | None
+    profile: Profile | None
+    axis: int | None
+    modality: Modality | None
+    tile_voxels: int | None
+
+
+class NetworkOptions(VolumeOptions, total=False):
+    """Also how a network was trained, which a bundle knows.
+
+    Attributes:
+        ct_window, mr_percentiles: see :class:`monai_sr.intensities.Normalization`.
+        factor_range: the factors that the network was trained for; beyond them a warning is given.
+    """
+
+    ct_window: Sequence[float]
+    mr_percentiles: Sequence[float]
+    factor_range: Sequence[float] | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a result besides its image and its network, see :class:`NetworkOptions`."""
+
+    wanted: Wanted = field(default_factory=Wanted)
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    normalization: Normalization = field(default_factory=Normalization)
+    factor_range: tuple[float, float] | None = None
+    tile_voxels: int | None = None
+
+    @classmethod
+    def of(cls, **options: Unpack[NetworkOptions]) -> Settings:
+        """The settings that options give.
+
+        Raises:
+            TypeError: there is no such option.
+            UsageError: a value that is not accepted, or two that contradict each other.
+        """
+        refuse_unknown(options, NetworkOptions.__optional_keys__)
+        network = NetworkOptions.__optional_keys__ - PARAMETERS.keys()
+        said = RunOptions.from_dict({name: value for name, value in options.items() if name not in network})
+        factors = options.get("factor_range")
+        return cls(
+            wanted=said.wanted,
+            acquisition=said.acquisition,
+            normalization=Normalization(
+                ct_window=_pair(options.get("ct_window", CT_WINDOW)),
+                mr_percentiles=_pair(options.get("mr_percentiles", MR_PERCENTILES)),
+            ),
+            factor_range=None if factors is None else _pair(factors),
+            tile_voxels=options.get("tile_voxels"),
+        )
+
+
+def refuse_unknown(options: Mapping[str, Any], known: frozenset[str]) -> None:
+    """Raise TypeError for an option that is not among the known ones."""
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        raise TypeError(f"unknown option {unknown[0]!r}; options are {', '.join(sorted(known))}")
+
+
+def _pair(ends: Sequence[float]) -> tuple[float, float]:
+    low, high = ends
+    return low, high
 
 
 @takes_any_image
@@ -38,18 +124,8 @@ def super_resolve(
     image: Tensor,
     network: nn.Module | Engine | None,
     *,
-    spacing: float | None = None,
-    factor: float | None = None,
-    slice_thickness: float | np.ndarray | None = None,
-    axis: int | None = None,
-    profile: Profile | None = None,
-    modality: Modality | None = None,
-    ct_window: tuple[float, float] = CT_WINDOW,
-    mr_percentiles: tuple[float, float] = MR_PERCENTILES,
-    factor_range: tuple[float, float] | None = None,
-    strict: bool = False,
-    tile_voxels: int | None = None,
     progress: Progress | None = None,
+    **options: Unpack[NetworkOptions],
 ) -> MetaTensor:
     """Thin slices that agree with the acquired thick ones.
 
@@ -63,28 +139,14 @@ def super_resolve(
             :func:`monai_sr.io.adapters.taken`; then the result is of that kind, and of its type of voxels.
         network: ResidualNet, PyramidNet or SRCNN in eval mode, or an engine that computes one; None for
             the consistent spline alone.
-        spacing: wanted slice spacing, mm. Default: the finer in-plane spacing.
-        factor: output slices per acquired slice instead; need not be an integer.
-        slice_thickness: FWHM of the slice profile, mm; (m,) in the order of the voxels where slices
-            differ. Default: the value in the metadata, else the slice spacing.
-        axis: the through-plane axis, default the one of the largest spacing.
-        profile: "gaussian" or "box". Default: estimated from the slices, see
-            :func:`monai_sr.profiles.estimate_profile`.
-        modality: "CT" or "MR". Default: the value in the metadata, else estimated from the voxels; then a
-            mask or segmentation is refused.
-        ct_window, mr_percentiles: see :func:`monai_sr.intensities.intensity_range`.
-        factor_range: the factors that the network was trained for; beyond them a warning is given.
-        strict: raise an error where there would be a warning that the result is not worth having:
-            no finer spacing, a factor beyond the range, a CT that is not in HU.
-        tile_voxels: output voxels computed at once; the result does not depend on it. Default: see
-            :meth:`monai_sr.engine.Engine.usual_tile`.
         progress: called with the fraction of the work that is done, 0..1.
+        options: ``spacing``, ``factor``, ``slice_thickness`` and others, see :class:`NetworkOptions`.
 
     Returns:
         (C, X', Y', Z') float32 on :func:`monai_sr.grid.target_grid`, with the image's other
         metadata. The image itself, with a warning, where no finer spacing is wanted. Voxels outside
-        what a CT scanned keep its padding value and take no part, ``padding_share`` in the metadata
-        tells how many they are. ``filled_slices`` lists slices that lie in a gap, farther from an
+        what a CT scanned keep its padding value and take no part; ``padding_share`` in the metadata
+        is their fraction. ``filled_slices`` lists slices that lie in a gap, farther from an
         acquired one than its spacing explains; ``slice_profile`` is the profile it agrees with;
         ``outside_training`` is the factor where it is beyond the range.
 
@@ -93,37 +155,18 @@ def super_resolve(
             HU; under ``strict`` see there.
         UsageError: contradicting options, or an unclear through-plane axis.
     """
-    acquired = Acquired.of(image, slice_thickness=slice_thickness, profile=profile, axis=axis, modality=modality)
-    return super_resolve_acquired(
-        acquired,
-        network,
-        spacing=spacing,
-        factor=factor,
-        ct_window=ct_window,
-        mr_percentiles=mr_percentiles,
-        factor_range=factor_range,
-        strict=strict,
-        tile_voxels=tile_voxels,
-        progress=progress,
-    )
+    settings = Settings.of(**options)
+    return super_resolve_acquired(acquire(image, settings.acquisition), network, settings, progress=progress)
 
 
 @torch.no_grad()
 def super_resolve_acquired(
-    acquired: Acquired,
-    network: nn.Module | Engine | None,
-    *,
-    spacing: float | None = None,
-    factor: float | None = None,
-    ct_window: tuple[float, float] = CT_WINDOW,
-    mr_percentiles: tuple[float, float] = MR_PERCENTILES,
-    factor_range: tuple[float, float] | None = None,
-    strict: bool = False,
-    tile_voxels: int | None = None,
-    progress: Progress | None = None,
+    acquired: Acquired, network: nn.Module | Engine | None, settings: Settings, *, progress: Progress | None = None
 ) -> MetaTensor:
-    """:func:`super_resolve` of a volume whose facts are decided; arguments, result and errors as there."""
-    wanted, image, voxels = acquired.wanted_grid(spacing=spacing, factor=factor), acquired.image, acquired.voxels
+    """:func:`super_resolve` of a volume whose facts are decided; ``settings.acquisition`` is not used again."""
+    grid_options, strict = settings.wanted, settings.wanted.strict
+    wanted = acquired.wanted_grid(spacing=grid_options.spacing, factor=grid_options.factor)
+    image, voxels, tile_voxels = acquired.image, acquired.voxels, settings.tile_voxels
     if acquired.lies_on(wanted):
         _doubt(
             "W-SR-NOGAIN",
@@ -137,14 +180,14 @@ def super_resolve_acquired(
         return on_grid(voxels.float(), wanted, image)
     _check_values(acquired, strict=strict)
     model = acquired.slice_model(wanted)
-    beyond = _is_beyond(model.factor, factor_range, strict=strict, path=acquired.path)
+    beyond = _is_beyond(model.factor, settings.factor_range, strict=strict, path=acquired.path)
     result = torch.empty((len(voxels), *wanted.shape), device=voxels.device)
     padded = 0.0
     engine, nearest = as_engine(network), model.distances.argmin(axis=1)
     if tile_voxels is None:
         tile_voxels = engine.usual_tile(voxels_in=voxels.numel(), voxels_out=result.numel())
     for channel in range(len(voxels)):
-        scan = acquired.normalized(channel, ct_window=ct_window, mr_percentiles=mr_percentiles)
+        scan = acquired.normalized(channel, settings.normalization)
         done = _part_of(progress, channel, len(voxels)) if progress else None
         bounds = possible_values(
             *(scan.slices, scan.intensities, acquired.modality, acquired.stored_dtype),
@@ -249,37 +292,6 @@ FACTS = ("super_resolved", "slice_profile", "filled_slices", "padding_share", "o
 """Metadata that :func:`super_resolve` adds to a result."""
 
 
-@dataclass(frozen=True)
-class BundleDefaults:
-    """What a bundle's ``inference.json`` says of a run, where a user does not.
-
-    Attributes:
-        wanted, acquisition: see :class:`monai_sr.options.RunOptions`.
-        ct_window, mr_percentiles, factor_range, tile_voxels: see :func:`super_resolve`.
-    """
-
-    wanted: Wanted = field(default_factory=Wanted)
-    acquisition: Acquisition = field(default_factory=Acquisition)
-    ct_window: tuple[float, float] = CT_WINDOW
-    mr_percentiles: tuple[float, float] = MR_PERCENTILES
-    factor_range: tuple[float, float] | None = None
-    tile_voxels: int | None = None
-
-    def super_resolve(self, image: Tensor, network: nn.Module | Engine | None) -> MetaTensor:
-        """:func:`super_resolve` as the bundle says."""
-        return super_resolve_acquired(
-            acquire(image, self.acquisition),
-            network,
-            spacing=self.wanted.spacing,
-            factor=self.wanted.factor,
-            ct_window=self.ct_window,
-            mr_percentiles=self.mr_percentiles,
-            factor_range=self.factor_range,
-            strict=self.wanted.strict,
-            tile_voxels=self.tile_voxels,
-        )
-
-
 def acquire(image: Tensor, said: Acquisition) -> Acquired:
     """A volume as acquired, by its file and by what the options say."""
     return Acquired.of(
@@ -294,44 +306,30 @@ def acquire(image: Tensor, said: Acquisition) -> Acquired:
 class SuperResolutionInferer(Inferer):
     """:func:`super_resolve` for MONAI's evaluator: a batch of thick volumes to thin ones.
 
-    Takes the options of :func:`super_resolve`, and ``engine``, ``precision`` and ``int8`` of
-    :func:`monai_sr.engine.selection.make_engine`, with which the network must not be trained further. Follow it by
-    ``SuperResolvedGridd`` with the same spacing, factor and axis, because an evaluator keeps the
-    input's affine.
+    An evaluator keeps the input's affine, so ``SuperResolvedGridd`` must follow, with the same spacing, factor
+    and axis.
+
+    Args:
+        engine, precision, int8: see :func:`monai_sr.engine.selection.make_engine`; the network must not be trained
+            further.
+        options: see :class:`NetworkOptions`.
 
     Attributes:
-        defaults: what is wanted.
+        defaults: the settings.
         facts: of each result of the last call, the metadata of :data:`FACTS`.
     """
 
     def __init__(
         self,
         *,
-        spacing: float | None = None,
-        factor: float | None = None,
-        slice_thickness: float | None = None,
-        axis: int | None = None,
-        profile: Profile | None = None,
-        modality: Modality | None = None,
-        ct_window: tuple[float, float] = CT_WINDOW,
-        mr_percentiles: tuple[float, float] = MR_PERCENTILES,
-        factor_range: tuple[float, float] | None = None,
-        strict: bool = False,
-        tile_voxels: int | None = None,
         engine: str = "torch",
         precision: str = "float32",
         int8: str | None = None,
+        **options: Unpack[NetworkOptions],
     ) -> None:
         super().__init__()
         self.engine: dict[str, Any] = {"engine": engine, "precision": precision, "int8": int8}
-        self.defaults = BundleDefaults(
-            wanted=Wanted(factor=factor, spacing=spacing, strict=strict),
-            acquisition=Acquisition(slice_thickness=slice_thickness, profile=profile, axis=axis, modality=modality),
-            ct_window=(ct_window[0], ct_window[1]),
-            mr_percentiles=(mr_percentiles[0], mr_percentiles[1]),
-            factor_range=factor_range and (factor_range[0], factor_range[1]),
-            tile_voxels=tile_voxels,
-        )
+        self.defaults = Settings.of(**options)
         self._computed: Engine | None = None
         self.facts: list[dict[str, Any]] = []
 
@@ -346,7 +344,8 @@ class SuperResolutionInferer(Inferer):
         else:  # image[None], as of MONAI Label, whose metadata stay those of one image
             images = [MetaTensor(voxels, meta=inputs.meta) for voxels in inputs.as_tensor()]
         computed = self.engine_for(network)
-        results = [self.defaults.super_resolve(image, computed) for image in images]
+        acquired = (acquire(image, self.defaults.acquisition) for image in images)
+        results = [super_resolve_acquired(one, computed, self.defaults) for one in acquired]
         self.facts = [{name: result.meta[name] for name in FACTS if name in result.meta} for result in results]
         return torch.stack([result.as_tensor() for result in results])
 

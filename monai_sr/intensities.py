@@ -51,6 +51,23 @@ CT_PADDING_BELOW = -1500.0
 
 
 @dataclass(frozen=True)
+class Normalization:
+    """How volumes are normalized for a network: a fixed window for CT, percentiles for MR.
+
+    Attributes:
+        ct_window: HU that become 0 and 1.
+        mr_percentiles: percentiles of an MR volume that become 0 and 1.
+    """
+
+    ct_window: tuple[float, float] = CT_WINDOW
+    mr_percentiles: tuple[float, float] = MR_PERCENTILES
+
+
+USUAL = Normalization()
+"""That of both bundles."""
+
+
+@dataclass(frozen=True)
 class IntensityRange:
     """The line from file units to network units: ``low`` becomes 0 and ``high`` 1."""
 
@@ -162,13 +179,9 @@ def padding_of(voxels: Tensor, modality: Modality, padding_value: float | None =
 
 
 def intensity_range(
-    voxels: Tensor,
-    modality: Modality | None = None,
-    *,
-    ct_window: tuple[float, float] = CT_WINDOW,
-    mr_percentiles: tuple[float, float] = MR_PERCENTILES,
+    voxels: Tensor, modality: Modality | None = None, normalization: Normalization = USUAL
 ) -> IntensityRange:
-    """The range a volume is normalized by: a fixed window for CT, robust percentiles for MR.
+    """The range of a volume that becomes 0 to 1.
 
     Args:
         voxels: the whole volume in file units, any shape, finite.
@@ -183,9 +196,9 @@ def intensity_range(
             "E-IMG-CONST", f"every voxel is {lowest:g}", fix="check the file: an image with contrast is needed"
         )
     if (modality or guess_modality(voxels)) == "CT":
-        return IntensityRange(*ct_window)
+        return IntensityRange(*normalization.ct_window)
     values = torch.as_tensor(voxels).detach().cpu().numpy()
-    low, high = (float(v) for v in np.percentile(values, mr_percentiles))
+    low, high = (float(v) for v in np.percentile(values, normalization.mr_percentiles))
     # a nearly empty volume (a mask, say) may have both percentiles in the background
     return IntensityRange(low, high) if high > low else IntensityRange(lowest, highest)
 

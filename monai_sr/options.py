@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real  # numpy's numbers are Real too
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_type_hints
 
@@ -77,7 +78,7 @@ class Parameter:
         if self.many:
             values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
             return tuple(str(one) for one in values)
-        word, plain = str(value), isinstance(value, str | Path | int | float) and not isinstance(value, bool)
+        word, plain = str(value), isinstance(value, str | Path | Real) and not isinstance(value, bool)
         if self.kind == "flag" and isinstance(value, bool):
             return value
         for choice in self.choices if plain else ():
@@ -104,9 +105,7 @@ _EXPECTED = {
     "text": "a text",
 }
 
-
 _NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?", re.IGNORECASE)
-
 _KINDS: dict[Any, Kind] = {bool: "flag", float: "number", int: "count", str: "text"}
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from .acquired import Acquired
 from .errors import UsageError
 from .grid import grid_of, on_grid, positions_on, target_grid, thick_grid
-from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, intensity_range
+from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, Normalization, intensity_range
 from .slices import Profile, SliceModel, apply_along, interpolation_matrix, profile_matrix
 
 Method = Literal["linear", "cubic", "consistent"]
@@ -239,12 +239,12 @@ class NormalizeIntensitiesd(MapTransform):
     ) -> None:
         super().__init__(keys)
         self.modality = modality
-        self.rule: dict[str, Any] = {"ct_window": tuple(ct_window), "mr_percentiles": tuple(mr_percentiles)}
+        self.normalization = Normalization(ct_window, mr_percentiles)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            result[key] = intensity_range(result[key], self.modality, **self.rule).normalize(result[key])
+            result[key] = intensity_range(result[key], self.modality, self.normalization).normalize(result[key])
         return result
 
 

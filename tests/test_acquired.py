@@ -15,7 +15,7 @@ import monai_sr
 from monai_sr.acquired import Acquired, acquisition_meta, has_orientation, padding_value_of, path_of, stored_dtype_of
 from monai_sr.errors import ImageError, UsageError
 from monai_sr.grid import Grid, grid_of
-from monai_sr.inference import super_resolve, super_resolve_acquired
+from monai_sr.inference import Settings, super_resolve, super_resolve_acquired
 from monai_sr.transforms import simulate_thick_slices
 
 PACKAGE = Path(monai_sr.__file__).parent
@@ -279,7 +279,8 @@ def test_nobody_else_reads_or_writes_what_metadata_say_of_an_acquisition():
 
 def test_a_volume_that_was_looked_at_gives_the_same_result_as_its_image():
     image = thick()
-    by_facts = super_resolve_acquired(Acquired.of(image, slice_thickness=5.0, profile="box"), None, factor=2)
+    acquired = Acquired.of(image, slice_thickness=5.0, profile="box")
+    by_facts = super_resolve_acquired(acquired, None, Settings.of(factor=2))
     assert torch.equal(by_facts, super_resolve(image, None, factor=2, slice_thickness=5.0, profile="box"))
     assert not torch.equal(by_facts, super_resolve(image, None, factor=2))
 

@@ -397,7 +397,7 @@ def test_an_unclear_through_plane_axis_is_asked_for(spacing, wanted):
 
 
 def test_factor_and_spacing_together_are_refused():
-    with pytest.raises(UsageError, match="factor and a spacing"):
+    with pytest.raises(UsageError, match="factor and spacing"):
         super_resolve(noise(), None, factor=2, spacing=2.0)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from monai_sr.errors import ImageError
-from monai_sr.intensities import CT_WINDOW, IntensityRange, guess_modality, intensity_range
+from monai_sr.intensities import CT_WINDOW, IntensityRange, Normalization, guess_modality, intensity_range
 
 CT = torch.linspace(-1024, 3071, 60).reshape(1, 3, 4, 5)
 MR = torch.rand(1, 12, 12, 12) * 800 + 20
@@ -33,14 +33,16 @@ def test_the_range_becomes_zero_to_one_and_what_lies_beyond_keeps_its_place(voxe
 
 def test_ct_has_one_window_for_every_volume():
     assert intensity_range(CT) == intensity_range(CT / 2, "CT") == IntensityRange(*CT_WINDOW)
-    assert intensity_range(CT, ct_window=(-500, 500)) == IntensityRange(-500, 500)
+    assert intensity_range(CT, None, Normalization(ct_window=(-500, 500))) == IntensityRange(-500, 500)
 
 
 def test_mr_is_ranged_by_its_percentiles():
     low, high = np.percentile(MR.numpy(), [0.5, 99.5])
     found = intensity_range(MR)
     assert (found.low, found.high) == pytest.approx((low, high))
-    assert intensity_range(MR, mr_percentiles=(10, 90)).high == pytest.approx(np.percentile(MR.numpy(), 90))
+    assert intensity_range(MR, None, Normalization(mr_percentiles=(10, 90))).high == pytest.approx(
+        np.percentile(MR.numpy(), 90)
+    )
 
 
 def test_one_bright_voxel_does_not_change_the_range_of_an_mr_volume():

@@ -12,7 +12,7 @@ from monai.transforms import Compose, SaveImage
 
 from monai_sr.errors import ImageError, UsageError
 from monai_sr.grid import grid_of, on_grid, positions_on, target_grid, thick_grid
-from monai_sr.intensities import intensity_range
+from monai_sr.intensities import Normalization, intensity_range
 from monai_sr.slices import SliceModel, apply_along, profile_matrix
 from monai_sr.training.augmentation import RandCoarseCropd, RandSimulateThickSlicesd
 from monai_sr.transforms import (
@@ -305,7 +305,7 @@ def test_spacing_and_factor_contradict_each_other(make):
 def test_normalizing_is_the_rule_of_the_intensities_and_keeps_the_geometry(modality):
     image = phantoms.known_value(phantoms.grid(orientation="oblique")) * 9
     normalized = NormalizeIntensitiesd("image", modality, ct_window=(-1500, -900))({"image": image})["image"]
-    expected = intensity_range(image, modality, ct_window=(-1500, -900)).normalize(image)
+    expected = intensity_range(image, modality, Normalization(ct_window=(-1500, -900))).normalize(image)
     torch.testing.assert_close(normalized.as_tensor(), expected.as_tensor())
     assert normalized.min() < 0
     assert normalized.max() > 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
+from monai.utils import CommonKeys as Keys
 from monai.utils import MetaKeys
 
 from ..acquired import path_of
@@ -17,7 +18,7 @@ from ..engine.memory import peak_mib
 from ..engine.selection import describe_engine
 from ..errors import SuperResolutionWarning, collect_notices, give
 from ..inference import SuperResolutionInferer, acquire
-from ..options import Compute, Reading, RunOptions
+from ..options import RunOptions
 from .case import assess
 from .cases import Case
 from .record import describe_result, made_by, resolve_options, sha256_of, sha256_of_result, write_record
@@ -30,8 +31,8 @@ class RecordHandler:
         metadata: the bundle's ``configs/metadata.json``.
         checkpoint: its weights.
         inferer: that made the results.
-        image_key, pred_key: of the acquired volume and of the result in the evaluator's output.
-        series, volume, nan, geometry, fill_gaps, merge_by_geometry: that the volumes were read with.
+        reading: ``series``, ``volume`` and others that the volumes were read with, see
+            :class:`monai_sr.options.Reading`.
     """
 
     def __init__(
@@ -39,20 +40,11 @@ class RecordHandler:
         metadata: str,
         checkpoint: str,
         inferer: SuperResolutionInferer,
-        *,
-        image_key: str = "image",
-        pred_key: str = "pred",
-        series: str | int | None = None,
-        volume: Any = None,
-        nan: Any = "fill",
-        geometry: Any = None,
-        fill_gaps: bool = False,
-        merge_by_geometry: bool = False,
+        **reading: object,
     ) -> None:
         self._folder, self._weights = Path(metadata).resolve().parents[1], Path(checkpoint)
-        self._inferer, self._keys = inferer, (image_key, pred_key)
-        reading = Reading(None if series is None else str(series), volume, nan, geometry, fill_gaps, merge_by_geometry)
-        self._options = RunOptions(reading=reading, compute=Compute(trust_bundle=True))
+        self._inferer = inferer
+        self._options = RunOptions.from_dict({"reading": reading, "trust_bundle": True})
         self._collecting, self._started = ExitStack(), 0.0
         self._notices: list[SuperResolutionWarning] = []
 
@@ -81,7 +73,7 @@ class RecordHandler:
         model = bundle_model(self._folder, self._weights, computed, self._inferer.defaults)
         outputs: Any = engine.state.output
         for item, facts in zip(outputs if isinstance(outputs, list) else [outputs], self._inferer.facts, strict=True):
-            image, sr = (item[key] for key in self._keys)
+            image, sr = item[Keys.IMAGE], item[Keys.PRED]
             if MetaKeys.SAVED_TO not in sr.meta:  # nothing was written
                 continue
             sr.meta.pop("super_resolved", None)

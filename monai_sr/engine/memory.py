@@ -16,6 +16,11 @@ import torch
 from ..errors import SuperResolutionError
 from . import Engine
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 TILE_VOXELS = 4_000_000
 """Output voxels that a network computes at once at most."""
 
@@ -117,9 +122,7 @@ def reset_peak() -> None:
 
 def peak_mib() -> float:
     """The most memory that this process held since :func:`reset_peak`, or since its start, MiB."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if resource is None:  # Windows
         return psutil.Process().memory_info().peak_wset / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if os.uname().sysname == "Darwin" else 2**10)

@@ -90,7 +90,7 @@ def calibrate(
     for index, volume in enumerate(training):
         whole = _volume(volume)
         if simulation is not None:
-            ranges.append(trained_ranges([whole], **simulation))
+            ranges.append(trained_ranges([whole], normalization=model.defaults.normalization, **simulation))
         hr = _middle(whole, crop // 2)
         seen += [sample_of(*result_of(model, hr, factor)) for factor in factors]
         if progress:

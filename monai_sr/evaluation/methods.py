@@ -27,6 +27,7 @@ from ..acquired import Acquired
 from ..errors import SuperResolutionError, UsageError
 from ..grid import Grid, grid_of, on_grid, target_grid
 from ..io.images import read_image, write_image
+from ..io.itk import simple_itk
 from ..slices import apply_along
 from ..transforms import Method, interpolate_slices
 
@@ -77,8 +78,7 @@ def sinc_matrix(count: int, positions: np.ndarray) -> Tensor:
         count: number of acquired slices.
         positions: (n,) positions of the output slices, in slice spacings from the middle.
     """
-    import SimpleITK as sitk
-
+    sitk = simple_itk()
     units = np.pad(np.eye(count), ((_SINC_REACH, _SINC_REACH), (0, 0)), mode="edge")
     first = positions[0] + (count - 1) / 2 + _SINC_REACH
     step = positions[1] - positions[0] if len(positions) > 1 else 1.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +25,13 @@ from ..errors import (
     SuperResolutionError,
     UsageError,
     collect_notices,
+    naming,
     warn,
     write_error,
 )
 from ..files import write_atomically
 from ..grid import Grid
+from ..options import RunOptions
 from ..slices import blocks
 from .checks import checked
 from .forms import Form
@@ -90,18 +92,17 @@ def read_image(
     path = Path(path)
     if not path.exists():
         raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=path)
-    try:
-        if path.is_dir() or dicom.is_dicom_source(path):
-            refuse_file_options(volume=volume, geometry=geometry)
-            found = dicom.find_series(path, merge_by_geometry=merge_by_geometry, own_results=own_results)
-            return read_dicom(found.only(series), path=path, fill_gaps=fill_gaps)
-        if not path.is_file():
-            raise ImageError("E-IO-TYPE", "not a regular file", fix="give an image file or a DICOM folder")
-        return checked(*_read_file(path, geometry), path=path, volume=volume, nan=nan)
-    except SuperResolutionError as error:
-        raise error.at(path) from error.__cause__
-    except PermissionError as error:
-        raise ImageError("E-IO-PERM", "the file may not be read", fix="change its permissions", path=path) from error
+    with naming(path):
+        try:
+            if path.is_dir() or dicom.is_dicom_source(path):
+                refuse_file_options(volume=volume, geometry=geometry)
+                found = dicom.find_series(path, merge_by_geometry=merge_by_geometry, own_results=own_results)
+                return read_dicom(found.only(series), path=path, fill_gaps=fill_gaps)
+            if not path.is_file():
+                raise ImageError("E-IO-TYPE", "not a regular file", fix="give an image file or a DICOM folder")
+            return checked(*_read_file(path, geometry), path=path, volume=volume, nan=nan)
+        except PermissionError as error:
+            raise ImageError("E-IO-PERM", "the file may not be read", fix="change its permissions") from error
 
 
 def read_labels(path: str | Path) -> MetaTensor:
@@ -112,10 +113,8 @@ def read_labels(path: str | Path) -> MetaTensor:
     path = Path(path)
     if not path.is_file():
         raise InputMissingError("E-IO-MISSING", "the mask does not exist", fix="check the path", path=path)
-    try:
+    with naming(path):
         return checked(*_read_file(path, None), path=path, may_be_constant=True)
-    except SuperResolutionError as error:
-        raise error.at(path) from error.__cause__
 
 
 def refuse_file_options(*, volume: int | str | None = None, geometry: str | None = None) -> None:
@@ -136,10 +135,8 @@ def read_dicom(
 
     Returns, raises: as :func:`read_image`.
     """
-    try:
+    with naming(path):
         return checked(*dicom.read_series(series, fill_gaps=fill_gaps, progress=progress), path=path)
-    except SuperResolutionError as error:
-        raise error.at(path) from error.__cause__
 
 
 def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> Path:
@@ -263,28 +260,11 @@ class VolumeReader(ImageReader):
     series and overlook missing slices (measured with MONAI 1.6.1).
 
     Args:
-        series, volume, nan, geometry, fill_gaps, merge_by_geometry: as of :func:`read_image`.
+        reading: ``series``, ``volume`` and others, see :class:`monai_sr.options.Reading`.
     """
 
-    def __init__(
-        self,
-        *,
-        series: str | int | None = None,
-        volume: int | Literal["all"] | None = None,
-        nan: Literal["fill", "refuse"] = "fill",
-        geometry: Form | None = None,
-        fill_gaps: bool = False,
-        merge_by_geometry: bool = False,
-    ) -> None:
-        self._read = partial(
-            read_image,
-            series=None if series is None else str(series),
-            volume=volume,
-            nan=nan,
-            geometry=geometry,
-            fill_gaps=fill_gaps,
-            merge_by_geometry=merge_by_geometry,
-        )
+    def __init__(self, **reading: object) -> None:
+        self._reading = RunOptions.from_dict({"reading": reading}).reading
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         """Every path may be tried."""
@@ -292,7 +272,7 @@ class VolumeReader(ImageReader):
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> MetaTensor:
         """Read the first of the paths."""
-        return self._read(data[0] if isinstance(data, list | tuple) else str(data))
+        return read_image(data[0] if isinstance(data, list | tuple) else str(data), **asdict(self._reading))
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
         """(X, Y, Z) float32 and its metadata; (C, X, Y, Z) of several volumes."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,23 @@ from .fields import LPS_TO_RAS
 from .nifti import check_dtype
 
 
+@cache
+def simple_itk() -> Any:
+    """The module SimpleITK; imported when it is needed, because that takes a third of a second."""
+    import SimpleITK
+
+    return SimpleITK
+
+
 def from_itk(image: Any) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Voxels float32, RAS+ affine and ``stored_dtype`` of a SimpleITK image.
 
     Raises:
         ImageError: voxels are no real numbers.
     """
-    import SimpleITK as sitk
-
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError("E-IMG-DTYPE", "voxels are colors or vectors", fix="give a scalar (gray) image")
-    voxels = sitk.GetArrayFromImage(image).T
+    voxels = simple_itk().GetArrayFromImage(image).T
     check_dtype(voxels.dtype)
     axes = image.GetDimension()
     if axes < 3:
@@ -44,9 +51,7 @@ def from_itk(image: Any) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
 
 def to_itk(voxels: np.ndarray, grid: Grid) -> Any:
     """A volume (X, Y, Z) as a SimpleITK image."""
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
+    image = simple_itk().GetImageFromArray(np.ascontiguousarray(voxels.T))
     affine = LPS_TO_RAS @ grid.affine
     image.SetSpacing(grid.spacing)
     image.SetOrigin(affine[:3, 3].tolist())
@@ -56,14 +61,12 @@ def to_itk(voxels: np.ndarray, grid: Grid) -> Any:
 
 def write_itk(voxels: np.ndarray, grid: Grid, path: Path) -> None:
     """Write a volume (X, Y, Z) through a temporary file."""
-    import SimpleITK as sitk
-
     image = to_itk(voxels, grid)
     folder = temporary_beside(path)  # SimpleITK goes by the suffix, so the name must keep it
     whole = folder / f"whole{path.suffix}"
     try:
         folder.mkdir()
-        sitk.WriteImage(image, str(whole), useCompression=True)
+        simple_itk().WriteImage(image, str(whole), useCompression=True)
         with open(whole, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(whole, path)

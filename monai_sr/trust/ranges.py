@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from ..acquired import Acquired
 from ..errors import ImageError, warn
 from ..grid import SAME_SPACING, Grid, grid_of
-from ..intensities import CT_WINDOW, MR_PERCENTILES, intensity_range
+from ..intensities import USUAL, Normalization, intensity_range
 
 BELOW, ABOVE = 0.5, 1.25
 """Tolerance of lengths, as multiples of the minimum and maximum of training. Half the voxel size shows the same
@@ -46,8 +46,7 @@ def trained_ranges(
     thickness_ratios: tuple[float, float],
     isotropy: float = 1.6,
     coarsest: float = 1.0,
-    ct_window: tuple[float, float] = CT_WINDOW,
-    mr_percentiles: tuple[float, float] = MR_PERCENTILES,
+    normalization: Normalization = USUAL,
 ) -> dict[str, Any]:
     """The ranges that training on these volumes covers, by modality, as in the calibration of a bundle.
 
@@ -56,14 +55,14 @@ def trained_ranges(
         factors, thickness_ratios, isotropy: minimum and maximum in the simulation of thick slices, see
             :class:`monai_sr.training.augmentation.RandSimulateThickSlicesd`.
         coarsest: see :class:`monai_sr.training.augmentation.RandCoarseCropd`.
-        ct_window, mr_percentiles: see :func:`monai_sr.intensities.intensity_range`.
+        normalization: of the network.
     """
     ranges: dict[str, Any] = {}
     for hr in volumes:
         grid = grid_of(hr)
         acquired = Acquired.of(hr)
         near = [s for s in grid.spacing if s <= min(grid.spacing) * isotropy]
-        low, high = _extremes(acquired, 0, ct_window, mr_percentiles)
+        low, high = _extremes(acquired, 0, normalization)
         covered: dict[str, tuple[float, float]] = {
             "in_plane_spacing": (min(near), max(near) * coarsest),
             "slice_spacing": (min(near) * factors[0], max(near) * coarsest * factors[1]),
@@ -92,8 +91,7 @@ def check_ranges(
     wanted: Grid,
     trained: Mapping[str, Any],
     *,
-    ct_window: tuple[float, float] = CT_WINDOW,
-    mr_percentiles: tuple[float, float] = MR_PERCENTILES,
+    normalization: Normalization = USUAL,
     strict: bool = False,
 ) -> dict[str, str]:
     """Warn of every property of a volume outside the training ranges of a bundle.
@@ -103,7 +101,7 @@ def check_ranges(
     Args:
         acquired, wanted: a volume, and the grid of its result.
         trained: from :func:`trained_ranges`; if empty, nothing is checked.
-        ct_window, mr_percentiles: as of :func:`monai_sr.inference.super_resolve`.
+        normalization: of the network.
         strict: raise an error instead.
 
     Returns:
@@ -122,7 +120,7 @@ def check_ranges(
         return {"modality": finding}
     in_plane = [s for a, s in enumerate(grid.spacing) if a != acquired.axis]
     extent = max(s * n for s, n in zip(grid.spacing, grid.shape, strict=True))
-    extremes = [_extremes(acquired, index, ct_window, mr_percentiles) for index in range(len(acquired.voxels))]
+    extremes = [_extremes(acquired, index, normalization) for index in range(len(acquired.voxels))]
     ratios = acquired.slice_thickness / spacing
     measured = {
         "in_plane_spacing": (min(in_plane), max(in_plane), "the in-plane spacing is {} mm"),
@@ -155,16 +153,14 @@ def _allowed(name: str, ends: Sequence[float]) -> tuple[float, float]:
     return BELOW * low, ABOVE * high
 
 
-def _extremes(
-    acquired: Acquired, channel: int, ct_window: tuple[float, float], mr_percentiles: tuple[float, float]
-) -> tuple[float, float]:
+def _extremes(acquired: Acquired, channel: int, normalization: Normalization) -> tuple[float, float]:
     """Normalized minimum and maximum of a channel, without padding."""
     voxels = acquired.voxels[channel].float()
     outside = acquired.outside(voxels, channel)
     known = voxels if outside is None or bool(outside.all()) else voxels[~outside]
     if float(known.min()) == float(known.max()):
         return 0.0, 1.0  # super_resolve raises the error
-    scale = intensity_range(known, acquired.modality, ct_window=ct_window, mr_percentiles=mr_percentiles)
+    scale = intensity_range(known, acquired.modality, normalization)
     values = known.flatten()
     values = values[:: max(1, len(values) // _SAMPLES)]
     low, high = np.percentile(scale.normalize(values).cpu().numpy(), EXTREMES)

@@ -16,7 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from monai_sr import Condition, evaluate, inference, load_bundle
+from monai_sr import evaluate, inference, load_bundle
+from monai_sr.evaluation.conditions import Condition
 
 ROUNDED: dict[str, Callable[[float], int]] = {
     "up": lambda factor: max(1, math.ceil(math.log2(factor) - 1e-6)),

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from ...batch import Outcome, Result, check_target, find_cases, load_model, process
 from ...errors import UsageError
 from ...grid import grid_of, on_grid
-from ...inference import super_resolve_acquired
+from ...inference import Settings, super_resolve_acquired
 from ...io.images import write_image
 from ...options import RunOptions
 from ...trust.consistency import measure_consistency
@@ -50,8 +50,7 @@ def _overlays(result: Result, options: RunOptions, places: Mapping[str, Path]) -
 
 
 def _difference(result: Result, options: RunOptions) -> MetaTensor:
-    wanted = options.wanted
-    spline = super_resolve_acquired(result.acquired, None, spacing=wanted.spacing, factor=wanted.factor)
+    spline = super_resolve_acquired(result.acquired, None, Settings(options.wanted))
     return on_grid(result.sr.as_tensor() - spline.as_tensor(), grid_of(result.sr), result.sr)
 
 
