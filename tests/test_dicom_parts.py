@@ -11,6 +11,7 @@ from pathlib import Path
 
 import catalogue
 import numpy as np
+import pydicom
 import pytest
 from dicom_phantoms import (
     Stack,
@@ -182,6 +183,56 @@ def test_the_last_volume_of_an_aborted_scan_is_a_volume_of_its_own(tmp_path):
             update(one, AcquisitionTime=f"1200{20 * t + k:02d}")
         write(tmp_path, stack)
     assert [len(series.frames) for series in sorted(find_series(tmp_path).series, key=lambda s: s.label)] == [6, 6, 4]
+
+
+@catalogue.fault("D36", "W-DCM-ORDER")
+def test_a_volume_that_lacks_a_slice_is_told_by_instance_number(tmp_path):
+    edits = [lambda one, k, t=t: update(one, InstanceNumber=1 + 6 * t + k) for t in range(3)]
+    write_parts(tmp_path, edits)
+    lost = next(path for path in sorted(tmp_path.iterdir()) if pydicom.dcmread(path).InstanceNumber == 9)
+    lost.unlink()
+    found = find_series(tmp_path)
+    assert [len(series.frames) for series in found.series] == [6, 5, 6]
+    assert all("W-DCM-ORDER" in [warning.code for warning in series.warnings] for series in found.series)
+
+
+@catalogue.fault("D41")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}),
+        ({"EchoTime": 3.0}, {"EchoTime": 9.0}),
+        ({"ConvolutionKernel": "B30f"}, {"ConvolutionKernel": "B70f"}),
+    ],
+    ids=["acquisition", "echo", "kernel"],
+)
+@pytest.mark.parametrize("offset", [1.5, 9.0])
+def test_acquisitions_that_lie_between_one_another_are_two_volumes(tmp_path, first, second, offset):
+    """Each is even; together the steps are 1.5, 2.5, 1.5, ... mm."""
+    other = Stack(tuple(np.array(even(6, 4.0)) + offset), rows=12, columns=14)
+    write(tmp_path, slices(SMALL, modality="MR", **first))
+    write(tmp_path, slices(other, modality="MR", **second))
+    found = find_series(tmp_path)
+    assert found.broken == () and len({series.label for series in found.series}) == 2
+    for series in found.series:
+        volume = read_one(series)
+        assert volume.voxels.shape[2] == 6 and "slice_positions" not in volume.meta
+        assert volume.error().max() < ROUNDING
+
+
+@pytest.mark.parametrize("attributes", [{}, {"AcquisitionNumber": 1}])
+def test_an_uneven_acquisition_stays_one(tmp_path, attributes):
+    write(tmp_path, slices(Stack((0.0, 4.0, 8.0, 9.5, 13.5, 17.5), rows=12, columns=14), **attributes))
+    assert [len(series.frames) for series in find_series(tmp_path).series] == [6]
+
+
+@catalogue.fault("I20", "E-IMG-FEW")
+def test_two_slices_of_another_grid_beside_a_volume_are_left_out(tmp_path):
+    write(tmp_path, slices(SMALL))
+    write(tmp_path, slices(Stack(even(2, 4.0), rows=16, columns=16)))
+    found = find_series(tmp_path)
+    assert [len(series.frames) for series in found.series] == [6]
+    assert [(left.code, left.files) for left in found.left_out] == [("E-IMG-FEW", 2)]
 
 
 def test_echoes_of_a_dynamic_series_are_split_by_echo_and_time(tmp_path):

@@ -1,7 +1,7 @@
 """DICOM in and out: find series, gate and read them, write derived ones."""
 
+from .dataset import is_dicom
 from .derive import MadeBy, write_derived_series
-from .header import is_dicom
 from .scan import Found, LeftOut, find_series, is_dicom_source, short_name
 from .series import Frame, Series
 from .sidecar import acquisition, series_description

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import re
+import struct
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
+import numpy as np
 from pydicom.datadict import keyword_for_tag
 from pydicom.sequence import Sequence
 
+from .kinds import values_of
 from .series import Frame
 
 ENHANCED = {"EchoTime": "EffectiveEchoTime", "ImageType": "FrameType"}
 """What enhanced files call it."""
+
+
+_B_VALUES = (0x0019100C, 0x00431039, 0x20011003, 0x00651009)
+_DIRECTIONS = (
+    (0x0019100E,),
+    (0x001910BB, 0x001910BC, 0x001910BD),
+    (0x200510B0, 0x200510B1, 0x200510B2),
+    (0x00651037,),
+)
+"""Private attributes of Siemens, GE, Philips and UIH."""
+
+_NO_SETTING = {
+    *("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "SliceLocation", "PixelData", "ContentTime"),
+    *("InstanceCreationTime", "InStackPositionNumber", "InstanceCreationDate", "FrameAcquisitionNumber"),
+}
 
 
 def value_of(frame: Frame, name: str) -> Any:
@@ -65,3 +85,84 @@ def stack_of_frame(frame: Frame) -> str:
     """Which stack of a multi-frame file a frame belongs to; empty in a classic file."""
     contents = [get(group, "FrameContentSequence") for group in groups_of(frame.header, frame.number)]
     return next((str(get(content[0], "StackID") or "") for content in contents if content), "")
+
+
+def attribute_of(frame: Frame, grouped: dict[str, Any], name: str) -> float | str:
+    """A number where an attribute is one, else text; empty if the header does not tell.
+
+    Args:
+        frame: of which frame.
+        grouped: its :func:`grouped_values`.
+        name: a keyword, or what the vendors keep in other places: b-value, b-direction, clock (seconds),
+            across and down (mm, of the first pixel in the plane), cosine 0 to 5.
+    """
+
+    def said(keyword: str) -> Any:
+        return grouped[keyword] if keyword in grouped else get(frame.header, keyword)
+
+    if name == "clock":
+        return _seconds(said)
+    value: Any
+    if name == "b-value":
+        value = [v for v in (said("DiffusionBValue"), *_private(frame, _B_VALUES)) if v is not None]
+        numbers = values_of(value[0]) if value else []
+        value = float(numbers[0]) % 1e6 if numbers else ""  # GE adds 1e9
+    elif name == "b-direction":
+        values = said("DiffusionGradientOrientation"), *(_private(frame, tags) for tags in _DIRECTIONS)
+        value = next(filter(None, values), "")
+    elif name in ("across", "down"):
+        value = frame.position @ frame.orientation[slice(3) if name == "across" else slice(3, 6)]
+    elif name.startswith("cosine"):
+        value = frame.orientation[int(name[-1])]
+    else:
+        value = said(name)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return "" if value is None else "\\".join(map(str, values_of(value)))
+    return number if np.isfinite(number) else ""
+
+
+def _seconds(said: Callable[[str], Any]) -> float | str:
+    """When a frame was acquired, in seconds; empty if the header does not tell."""
+    moment = said("FrameAcquisitionDateTime")
+    if not moment and said("AcquisitionTime"):
+        moment = f"{said('AcquisitionDate') or '0' * 8}{said('AcquisitionTime')}"
+    moment = str(moment or said("AcquisitionDateTime") or "").replace(":", "")
+    digits = re.match(r"\d{6}(\d\d)(\d\d)(\d\d)(\d\d(?:\.\d+)?)", moment)
+    if digits is None:
+        return ""
+    day, hour, minute, second = map(float, digits.groups())
+    return ((day * 24 + hour) * 60 + minute) * 60 + second
+
+
+def _private(frame: Frame, tags: Iterable[int]) -> list[Any]:
+    """Values of private attributes, whose VR a file may not give; those that are absent are left out."""
+    found = []
+    for tag in tags:
+        value: Any = get(frame.header, tag)
+        if isinstance(value, bytes):
+            try:
+                value = [float(part) for part in value.strip(b" \0").split(b"\\")]
+            except ValueError:
+                size, kind = (4, "f") if len(value) == 4 else (8, "d")
+                value = list(struct.unpack(f"<{len(value) // size}{kind}", value[: len(value) // size * size]))
+        if value is not None and value != "" and value != []:
+            found.append(value)
+    return found
+
+
+def fields_of(frame: Frame, grouped: dict[str, Any]) -> dict[Hashable, str]:
+    """All that a header says of a frame, as text: of a classic file every element, private ones too."""
+    if not grouped:
+        return {
+            tag: str(element.value)[:1024]
+            for tag, element in frame.header._dict.items()
+            if element.VR != "SQ" and keyword_for_tag(tag) not in _NO_SETTING
+        }
+    return {
+        (name, number): str(value)[:1024]
+        for name, values in grouped.items()
+        if name not in _NO_SETTING
+        for number, value in enumerate(values_of(values) if name == "DimensionIndexValues" else [values])
+    }

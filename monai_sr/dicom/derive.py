@@ -26,7 +26,7 @@ from ..errors import OutputError, write_error
 from ..files import temporary_beside
 from ..options import RunOptions
 from .attributes import get
-from .header import pydicom_silent
+from .dataset import pydicom_silent
 from .kept import SOP_CLASS, attributes_of, decimal
 from .series import Frame, Series
 

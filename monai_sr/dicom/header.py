@@ -5,24 +5,18 @@ Nothing of the header's text enters a message: names, dates and descriptions may
 
 from __future__ import annotations
 
-import io
-import logging
 import os
-import warnings
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from math import hypot, isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import RawDataElement
 
 from ..errors import ImageError, SuperResolutionWarning
 from .archive import MOST_RATIO, SMALL
 from .attributes import groups_of, in_group
+from .dataset import DEFLATED, PIXEL_DATA, UNDEFINED_LENGTH, Stream, bomb, pixel_element, read_dataset, uid_of
 from .kinds import (
     MODALITY_OF,
     BrokenFileError,
@@ -34,13 +28,6 @@ from .kinds import (
     values_of,
 )
 from .series import Frame
-
-PIXEL_DATA = 0x7FE00010
-DEFERRED = 4096
-"""Values of more bytes stay in the file until they are asked for: the pixels, not the header."""
-
-MOST_INFLATED = 20
-"""Inflated to deflated size of a whole file, above :data:`SMALL`: images shrink by 2 to 4, blank slices by more."""
 
 _WHOLE = (
     *("NumberOfFrames", "SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
@@ -56,63 +43,10 @@ _GEOMETRY = (
 )
 """Functional group and attribute; classic files, and some enhanced ones, have the attribute at the top."""
 _TAGS = {name: tag_for_keyword(name) for name in (*_WHOLE, *(name for _, name in _GEOMETRY))}
-_SYNTAX_OF = {
-    (True, True): "1.2.840.10008.1.2",
-    (False, True): "1.2.840.10008.1.2.1",
-    (False, False): "1.2.840.10008.1.2.2",
-}
-"""Transfer syntax by implicit VR and little endian, for files that do not say it."""
-_UNDEFINED_LENGTH = 0xFFFFFFFF
 _ITEM = 8
 """Bytes that a compressed frame takes if it is empty."""
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 _NO_PREAMBLE = SuperResolutionWarning("W-DCM-PREAMBLE", "files without the DICOM preamble were read all the same")
 _NO_CLASS = SuperResolutionWarning("W-DCM-CLASS", "the SOP class is unknown; the files are read by their Modality")
-
-
-@contextmanager
-def pydicom_silent() -> Iterator[None]:
-    """No complaints of pydicom's, in warnings or logs: they quote the header."""
-    from pydicom import config
-
-    log = logging.getLogger("pydicom")
-    was_disabled, log.disabled = log.disabled, True
-    try:
-        with warnings.catch_warnings(), config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.disabled = was_disabled
-
-
-class _Stream(io.BufferedReader):
-    """A file of which no more is read than it has: a damaged length would have Python allot as much as it says."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__(io.FileIO(os.fspath(file)))  # whose name pydicom wants as text
-        self.size = os.fstat(self.fileno()).st_size
-
-    def read(self, size: int | None = -1) -> bytes:
-        if size is not None and size > self.size:
-            size = self.size
-        return super().read(size)
-
-    def start(self) -> bytes:
-        """The first bytes, with preamble and file meta information, where the transfer syntax is."""
-        start = self.read(4096)
-        if b"\2\0\x10\0" not in start:
-            start += self.read(2**16)
-        self.seek(0)
-        return start
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file says that it is DICOM, by its preamble."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Frame], set[tuple[str, str]]]:
@@ -129,19 +63,13 @@ def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Fra
         NotAnImageError: the file is not DICOM, or of a kind that holds no CT or MR slice.
         BrokenFileError: it is DICOM and cannot be read or used.
     """
+    uid, sop_class, marked = "", "", False
     try:
-        stream = _Stream(file)
-        start = stream.start()
-    except OSError:
-        raise NotAnImageError("E-IO-TYPE", "not DICOM") from None
-    marked, deflated = start[128:132] == b"DICM", _DEFLATED.encode() in start
-    if not marked and not _looks_like_dicom(start):
-        stream.close()
-        raise NotAnImageError("E-IO-TYPE", "not DICOM")
-    uid, sop_class = "", ""
-    try:
-        with stream:
-            dataset = _read(stream, deflated=deflated, force=not marked)
+        with Stream(file) as stream:
+            marked = stream.is_marked
+            if not stream.may_be_dicom:
+                raise NotAnImageError("E-IO-TYPE", "not DICOM")
+            dataset = read_dataset(stream)
         uid, sop_class = str(dataset.get("SeriesInstanceUID") or ""), str(dataset.get("SOPClassUID") or "")
         check_kind(dataset, file.name, own_results=own_results)
         _check_whole(dataset)
@@ -156,12 +84,12 @@ def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Fra
             unplaced = fault.error.code in ("E-DCM-NOGEOM", "E-DCM-SPACING")
             if sop_class and sop_class not in MODALITY_OF and unplaced:
                 raise NotAnImageError("E-DCM-MODALITY", "an unknown SOP class, and no sound CT or MR image") from fault
-            fault.uid = fault.uid or ("" if deflated else _uid_of(file))
+            fault.uid = fault.uid or uid_of(file)
         raise
     except Exception as error:  # pydicom raises many types on damaged headers, many of them late
         if not marked:
             raise NotAnImageError("E-IO-TYPE", "not DICOM") from error
-        raise BrokenFileError(uid or ("" if deflated else _uid_of(file)), damaged(file.name)) from error
+        raise BrokenFileError(uid or uid_of(file), damaged(file.name)) from error
 
 
 def frames_of_header(dataset: Any) -> list[Frame]:
@@ -177,81 +105,6 @@ def frames_of_header(dataset: Any) -> list[Frame]:
         dataset.file_meta = FileMetaDataset()
     check_kind(dataset, "header", own_results=False)
     return _frames_of(dataset, Path("header"), uid)[0]
-
-
-def _read(stream: _Stream, *, deflated: bool, force: bool) -> Any:
-    """All attributes up to the pixels, and where those are."""
-    from pydicom.filereader import read_partial
-    from pydicom.uid import UID
-
-    def beyond() -> Callable[[int, str | None, int], bool]:
-        tags = [0]  # what follows the pixels may be padding that reads as thousands of elements
-
-        def stop(tag: int, vr: str | None, length: int) -> bool:
-            tags.append(tag)
-            return tags[-2] == PIXEL_DATA
-
-        return stop
-
-    if deflated:
-        meta, inflated = _inflate(stream, force=force)
-        dataset = read_partial(io.BytesIO(inflated), stop_when=beyond(), force=True)
-        dataset.file_meta, dataset.preamble = meta, b""
-        dataset.timestamp = os.fstat(stream.fileno()).st_mtime
-    else:
-        dataset = read_partial(stream, stop_when=beyond(), defer_size=DEFERRED, force=force)
-        for tag, raw in dataset._dict.items():
-            unread = isinstance(raw, RawDataElement) and raw.value is None and tag != PIXEL_DATA
-            if unread and _UNDEFINED_LENGTH != raw.length > stream.size - raw.value_tell:  # type: ignore[union-attr]
-                raise EOFError
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        told = getattr(dataset, "original_encoding", None)  # pydicom 2, which MONAI Label asks for, has no such name
-        implicit, little = told or (dataset.is_implicit_VR, dataset.is_little_endian)
-        dataset.file_meta.TransferSyntaxUID = UID(_SYNTAX_OF[bool(implicit), bool(little)])
-    return dataset
-
-
-def _inflate(stream: Any, *, force: bool) -> tuple[Any, bytes]:
-    """The file meta information and the data set of a deflated file, within the limit; pydicom has none.
-
-    Raises:
-        BrokenFileError: it grows beyond the limit.
-    """
-    from pydicom.filereader import _read_file_meta_info, read_preamble
-
-    read_preamble(stream, force)
-    meta = _read_file_meta_info(stream)
-    packed = stream.read()
-    most = max(SMALL, MOST_INFLATED * len(packed))
-    content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, most + 1)
-    if len(content) > most:
-        raise BrokenFileError("", _bomb(Path(stream.name), most, len(packed)))
-    return meta, content
-
-
-def _bomb(file: Path, size: int, packed: int) -> ImageError:
-    return ImageError(
-        "E-SEC-BOMB",
-        f"{file.name} of {packed / 2**20:.3g} MiB would become more than {size / 2**20:.0f} MiB of pixels",
-        fix="decompress it by another tool, such as dcmconv, if it is to be trusted",
-    )
-
-
-def _uid_of(file: Path) -> str:
-    """The SeriesInstanceUID of a file whose pixels cannot be read; empty if there is none."""
-    import pydicom
-
-    try:
-        with _Stream(file) as stream:
-            header = pydicom.dcmread(stream, DEFERRED, True, True, ["SeriesInstanceUID"])
-        return str(header.get("SeriesInstanceUID") or "")
-    except Exception:  # as in read_frames; the file is known to be broken already
-        return ""
-
-
-def _looks_like_dicom(start: bytes) -> bool:
-    """Whether a file without preamble starts as a data set does: group 0002 or 0008, little endian."""
-    return len(start) >= 8 and start[0] in (2, 8) and start[1] == 0 and start[3] == 0
 
 
 def _check_whole(dataset: Any) -> None:
@@ -350,14 +203,6 @@ def _area(a: float, b: float, c: float, d: float, e: float, f: float) -> float:
     return hypot(b * f - c * e, c * d - a * f, a * e - b * d)
 
 
-def pixel_element(dataset: Any) -> Any:
-    """The pixels' element as it lies in the file, unread.
-
-    ``get_item`` would read them in pydicom 2, and in 3 without ``keep_deferred``.
-    """
-    return dataset._dict.get(PIXEL_DATA)
-
-
 def warnings_of(dataset: Any) -> set[SuperResolutionWarning]:
     """What was mended in reading this file."""
     sop_class = str(dataset.get("SOPClassUID") or "")
@@ -388,12 +233,12 @@ def _check_length(dataset: Any, file: Path, uid: str) -> None:
     bits, count = int(dataset.get("BitsAllocated") or 16), int(dataset.get("NumberOfFrames") or 1)
     size = int(dataset.Rows) * int(dataset.Columns) * max(count, 1) * bits // 8
     have = os.path.getsize(file)
-    if str(dataset.file_meta.get("TransferSyntaxUID", "")) == _DEFLATED:
+    if str(dataset.file_meta.get("TransferSyntaxUID", "")) == DEFLATED:
         have, need = len(element.value or b""), size
-    elif length == _UNDEFINED_LENGTH:  # compressed: whether all is there is found when it is decoded
+    elif length == UNDEFINED_LENGTH:  # compressed: whether all is there is found when it is decoded
         need = start + count * _ITEM
         if have >= need and size > max(SMALL, MOST_RATIO * (have - start)):
-            raise BrokenFileError(uid, _bomb(file, size, have))
+            raise BrokenFileError(uid, bomb(file, size, have))
     else:
         need = start + max(int(length), size)
     if have < need:

@@ -74,7 +74,8 @@ def volumes_of(uid: str, frames: list[Frame], notes: Iterable[SuperResolutionWar
     parts = [Part(frames, (), frozenset(notes))]
     for step in (_by_owner, _by_plane, _by_distance, _by_repeats):
         parts = [finer for part in parts for finer in step(part)]
-    labels = [dict(part.label) for part in parts if len(part.frames) > 1]
+    least = min(MIN_SLICES, max(2, *(len(part.frames) for part in parts)))
+    labels = [dict(part.label) for part in parts if len(part.frames) >= least]
     telling = {name for label in labels for name in label if len({other.get(name) for other in labels}) > 1}
     result = []
     for part in map(_straightened, parts):

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataelem import RawDataElement
+from pydicom.uid import RLELossless
 
 from ..errors import ImageError
-from .header import PIXEL_DATA, pixel_element, pydicom_silent
+from .codestreams import check_codestreams
+from .dataset import PIXEL_DATA, pixel_element, pydicom_silent
+from .decoder import ATTRIBUTES, DECODER, UndecodableError
 from .series import Frame
 
 PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
@@ -138,6 +141,14 @@ def _plain(head: Any, file: Path) -> np.ndarray | None:
 
 
 def _decoded(head: Any) -> np.ndarray:
+    syntax = head.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated:
+        if syntax != RLELossless:
+            check_codestreams(
+                head.PixelData, rows=int(head.Rows), columns=int(head.Columns), bits_allocated=int(head.BitsAllocated)
+            )
+        given = {name: head[name].value for name in ATTRIBUTES if name in head}
+        return DECODER.decode(head.PixelData, str(syntax), given)
     try:
         from pydicom.pixels import pixel_array
     except ImportError:  # pydicom 2, which MONAI Label asks for
@@ -185,9 +196,10 @@ def _undecodable(head: Any, frame: Frame, error: Exception) -> ImageError:
     except (ImportError, NotImplementedError):
         known = False
     if known:
+        reason = str(error) if isinstance(error, UndecodableError) else type(error).__name__
         return ImageError(
             "E-DCM-PIXELS",
-            f"the pixels of {frame.file.name} cannot be decoded ({name}; {type(error).__name__})",
+            f"the pixels of {frame.file.name} cannot be decoded ({name}; {reason})",
             fix="copy or export the series again",
         )
     return ImageError(

@@ -27,6 +27,7 @@ from ..errors import (
 from . import header
 from .archive import unpack
 from .attributes import get, stack_of_frame, value_of
+from .dataset import is_dicom, pydicom_silent
 from .kinds import BrokenFileError, NotAnImageError
 from .parts import places_of, stacks_of, volumes_of
 from .series import Frame, Series
@@ -150,7 +151,7 @@ def find_series(source: str | Path, *, merge_by_geometry: bool = False, own_resu
     broken: dict[str, SuperResolutionError] = {}
     frames: dict[str, list[Frame]] = defaultdict(list)
     warnings: dict[str, set[SuperResolutionWarning]] = defaultdict(set)
-    with header.pydicom_silent():
+    with pydicom_silent():
         for file in files:
             try:
                 dataset, new, others = header.read_frames(file, own_results=own_results)
@@ -202,8 +203,13 @@ def _regular_files(folder: Path) -> Iterator[Path]:
 
 def _join_singles(groups: list[Series], *, merge: bool) -> tuple[list[Series], Counter[tuple[str, str]]]:
     """Set single slices aside, or join those of many series that lie on one another (old Canon CT)."""
-    series = [group for group in groups if len(group.frames) > 1]
-    left: Counter[tuple[str, str]] = Counter()
+    whole = {group.uid for group in groups if len(group.frames) >= MIN_SLICES}
+    series, left = [], Counter[tuple[str, str]]()
+    for group in groups:
+        if len(group.frames) >= (MIN_SLICES if group.uid in whole else 2):
+            series.append(group)
+        elif len(group.frames) > 1:
+            left["E-IMG-FEW", f"fewer than {MIN_SLICES} slices beside a volume of the same series"] += len(group.frames)
     singles = {group.frames[0]: group for group in groups if len(group.frames) == 1}
     for stack in stacks_of(list(singles)):
         members = [singles[frame] for frame in stack.frames]
@@ -224,8 +230,8 @@ def _join_singles(groups: list[Series], *, merge: bool) -> tuple[list[Series], C
 def is_dicom_source(path: Path) -> bool:
     """Whether a file or folder is to be read as DICOM: a zip, a DICOM file, or a folder that holds one."""
     if path.is_file():
-        return _is_zip(path) or header.is_dicom(path)
-    return path.is_dir() and any(header.is_dicom(file) for file in _regular_files(path))
+        return _is_zip(path) or is_dicom(path)
+    return path.is_dir() and any(is_dicom(file) for file in _regular_files(path))
 
 
 def short_name(series: Series) -> str:

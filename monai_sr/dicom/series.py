@@ -91,12 +91,12 @@ class Series:
     @property
     def label(self) -> str:
         """What ``--series`` takes for this volume, such as ``4`` or ``4#echo=2``."""
-        name = printable(self.uid) if self.number is None else str(self.number)
+        name = (printable(self.uid) or "?") if self.number is None else str(self.number)
         return name + "#" * bool(self.part) + ",".join(f"{name}={value}" for name, value in self.part)
 
     def is_named(self, wanted: str) -> bool:
         """Whether ``wanted`` names this volume: SeriesInstanceUID or SeriesNumber, and any of ``part`` after a #."""
-        names = {self.uid, printable(self.uid)} | ({str(self.number)} if self.number is not None else set())
+        names = {self.uid, printable(self.uid) or "?"} | ({str(self.number)} if self.number is not None else set())
         name, _, part = wanted.partition("#")
         given = {pair.strip().casefold() for pair in part.split(",") if pair.strip()}
         ours = {f"{key}={value}".casefold() for key, value in self.part}

@@ -25,7 +25,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.errors import InvalidDicomError
 from requests.auth import AuthBase
 
-from ...dicom.header import pydicom_silent
+from ...dicom.dataset import pydicom_silent
 from ...errors import UsageError, warn, write_error
 from .access import PacsError, Session
 

@@ -10,7 +10,8 @@ from pydicom import Dataset
 
 from ...acquired import MIN_SLICES
 from ...dicom import Frame
-from ...dicom.header import frames_of_header, pydicom_silent
+from ...dicom.dataset import pydicom_silent
+from ...dicom.header import frames_of_header
 from ...dicom.kinds import BrokenFileError, NotAnImageError
 from ...dicom.parts import places_of, stacks_of
 
