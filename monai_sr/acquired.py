@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from .errors import ImageError, UsageError
-from .grid import SAME_SPACING, Grid, grid_of, positions_on, slice_spacing, target_grid
+from .grid import SAME_SPACING, Grid, decide_axis, grid_of, positions_on, slice_spacing, target_grid
 from .intensities import (
     CT_AIR,
     USUAL,
@@ -29,12 +29,12 @@ from .intensities import (
     intensity_range,
     padding_of,
 )
-from .profiles import estimate_profile
+from .profiles import Protocol, estimate_profile, known_profile
 from .slices import Profile, SliceModel
 
-Source = Literal["option", "header", "sidecar", "estimated", "assumed"]
-"""Where a fact comes from: the user, the header of the file, a JSON file beside it, an estimate from the voxels or
-the grid, or an assumption."""
+Source = Literal["option", "corrected", "header", "sidecar", "estimated", "assumed"]
+"""Where a fact comes from: the user, the header corrected by what is known of its protocol, the header of the file, a
+JSON file beside it, an estimate from the voxels or the grid, or an assumption."""
 
 MIN_SLICES = 3
 """Below this there is no through-plane structure to go by."""
@@ -48,6 +48,7 @@ def acquisition_meta(
     slice_thickness: float | np.ndarray | None = None,
     slice_positions: np.ndarray | None = None,
     padding_value: float | None = None,
+    protocol: Mapping[str, str] | None = None,
     nan_voxels: Tensor | None = None,
     has_orientation: bool = True,
     source: Source = "header",
@@ -61,6 +62,7 @@ def acquisition_meta(
         slice_thickness: FWHM of the slice profile, mm; (m,) in the order of the voxels where slices differ.
         slice_positions: (m,) slice centers along the last axis, mm around the middle, where they are uneven.
         padding_value: of voxels that a CT did not scan.
+        protocol: the fields of :class:`monai_sr.profiles.Protocol`.
         nan_voxels: (C, X, Y, Z) bool, voxels that held no number and were filled.
         has_orientation: False where the file does not say which side is which.
         source: where these facts come from.
@@ -72,6 +74,7 @@ def acquisition_meta(
         "slice_thickness": slice_thickness,
         "slice_positions": slice_positions,
         "padding_value": padding_value,
+        "protocol": protocol,
         "nan_voxels": nan_voxels,
         "has_orientation": None if has_orientation else False,
     }
@@ -118,7 +121,7 @@ class Acquired:
         has_orientation: whether the file holds an orientation.
         path: the file; empty without a file.
         sources: of ``axis``, ``slice_spacing``, ``slice_thickness`` and ``modality``.
-        given_profile: the slice profile that was given, if any; see :attr:`slice_profile`.
+        said_profile: the slice profile that the user or the protocol gives, and who; see :attr:`slice_profile`.
     """
 
     image: Tensor
@@ -135,7 +138,7 @@ class Acquired:
     has_orientation: bool
     path: str
     sources: Mapping[str, Source]
-    given_profile: Profile | None = None
+    said_profile: tuple[Profile, Source] | None = None
 
     @classmethod
     def of(
@@ -163,9 +166,15 @@ class Acquired:
         meta, grid = _meta_of(image), grid_of(image)
         voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
         uneven = _uneven_positions(image)
-        axis, axis_source = _axis_of(grid, meta, axis, uneven, refined)
+        header_axis = meta.get("slice_axis", None if uneven is None else 2)
+        axis, axis_source = decide_axis(
+            grid, given=axis, header=header_axis, uneven=uneven is not None, refined=refined
+        )
         spacing = slice_spacing(grid.spacing[axis], uneven)
-        thickness, thickness_source = _thickness_of(meta, slice_thickness, axis=axis, spacing=spacing)
+        known = known_profile(Protocol(**meta.get("protocol", {}))) if axis == meta.get("slice_axis", axis) else None
+        thickness, thickness_source = _thickness_of(
+            meta, slice_thickness, axis=axis, spacing=spacing, ratio=known[1] if known else 1.0
+        )
         modality, modality_source = _modality_of(meta, modality, voxels)
         return cls(
             image=image,
@@ -187,7 +196,11 @@ class Acquired:
                 "slice_thickness": thickness_source,
                 "modality": modality_source,
             },
-            given_profile=profile,
+            said_profile=(profile, "option")
+            if profile
+            else (known[0], _source_in(meta, "protocol"))
+            if known
+            else None,
         )
 
     @property
@@ -208,13 +221,13 @@ class Acquired:
 
     @property
     def slice_profile(self) -> Profile:
-        """How a slice weighs what lies within it: as given, else as estimated from the first channel's slices."""
+        """How a slice weighs what lies within it: as said, else as estimated from the first channel's slices."""
         return self._profile[0]
 
     @cached_property
     def _profile(self) -> tuple[Profile, Source]:
-        if self.given_profile is not None:
-            return self.given_profile, "option"
+        if self.said_profile is not None:
+            return self.said_profile
         estimate = estimate_profile(
             self.normalized(0).slices,
             in_plane=[self.grid.spacing[a] for a in self._canonical[0][:2]],
@@ -337,42 +350,17 @@ def _source_in(meta: Mapping[str, Any], fact: str) -> Source:
     return "sidecar" if fact in meta.get("sidecar_facts", ()) else "header"
 
 
-def _axis_of(
-    grid: Grid, meta: Mapping[str, Any], given: int | None, uneven: np.ndarray | None, refined: Grid | None
-) -> tuple[int, Source]:
-    """The through-plane axis: given, from the header, of the finer result, or of the largest spacing.
-
-    If the two largest spacings are equal, the axis is assumed, and :meth:`Acquired.wanted_grid` refuses to use it.
-    """
-    if given is not None:
-        if given not in (0, 1, 2):
-            raise UsageError("E-USE", f"axis {given} was given", fix="give 0, 1 or 2")
-        if uneven is not None and given != 2:
-            raise UsageError(
-                "E-USE", f"axis {given} was given, the slices are stacked along axis 2", fix="leave it out"
-            )
-        return given, "option"
-    if meta.get("slice_axis") is not None or uneven is not None:
-        return int(meta.get("slice_axis", 2)), "header"
-    if refined is not None:
-        finer = [old / new for old, new in zip(grid.spacing, refined.spacing, strict=True)]
-        if max(finer) > 1 + SAME_SPACING:
-            return int(np.argmax(finer)), "estimated"
-    if grid.is_isotropic:
-        return 2, "assumed"
-    second, largest = sorted(grid.spacing)[1:]
-    return int(np.argmax(grid.spacing)), "estimated" if largest > second * (1 + SAME_SPACING) else "assumed"
-
-
 def _thickness_of(
-    meta: Mapping[str, Any], given: float | np.ndarray | None, *, axis: int, spacing: float
+    meta: Mapping[str, Any], given: float | np.ndarray | None, *, axis: int, spacing: float, ratio: float
 ) -> tuple[np.ndarray, Source]:
-    """The slice thickness: given, from the header or sidecar, or assumed equal to the slice spacing."""
+    """The slice thickness: given, from header or sidecar (times the ratio of its protocol), or the slice spacing."""
     value, source = meta.get("slice_thickness"), _source_in(meta, "slice_thickness")
     if given is not None:
         value, source = given, "option"
     elif value is None or axis != meta.get("slice_axis", axis):  # the header describes its own axis
         value, source = spacing, "assumed"
+    elif ratio != 1:
+        value, source = np.multiply(value, ratio), "corrected"
     thickness = np.array(value, dtype=np.float64)
     if not ((thickness > 0) & np.isfinite(thickness)).all():
         raise UsageError(

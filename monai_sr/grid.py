@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -149,7 +150,7 @@ def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor:
     meta.update(original_affine=affine.clone(), spatial_shape=np.array(grid.shape))
     meta.pop("affine", None)
     # a new grid is even, its slices are others, and it holds a number everywhere
-    for acquired in ("slice_positions", "slice_thickness", "nan_voxels"):
+    for acquired in ("slice_positions", "slice_thickness", "protocol", "nan_voxels"):
         meta.pop(acquired, None)
     voxels = voxels.as_tensor() if isinstance(voxels, MetaTensor) else voxels
     return MetaTensor(voxels, affine=affine, meta=meta)
@@ -211,6 +212,41 @@ def target_grid(
     if spacing > 0 and spacing >= grid.spacing[axis] * (1 - SAME_SPACING):
         return grid, axis
     return grid.respaced(axis, spacing), axis
+
+
+def decide_axis(
+    grid: Grid, *, given: int | None, header: int | None, uneven: bool, refined: Grid | None
+) -> tuple[int, Literal["option", "header", "estimated", "assumed"]]:
+    """The through-plane axis: given, from the header, of the finer result, or of the largest spacing; and who says so.
+
+    If the two largest spacings are equal, the axis is assumed.
+
+    Args:
+        grid: the acquired grid.
+        given, header: what the user and the header say.
+        uneven: the slices are unevenly spaced along the last axis.
+        refined: grid of a result.
+
+    Raises:
+        UsageError: the given axis cannot be.
+    """
+    if given is not None:
+        if given not in (0, 1, 2):
+            raise UsageError("E-USE", f"axis {given} was given", fix="give 0, 1 or 2")
+        if uneven and given != 2:
+            problem = f"axis {given} was given, the slices are stacked along axis 2"
+            raise UsageError("E-USE", problem, fix="leave it out")
+        return given, "option"
+    if header is not None:
+        return int(header), "header"
+    if refined is not None:
+        finer = [old / new for old, new in zip(grid.spacing, refined.spacing, strict=True)]
+        if max(finer) > 1 + SAME_SPACING:
+            return int(np.argmax(finer)), "estimated"
+    if grid.is_isotropic:
+        return 2, "assumed"
+    second, largest = sorted(grid.spacing)[1:]
+    return int(np.argmax(grid.spacing)), "estimated" if largest > second * (1 + SAME_SPACING) else "assumed"
 
 
 def thick_grid(grid: Grid, axis: int, slice_spacing: float) -> Grid:

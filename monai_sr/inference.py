@@ -42,7 +42,8 @@ class VolumeOptions(TypedDict, total=False):
         strict: raise an error where a warning would say that the result is not worth having: no finer
             spacing, a factor beyond the range of training, a CT that is not in HU.
         slice_thickness: FWHM of the slice profile, mm. Default: the value in the metadata, else the slice spacing.
-        profile: "gaussian" or "box". Default: estimated, see :func:`monai_sr.profiles.estimate_profile`.
+        profile: "gaussian", "box" or "triangle". Default: that of the header's protocol, else estimated, see
+            :func:`monai_sr.profiles.known_profile` and :func:`monai_sr.profiles.estimate_profile`.
         axis: through-plane axis. Default: the one of the largest spacing.
         modality: "CT" or "MR". Default: the value in the metadata, else estimated from the voxels; then a
             mask or segmentation is refused.

@@ -19,7 +19,6 @@ from .errors import UsageError
 NOTICE = "Research only, not for diagnosis."
 
 BUNDLES = ("residual", "pyramid")
-"""The bundles that ship."""
 
 Kind = Literal["flag", "number", "count", "index", "choice", "text"]
 
@@ -180,7 +179,9 @@ class Acquisition(_Group):
     slice_thickness: float | None = _option(
         None, "width (FWHM) of the slice profile", unit="mm", unset="the DICOM header's, else the slice spacing"
     )
-    profile: Literal["gaussian", "box"] | None = _option(None, "slice profile", unset="estimated from the slices")
+    profile: Literal["gaussian", "box", "triangle"] | None = _option(
+        None, "slice profile", unset="the DICOM header's, else estimated from the slices"
+    )
     axis: int | None = _option(
         None, "through-plane axis", kind="choice", choices=(0, 1, 2), unset="the one of largest spacing"
     )

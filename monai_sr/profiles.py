@@ -1,15 +1,17 @@
-"""Estimate the slice profile, Gaussian or box, from the slices themselves.
+"""The slice profile: what the protocol of a scan says of it, or an estimate from the slices themselves.
 
 A header gives the slice thickness, never the profile. The profile of a selective pulse, or of a mean of thin CT
 slices, is nearly a box. A box blurs as little as a Gaussian of 0.68 times its width, so slices of a box that are
 treated as Gaussian are sharpened too much. Anatomy looks similar in plane and through plane: blurred in plane by
-the correct profile, slices should vary over one slice step as they vary from slice to slice.
+the correct profile, slices should vary over one slice step as they vary from slice to slice. A triangle blurs as a
+Gaussian of 0.96 times its width, so slices cannot tell these two apart; only a header or a thin series can.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -28,9 +30,42 @@ For a larger spacing the score varies more and a missed box costs less, so the t
 
 FAR = 2.65
 
+HELICAL_WIDTHS = {"philips": 0.89}
+"""Width (FWHM) of the triangle of a helical CT divided by the thickness in its header, by manufacturer; 1 where it was
+not measured. Philips: 4.45 mm for 5 mm, one series (Ingenuity CT, pitch 0.391, 64 x 0.625 mm) with its 1 mm twin."""
+
 _LONGER_STEP = 0.75
 _LINES = 2_000_000
 _INTENSITIES = -0.2, 1.2
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How slices were made, as far as a header says it; empty where it does not.
+
+    Attributes:
+        manufacturer: one word in lower case, such as "philips".
+        kernel: ConvolutionKernel of a CT.
+        scan: "helical", "sequential", "reformatted" (a mean of thin slices), "2D SE", "2D" or "3D".
+    """
+
+    manufacturer: str = ""
+    kernel: str = ""
+    scan: str = ""
+
+
+def known_profile(protocol: Protocol) -> tuple[Profile, float] | None:
+    """Profile of a protocol, and its width divided by the thickness in the header; None if nothing is known.
+
+    Source: fits of real thick series to thin ones of the same scan: a helical CT is nearer a triangle than a Gaussian
+    (RMS residual 7.8 and 10.3 HU), a reformatted series a box and a 2-D spin echo a Gaussian, both as wide as the
+    header says.
+    """
+    if protocol.scan == "helical":
+        return "triangle", HELICAL_WIDTHS.get(protocol.manufacturer, 1.0)
+    if protocol.scan == "reformatted":
+        return "box", 1.0
+    return ("gaussian", 1.0) if protocol.scan == "2D SE" else None
 
 
 def estimate_profile(

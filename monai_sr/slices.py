@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -28,7 +28,9 @@ from scipy.interpolate import make_interp_spline
 from scipy.special import ndtr
 from torch import Tensor
 
-Profile = Literal["gaussian", "box"]
+Profile = Literal["gaussian", "box", "triangle"]
+
+PROFILES: tuple[Profile, ...] = get_args(Profile)
 
 FWHM = 2 * np.sqrt(2 * np.log(2))
 """Full width at half maximum of a Gaussian of standard deviation 1."""
@@ -76,7 +78,7 @@ def profile_matrix(
         thick: (m,) increasing centers of the thick slices on the same line, mm.
         slice_thickness: FWHM of the profile, mm; (m,) where slices differ. Below the
             spacing there are gaps, above it slices overlap.
-        profile: "gaussian", or "box" of that width.
+        profile: "gaussian", "box" or "triangle" of that width.
 
     Returns:
         (m, n) float64, every row sums to 1.
@@ -103,14 +105,21 @@ def profile_matrix(
             f"at {thin[0]:.4g}..{thin[-1]:.4g} mm"
         )
     distance = borders[None, :] - thick[:, None]
-    if profile == "gaussian":
-        below = ndtr(distance * FWHM / width)
-    elif profile == "box":
-        below = np.clip(distance / width + 0.5, 0, 1)
-    else:
-        raise ValueError(f"profile is {profile!r}, must be 'gaussian' or 'box'")
+    below = _cumulative(distance, width, profile)
     ends = np.zeros((len(thick), 1)), np.ones((len(thick), 1))
     return torch.from_numpy(np.diff(np.hstack([ends[0], below, ends[1]]), axis=1))
+
+
+def _cumulative(distance: np.ndarray, width: np.ndarray, profile: Profile) -> np.ndarray:
+    """What a profile collects below a distance from its center, 0 to 1; distance and FWHM in mm."""
+    if profile == "gaussian":
+        return ndtr(distance * FWHM / width)
+    if profile == "box":
+        return np.clip(distance / width + 0.5, 0, 1)
+    if profile == "triangle":  # its base is twice its FWHM
+        tail = np.clip(1 - np.abs(distance / width), 0, 1) ** 2 / 2
+        return np.where(distance < 0, tail, 1 - tail)
+    raise ValueError(f"profile is {profile!r}, must be one of {', '.join(PROFILES)}")
 
 
 def interpolation_matrix(source: np.ndarray | Tensor, target: np.ndarray | Tensor, *, order: int = 3) -> Tensor:

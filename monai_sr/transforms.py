@@ -39,7 +39,7 @@ def simulate_thick_slices(
         hr: (C, X, Y, Z) volume of thin slices, with affine.
         slice_spacing: mm between the centers of neighboring thick slices.
         slice_thickness: FWHM of the slice profile, mm. Default: the slice spacing.
-        profile: "gaussian" or "box".
+        profile: "gaussian", "box" or "triangle".
         axis: the axis that becomes through-plane, default the axis of the largest spacing.
 
     Returns:
@@ -110,7 +110,7 @@ def interpolate_slices(
         method: "consistent" is the cubic spline whose slice averages equal ``lr``.
         slice_thickness: FWHM of the slice profile, mm, used by "consistent". Default: that of the metadata,
             otherwise the slice spacing.
-        profile: "gaussian" or "box", used by "consistent".
+        profile: "gaussian", "box" or "triangle", used by "consistent".
         axis: the through-plane axis, default the axis of the largest spacing.
 
     Returns:

@@ -156,6 +156,33 @@ def test_the_profile(profile):
     assert (few.slice_profile, few.source_of("slice_profile")) == ("gaussian", "assumed")
 
 
+HELICAL = {
+    "protocol": {"manufacturer": "philips", "kernel": "UB", "scan": "helical"},
+    "slice_thickness": 5.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("meta", "given", "thickness", "profile"),
+    [
+        (HELICAL, {}, (4.45, "corrected"), ("triangle", "header")),
+        (HELICAL | {"protocol": {"scan": "helical"}}, {}, (5.0, "header"), ("triangle", "header")),
+        (HELICAL | {"slice_thickness": None}, {}, (4.0, "assumed"), ("triangle", "header")),
+        (HELICAL, {"slice_thickness": 3.0}, (3.0, "option"), ("triangle", "header")),
+        (HELICAL, {"profile": "box"}, (4.45, "corrected"), ("box", "option")),
+        (HELICAL | {"slice_axis": 2}, {"axis": 0}, (1.0, "assumed"), ("gaussian", "assumed")),
+        (HELICAL | {"protocol": {"scan": "reformatted"}}, {}, (5.0, "header"), ("box", "header")),
+        (HELICAL | {"protocol": {"scan": "sequential"}}, {}, (5.0, "header"), ("gaussian", "assumed")),
+    ],
+)
+def test_a_protocol_decides_profile_and_width(meta, given, thickness, profile):
+    acquired = Acquired.of(thick(**meta), **given)
+    assert acquired.slice_profile == profile[0] and acquired.source_of("slice_profile") == profile[1]
+    assert acquired.slice_thickness == pytest.approx(thickness[0])
+    assert acquired.source_of("slice_thickness") == thickness[1]
+    assert acquired.record()["slice_thickness"] == {"value": pytest.approx(thickness[0]), "source": thickness[1]}
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_the_profile_does_not_depend_on_the_order_of_the_voxels(axis):
     hr = MetaTensor(phantoms.anatomy(0)[None], affine=torch.eye(4, dtype=torch.float64))

@@ -23,7 +23,7 @@ def test_the_plain_condition_is_what_simulate_makes_but_for_the_ends():
     assert made.measured.tolist() == [False] * 4 + [True] * 40 + [False] * 4
 
 
-@pytest.mark.parametrize("profile", ["gaussian", "box"])
+@pytest.mark.parametrize("profile", ["gaussian", "box", "triangle"])
 def test_what_lies_beyond_the_ends_is_not_made_up(profile):
     matrix = acquire(phantoms.body(), Condition(4, profile, 1.4), 2).matrix.numpy()
     assert matrix.sum(axis=1) == pytest.approx(np.ones(12))

@@ -41,6 +41,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from monai_sr.acquired import Acquired
 from monai_sr.dicom import acquisition, find_series, read_series, short_name
 from monai_sr.dicom.pixels import read_frame
 from monai_sr.errors import ImageError, InputMissingError, UsageError
@@ -282,6 +283,49 @@ def test_thickness_is_what_the_header_says_and_spacing_what_positions_say(tmp_pa
     assert volume.meta.get("slice_thickness") == expected
     assert np.linalg.norm(volume.affine[:3, 2]) == pytest.approx(4.0)
     assert volume.warnings == []
+
+
+SPIN_ECHO = {"ScanningSequence": "SE", "MRAcquisitionType": "2D"}
+
+
+@pytest.mark.parametrize(
+    ("modality", "header", "scan"),
+    [
+        ("CT", {"ScanOptions": "HELIX"}, "helical"),
+        ("CT", {"ScanOptions": "HELICAL_CT"}, "helical"),
+        ("CT", {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"]}, "helical"),
+        ("CT", {"SpiralPitchFactor": 0.39}, "helical"),
+        ("CT", {"ScanOptions": "AXIAL MODE"}, "sequential"),
+        ("CT", {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SEQ"]}, "sequential"),
+        ("CT", {}, ""),
+        ("CT", {"ImageType": ["DERIVED", "SECONDARY", "MPR"], "ScanOptions": "HELIX"}, "reformatted"),
+        ("CT", {"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]}, "reformatted"),
+        ("CT", {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "AVERAGE"]}, "reformatted"),
+        ("CT", {"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "MIP"], "ScanOptions": "HELIX"}, "helical"),
+        ("MR", {"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, "reformatted"),
+        ("MR", {"ImageType": ["ORIGINAL", "PRIMARY", "MPR"], **SPIN_ECHO}, "2D SE"),
+        ("MR", SPIN_ECHO | {"ScanningSequence": ["SE", "IR"]}, "2D SE"),
+        ("MR", SPIN_ECHO | {"ScanningSequence": ["SE", "EP"]}, "2D"),
+        ("MR", {"ScanningSequence": "GR", "MRAcquisitionType": "3D"}, "3D"),
+    ],
+)
+def test_the_header_says_how_the_slices_were_made(tmp_path, modality, header, scan):
+    write(tmp_path, slices(modality=modality, **header))
+    assert read(tmp_path).meta["protocol"]["scan"] == scan
+
+
+def test_a_helical_ct_is_a_triangle_narrower_than_its_header(tmp_path):
+    write(tmp_path, slices(Manufacturer="Philips", ConvolutionKernel="UB", ScanOptions="HELIX", SliceThickness=5.0))
+    image = read_image(tmp_path)
+    assert image.meta["protocol"] == {"manufacturer": "philips", "kernel": "UB", "scan": "helical"}
+    acquired = Acquired.of(image)
+    assert (acquired.slice_profile, acquired.source_of("slice_profile")) == ("triangle", "header")
+    assert (acquired.slice_thickness, acquired.source_of("slice_thickness")) == (pytest.approx(4.45), "corrected")
+
+
+def test_a_text_that_somebody_typed_is_no_protocol(tmp_path):
+    write(tmp_path, slices(Manufacturer="Dr. Doe", ConvolutionKernel="for Jane Doe"))
+    assert read(tmp_path).meta["protocol"] == {"manufacturer": "", "kernel": "", "scan": ""}
 
 
 def test_a_thickness_that_changes_is_told_slice_by_slice(tmp_path):

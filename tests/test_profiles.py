@@ -5,7 +5,7 @@ import phantoms
 import pytest
 import torch
 
-from monai_sr.profiles import estimate_profile, profile_score
+from monai_sr.profiles import Protocol, estimate_profile, known_profile, profile_score
 from monai_sr.slices import apply_along, profile_matrix
 
 
@@ -27,6 +27,27 @@ def seen(hr: torch.Tensor, factor: float, profile: str, *, ratio: float = 1.0) -
 @pytest.mark.parametrize("profile", ["gaussian", "box"])
 def test_the_profile_is_estimated_from_its_slices(profile, factor, seed):
     assert estimate_profile(**seen(phantoms.anatomy(seed), factor, profile)) == profile
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_triangle_looks_like_a_gaussian(factor):
+    assert estimate_profile(**seen(phantoms.anatomy(0), factor, "triangle")) == "gaussian"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "known"),
+    [
+        (Protocol("philips", "UB", "helical"), ("triangle", 0.89)),
+        (Protocol("siemens", "B40f", "helical"), ("triangle", 1.0)),
+        (Protocol("", "", "reformatted"), ("box", 1.0)),
+        (Protocol("ge", "", "2D SE"), ("gaussian", 1.0)),
+        (Protocol("ge", "", "2D"), None),
+        (Protocol("philips", "UB", "sequential"), None),
+        (Protocol(), None),
+    ],
+)
+def test_what_is_known_of_a_protocol(protocol, known):
+    assert known_profile(protocol) == known
 
 
 def test_turning_the_image_in_plane_changes_nothing():

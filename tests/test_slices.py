@@ -9,6 +9,7 @@ from scipy import integrate, ndimage, stats
 
 from monai_sr.slices import (
     BLOCK_VOXELS,
+    PROFILES,
     RIDGE,
     Banded,
     Bounds,
@@ -46,6 +47,9 @@ CASES = {
     "gaps box": (*factor_of(5), 2.5, "box", 1e-5),
     "overlap": (*factor_of(3), 4.0, "gaussian", 5e-4),
     "overlap box": (*factor_of(3), 4.2, "box", 5e-4),
+    "x3 triangle": (*factor_of(3), 3.0, "triangle", 1e-4),
+    "x4.4 triangle": (*factor_of(4.4), 4.0, "triangle", 1e-4),
+    "gaps triangle": (*factor_of(5), 2.5, "triangle", 1e-5),
     "uneven": (THICK_UNEVEN, centered(40), 4.0, "gaussian", 5e-4),
     "thickness differs": (*factor_of(4), np.where(np.arange(12) < 5, 2.5, 5.0), "gaussian", 1e-4),
     "thickness differs box": (*factor_of(4), np.where(np.arange(12) < 5, 2.5, 4.5), "box", 1e-4),
@@ -120,21 +124,26 @@ def test_a_ramp_stays_a_ramp_away_from_the_ends(thickness, profile, factor, tole
     np.testing.assert_allclose((model.spline.numpy() @ thick)[inside[1]], thin[inside[1]], atol=5e-4)
 
 
-@pytest.mark.parametrize("profile", ["gaussian", "box"])
+@pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("thickness", [0.4, 2.0, 3.7])
 def test_a_row_is_the_profile_integrated_over_each_thin_slice(profile, thickness):
     thin, thick = centered(30), np.array([-4.3, 0.0, 5.25])
     sigma = thickness / 2.3548200450309493
-    shape = stats.norm(scale=sigma) if profile == "gaussian" else stats.uniform(-thickness / 2, thickness)
+    shapes = {
+        "gaussian": stats.norm(scale=sigma),
+        "box": stats.uniform(-thickness / 2, thickness),
+        "triangle": stats.triang(0.5, -thickness, 2 * thickness),
+    }
+    shape = shapes[profile]
     weights = profile_matrix(thin, thick, slice_thickness=thickness, profile=profile)
     for j, k in [(0, 10), (1, 14), (1, 15), (2, 20), (2, 19)]:
         low, high = thin[k] - 0.5 - thick[j], thin[k] + 0.5 - thick[j]
-        corners = [c for c in (-thickness / 2, 0, thickness / 2) if low < c < high]
+        corners = [c for c in (-thickness, -thickness / 2, 0, thickness / 2, thickness) if low < c < high]
         expected, _ = integrate.quad(shape.pdf, low, high, points=corners or None)
         assert float(weights[j, k]) == pytest.approx(expected, abs=1e-7)
 
 
-@pytest.mark.parametrize("profile", ["gaussian", "box"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_each_slice_may_have_a_thickness_of_its_own(profile):
     thick, thin = factor_of(4)
     thickness = np.where(np.arange(12) < 5, 2.5, 5.0)
@@ -159,7 +168,7 @@ def test_a_wave_seen_by_slices_of_two_thicknesses_is_found_again():
 
 
 @pytest.mark.parametrize("thickness", [2.0, 3.5, 6.0])
-@pytest.mark.parametrize("profile", ["gaussian", "box"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_a_profile_has_the_asked_width_at_half_its_height(profile, thickness):
     thin = centered(401, 0.05)
     (row,) = profile_matrix(thin, [0.0], slice_thickness=thickness, profile=profile).numpy()
@@ -183,7 +192,7 @@ def test_interpolating_to_the_same_slices_changes_nothing(order, positions):
     np.testing.assert_allclose(interpolation_matrix(positions, positions, order=order), identity, atol=1e-9)
 
 
-@pytest.mark.parametrize("profile", ["gaussian", "box"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_at_factor_one_acquiring_the_consistent_spline_changes_nothing(profile):
     positions = centered(15, 2.5)
     model = model_of(positions, positions, 2.5, profile)
@@ -259,7 +268,7 @@ def test_gradients_pass_through_the_consistency_step():
         ({"slice_thickness": float("nan")}, "slice_thickness is nan"),
         ({"slice_thickness": np.array([2.0, 0.0, 2.0])}, "must be above 0"),
         ({"slice_thickness": np.array([2.0, 2.0])}, r"shape \(2,\), must be one number or 3"),
-        ({"profile": "triangle"}, "'triangle'"),
+        ({"profile": "sine"}, "'sine'"),
         ({"thick": [0.0, 9.0]}, "outside the thin ones"),
         ({"thick": [-9.0, 0.0]}, "outside the thin ones"),
         ({"thick": [1.0, 0.0]}, "thick positions must be finite and increase"),
@@ -287,7 +296,7 @@ def test_blocks_are_bounded_and_together_every_row_once(rows, voxels):
 
 
 @pytest.mark.parametrize("count", [3, 40, 300])
-@pytest.mark.parametrize("profile", ["gaussian", "box"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_leaving_out_what_is_zero_changes_nothing(count, profile):
     thin = np.arange(4 * count) / 4 - 0.375
     model = SliceModel.between(np.arange(count), thin, slice_thickness=1.2, profile=profile)
@@ -312,7 +321,7 @@ def walls(thin: np.ndarray, *, seed: int = 0, count: int = 40) -> torch.Tensor:
 ABOVE_ZERO = Bounds(low=0.0, high=200.0, overshoot=200.0, tolerance=0.01)
 
 
-@pytest.mark.parametrize("profile", ["gaussian", "box"])
+@pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("factor", [2, 4, 5.5])
 def test_lines_below_zero_are_held_above_it_and_come_closer_to_what_was_scanned(profile, factor):
     thick, thin = factor_of(factor, slices=24)

@@ -77,7 +77,7 @@ def test_interpolating_what_was_simulated_comes_back_to_the_same_grid(factor):
 
 
 @pytest.mark.parametrize("slice_thickness", [2.0, 3.5, 6.0])
-@pytest.mark.parametrize("profile", ["gaussian", "box"])
+@pytest.mark.parametrize("profile", ["gaussian", "box", "triangle"])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_thick_slice_is_as_wide_as_asked(slice_thickness, profile, axis):
     shape, spacing = [3, 3, 3], [1.0, 1.0, 1.0]
@@ -142,7 +142,7 @@ def test_interpolating_to_the_same_spacing_changes_nothing(grid, axis, method):
 
 
 @pytest.mark.parametrize("slice_thickness", [None, 2.0, 4.5])
-@pytest.mark.parametrize("profile", ["gaussian", "box"])
+@pytest.mark.parametrize("profile", ["gaussian", "box", "triangle"])
 def test_the_consistent_spline_acquired_again_is_the_acquired_volume(slice_thickness, profile):
     lr = phantoms.known_value(phantoms.grid((5, 6, 20), (1.0, 1.0, 3.6), orientation="oblique"))
     options = {"slice_thickness": slice_thickness, "profile": profile}

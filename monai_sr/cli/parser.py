@@ -259,7 +259,7 @@ def _add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--profile",
         nargs="+",
-        choices=("gaussian", "box", "point"),
+        choices=(*PARAMETERS["profile"].choices, "point"),
         help="slice profiles to simulate; point is plain subsampling [gaussian]",
     )
     sub.add_argument(

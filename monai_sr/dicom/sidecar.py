@@ -45,6 +45,38 @@ def series_description(series: Series | None) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(told or "")).split())[:64]
 
 
+def protocol_of(series: Series) -> dict[str, str]:
+    """The fields of :class:`monai_sr.profiles.Protocol`, by the same known codes."""
+    codes = acquisition(series)
+    kernel = "/".join(values_of(codes.get("ConvolutionKernel")))
+    maker = re.findall("[a-z]+", codes.get("Manufacturer", "").lower())
+    return {"manufacturer": maker[0] if maker else "", "kernel": kernel, "scan": _scan_of(series, codes)}
+
+
+def _scan_of(series: Series, codes: dict[str, Any]) -> str:
+    """``scan`` of a protocol."""
+    first = series.frames[0]
+
+    def words(*names: str) -> set[str]:
+        text = " ".join(str(value) for name in names for value in values_of(value_of(first, name)))
+        return set(re.findall("[A-Z]+", text.upper()))
+
+    kind, mode = words("ImageType"), words("ScanOptions", "AcquisitionType")
+    is_ct = series.modality == "CT"
+    is_mean = "MPR" in kind or {"REFORMATTED", "AVERAGE"} <= kind or (is_ct and {"DERIVED", "AVERAGE"} <= kind)
+    is_acquired = not is_ct and "DERIVED" not in kind  # GE writes MPR of an oblique MR
+    if is_mean and not is_acquired and not kind & {"MIP", "MINIP", "MAXIMUM", "MINIMUM"}:
+        return "reformatted"
+    if is_ct:
+        if mode & {"HELICAL", "HELIX", "SPIRAL"} or "SPI" in kind or value_of(first, "SpiralPitchFactor"):
+            return "helical"
+        return "sequential" if mode & {"AXIAL", "SEQUENCED"} or "SEQ" in kind else ""
+    sequence = values_of(codes.get("ScanningSequence"))
+    spin_echo = "SE" in sequence and "EP" not in sequence
+    dimensions = str(codes.get("MRAcquisitionType", ""))
+    return "2D SE" if dimensions == "2D" and spin_echo else dimensions
+
+
 def acquisition(series: Series) -> dict[str, Any]:
     """How the slices were acquired, as BIDS names it; what the header lacks is absent."""
     first = series.frames[0]

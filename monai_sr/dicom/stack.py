@@ -21,6 +21,7 @@ from ..grid import slice_spacing
 from ..intensities import CT_AIR, Modality
 from .pixels import padding_of, read_values
 from .series import Series, breaks_in
+from .sidecar import protocol_of
 
 SPACING_TOLERANCE = 0.01
 """Steps between slices may differ by this share, or by as many mm, before they count as uneven."""
@@ -152,7 +153,7 @@ def read_series(
     Returns:
         (columns, rows, slices) float32 in HU or signal, the RAS+ affine, and metadata:
         ``modality``, ``stored_dtype``, ``series_uid``, ``slice_axis``; ``slice_thickness`` in mm
-        where the header tells, (m,) where slices differ; ``slice_positions`` (m,) in mm around the
+        where the header tells, (m,) where slices differ; ``protocol``; ``slice_positions`` (m,) in mm around the
         middle, where the slices are uneven (the affine has their mean spacing then);
         ``padding_value`` where a CT has pixels outside what was scanned.
 
@@ -188,6 +189,7 @@ def read_series(
         slice_thickness=series.slice_thickness,
         slice_positions=stack.positions,
         padding_value=padding,
+        protocol=protocol_of(series),
     )
     return voxels.transpose(2, 1, 0), stack.affine, facts | {"series_uid": series.uid}
 

@@ -21,7 +21,7 @@ from ..intensities import data_range
 from ..slices import Profile, apply_along, interpolation_matrix, profile_matrix
 from ..transforms import check_even, reference_for
 
-SimulatedProfile = Literal["gaussian", "box", "point"]
+SimulatedProfile = Literal["gaussian", "box", "triangle", "point"]
 """The slice profiles of :mod:`monai_sr.slices`, and "point": plain subsampling, thin slices with gaps (the mean of
 two thin slices if a thick slice is between them)."""
 
@@ -58,7 +58,7 @@ class Condition:
     def name(self) -> str:
         """The differences from the plain condition, without the factor."""
         words = [
-            {"gaussian": "", "box": "box profile", "point": "subsampled"}[self.profile],
+            {"gaussian": "", "box": "box profile", "triangle": "triangle profile", "point": "subsampled"}[self.profile],
             f"thickness {self.thickness_ratio:g} × spacing" if self.thickness_ratio != 1 else "",
             f"thickness given × {self.given_thickness:g}" if self.given_thickness != 1 else "",
             f"{100 * self.noise:g} % noise" if self.noise else "",

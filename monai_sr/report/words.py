@@ -50,10 +50,11 @@ NETWORKS = {
     "pyramid_super_resolution": "a Laplacian pyramid network after LapSRN (Lai et al., 2017)",
 }
 
-PROFILES = {"gaussian": "Gaussian", "box": "box"}
+PROFILES = {"gaussian": "Gaussian", "box": "box", "triangle": "triangular"}
 
 SOURCES = {
     "option": "as given",
+    "corrected": "from the file header, corrected for its protocol",
     "header": "from the file header",
     "sidecar": "from the JSON beside the file",
     "estimated": "estimated from the image",
