@@ -527,7 +527,7 @@ def test_a_failure_to_write_the_record_is_mended_by_the_next_run(scans, tmp_path
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         refused = OutputError("E-OUT-PERM", "no", fix="x")
-        patch.setattr(case_module, "write_record", lambda *_: (_ for _ in ()).throw(refused))
+        patch.setattr(case_module, "write_record", lambda *_, **__: (_ for _ in ()).throw(refused))
         assert run(scans, out)["a.nii.gz"].code == "E-OUT-PERM"
     assert run(scans, out)["a.nii.gz"].status == "done"
     assert not list(out.rglob(".*"))

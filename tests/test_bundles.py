@@ -459,6 +459,25 @@ def test_the_second_stage_goes_on_from_weights_by_the_squared_error(bundle, volu
 
 
 @pytest.mark.slow
+def test_both_stages_run_as_the_card_says(bundle, volumes, tmp_path):
+    """With a learning rate near 0, the second stage keeps the weights of the first, also their average."""
+    for runs, names, more in (
+        ("first", ["train.json"], ()),
+        ("second", ["train.json", "train_finish.json"], ("--start_from", "first/model.pt", "--learning_rate", "1e-9")),
+    ):
+        monai(
+            *("run", "--config_file", str([str(bundle / "configs" / name) for name in names])),
+            *("--dataset_dir", "volumes", "--output_dir", runs, *SMALL, "--epochs", "1", *more),
+            cwd=tmp_path,
+        )
+    first, second = (torch.load(tmp_path / runs / "model.pt", weights_only=True) for runs in ("first", "second"))
+    for name, values in first.items():
+        torch.testing.assert_close(second[name], values, rtol=0, atol=1e-4)
+    optimizer = torch.load(tmp_path / "second" / "checkpoint_epoch=1.pt", weights_only=True)["optimizer"]
+    assert optimizer["param_groups"][0]["lr"] < 1e-5
+
+
+@pytest.mark.slow
 def test_the_vdsr_recipe_trains_with_sgd_and_adjustable_clipping(volumes, tmp_path):
     configs = bundle_path("residual") / "configs"
     output = monai(

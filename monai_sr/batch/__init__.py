@@ -1,13 +1,13 @@
 """Scans, one or many: find them, plan, super-resolve each on this machine or a cluster, and lose none."""
 
-from .case import Result, process, read_case, super_resolve_case
+from .case import Result, assess, process, read_case, super_resolve_case
 from .cases import Case, check_names, check_target, find_cases
 from .companions import map_path, mask_path, masks_beside, write_map, write_masks
 from .log import CLAIMED, Outcome, RunLog, explain, summary
 from .model import load_model, super_resolve_within
 from .pages import CasePage, report_path, write_index
 from .plan import plan_table
-from .record import made_by, resolve_options
+from .record import describe_result, made_by, resolve_options, sha256_of, write_record
 from .run import exit_code, open_log, run_cases
 
 __all__ = [
@@ -17,8 +17,10 @@ __all__ = [
     "Outcome",
     "Result",
     "RunLog",
+    "assess",
     "check_names",
     "check_target",
+    "describe_result",
     "exit_code",
     "explain",
     "find_cases",
@@ -34,10 +36,12 @@ __all__ = [
     "report_path",
     "resolve_options",
     "run_cases",
+    "sha256_of",
     "summary",
     "super_resolve_case",
     "super_resolve_within",
     "write_index",
     "write_map",
     "write_masks",
+    "write_record",
 ]

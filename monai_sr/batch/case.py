@@ -51,7 +51,6 @@ from .record import (
     record_beside,
     resolve_options,
     sha256_of,
-    sha256_of_result,
     stamps,
     write_record,
 )
@@ -266,14 +265,8 @@ def _process(
             content |= derived
             describe_companions(case.target, derived, maps=result.maps, masks=result.masks)
         content["monai_sr"] |= result.made | result.trust
-        content["monai_sr"] |= {
-            "input_sha256": digest,
-            "output_sha256": sha256_of_result(case.target),
-            "warnings": [notice.to_record() for notice in notices],
-            "seconds": round(time.monotonic() - started, 3),
-            "peak_memory_mib": round(peak_mib(), 1),
-        }
-        write_record(case.target, content)
+        seconds = time.monotonic() - started
+        write_record(case.target, content, input_sha256=digest, notices=notices, seconds=seconds)
         page.show_result(acquired, result.sr, content["monai_sr"])
     there = [*result.masks, *(map_path(case.target, kind) for kind in result.maps), page.written, page.viewer]
     facts = essentials(content)

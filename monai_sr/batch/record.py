@@ -18,7 +18,8 @@ from monai.data import MetaTensor
 from ..acquired import Acquired
 from ..bundles import NAMES, Model
 from ..dicom import MadeBy, Series, acquisition
-from ..errors import ImageError, OutputError, UsageError
+from ..engine.memory import peak_mib
+from ..errors import ImageError, OutputError, SuperResolutionWarning, UsageError
 from ..files import write_json
 from ..grid import grid_of
 from ..io.images import image_suffix
@@ -140,12 +141,33 @@ def _reproducing(options: RunOptions) -> RunOptions:
     )
 
 
-def write_record(target: Path, content: Mapping[str, Any]) -> None:
-    """Write the JSON beside a result, atomically.
+def write_record(
+    target: Path,
+    content: dict[str, Any],
+    *,
+    input_sha256: str,
+    notices: Iterable[SuperResolutionWarning],
+    seconds: float,
+) -> None:
+    """Complete the content of :func:`describe_result` and write it beside the result, which is there.
+
+    Args:
+        target: the result.
+        content: completed in place.
+        input_sha256: see :func:`sha256_of`.
+        notices: warnings about the result.
+        seconds: that it took.
 
     Raises:
         OutputError: it cannot be written.
     """
+    content["monai_sr"] |= {
+        "input_sha256": input_sha256,
+        "output_sha256": sha256_of_result(target),
+        "warnings": [notice.to_record() for notice in notices],
+        "seconds": round(seconds, 3),
+        "peak_memory_mib": round(peak_mib(), 1),
+    }
     write_json(content, sidecar_path(target))
 
 

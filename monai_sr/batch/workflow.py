@@ -14,14 +14,13 @@ from monai.utils import MetaKeys
 from ..acquired import path_of
 from ..bundles import Model, bundle_model
 from ..dicom import find_series, is_dicom_source
-from ..engine.memory import peak_mib
 from ..engine.selection import describe_engine
 from ..errors import SuperResolutionWarning, collect_notices, give
 from ..inference import SuperResolutionInferer, acquire
 from ..options import RunOptions
 from .case import assess
 from .cases import Case
-from .record import describe_result, made_by, resolve_options, sha256_of, sha256_of_result, write_record
+from .record import describe_result, made_by, resolve_options, sha256_of, write_record
 
 
 class RecordHandler:
@@ -94,13 +93,14 @@ class RecordHandler:
             "engine": describe_engine(model.engine),
             "device": str(model.engine.device),
             "tile_voxels": model.defaults.tile_voxels,
-            "input_sha256": sha256_of(case.files),
-            "output_sha256": sha256_of_result(target),
-            "warnings": [notice.to_record() for notice in self._notices if self._is_of(notice, source)],
-            "seconds": round(time.monotonic() - self._started, 3),
-            "peak_memory_mib": round(peak_mib(), 1),
         }
-        write_record(target, content)
+        write_record(
+            target,
+            content,
+            input_sha256=sha256_of(case.files),
+            notices=[notice for notice in self._notices if self._is_of(notice, source)],
+            seconds=time.monotonic() - self._started,
+        )
 
     def _series(self, source: Path) -> Any:
         if not (source.is_dir() or is_dicom_source(source)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,18 @@ from typing import Any
 from monai.data import MetaTensor
 from monai.deploy.core import ConditionType, Fragment, Operator, OperatorSpec
 
-from ...batch import load_model, made_by, resolve_options, super_resolve_within
+from ...batch import (
+    assess,
+    describe_result,
+    load_model,
+    made_by,
+    resolve_options,
+    sha256_of,
+    super_resolve_within,
+    write_record,
+)
 from ...dicom import MadeBy, Series, find_series, short_name, write_derived_series
-from ...errors import ImageError, SuperResolutionError
+from ...errors import ImageError, SuperResolutionError, SuperResolutionWarning, collect_notices
 from ...inference import acquire
 from ...io.images import read_dicom
 from ...options import RunOptions
@@ -36,11 +46,17 @@ class SuperResolved:
         image: (1, X, Y, Z) float32 in HU or signal.
         series: the source.
         made_by: what made it.
+        record: what is written beside it, without the hash of the written series.
+        notices: the warnings about it.
+        seconds: that it took.
     """
 
     image: MetaTensor
     series: Series
     made_by: MadeBy
+    record: dict[str, Any]
+    notices: list[SuperResolutionWarning]
+    seconds: float
 
 
 class SuperResolutionOperator(Operator):
@@ -93,19 +109,25 @@ class SuperResolutionOperator(Operator):
         found = find_series(linked.name)
         if not found.series:
             found.only()
-        results = []
-        options = resolve_options(self._options, self._model)
-        for series in found.series:
-            image = read_dicom(series, path=Path(short_name(series)), fill_gaps=self._options.reading.fill_gaps)
-            sr, _ = super_resolve_within(self._model, acquire(image, options.acquisition), options.wanted)
-            made = made_by(options, self._model)
-            # the links live as long as what was found by them
-            results.append(SuperResolved(sr, replace(series, unpacked=linked), made))
-        return results
+        # the links live as long as what was found by them
+        return [self._result_of(replace(series, unpacked=linked)) for series in found.series]
+
+    def _result_of(self, series: Series) -> SuperResolved:
+        started, options = time.monotonic(), resolve_options(self._options, self._model)
+        with collect_notices() as notices:
+            image = read_dicom(series, path=Path(short_name(series)), fill_gaps=options.reading.fill_gaps)
+            acquired, made = acquire(image, options.acquisition), made_by(options, self._model)
+            sr, how = super_resolve_within(self._model, acquired, options.wanted)
+            trust, _ = assess(acquired, sr, self._model, options)
+        record = describe_result(sr, acquired, made, options, series=series)
+        record["monai_sr"] |= how | trust
+        for notice in notices:
+            self._log.warning("%s: %s", notice.code, notice.problem)
+        return SuperResolved(sr, series, made, record, notices, time.monotonic() - started)
 
 
 class DerivedSeriesWriterOperator(Operator):
-    """Writes each result as a DICOM series of its source's study, into a folder ``series-<hash>``.
+    """Writes each result as a DICOM series of its source's study, into a folder ``series-<hash>``, and its record.
 
     Named input: ``super_resolved``, of :class:`SuperResolutionOperator`.
 
@@ -126,6 +148,8 @@ class DerivedSeriesWriterOperator(Operator):
         for one in op_input.receive(SUPER_RESOLVED):
             folder = self._folder / short_name(one.series)
             write_derived_series(one.image, one.series, folder, made_by=one.made_by)
+            digest = sha256_of(dict.fromkeys(frame.file for frame in one.series.frames))
+            write_record(folder, one.record, input_sha256=digest, notices=one.notices, seconds=one.seconds)
 
 
 def files_of(selected: Iterable[Any]) -> Iterator[list[Path]]:
