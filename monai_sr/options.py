@@ -194,7 +194,12 @@ class Acquisition(_Group):
 class Reading(_Group):
     """input"""
 
-    series: str | None = _option(None, "only this DICOM series", placeholder="UID|NUMBER", unset="all")
+    series: str | None = _option(
+        None,
+        "only this DICOM series; of several volumes in it one, as check names it, such as 4#echo=2",
+        placeholder="UID|NUMBER",
+        unset="all",
+    )
     volume: int | Literal["all"] | None = _option(
         None,
         "of a NIfTI file of several volumes: which one, from 0, or all",

@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import catalogue
@@ -57,6 +58,14 @@ def derive_from(series, tmp_path: Path, volume: MetaTensor | None = None, made_b
     """What is read of a derived series, a file after the other."""
     sr = tools.volume(series) if volume is None else volume
     return tools.read(write_derived_series(sr, series, tmp_path / "derived", made_by=made_by))
+
+
+def test_the_description_says_which_volume_of_a_series_it_is_of(tmp_path):
+    parts = (("type", "W"), ("b", "1000"), ("direction", "12"), ("kernel", "sixteen_letters_"))
+    series = replace(tools.acquired(folder=tmp_path / "in"), part=parts)
+    (description,) = {one.SeriesDescription for one in derive_from(series, tmp_path)}
+    assert description.startswith("SR research - not for diagnosis, type=W, b=1000, direction=12")
+    assert len(description) == 64  # as many as the standard allows
 
 
 # ---------------------------------------------------------------- geometry

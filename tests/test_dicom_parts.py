@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import tracemalloc
 import warnings
@@ -716,6 +717,28 @@ def test_the_json_beside_a_result_says_which_part_of_a_series_it_is_of(tmp_path)
     write_parts(tmp_path, settings({"EchoNumbers": 1}, {"EchoNumbers": 2}))
     parts = [acquisition(series)["SeriesPart"] for series in find_series(tmp_path).series]
     assert sorted(parts, key=str) == [{"echo": "1"}, {"echo": "2"}]
+
+
+@catalogue.fault("Z04")
+@pytest.mark.parametrize(
+    ("edits", "ends"),
+    [
+        (settings({"EchoNumbers": 1}, {"EchoNumbers": 2}), ["-echo-1", "-echo-2"]),
+        (settings({"SliceThickness": 3.5}, {"SliceThickness": 7.0}), ["-thickness-3_5", "-thickness-7"]),
+        (
+            settings(*({"ImageType": ["ORIGINAL", "PRIMARY", "M", x]} for x in ("W", "IN_PHASE"))),
+            ["-type-IN_PHASE", "-type-W"],
+        ),
+        (settings({"ConvolutionKernel": "of_Jane_Doe"}, {"ConvolutionKernel": "of_Joan_Doe"}), ["", ""]),
+        (settings(*({"ImageType": ["ORIGINAL", "PRIMARY", "M", x]} for x in ("JANE", "JOAN"))), ["", ""]),
+    ],
+)
+def test_names_of_results_say_which_volume_of_a_series_they_are_of(tmp_path, edits, ends):
+    """In numbers and known terms; a text that somebody may have typed is in the hash only."""
+    write_parts(tmp_path, edits)
+    names = [short_name(series) for series in find_series(tmp_path).series]
+    assert sorted(re.sub("^series-[0-9a-f]{12}", "", name) for name in names) == ends
+    assert len(set(names)) == 2
 
 
 @catalogue.fault("I20", "E-IMG-FEW")

@@ -123,7 +123,7 @@ def _instances(sr: MetaTensor, series: Series, made_by: MadeBy) -> Iterator[File
     seed = _seed(voxels.shape, series, made_by)
     shared.SeriesInstanceUID = generate_uid(entropy_srcs=[seed])
     shared.SeriesNumber = min((series.number or 0) + NUMBERS_FROM, 2**31 - 1)
-    shared.SeriesDescription = DESCRIPTION
+    shared.SeriesDescription = _text(", ".join((DESCRIPTION, *series.part_texts)), 64)
     shared.ImageOrientationPatient = [decimal(value) for value in (*row, *column)]
     shared.PixelSpacing = [decimal(spacing[1]), decimal(spacing[0])]
     shared.SliceThickness = shared.SpacingBetweenSlices = decimal(spacing[2])

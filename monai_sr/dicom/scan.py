@@ -6,6 +6,7 @@ other is broken and says why; files of other kinds are left out and counted.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -50,6 +51,10 @@ NAMED_BY = (
 
 _IN_NAMES = {"type", "echo", "time", "trigger", "inversion", "flip", "kernel", "acquisition", "stack"}
 """Parts of a series that :data:`NAMED_BY` and the geometry distinguish."""
+
+_TERM = "W|F|IP|OPP?|IN|OUT|PHASE|WATER|FAT|M|R|I|MAG|MAGNITUDE|REAL|IMAGINARY|FFE|SE|IR|B[01]"
+_IS_HARMLESS = re.compile(rf"[+-]?[\d.]{{1,8}}|({_TERM})([_-]({_TERM}))*")
+"""Values that may stand in the name of a file: numbers, and terms of ImageType; others may be typed by somebody."""
 
 
 @dataclass(frozen=True)
@@ -235,9 +240,10 @@ def is_dicom_source(path: Path) -> bool:
 
 
 def short_name(series: Series) -> str:
-    """A name for files and folders of a series, without any text from its header."""
-    import hashlib
+    """A name for files and folders: a hash, and what distinguishes the volume from others of its series.
 
+    Of the header it holds numbers and known words only, such as ``series-0123456789ab-echo-2``.
+    """
     first = series.frames[0]
     head = first.header
     parts = [series.uid, *(str(value_of(first, name)) for name in NAMED_BY), str(first.orientation.round(3))]
@@ -252,4 +258,5 @@ def short_name(series: Series) -> str:
     parts.append(re.sub(r"\s", "", str(plane)))
     if not {name for name, _ in series.part} <= _IN_NAMES:
         parts.append(f"{get(head, 'SOPInstanceUID') or series.part} {first.number}")
-    return "series-" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
+    told = (f"-{name}-{value}" for name, value in series.part if _IS_HARMLESS.fullmatch(value))
+    return "series-" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12] + re.sub(r"[^\w-]", "_", "".join(told))

@@ -92,14 +92,19 @@ class Series:
     def label(self) -> str:
         """What ``--series`` takes for this volume, such as ``4`` or ``4#echo=2``."""
         name = (printable(self.uid) or "?") if self.number is None else str(self.number)
-        return name + "#" * bool(self.part) + ",".join(f"{name}={value}" for name, value in self.part)
+        return name + "#" * bool(self.part) + ",".join(self.part_texts)
+
+    @property
+    def part_texts(self) -> tuple[str, ...]:
+        """``part`` in words, such as ``("echo=2",)``."""
+        return tuple(f"{name}={value}" for name, value in self.part)
 
     def is_named(self, wanted: str) -> bool:
         """Whether ``wanted`` names this volume: SeriesInstanceUID or SeriesNumber, and any of ``part`` after a #."""
         names = {self.uid, printable(self.uid) or "?"} | ({str(self.number)} if self.number is not None else set())
         name, _, part = wanted.partition("#")
         given = {pair.strip().casefold() for pair in part.split(",") if pair.strip()}
-        ours = {f"{key}={value}".casefold() for key, value in self.part}
+        ours = {text.casefold() for text in self.part_texts}
         return wanted in names or (name in names and given <= ours)
 
 
