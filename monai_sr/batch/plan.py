@@ -6,20 +6,22 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from ..acquired import plan_grid
 from ..bundles import Model
 from ..dicom import stack_of
 from ..engine import Engine
 from ..engine.memory import TILE_LADDER, choose_tile, free_vram, memory_budget, needed_bytes
 from ..errors import SuperResolutionError
-from ..grid import Grid, slice_spacing, target_grid
+from ..grid import Grid
 from ..io.images import read_header, read_image, write_image
 from ..options import RunOptions
 from .cases import Case
@@ -36,14 +38,14 @@ class Plan:
     Attributes:
         case: which.
         before, after: the grids; None where the header cannot be read without the voxels.
-        uneven: centers of unevenly spaced slices, mm.
+        spacing: of the acquired voxels, mm; typical where slices are uneven.
         problem: why it will not be processed, as far as the header tells.
     """
 
     case: Case
     before: Grid | None = None
     after: Grid | None = None
-    uneven: np.ndarray | None = None
+    spacing: Sequence[float] = ()
     problem: str = ""
 
     @property
@@ -67,18 +69,16 @@ def plan_case(case: Case, options: RunOptions) -> Plan:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            before, uneven = _grid_of(case, options)
-            if before is None:
+            header = _header_of(case, options)
+            if header is None:
                 return Plan(case, problem="unknown from the header; determined in the run")
-            axis = options.acquisition.axis
-            if case.series is not None and axis is None:
-                axis = 2
-            wanted = options.wanted
-            after, _ = target_grid(before, uneven=uneven, spacing=wanted.spacing, factor=wanted.factor, axis=axis)
+            before, spacing, meta = header
+            wanted, axis = options.wanted, options.acquisition.axis
+            after = plan_grid(before, meta, axis=axis, spacing=wanted.spacing, factor=wanted.factor)
     except SuperResolutionError as error:
         return Plan(case, before, problem=f"{error.code}: {error.problem}")
     done = case.target.exists() and record_beside(case.target) is not None
-    return Plan(case, before, after, uneven, problem="done already, unless something changed" if done else "")
+    return Plan(case, before, after, spacing, problem="done already, unless something changed" if done else "")
 
 
 def plan_table(cases: Sequence[Case], options: RunOptions, model: Model, *, memory: int | None = None) -> str:
@@ -112,7 +112,7 @@ def plan_table(cases: Sequence[Case], options: RunOptions, model: Model, *, memo
         seconds = speed * voxels_out
         if not problem:
             good, total = good + 1, total + seconds
-        spacing = f"{_spacing(plan.before, plan.uneven)} -> {_spacing(plan.after)}"
+        spacing = f"{_spacing(plan.spacing)} -> {_spacing(plan.after.spacing)}"
         shape = f"{_shape(plan.before)} -> {_shape(plan.after)}"
         rows.append((plan.case.name, spacing, shape, f"{needed / 2**20:.0f}", f"{max(1, seconds):.0f}", problem))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -121,22 +121,25 @@ def plan_table(cases: Sequence[Case], options: RunOptions, model: Model, *, memo
     return "\n".join((*(line.rstrip() for line in lines), end))
 
 
-def _grid_of(case: Case, options: RunOptions) -> tuple[Grid | None, np.ndarray | None]:
-    """Grid, and uneven slice positions; None for a header that needs the reader's care."""
+def _header_of(case: Case, options: RunOptions) -> tuple[Grid, Sequence[float], Mapping[str, Any]] | None:
+    """Grid, spacing and metadata; None for a header that needs the reader's care."""
     if case.series is not None:
         stack = stack_of(case.series, fill_gaps=options.reading.fill_gaps)
         header = case.series.frames[0].header
         size = (int(header.Columns), int(header.Rows), len(case.series.frames))
-        return Grid(size, stack.affine), stack.positions
+        grid = Grid(size, stack.affine)
+        return grid, (*grid.spacing[:2], stack.slice_spacing), stack.meta
     header = read_header(case.source, geometry=options.reading.geometry)
     shape = header.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    return (Grid(shape, header.affine), None) if len(shape) == 3 else (None, None)  # type: ignore[arg-type]
+    if len(shape) != 3:
+        return None
+    grid = Grid(shape, header.affine)  # type: ignore[arg-type]
+    return grid, grid.spacing, header.meta
 
 
-def _spacing(grid: Grid, uneven: np.ndarray | None = None) -> str:
-    steps = *grid.spacing[:2], slice_spacing(grid.spacing[2], uneven)
+def _spacing(steps: Sequence[float]) -> str:
     return " x ".join(f"{s:.3g}" for s in steps)
 
 

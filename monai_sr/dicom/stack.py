@@ -58,6 +58,11 @@ class Stack:
     slice_spacing: float
     warnings: tuple[SuperResolutionWarning, ...]
 
+    @property
+    def meta(self) -> dict[str, Any]:
+        """How the slices are stacked, see :func:`monai_sr.acquired.acquisition_meta`."""
+        return acquisition_meta(slice_axis=2, slice_positions=self.positions)
+
 
 def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
     """Find out where the slices of a series lie, without reading a pixel.
@@ -185,13 +190,11 @@ def read_series(
     facts = acquisition_meta(
         stored_dtype=("int16" if fits else "int32") if whole else "float32",
         modality=cast(Modality, series.modality),
-        slice_axis=2,
         slice_thickness=series.slice_thickness,
-        slice_positions=stack.positions,
         padding_value=padding,
         protocol=protocol_of(series),
     )
-    return voxels.transpose(2, 1, 0), stack.affine, facts | {"series_uid": series.uid}
+    return voxels.transpose(2, 1, 0), stack.affine, stack.meta | facts | {"series_uid": series.uid}
 
 
 def _padding(voxels: np.ndarray, series: Series) -> np.ndarray | None:

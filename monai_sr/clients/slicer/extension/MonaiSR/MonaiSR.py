@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ class MonaiSR(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         parent.title = "MonaiSR"
         parent.categories = ["Super-Resolution"]
-        parent.dependencies = []
         parent.contributors = ["The monai-sr authors"]
         parent.helpText = (
             "Makes thin slices of a thick-slice CT or MR volume, with two trained networks or without any. Averaged "
@@ -50,9 +49,7 @@ class MonaiSR(ScriptedLoadableModule):
             "press Apply. The slice thickness matters: give it if you know it.<br><b>Research only, not for "
             "diagnosis.</b> What a network adds between the acquired slices may be wrong; voxel size is not resolution."
         )
-        parent.acknowledgementText = (
-            "After VDSR (Kim, Lee, Lee, CVPR 2016) and LapSRN (Lai et al., CVPR 2017), built on MONAI."
-        )
+        parent.acknowledgementText = "VDSR (Kim et al. 2016) and LapSRN (Lai et al. 2017), built on MONAI."
         slicer.app.connect("startupCompleted()", register_sample_data)
 
 
@@ -100,7 +97,7 @@ class MonaiSRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.axisBox.connect("currentIndexChanged(int)", self.update)
         self.ui.applyButton.connect("clicked(bool)", self.on_apply)
         self.ui.cancelButton.connect("clicked(bool)", self.on_cancel)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.on_scene_close)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.on_cancel)
         self.update()
 
     def cleanup(self) -> None:
@@ -110,10 +107,6 @@ class MonaiSRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.job.worker.cancel()
             self.logic.finish(self.job)
         self.removeObservers()
-
-    def on_scene_close(self, caller: Any = None, event: Any = None) -> None:
-        """The volumes go; what is done for them ends."""
-        self.on_cancel()
 
     def settings(self) -> dict[str, Any]:
         """What was chosen, by the names of the command line."""
@@ -155,6 +148,7 @@ class MonaiSRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def on_apply(self, *_: Any) -> None:
         """Install what is missing, if the user agrees, and start."""
         self.ui.logBox.plainText = ""
+        boxes = {"difference": self.ui.differenceBox, "consistency": self.ui.consistencyBox}
         with slicer.util.tryWithErrorDisplay("monai-sr could not be started.", waitCursor=True):
             if not self.logic.make_ready(self.log):
                 self.log("Not installed; nothing was done.")
@@ -163,8 +157,7 @@ class MonaiSRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.ui.inputSelector.currentNode(),
                 self.ui.outputSelector.currentNode(),
                 self.settings(),
-                difference=self.ui.differenceBox.checked,
-                consistency=self.ui.consistencyBox.checked,
+                overlays=[name for name, box in boxes.items() if box.checked],
             )
             self.timer.start()
         self.update()
@@ -192,7 +185,7 @@ class MonaiSRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.update()
 
     def on_cancel(self, *_: Any) -> None:
-        """End the process; :meth:`on_time` tidies up."""
+        """End the process, also where the scene closes; :meth:`on_time` tidies up."""
         if self.job is not None:
             self.job.worker.cancel()
 
@@ -207,7 +200,7 @@ class Job:
         overlays: names of the overlays that were asked for.
     """
 
-    def __init__(self, worker: Worker, folder: Path, source: Any, target: Any, overlays: list[str]) -> None:
+    def __init__(self, worker: Worker, folder: Path, source: Any, target: Any, overlays: Sequence[str]) -> None:
         self.worker, self.folder, self.source, self.target, self.overlays = worker, folder, source, target, overlays
 
 
@@ -268,10 +261,9 @@ class MonaiSRLogic(ScriptedLoadableModuleLogic):
         target: Any = None,
         settings: Mapping[str, Any] | None = None,
         *,
-        difference: bool = False,
-        consistency: bool = False,
+        overlays: Sequence[str] = (),
     ) -> Job:
-        """Write the volume to a file and start the process.
+        """Write the volume to a file and start the process; ``overlays``: "difference", "consistency" or both.
 
         Raises:
             RuntimeError: the file could not be written, or Slicer's Python is not found.
@@ -281,7 +273,6 @@ class MonaiSRLogic(ScriptedLoadableModuleLogic):
             raise RuntimeError("PythonSlicer, the Python of Slicer, is not found.")
         folder = Path(tempfile.mkdtemp(prefix="monai-sr-", dir=slicer.app.temporaryPath))
         _write(volume, folder / "thick.nrrd")
-        overlays = [name for name, wanted in (("difference", difference), ("consistency", consistency)) if wanted]
         words = command(
             python,
             str(folder / "thick.nrrd"),
