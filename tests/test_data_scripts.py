@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -624,18 +625,16 @@ def test_an_output_folder_that_is_missing_is_told_before_anything_is_read(data, 
     assert run(data, "--output", tmp_path / "missing" / "list.json") == 6
 
 
-def test_the_command_works_as_a_user_runs_it(tmp_path):
+def test_the_command_works_as_a_user_runs_it(tmp_path, monkeypatch, capsys):
     save(tmp_path / "in" / "sub-1_T1w.nii.gz", thin(1, n=40))
-    done = subprocess.run(
-        [sys.executable, ROOT / "data_scripts" / "prepare_datalist.py", "in", "--output", "list.json"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "1 volumes: 1 accepted (1 MR)" in done.stdout
-    assert "%|" not in done.stderr  # no progress bar in a log
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["prepare_datalist.py", "in", "--output", "list.json"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "data_scripts" / "prepare_datalist.py"), run_name="__main__")
+    shown = capsys.readouterr()
+    assert end.value.code == 0, shown.err
+    assert "1 volumes: 1 accepted (1 MR)" in shown.out
+    assert "%|" not in shown.err  # no progress bar in a log
     (item,) = json.loads((tmp_path / "list.json").read_text())["training"]
     assert item["image"] == "in/sub-1_T1w.nii.gz"
 

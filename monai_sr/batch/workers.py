@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import connection, get_context, parent_process
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -28,7 +30,7 @@ from .cases import Case
 from .log import Outcome
 from .model import load_model
 
-GRACE = 3.0
+GRACE = 8.0
 """Seconds that a process has to drop its case when the run is interrupted."""
 
 LOST = "E-WORKER"
@@ -94,12 +96,14 @@ class _Worker:
     """A process and the pipe to it."""
 
     def __init__(self, options: RunOptions, device: str, threads: int, memory: int) -> None:
-        self._arguments = options, device, threads, memory
+        self._arguments = options, device, threads, memory, dict(os.environ)
         self.case: tuple[Case, int] | None = None
         self._start()
 
     def _start(self) -> None:
-        context = get_context("spawn")
+        # torch and MONAI take seconds to import: a fork server imports them once for all processes
+        context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
+        context.set_forkserver_preload([__name__])
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
         self.process.start()
@@ -132,8 +136,16 @@ def _devices(wanted: str) -> list[str]:
     return [str(device)]
 
 
-def _serve(pipe: connection.Connection, options: RunOptions, device: str, threads: int, memory: int) -> None:
+def _serve(
+    pipe: connection.Connection,
+    options: RunOptions,
+    device: str,
+    threads: int,
+    memory: int,
+    environment: Mapping[str, str],
+) -> None:
     """What a process does: load the model, then case by case until the pipe ends."""
+    os.environ.update(environment)  # as it is now, not as it was when the fork server started
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells all of them, the first one decides
     signal.signal(signal.SIGTERM, _terminated)
     threading.Thread(target=_end_with_parent, daemon=True).start()
