@@ -165,8 +165,11 @@ class Acquired:
         """
         meta, grid = _meta_of(image), grid_of(image)
         voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
-        uneven = _uneven_positions(meta, image.shape[-1])
-        axis, axis_source = _axis_of(grid, meta, axis, uneven, refined)
+        uneven = _uneven_positions(image)
+        header_axis = meta.get("slice_axis", None if uneven is None else 2)
+        axis, axis_source = decide_axis(
+            grid, given=axis, header=header_axis, uneven=uneven is not None, refined=refined
+        )
         spacing = slice_spacing(grid.spacing[axis], uneven)
         known = known_profile(Protocol(**meta.get("protocol", {}))) if axis == meta.get("slice_axis", axis) else None
         thickness, thickness_source = _thickness_of(
@@ -255,8 +258,9 @@ class Acquired:
         Raises:
             UsageError: spacing and factor are both given or cannot be, or the through-plane axis is ambiguous.
         """
-        axis, uneven = (self.axis, self.sources["axis"]), None if self.is_even else self.positions
-        return _wanted_grid(self.grid, axis, uneven, spacing=spacing, factor=factor)
+        axis = None if self.sources["axis"] == "assumed" else self.axis
+        uneven = None if self.is_even else self.positions
+        return target_grid(self.grid, spacing=spacing, factor=factor, axis=axis, uneven=uneven)[0]
 
     def lies_on(self, wanted: Grid) -> bool:
         """Whether the acquired slices are those of a grid already."""
@@ -327,51 +331,18 @@ class Acquired:
         return np.flip(self.slice_thickness) if 2 in self._canonical[1] else self.slice_thickness
 
 
-def plan_grid(
-    grid: Grid,
-    meta: Mapping[str, Any],
-    *,
-    axis: int | None = None,
-    spacing: float | None = None,
-    factor: float | None = None,
-) -> Grid:
-    """The grid of a result by the header alone, as :meth:`Acquired.wanted_grid` gives it after reading.
-
-    Args:
-        grid: shape and affine of the file.
-        meta: as of :func:`acquisition_meta`.
-        axis, spacing, factor: given by the user.
-    """
-    uneven = _uneven_positions(meta, grid.shape[-1])
-    return _wanted_grid(grid, _axis_of(grid, meta, axis, uneven), uneven, spacing=spacing, factor=factor)
-
-
-def _axis_of(
-    grid: Grid, meta: Mapping[str, Any], given: int | None, uneven: np.ndarray | None, refined: Grid | None = None
-) -> tuple[int, Source]:
-    header = meta.get("slice_axis", None if uneven is None else 2)
-    return decide_axis(grid, given=given, header=header, uneven=uneven is not None, refined=refined)
-
-
-def _wanted_grid(
-    grid: Grid, axis: tuple[int, Source], uneven: np.ndarray | None, *, spacing: float | None, factor: float | None
-) -> Grid:
-    through = None if axis[1] == "assumed" else axis[0]
-    return target_grid(grid, spacing=spacing, factor=factor, axis=through, uneven=uneven)[0]
-
-
 def _meta_of(image: Tensor) -> Mapping[str, Any]:
     return image.meta if isinstance(image, MetaTensor) else {}
 
 
-def _uneven_positions(meta: Mapping[str, Any], slices: int) -> np.ndarray | None:
+def _uneven_positions(image: Tensor) -> np.ndarray | None:
     """Slice centers of an uneven series along the last axis, whose affine has the mean spacing; None if even."""
-    positions = meta.get("slice_positions")
+    positions = _meta_of(image).get("slice_positions")
     if positions is None:
         return None
     positions = np.asarray(positions, dtype=np.float64)
-    if len(positions) != slices:
-        raise ValueError(f"{len(positions)} slice positions for {slices} slices along the last axis")
+    if len(positions) != image.shape[-1]:
+        raise ValueError(f"{len(positions)} slice positions for {image.shape[-1]} slices along the last axis")
     return positions
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dicom_phantoms
 import numpy as np
 import phantoms
 import psutil
@@ -19,6 +20,7 @@ from small_networks import lively
 from monai_sr.acquired import Acquired
 from monai_sr.batch import case, find_cases, plan_table, super_resolve_within
 from monai_sr.batch import run as run_module
+from monai_sr.batch.plan import plan_case
 from monai_sr.bundles import NAMES, Model, load_bundle
 from monai_sr.cli.main import main
 from monai_sr.engine import openvino as streaming
@@ -37,7 +39,7 @@ from monai_sr.engine.memory import (
 from monai_sr.engine.openvino import OpenVinoEngine
 from monai_sr.engine.selection import as_engine
 from monai_sr.engine.tiles import plan_tiles
-from monai_sr.errors import SuperResolutionWarning
+from monai_sr.errors import SuperResolutionWarning, collect_notices
 from monai_sr.io.images import write_image
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
 from monai_sr.options import RunOptions, Wanted
@@ -301,3 +303,20 @@ def test_the_plan_is_a_table_of_what_from_which_grid_to_which_at_what_cost_and_w
     assert "done already" in capsys.readouterr().out
     options = RunOptions.from_dict({"input": str(volume), "output": str(tmp_path / "out")})
     assert "E-MEM" in plan_table(find_cases(options), options, load_bundle("none"), memory=PROCESS)
+
+
+@pytest.mark.parametrize("offsets", [dicom_phantoms.even(8, 4.0), (0.0, 4.0, 8.5, 12.0, 16.5)], ids=["even", "uneven"])
+def test_the_plan_of_a_series_has_the_grid_of_its_result_along_the_stack(tmp_path, offsets):
+    stack = dicom_phantoms.Stack(offsets, pixel_spacing=(9.0, 9.0))  # wider than the slices are apart
+    dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices(stack))
+    options = RunOptions.from_dict(
+        {"input": str(tmp_path / "in"), "output": str(tmp_path / "out.nii"), "bundle": "none", "factor": 2}
+    )
+    (planned,) = find_cases(options)
+    plan = plan_case(planned, options)
+    with collect_notices():
+        acquired = Acquired.of(case.read_case(planned, options))
+    wanted = acquired.wanted_grid(factor=2)
+    assert plan.after.shape == wanted.shape == (26, 22, 2 * len(offsets))
+    np.testing.assert_allclose(plan.after.affine, wanted.affine, atol=1e-6)
+    assert plan.spacing[2] == pytest.approx(acquired.slice_spacing)

@@ -147,8 +147,8 @@ def test_slicer_takes_the_script_for_a_module():
 
 def test_the_description_comes_without_torch():
     """Slicer waits five seconds for it."""
-    code = "import sys; from monai_sr.cli.main import main; main(['slicer', '--xml']); sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    code = "import sys; from monai_sr.cli.main import main; main(); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, "slicer", "--xml"], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.startswith("<?xml")
 
@@ -190,7 +190,7 @@ def test_the_script_runs_the_monai_sr_of_its_own_python(tmp_path):
     command = [sys.executable, str(MODULE), "--xml"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, describe() + "\n")
-    done = subprocess.run([*command[:-1], "a.nrrd"], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    done = subprocess.run([*command[:-1], "--nothing"], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 2
 
 

@@ -6,22 +6,20 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from ..acquired import plan_grid
 from ..bundles import Model
-from ..dicom import stack_of
+from ..dicom import SLICE_AXIS, stack_of
 from ..engine import Engine
 from ..engine.memory import TILE_LADDER, choose_tile, free_vram, memory_budget, needed_bytes
 from ..errors import SuperResolutionError
-from ..grid import Grid
+from ..grid import Grid, decide_axis, target_grid
 from ..io.images import read_header, read_image, write_image
 from ..options import RunOptions
 from .cases import Case
@@ -72,9 +70,11 @@ def plan_case(case: Case, options: RunOptions) -> Plan:
             header = _header_of(case, options)
             if header is None:
                 return Plan(case, problem="unknown from the header; determined in the run")
-            before, spacing, meta = header
-            wanted, axis = options.wanted, options.acquisition.axis
-            after = plan_grid(before, meta, axis=axis, spacing=wanted.spacing, factor=wanted.factor)
+            before, spacing, stacked, uneven = header
+            wanted, given = options.wanted, options.acquisition.axis
+            axis, source = decide_axis(before, given=given, header=stacked, uneven=uneven is not None, refined=None)
+            through = None if source == "assumed" else axis
+            after, _ = target_grid(before, uneven=uneven, spacing=wanted.spacing, factor=wanted.factor, axis=through)
     except SuperResolutionError as error:
         return Plan(case, before, problem=f"{error.code}: {error.problem}")
     done = case.target.exists() and record_beside(case.target) is not None
@@ -121,14 +121,14 @@ def plan_table(cases: Sequence[Case], options: RunOptions, model: Model, *, memo
     return "\n".join((*(line.rstrip() for line in lines), end))
 
 
-def _header_of(case: Case, options: RunOptions) -> tuple[Grid, Sequence[float], Mapping[str, Any]] | None:
-    """Grid, spacing and metadata; None for a header that needs the reader's care."""
+def _header_of(case: Case, options: RunOptions) -> tuple[Grid, Sequence[float], int | None, np.ndarray | None] | None:
+    """Grid, spacing, axis and uneven positions of the slices; None for a header that needs the reader's care."""
     if case.series is not None:
         stack = stack_of(case.series, fill_gaps=options.reading.fill_gaps)
         header = case.series.frames[0].header
         size = (int(header.Columns), int(header.Rows), len(case.series.frames))
         grid = Grid(size, stack.affine)
-        return grid, (*grid.spacing[:2], stack.slice_spacing), stack.meta
+        return grid, (*grid.spacing[:2], stack.slice_spacing), SLICE_AXIS, stack.positions
     header = read_header(case.source, geometry=options.reading.geometry)
     shape = header.shape
     while len(shape) > 3 and shape[-1] == 1:
@@ -136,7 +136,7 @@ def _header_of(case: Case, options: RunOptions) -> tuple[Grid, Sequence[float], 
     if len(shape) != 3:
         return None
     grid = Grid(shape, header.affine)  # type: ignore[arg-type]
-    return grid, grid.spacing, header.meta
+    return grid, grid.spacing, None, None
 
 
 def _spacing(steps: Sequence[float]) -> str:

@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flush_stdout()  # of --help
         options.words = words
         with _termination_heeded(), collect_notices(show=complain):
-            if arguments is None and options.command in ("run", "bids", "slicer"):  # a process of its own
-                import_monai_to_run()
+            if arguments is None and options.command in ("run", "bids", "slicer") and not getattr(options, "xml", 0):
+                import_monai_to_run()  # in a process of its own
             module = import_module(f".{ELSEWHERE.get(options.command, options.command)}", __package__)
             return getattr(module, options.command)(options) or 0
     except SuperResolutionError as error:

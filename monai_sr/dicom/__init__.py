@@ -5,9 +5,10 @@ from .derive import MadeBy, write_derived_series
 from .scan import Found, LeftOut, find_series, is_dicom_source, short_name
 from .series import Frame, Series
 from .sidecar import acquisition, series_description
-from .stack import Stack, read_series, stack_of
+from .stack import SLICE_AXIS, Stack, read_series, stack_of
 
 __all__ = [
+    "SLICE_AXIS",
     "Found",
     "Frame",
     "LeftOut",

@@ -23,6 +23,9 @@ from .pixels import padding_of, read_values
 from .series import Series, breaks_in
 from .sidecar import protocol_of
 
+SLICE_AXIS = 2
+"""Of a stack, along which its slices lie."""
+
 SPACING_TOLERANCE = 0.01
 """Steps between slices may differ by this share, or by as many mm, before they count as uneven."""
 
@@ -57,11 +60,6 @@ class Stack:
     shifts: np.ndarray | None
     slice_spacing: float
     warnings: tuple[SuperResolutionWarning, ...]
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """How the slices are stacked, see :func:`monai_sr.acquired.acquisition_meta`."""
-        return acquisition_meta(slice_axis=2, slice_positions=self.positions)
 
 
 def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
@@ -190,11 +188,13 @@ def read_series(
     facts = acquisition_meta(
         stored_dtype=("int16" if fits else "int32") if whole else "float32",
         modality=cast(Modality, series.modality),
+        slice_axis=SLICE_AXIS,
         slice_thickness=series.slice_thickness,
+        slice_positions=stack.positions,
         padding_value=padding,
         protocol=protocol_of(series),
     )
-    return voxels.transpose(2, 1, 0), stack.affine, stack.meta | facts | {"series_uid": series.uid}
+    return voxels.transpose(2, 1, 0), stack.affine, facts | {"series_uid": series.uid}
 
 
 def _padding(voxels: np.ndarray, series: Series) -> np.ndarray | None:
