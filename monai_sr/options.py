@@ -344,15 +344,9 @@ class RunOptions(_Group):
 
 
 GROUPS: dict[str, type[_Group]] = {
-    "wanted": Wanted,
-    "acquisition": Acquisition,
-    "outputs": Outputs,
-    "reading": Reading,
-    "compute": Compute,
-    "selection": Selection,
+    group.__name__.lower(): group for group in (Wanted, Acquisition, Outputs, Reading, Compute, Selection)
 }
 """The nested records of :class:`RunOptions`, in the order of the help; the docstring of each is its title there."""
-
 
 PARAMETERS: dict[str, Parameter] = {
     parameter.name: parameter
