@@ -847,6 +847,22 @@ def test_nonsense_in_a_header_is_refused_or_read_but_never_a_crash(tmp_path, nam
     survives(tmp_path)
 
 
+@fault("D42", "E-DCM-HEADER")
+@pytest.mark.parametrize("name", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("value", [b"nan ", b"-inf", b"1e300 ", b"0 "])
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_rescale_that_gives_no_values_is_refused(tmp_path, name, value, count):
+    paths = write(tmp_path, slices())
+    for path in paths[:count]:
+        set_raw(path, name, value)
+    found = find_series(tmp_path)
+    if (name, value) == ("RescaleIntercept", b"0 "):
+        assert found.broken == ()
+    else:
+        ((_, error),) = found.broken
+        assert error.code == "E-DCM-HEADER" and found.series == ()
+
+
 def set_raw(path: Path, name: str, value: bytes) -> None:
     """Write other bytes as the value of an element of an explicit VR little endian file."""
     tag = pydicom.datadict.tag_for_keyword(name)

@@ -125,6 +125,14 @@ def test_repeats_are_split_by_what_distinguishes_them_and_can_be_chosen(tmp_path
 
 
 @catalogue.fault("D36")
+@pytest.mark.parametrize("texts", [("CANARY", "b"), ("x\\y", "y\\x")])
+@pytest.mark.parametrize("tag", [(0x19, 0x100C), (0x43, 0x1039)])
+def test_a_private_b_value_that_is_no_number_is_a_text(tmp_path, tag, texts):
+    write_parts(tmp_path, [private(tag, "LO", text) for text in texts])
+    check_parts(find_series(tmp_path), 2)
+
+
+@catalogue.fault("D36")
 def test_diffusion_is_split_by_b_value_and_direction(tmp_path):
     rows = [{"DiffusionBValue": 0.0}] + [
         {"DiffusionBValue": 1000.0, "DiffusionGradientOrientation": list(row)} for row in np.eye(3)

@@ -104,9 +104,8 @@ def attribute_of(frame: Frame, grouped: dict[str, Any], name: str) -> float | st
         return _seconds(said)
     value: Any
     if name == "b-value":
-        value = [v for v in (said("DiffusionBValue"), *_private(frame, _B_VALUES)) if v is not None]
-        numbers = values_of(value[0]) if value else []
-        value = float(numbers[0]) % 1e6 if numbers else ""  # GE adds 1e9
+        given = [v for v in (said("DiffusionBValue"), *_private(frame, _B_VALUES)) if v is not None]
+        value = next(iter(values_of(given[0])), "") if given else ""
     elif name == "b-direction":
         values = said("DiffusionGradientOrientation"), *(_private(frame, tags) for tags in _DIRECTIONS)
         value = next(filter(None, values), "")
@@ -120,6 +119,8 @@ def attribute_of(frame: Frame, grouped: dict[str, Any], name: str) -> float | st
         number = float(value)
     except (TypeError, ValueError):
         return "" if value is None else "\\".join(map(str, values_of(value)))
+    if name == "b-value":
+        number %= 1e6  # GE adds 1e9
     return number if np.isfinite(number) else ""
 
 

@@ -43,6 +43,9 @@ _GEOMETRY = (
 )
 """Functional group and attribute; classic files, and some enhanced ones, have the attribute at the top."""
 _TAGS = {name: tag_for_keyword(name) for name in (*_WHOLE, *(name for _, name in _GEOMETRY))}
+MOST_RESCALED = 1e20
+"""RescaleSlope and RescaleIntercept are smaller, or values would leave the range of float32."""
+
 _ITEM = 8
 """Bytes that a compressed frame takes if it is empty."""
 _NO_PREAMBLE = SuperResolutionWarning("W-DCM-PREAMBLE", "files without the DICOM preamble were read all the same")
@@ -155,6 +158,10 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> tuple[list[Frame], set[tup
             missing = ["ImageOrientationPatient"]
         if not missing and min(spacing) <= 0:
             missing = ["PixelSpacing"]
+        factors = [*slope[:1], *intercept[:1]]
+        if not all(abs(value) < MOST_RESCALED for value in factors) or slope[:1] == [0]:
+            text = f"{file.name} has a RescaleSlope or RescaleIntercept of {factors}"
+            raise BrokenFileError(uid, ImageError("E-DCM-HEADER", text, fix="restore it, or export the series again"))
         if missing:
             fault = ImageError(
                 "E-DCM-SPACING" if missing == ["PixelSpacing"] else "E-DCM-NOGEOM",
