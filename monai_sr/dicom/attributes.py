@@ -1,4 +1,4 @@
-"""What a header says of a frame: in a classic file at its top, in an enhanced one in functional groups."""
+"""Attributes of a frame: at the top of a classic header, in the functional groups of an enhanced one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .kinds import values_of
 from .series import Frame
 
 ENHANCED = {"EchoTime": "EffectiveEchoTime", "ImageType": "FrameType"}
-"""What enhanced files call it."""
+"""Classic keyword, and the enhanced one with the same meaning."""
 
 
 _B_VALUES = (0x0019100C, 0x00431039, 0x20011003, 0x00651009)
@@ -34,38 +34,38 @@ _NO_SETTING = {
 
 
 def value_of(frame: Frame, name: str) -> Any:
-    """An attribute of a frame; None if it has none, or none that can be read."""
+    """An attribute of a frame; None if it is absent or unreadable."""
     grouped = grouped_values(frame)
     return grouped[name] if name in grouped else get(frame.header, name)
 
 
 def get(dataset: Any, name: str | int) -> Any:
-    """The value of a keyword or tag; None if there is none, or none that can be read."""
+    """The value of a keyword or tag; None if it is absent or unreadable."""
     try:
         return dataset[name].value if name in dataset else None
-    except Exception:  # pydicom reads values when they are asked for, and raises many types
+    except Exception:  # pydicom parses a value at its first use, and raises many types
         return None
 
 
 def grouped_values(frame: Frame) -> dict[str, Any]:
-    """What the functional groups say of a frame, by keyword, its own before the shared ones; empty if classic."""
-    found: dict[str, Any] = {}
+    """Values in the functional groups of a frame by keyword, per-frame before shared; empty for classic files."""
+    values: dict[str, Any] = {}
 
     def add(dataset: Any, depth: int) -> None:
         for tag in list(dataset.keys()):
             value = get(dataset, tag)
             if not isinstance(value, Sequence):
-                found.setdefault(keyword_for_tag(tag) or str(tag), value)
+                values.setdefault(keyword_for_tag(tag) or str(tag), value)
             elif depth and value:
                 add(value[0], depth - 1)
 
     for group in groups_of(frame.header, frame.number):
         add(group, 2)
-    return found | {name: found[enhanced] for name, enhanced in ENHANCED.items() if enhanced in found}
+    return values | {name: values[enhanced] for name, enhanced in ENHANCED.items() if enhanced in values}
 
 
 def groups_of(dataset: Any, number: int) -> list[Any]:
-    """The functional groups of a frame, its own before the shared ones; none in a classic file."""
+    """The functional groups of a frame, per-frame before shared; none in a classic file."""
     own = dataset.get("PerFrameFunctionalGroupsSequence")
     shared = dataset.get("SharedFunctionalGroupsSequence")
     return ([own[number]] if own and number < len(own) else []) + ([shared[0]] if shared else [])
@@ -82,39 +82,39 @@ def in_group(groups: list[Any], sequence: str, name: str) -> Any:
 
 
 def stack_of_frame(frame: Frame) -> str:
-    """Which stack of a multi-frame file a frame belongs to; empty in a classic file."""
+    """StackID of a frame; empty in a classic file."""
     contents = [get(group, "FrameContentSequence") for group in groups_of(frame.header, frame.number)]
     return next((str(get(content[0], "StackID") or "") for content in contents if content), "")
 
 
 def attribute_of(frame: Frame, grouped: dict[str, Any], name: str) -> float | str:
-    """A number where an attribute is one, else text; empty if the header does not tell.
+    """The value of an attribute: a number if it is numeric, else text; empty if absent.
 
     Args:
-        frame: of which frame.
+        frame: the frame.
         grouped: its :func:`grouped_values`.
-        name: a keyword, or what the vendors keep in other places: b-value, b-direction, clock (seconds),
-            across and down (mm, of the first pixel in the plane), cosine 0 to 5.
+        name: a keyword, or a value that several attributes may hold: b-value, b-direction, clock (seconds),
+            across and down (in-plane position of the first pixel, mm), cosine 0 to 5.
     """
 
-    def said(keyword: str) -> Any:
+    def lookup(keyword: str) -> Any:
         return grouped[keyword] if keyword in grouped else get(frame.header, keyword)
 
     if name == "clock":
-        return _seconds(said)
+        return _seconds(lookup)
     value: Any
     if name == "b-value":
-        given = [v for v in (said("DiffusionBValue"), *_private(frame, _B_VALUES)) if v is not None]
+        given = [v for v in (lookup("DiffusionBValue"), *_private(frame, _B_VALUES)) if v is not None]
         value = next(iter(values_of(given[0])), "") if given else ""
     elif name == "b-direction":
-        values = said("DiffusionGradientOrientation"), *(_private(frame, tags) for tags in _DIRECTIONS)
+        values = lookup("DiffusionGradientOrientation"), *(_private(frame, tags) for tags in _DIRECTIONS)
         value = next(filter(None, values), "")
     elif name in ("across", "down"):
         value = frame.position @ frame.orientation[slice(3) if name == "across" else slice(3, 6)]
     elif name.startswith("cosine"):
         value = frame.orientation[int(name[-1])]
     else:
-        value = said(name)
+        value = lookup(name)
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -124,12 +124,12 @@ def attribute_of(frame: Frame, grouped: dict[str, Any], name: str) -> float | st
     return number if np.isfinite(number) else ""
 
 
-def _seconds(said: Callable[[str], Any]) -> float | str:
-    """When a frame was acquired, in seconds; empty if the header does not tell."""
-    moment = said("FrameAcquisitionDateTime")
-    if not moment and said("AcquisitionTime"):
-        moment = f"{said('AcquisitionDate') or '0' * 8}{said('AcquisitionTime')}"
-    moment = str(moment or said("AcquisitionDateTime") or "").replace(":", "")
+def _seconds(lookup: Callable[[str], Any]) -> float | str:
+    """Acquisition time in seconds; empty if absent."""
+    moment = lookup("FrameAcquisitionDateTime")
+    if not moment and lookup("AcquisitionTime"):
+        moment = f"{lookup('AcquisitionDate') or '0' * 8}{lookup('AcquisitionTime')}"
+    moment = str(moment or lookup("AcquisitionDateTime") or "").replace(":", "")
     digits = re.match(r"\d{6}(\d\d)(\d\d)(\d\d)(\d\d(?:\.\d+)?)", moment)
     if digits is None:
         return ""
@@ -138,23 +138,23 @@ def _seconds(said: Callable[[str], Any]) -> float | str:
 
 
 def _private(frame: Frame, tags: Iterable[int]) -> list[Any]:
-    """Values of private attributes, whose VR a file may not give; those that are absent are left out."""
-    found = []
+    """Values of private attributes that are present. Files without VRs hold bytes."""
+    values = []
     for tag in tags:
         value: Any = get(frame.header, tag)
         if isinstance(value, bytes):
             try:
                 value = [float(part) for part in value.strip(b" \0").split(b"\\")]
             except ValueError:
-                size, kind = (4, "f") if len(value) == 4 else (8, "d")
-                value = list(struct.unpack(f"<{len(value) // size}{kind}", value[: len(value) // size * size]))
+                size, code = (4, "f") if len(value) == 4 else (8, "d")
+                value = list(struct.unpack(f"<{len(value) // size}{code}", value[: len(value) // size * size]))
         if value is not None and value != "" and value != []:
-            found.append(value)
-    return found
+            values.append(value)
+    return values
 
 
 def fields_of(frame: Frame, grouped: dict[str, Any]) -> dict[Hashable, str]:
-    """All that a header says of a frame, as text: of a classic file every element, private ones too."""
+    """All attributes of a frame as text: of a classic file every element, private ones included."""
     if not grouped:
         return {
             tag: str(element.value)[:1024]

@@ -1,13 +1,12 @@
-"""What compressed pixels say of their own size, compared with the header before a decoder believes either.
+"""Compare the size that compressed pixels claim with the header, before they are decoded.
 
-Decoders allot what a codestream claims: gigabytes for a kilobyte.
+Decoders allocate what a codestream claims: gigabytes for a kilobyte.
 """
 
 from __future__ import annotations
 
 import struct
 from math import ceil
-from typing import NamedTuple
 
 from .decoder import UndecodableError
 
@@ -20,15 +19,6 @@ _START_OF_FRAME = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # of JPEG-LS 
 _START_OF_SCAN = 0xDA
 _ALONE = {0x01, *range(0xD0, 0xD9)}
 """Markers without a length."""
-
-
-class Claim(NamedTuple):
-    """What a codestream says of itself."""
-
-    rows: int
-    columns: int
-    components: int
-    bits: int
 
 
 def check_codestreams(pixels: bytes, *, rows: int, columns: int, bits_allocated: int) -> None:
@@ -46,7 +36,7 @@ def check_codestreams(pixels: bytes, *, rows: int, columns: int, bits_allocated:
             claim = _claim_of(pixels[at + 8 : at + 8 + min(length, 2**16)])
         except struct.error:
             raise UndecodableError("a codestream that ends within its header") from None
-        if claim is not None and (claim[:3] != (rows, columns, 1) or not 0 < claim.bits <= bits_allocated):
+        if claim is not None and (claim[:3] != (rows, columns, 1) or not 0 < claim[3] <= bits_allocated):
             raise UndecodableError(
                 "a codestream of {} x {} pixels, {} components and {} bits".format(*claim)
                 + f", {rows} x {columns}, 1 and at most {bits_allocated} needed"
@@ -54,8 +44,8 @@ def check_codestreams(pixels: bytes, *, rows: int, columns: int, bits_allocated:
         at += 8 + length
 
 
-def _claim_of(start: bytes) -> Claim | None:
-    """What the start of a fragment says; None where no codestream starts."""
+def _claim_of(start: bytes) -> tuple[int, int, int, int] | None:
+    """Rows, columns, components and bits that a codestream claims; None if the fragment does not start one."""
     at = start.find(_J2K, 0, 1024)  # a JP2 file has some boxes before it
     if at >= 0:
         right, bottom, left, top, width, height, first, above = struct.unpack_from(">8I", start, at + 8)
@@ -63,7 +53,7 @@ def _claim_of(start: bytes) -> Claim | None:
         tiles = ceil((right - first) / width) * ceil((bottom - above) / height) if width and height else 0
         if not 0 < tiles <= MOST_TILES:
             raise UndecodableError(f"a codestream of {tiles} tiles, 1 to {MOST_TILES} needed")
-        return Claim(bottom - top, right - left, components, (bits & 0x7F) + 1)
+        return bottom - top, right - left, components, (bits & 0x7F) + 1
     if start[:2] != b"\xff\xd8":
         return None
     at, claim = 2, None
@@ -71,7 +61,7 @@ def _claim_of(start: bytes) -> Claim | None:
         marker = start[at + 1]
         if marker in _START_OF_FRAME:
             bits, rows, columns, components = struct.unpack_from(">BHHB", start, at + 4)
-            claim = Claim(rows, columns, components, bits)
+            claim = rows, columns, components, bits
         elif marker == _START_OF_SCAN and claim:
             return claim
         at += 1 if marker == 0xFF else 2 if marker in _ALONE else 2 + int.from_bytes(start[at + 2 : at + 4], "big")

@@ -32,17 +32,17 @@ _SYNTAX_OF = {
     (False, True): "1.2.840.10008.1.2.1",
     (False, False): "1.2.840.10008.1.2.2",
 }
-"""Transfer syntax by implicit VR and little endian, for files that do not say it."""
+"""Transfer syntax by implicit VR and little endian, for files without it."""
 
 
 class Stream(io.BufferedReader):
-    """A file of which no more is read than it has: a damaged length would have Python allot as much as it says.
+    """A file that never reads more than its size: Python would allocate whatever a damaged length says.
 
     Attributes:
         size: bytes of the file.
-        is_marked: whether it says that it is DICOM, by its preamble.
-        may_be_dicom: whether it starts as a data set does: group 0002 or 0008, little endian.
-        is_deflated: whether the file meta information names that transfer syntax.
+        is_marked: whether it has the DICOM preamble.
+        may_be_dicom: whether it has the preamble, or starts with group 0002 or 0008, little endian.
+        is_deflated: whether its transfer syntax is deflated.
     """
 
     def __init__(self, file: Path) -> None:
@@ -63,7 +63,7 @@ class Stream(io.BufferedReader):
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file says that it is DICOM, by its preamble."""
+    """Whether a file has the DICOM preamble."""
     try:
         with open(path, "rb") as file:
             return file.read(132)[128:] == b"DICM"
@@ -73,7 +73,7 @@ def is_dicom(path: Path) -> bool:
 
 @contextmanager
 def pydicom_silent() -> Iterator[None]:
-    """No complaints of pydicom's, in warnings or logs: they quote the header."""
+    """Silence the warnings and logs of pydicom: they quote the header."""
     from pydicom import config
 
     log = logging.getLogger("pydicom")
@@ -87,7 +87,7 @@ def pydicom_silent() -> Iterator[None]:
 
 
 def read_dataset(stream: Stream) -> Any:
-    """All attributes up to the pixels, and where those are.
+    """Read all attributes up to the pixels, and the position of these.
 
     Raises:
         BrokenFileError: a deflated file grows beyond the limit.
@@ -117,14 +117,14 @@ def read_dataset(stream: Stream) -> Any:
             if unread and UNDEFINED_LENGTH != raw.length > stream.size - raw.value_tell:  # type: ignore[union-attr]
                 raise EOFError
     if "TransferSyntaxUID" not in dataset.file_meta:
-        told = getattr(dataset, "original_encoding", None)  # pydicom 2, which MONAI Label asks for, has no such name
-        implicit, little = told or (dataset.is_implicit_VR, dataset.is_little_endian)
+        encoding = getattr(dataset, "original_encoding", None)  # not in pydicom 2 (MONAI Label)
+        implicit, little = encoding or (dataset.is_implicit_VR, dataset.is_little_endian)
         dataset.file_meta.TransferSyntaxUID = UID(_SYNTAX_OF[bool(implicit), bool(little)])
     return dataset
 
 
 def _inflate(stream: Stream) -> tuple[Any, bytes]:
-    """The file meta information and the data set of a deflated file; pydicom has no limit."""
+    """File meta information and inflated data set of a deflated file; pydicom has no size limit."""
     from pydicom.filereader import _read_file_meta_info, read_preamble
 
     read_preamble(stream, not stream.is_marked)
@@ -138,7 +138,7 @@ def _inflate(stream: Stream) -> tuple[Any, bytes]:
 
 
 def bomb(file: Path, size: int, packed: int) -> ImageError:
-    """The error of a file that would become too large."""
+    """Error: the file would become too large."""
     return ImageError(
         "E-SEC-BOMB",
         f"{file.name} of {packed / 2**20:.3g} MiB would become more than {size / 2**20:.0f} MiB of pixels",
@@ -147,7 +147,7 @@ def bomb(file: Path, size: int, packed: int) -> ImageError:
 
 
 def uid_of(file: Path) -> str:
-    """The SeriesInstanceUID of a file whose pixels cannot be read; empty if there is none."""
+    """SeriesInstanceUID of a file whose pixels cannot be read; empty if absent."""
     import pydicom
 
     try:
@@ -161,7 +161,7 @@ def uid_of(file: Path) -> str:
 
 
 def pixel_element(dataset: Any) -> Any:
-    """The pixels' element as it lies in the file, unread.
+    """The element of the pixels, unread.
 
     ``get_item`` would read them in pydicom 2, and in 3 without ``keep_deferred``.
     """

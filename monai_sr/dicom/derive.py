@@ -1,8 +1,8 @@
 """A result as a DICOM series of its own beside its source, so that archives and viewers know what it is.
 
 Every slice becomes one classic CT or MR image, also where the source is an enhanced multi-frame file,
-because every viewer and tool reads these. What is kept of the source is told in :mod:`.kept`. Nothing
-depends on the clock: the same source, options and weights give the same bytes.
+because every viewer and tool reads these. :mod:`.kept` lists what is kept of the source. The same source,
+options and weights give the same bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .kept import SOP_CLASS, attributes_of, decimal
 from .series import Frame, Series
 
 PACKAGE = "monai-sr"
-"""Also the manufacturer of the contributing equipment, by which our results are known again."""
+"""Also the manufacturer of the contributing equipment, which identifies results of monai-sr."""
 
 DESCRIPTION = "SR research - not for diagnosis"
 
@@ -52,13 +52,13 @@ LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class MadeBy:
-    """What made a result, to be written into it.
+    """Bundle and options of a result, written into it.
 
     Attributes:
         bundle: name of the bundle.
         bundle_version: its version.
         weights_sha256: of its weights; empty if it has none.
-        options: those that decide the voxels; neither paths nor a header's text belong here.
+        options: those that decide the voxels; no paths and no text of a header.
     """
 
     bundle: str
@@ -74,11 +74,11 @@ def write_derived_series(sr: MetaTensor, series: Series, folder: Path, *, made_b
 
     Args:
         sr: (1, X, Y, Z) float32 in HU or signal; X counts columns, Y rows, Z slices, and the affine
-            tells their directions. ``meta`` may hold ``padding_value`` (HU) and ``filled_slices``
+            gives their directions. ``meta`` may hold ``padding_value`` (HU) and ``filled_slices``
             (indices of slices that lie in a gap of the source).
         series: the source.
-        folder: where to, as ``0001.dcm`` and so on; must not exist, its parent must.
-        made_by: what made the volume.
+        folder: the new folder, for ``0001.dcm`` and so on; its parent must exist.
+        made_by: bundle and options.
 
     Returns:
         The folder.
@@ -108,7 +108,7 @@ def write_derived_series(sr: MetaTensor, series: Series, folder: Path, *, made_b
 
 
 def _instances(sr: MetaTensor, series: Series, made_by: MadeBy) -> Iterator[FileDataset]:
-    """The files to be, slice by slice."""
+    """The files, slice by slice."""
     affine = LPS_FROM_RAS @ np.asarray(sr.affine, dtype=np.float64)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     row, column, across = axes = (affine[:3, :3] / spacing).T.round(12) + 0.0  # no -0 and no 1e-17
@@ -168,10 +168,10 @@ def _describe_pixels(shared: Dataset, voxels: np.ndarray, series: Series, paddin
     if padding is not None:
         vr = "SS" if shared.PixelRepresentation else "US"
         shared.add_new("PixelPaddingValue", vr, round((padding - intercept) / slope))
-    told = series.frames[0].slope is not None
-    if series.modality == "CT" or told or (slope, intercept) != (1, 0):
+    has_slope = series.frames[0].slope is not None
+    if series.modality == "CT" or has_slope or (slope, intercept) != (1, 0):
         shared.RescaleSlope, shared.RescaleIntercept = decimal(slope), decimal(intercept)
-        shared.RescaleType = shared.get("RescaleType") or ("HU" if series.modality == "CT" and told else "US")
+        shared.RescaleType = shared.get("RescaleType") or ("HU" if series.modality == "CT" and has_slope else "US")
     else:
         shared.pop("RescaleType", None)
     return slope, intercept
@@ -195,7 +195,7 @@ def _rescale(lowest: float, highest: float, series: Series) -> tuple[float, floa
 
 
 def _seed(shape: tuple[int, ...], series: Series, made_by: MadeBy) -> str:
-    """All that tells this result from any other, for its UIDs."""
+    """All that distinguishes this result from any other, for its UIDs."""
     frames = (f"{get(frame.header, 'SOPInstanceUID')} {frame.number}" for frame in series.frames)
     options = (f"{name}={value}" for name, value in sorted(made_by.options.texts().items()))
     bundle = (version(PACKAGE), made_by.bundle, made_by.bundle_version, made_by.weights_sha256, str(shape))
@@ -203,7 +203,7 @@ def _seed(shape: tuple[int, ...], series: Series, made_by: MadeBy) -> str:
 
 
 def _file(shared: Dataset, uid: UID) -> FileDataset:
-    """A file without its slice."""
+    """A file without position and pixels."""
     meta = FileMetaDataset()
     meta.FileMetaInformationGroupLength = 0  # counted when written
     meta.FileMetaInformationVersion = b"\0\1"
@@ -219,7 +219,7 @@ def _file(shared: Dataset, uid: UID) -> FileDataset:
 
 
 def _sources(series: Series, position: np.ndarray, across: np.ndarray, spacing: float) -> list[Frame]:
-    """The acquired slices that overlap a new one; the nearest if none does."""
+    """The acquired slices that overlap a new one, or the nearest."""
     offsets = np.array([frame.position for frame in series.frames]) @ across
     step = float(np.median(np.abs(np.diff(offsets)))) if len(offsets) > 1 else spacing
     thickness = np.array([frame.slice_thickness or step for frame in series.frames])
@@ -246,7 +246,7 @@ def _references(frames: list[Frame], modality: str) -> list[Dataset]:
 
 
 def _equipment(made_by: MadeBy) -> Dataset:
-    """What changed the images, as an item of ContributingEquipmentSequence."""
+    """An item of ContributingEquipmentSequence."""
     options = "; ".join(f"{name}={value}" for name, value in sorted(made_by.options.texts().items()))
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [_code(*MODIFYING_EQUIPMENT)]

@@ -1,6 +1,6 @@
-"""One DICOM file: the frames it holds, and what its header says of each.
+"""One DICOM file: its frames, their geometry and rescale.
 
-Nothing of the header's text enters a message: names, dates and descriptions may be a patient's.
+No text of the header enters a message: it may identify a patient.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ MOST_RESCALED = 1e20
 """RescaleSlope and RescaleIntercept are smaller, or values would leave the range of float32."""
 
 _ITEM = 8
-"""Bytes that a compressed frame takes if it is empty."""
-_NO_PREAMBLE = SuperResolutionWarning("W-DCM-PREAMBLE", "files without the DICOM preamble were read all the same")
+"""Bytes of an empty compressed frame."""
+_NO_PREAMBLE = SuperResolutionWarning("W-DCM-PREAMBLE", "files without the DICOM preamble were read")
 _NO_CLASS = SuperResolutionWarning("W-DCM-CLASS", "the SOP class is unknown; the files are read by their Modality")
 
 
@@ -56,8 +56,8 @@ def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Fra
     """The pydicom Dataset of a file whose pixels stay unread, and the frames it holds.
 
     Args:
-        file: which.
-        own_results: take also what monai-sr made.
+        file: its path.
+        own_results: also read results of monai-sr.
 
     Returns:
         The Dataset, its frames, and code and reason of frames that are left out, such as phase images.
@@ -96,7 +96,7 @@ def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Fra
 
 
 def frames_of_header(dataset: Any) -> list[Frame]:
-    """The frames that a header tells of whose file is elsewhere, such as an archive's metadata.
+    """The first frame of a header whose file is elsewhere, such as the metadata of an archive.
 
     Raises:
         NotAnImageError, BrokenFileError: as :func:`read_frames`.
@@ -111,7 +111,7 @@ def frames_of_header(dataset: Any) -> list[Frame]:
 
 
 def _check_whole(dataset: Any) -> None:
-    """Meet a value that is no number here, and not where it is used."""
+    """Raise here if a value is not an integer, and not where it is used."""
     for name in _WHOLE:
         element = dataset._dict.get(_TAGS[name])
         if element is None or (element.VR in ("US", "SS") and isinstance(element.value, bytes) and element.length == 2):
@@ -122,11 +122,11 @@ def _check_whole(dataset: Any) -> None:
 
 
 def _frames_of(dataset: Any, file: Path, uid: str) -> tuple[list[Frame], set[tuple[str, str]]]:
-    """The frames of an image file, or an error where it does not say where its slices lie; what is left out."""
+    """The frames of an image file, and code and reason of those left out; an error if geometry is missing."""
     count = int(dataset.get("NumberOfFrames") or 1)
     placed = len(dataset.get("PerFrameFunctionalGroupsSequence") or ())
     if count != 1 and not 0 < count <= placed:
-        problem = f"{file.name} has {count} frames and says for {placed} of them where they lie"
+        problem = f"{file.name} has {count} frames, {placed} of them with a position"
         fault = ImageError("E-DCM-NOGEOM", problem, fix="export the series again, a file for each slice")
         raise BrokenFileError(uid, fault)
     frames: list[Frame] = []
@@ -143,7 +143,7 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> tuple[list[Frame], set[tup
                 for sequence, name in _GEOMETRY
             )
         except (TypeError, ValueError, IndexError) as error:
-            fault = ImageError("E-DCM-HEADER", f"{file.name} holds geometry that is no number", fix="export it again")
+            fault = ImageError("E-DCM-HEADER", f"{file.name} holds geometry that is not numeric", fix="export it again")
             raise BrokenFileError(uid, fault) from error
         missing = [
             name
@@ -188,7 +188,7 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> tuple[list[Frame], set[tup
 
 
 def _quantity_of(dataset: Any, groups: list[Any]) -> tuple[str, str] | None:
-    """Code and reason of a frame whose values slices do not average."""
+    """Code and reason of a frame that is a phase image or a map; None for images."""
     words = in_group(groups, "MRImageFrameTypeSequence", "FrameType")
     words = words or in_group(groups, "CTImageFrameTypeSequence", "FrameType") or dataset.get("ImageType")
     component = in_group(groups, "MRImageFrameTypeSequence", "ComplexImageComponent")
@@ -206,12 +206,12 @@ def _quantity_of(dataset: Any, groups: list[Any]) -> tuple[str, str] | None:
 
 
 def _area(a: float, b: float, c: float, d: float, e: float, f: float) -> float:
-    """Of what two directions span: 1 for unit vectors at right angles."""
+    """Area that two directions span: 1 for unit vectors at right angles."""
     return hypot(b * f - c * e, c * d - a * f, a * e - b * d)
 
 
 def warnings_of(dataset: Any) -> set[SuperResolutionWarning]:
-    """What was mended in reading this file."""
+    """Warnings about this file."""
     sop_class = str(dataset.get("SOPClassUID") or "")
     found = (_NO_PREAMBLE, dataset.preamble is None), (_NO_CLASS, sop_class and sop_class not in MODALITY_OF)
     return {warning for warning, applies in found if applies}
@@ -222,7 +222,7 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _numbers_of(dataset: Any, name: str) -> list[float]:
-    """The numbers of a decimal string, from its bytes: pydicom takes ten times as long to make its own."""
+    """The numbers of a decimal string, from its bytes, which is ten times as fast as pydicom."""
     element = dataset._dict.get(_TAGS[name])
     value = getattr(element, "value", None)
     if not isinstance(value, bytes) or element.VR not in (None, "DS"):
@@ -232,7 +232,7 @@ def _numbers_of(dataset: Any, name: str) -> list[float]:
 
 
 def _check_length(dataset: Any, file: Path, uid: str) -> None:
-    """Check that the pixels in the file can be as many as the header says, before any is decoded."""
+    """Check that the file is large enough for the pixels of its header, before any is decoded."""
     element = pixel_element(dataset)
     length, start = getattr(element, "length", None), getattr(element, "value_tell", None)
     if length is None or start is None:
@@ -242,7 +242,7 @@ def _check_length(dataset: Any, file: Path, uid: str) -> None:
     have = os.path.getsize(file)
     if str(dataset.file_meta.get("TransferSyntaxUID", "")) == DEFLATED:
         have, need = len(element.value or b""), size
-    elif length == UNDEFINED_LENGTH:  # compressed: whether all is there is found when it is decoded
+    elif length == UNDEFINED_LENGTH:  # compressed: completeness is known after decoding
         need = start + count * _ITEM
         if have >= need and size > max(SMALL, MOST_RATIO * (have - start)):
             raise BrokenFileError(uid, bomb(file, size, have))

@@ -1,7 +1,7 @@
 """What a derived series keeps of its source: patient, study, and how the slices were acquired.
 
-What all slices agree on is true of the series and kept; what differs between them, tells of their
-pixels or is private, is not. Enhanced multi-frame headers are unfolded to what a classic one tells.
+Attributes that are equal in all slices are kept. Attributes that differ, describe pixels or are private
+are not. Enhanced multi-frame headers are converted to classic ones.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BUT_NOT = """
     ReconstructionFieldOfView ReconstructionPixelSpacing ReconstructionTargetCenterPatient
     DataCollectionCenterPatient TablePosition RealWorldValueMappingSequence MeasurementUnitsCodeSequence
 """
-"""What is written anew, and what tells of single instances or of the acquired grid."""
+"""Attributes that are written anew, or that describe single instances or the acquired grid."""
 
 KEPT_BESIDES = """
     StudyInstanceUID StudyID FrameOfReferenceUID PositionReferenceIndicator SynchronizationFrameOfReferenceUID
@@ -51,7 +51,7 @@ IDENTITY = """
     PatientName PatientID PatientBirthDate PatientSex StudyInstanceUID StudyID StudyDate StudyTime StudyDescription
     AccessionNumber ReferringPhysicianName FrameOfReferenceUID
 """
-"""What archives find patient and study by: as in the source, even where the standard forbids its value."""
+"""Attributes by which archives find patient and study: as in the source, even if the standard forbids the value."""
 
 NEEDED = {
     "CT": "KVP AcquisitionNumber",
@@ -67,7 +67,7 @@ CLASSIC_NAMES = {
     "TransmitterFrequency": "ImagingFrequency",
     "PulseSequenceName": "SequenceName",
 }
-"""What enhanced files call it, and what classic ones do, in the same unit."""
+"""Enhanced keyword, and the classic one in the same unit."""
 
 CLASSIC_TERMS = (
     ("ScanningSequence", "SE", "EchoPulseSequence", "SPIN BOTH"),
@@ -91,7 +91,7 @@ LOSSY_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 81, 91, 
 
 
 def attributes_of(series: Series) -> Dataset:
-    """What all headers of the source agree on, and what a classic image needs besides."""
+    """Attributes that are equal in all headers of the source, and those that a classic image needs."""
     frames = {(id(frame.header), frame.number): frame for frame in series.frames}.values()
     headers = [_classic_header(frame) for frame in frames]
     shared = Dataset()
@@ -115,7 +115,7 @@ def attributes_of(series: Series) -> Dataset:
         if not shared.get(keyword):
             setattr(shared, keyword, generate_uid(entropy_srcs=[keyword, series.uid]))
     if series.modality == "MR":
-        shared.ScanningSequence = shared.get("ScanningSequence") or "RM"  # "research mode": none of the others
+        shared.ScanningSequence = shared.get("ScanningSequence") or "RM"  # "research mode"
         shared.SequenceVariant = shared.get("SequenceVariant") or "NONE"
         if "IR" in shared.ScanningSequence:
             needed.append("InversionTime")
@@ -126,7 +126,7 @@ def attributes_of(series: Series) -> Dataset:
 
 
 def _classic_header(frame: Frame) -> Dataset:
-    """What a classic header of this frame tells about its series: functional groups unfolded, values checked."""
+    """The classic header of a frame without what belongs to single slices; values are checked."""
     header = _kept(frame.header)
     groups = [*(frame.header.get("SharedFunctionalGroupsSequence") or ())[:1]]
     groups += (frame.header.get("PerFrameFunctionalGroupsSequence") or ())[frame.number : frame.number + 1]
@@ -151,7 +151,7 @@ def _classic_header(frame: Frame) -> Dataset:
 
 
 def _kept(dataset: Dataset) -> Dataset:
-    """Of all elements those that tell of the whole series, with values that the standard allows."""
+    """The elements that describe the whole series, with values that the standard allows."""
     kept = Dataset()
     for tag in list(dataset.keys()):  # not the elements: that would read the pixels
         keyword = keyword_for_tag(tag)
@@ -193,7 +193,7 @@ def _copy_item(item: Dataset) -> Dataset:
 
 
 def _set_character_set(shared: Dataset, series: Series) -> None:
-    """Keep the source's character set; Unicode if its files have several or one that is not known."""
+    """Keep the character set of the source; Unicode if there are several or it is unknown."""
     names, *others = [_strings(frame.header, "SpecificCharacterSet") for frame in series.frames]
     if any(other != names for other in others) or not all(name in python_encoding for name in names):
         names = ["ISO_IR 192"]
@@ -202,12 +202,12 @@ def _set_character_set(shared: Dataset, series: Series) -> None:
 
 
 def _set_lossy_history(shared: Dataset, series: Series) -> None:
-    """Say that pixels were compressed with loss if those of any slice were, and how much at most."""
+    """Record lossy compression if any slice has it, with the greatest ratio."""
     worst = -1.0
     for frame in series.frames:
         syntax = getattr(frame.header, "file_meta", {}).get("TransferSyntaxUID")
-        told = get(frame.header, "LossyImageCompression")
-        if told == "01" or (told != "00" and syntax in LOSSY_SYNTAXES):
+        lossy_flag = get(frame.header, "LossyImageCompression")
+        if lossy_flag == "01" or (lossy_flag != "00" and syntax in LOSSY_SYNTAXES):
             lossy = Dataset()
             for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
                 _copy(Tag(keyword), frame.header, lossy)
@@ -219,13 +219,13 @@ def _set_lossy_history(shared: Dataset, series: Series) -> None:
 
 
 def _strings(dataset: Dataset, keyword: str) -> list[str]:
-    """The values of an attribute, none to many."""
+    """The values of an attribute."""
     value = get(dataset, keyword) or []
     return [value] if isinstance(value, str) else [str(one) for one in value]
 
 
 def _check_window(shared: Dataset) -> None:
-    """Keep the window if it is one that a viewer can apply."""
+    """Keep the window if a viewer can apply it."""
     count = {name: np.size(shared.get(name) or ()) for name in WINDOW}
     if count["WindowCenter"] != count["WindowWidth"] or np.min(shared.get("WindowWidth") or 0) < 1:
         for name in WINDOW:

@@ -60,7 +60,7 @@ _GE_IMAGE_TYPE, _GE_CREATOR = 0x0043102F, 0x00430010
 
 
 class NotAnImageError(Exception):
-    """A file that holds no CT or MR image, and why."""
+    """A file without a CT or MR image, and the reason."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
@@ -68,7 +68,7 @@ class NotAnImageError(Exception):
 
 
 class BrokenFileError(Exception):
-    """A slice that cannot be used; the whole series of ``uid`` cannot."""
+    """A slice that cannot be used, and so the whole series ``uid``."""
 
     def __init__(self, uid: str, error: SuperResolutionError) -> None:
         super().__init__(str(error))
@@ -80,7 +80,7 @@ def check_kind(dataset: Any, name: str, *, own_results: bool) -> None:
 
     Raises:
         NotAnImageError: it holds something else.
-        BrokenFileError: it ends before it says what it holds.
+        BrokenFileError: it ends too early to know.
     """
     sop_class, modality = str(dataset.get("SOPClassUID") or ""), str(dataset.get("Modality") or "")
     media = str(dataset.file_meta.get("MediaStorageSOPClassUID") or "")
@@ -123,13 +123,13 @@ def modality_of(dataset: Any) -> str:
 def quantity_of(
     image_type: tuple[str, ...], *, component: str = "", units: tuple[str, ...] = (), is_phase: bool = False
 ) -> tuple[str, str] | None:
-    """Code and reason of an image whose values slices do not average; None if they do.
+    """Code and reason of a phase image or map; None for images.
 
     Args:
         image_type: ImageType, or FrameType of a frame.
         component: ComplexImageComponent.
         units: RescaleType, and the unit of a real world value map.
-        is_phase: what a private attribute of the vendor says.
+        is_phase: whether a private attribute of the vendor says phase.
 
     Source: PS3.3, C.7.6.1.1.2, C.8.13.3.1, C.11.1.1.2; conformance statements of Siemens, GE and Philips.
     """
@@ -153,12 +153,12 @@ def says_phase_by_ge(dataset: Any) -> bool:
 
 
 def values_of(value: Any) -> list[Any]:
-    """The values of an attribute, none to many."""
+    """The values of an attribute."""
     if value is None or value == "":
         return []
     return [value] if isinstance(value, str | int | float) else list(value)
 
 
 def damaged(name: str) -> SuperResolutionError:
-    """The error of a file whose header cannot be read."""
+    """Error: the header cannot be read."""
     return ImageError("E-DCM-HEADER", f"{name} ends within its header or is damaged", fix="copy it again")

@@ -37,7 +37,7 @@ MOST_TURNED = 1e-2
 """Direction cosines of the slices of one volume differ by at most this (0.6 degrees) from their mean."""
 
 ACQUISITIONS = ("AcquisitionNumber", "SeriesDescription", "ProtocolName", "AcquisitionTime", "SeriesTime", "EchoTime")
-"""What may say that slices far apart are two acquisitions."""
+"""Attributes that distinguish two acquisitions far apart."""
 
 _PATIENT = tuple(map(tag_for_keyword, ("PatientID", "PatientName", "PatientBirthDate")))
 _STUDY, _REFERENCE = tag_for_keyword("StudyInstanceUID"), tag_for_keyword("FrameOfReferenceUID")
@@ -52,7 +52,7 @@ _APART = SuperResolutionWarning("W-DCM-MIXED", "acquisitions far apart are in on
 
 @dataclass(frozen=True)
 class Part:
-    """Frames that may be one volume, what distinguishes them from the others, and what was noticed."""
+    """Frames that may be one volume, what distinguishes them from others, and warnings."""
 
     frames: list[Frame]
     label: tuple[tuple[str, str], ...] = ()
@@ -132,7 +132,7 @@ def _by_plane(part: Part) -> list[Part]:
 
 
 def _by_distance(part: Part) -> list[Part]:
-    """Split at steps too large to be a gap, if the header says that another acquisition begins there."""
+    """Split at steps too large to be a gap, if an attribute changes there."""
     places = places_of(part.frames)
     normal = part.frames[0].normal
     offsets = np.array([place[0].position @ normal for place in places])

@@ -22,7 +22,7 @@ PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 
 
 JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
-"""Of its 12 bits GDCM makes wrong values; pydicom knows and asks for pylibjpeg-libjpeg."""
+"""GDCM decodes 12 bits to wrong values, so pydicom requires pylibjpeg-libjpeg."""
 
 
 def read_frame(frame: Frame) -> np.ndarray:
@@ -38,7 +38,7 @@ def read_values(frames: Sequence[Frame], into: Sequence[np.ndarray]) -> tuple[fl
     """Write frames of one file into (rows, columns) float32: HU of CT, signal of MR, padding as it is.
 
     Returns:
-        The least and the greatest value.
+        The minimum and the maximum.
 
     Raises:
         ImageError: as :func:`read_frame`.
@@ -60,7 +60,7 @@ def _slope(frame: Frame) -> float:
 
 
 def padding_of(frame: Frame) -> tuple[float, float] | None:
-    """The least and greatest value that mark pixels outside what was scanned, after rescale."""
+    """Minimum and maximum of the values that mark pixels outside the scanned field, after rescale."""
     head = frame.header
     if head.get("PixelPaddingValue") is None:
         return None
@@ -71,7 +71,7 @@ def padding_of(frame: Frame) -> tuple[float, float] | None:
 
 
 def _as_represented(value: Any, head: Any) -> int:
-    """A padding value as the pixels hold it: some writers give it unsigned where pixels are signed."""
+    """A padding value as the pixels store it: some writers give it unsigned where pixels are signed."""
     value = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)
     bits = int(head.get("BitsAllocated") or 16)
     if int(head.get("PixelRepresentation") or 0) == 1 and value >= 1 << (bits - 1):
@@ -82,7 +82,7 @@ def _as_represented(value: Any, head: Any) -> int:
 
 
 def _frames(head: Any, frame: Frame) -> np.ndarray:
-    """(frames, rows, columns) of a whole file; its pixels are not kept in the header."""
+    """(frames, rows, columns) of a whole file; the header does not keep the pixels."""
     element = pixel_element(head)
     try:
         decoded = _plain(head, frame.file)
@@ -90,7 +90,7 @@ def _frames(head: Any, frame: Frame) -> np.ndarray:
             with pydicom_silent():
                 decoded = _decoded(head)
     except Exception as error:
-        # decoders raise many types; all mean that these pixels cannot be used
+        # decoders raise many types
         raise (_changed(frame) or _undecodable(head, frame, error)) from error
     finally:
         head[PIXEL_DATA] = element  # unread again, or every slice would stay in memory
@@ -102,7 +102,7 @@ def _frames(head: Any, frame: Frame) -> np.ndarray:
 
 
 def _changed(frame: Frame) -> ImageError | None:
-    """The error of a file that is not the one whose header was read."""
+    """Error: the file is not the one whose header was read; None if it is."""
     try:
         if frame.file.stat().st_mtime == frame.header.timestamp:
             return None
@@ -114,9 +114,9 @@ def _changed(frame: Frame) -> ImageError | None:
 
 
 def _plain(head: Any, file: Path) -> np.ndarray | None:
-    """Pixels that lie in the file as they are; None where they are compressed or anything is odd.
+    """Uncompressed pixels, straight from the file; None if they are compressed or the header is unusual.
 
-    Most files are of this kind, and pydicom takes several times as long for them.
+    Several times as fast as pydicom.
     """
     element, bits, kind = pixel_element(head), int(head.get("BitsAllocated") or 0), head.get("PixelRepresentation")
     count = int(head.Rows) * int(head.Columns) * int(head.get("NumberOfFrames") or 1)
@@ -157,7 +157,7 @@ def _decoded(head: Any) -> np.ndarray:
 
 
 def _masked(stored: np.ndarray, head: Any) -> np.ndarray:
-    """Only the bits that are pixels, sign-extended; older files keep overlays in the others."""
+    """Only the bits of the pixels, sign-extended; older files keep overlays in the others."""
     bits, allocated = int(head.get("BitsStored") or 16), int(head.get("BitsAllocated") or 16)
     if bits >= allocated or not np.issubdtype(stored.dtype, np.integer):
         return stored

@@ -55,7 +55,7 @@ MOSTLY = 0.5
 """A setting belongs to a volume if it occurs at more than this fraction of the positions."""
 
 _NUMBERED = {"EchoTime", "clock", "across", "down", *(name for name in TOLERANCES if name.startswith("cosine"))}
-"""Attributes that people do not name a volume by; those are counted."""
+"""Attributes whose values are not used as labels; these volumes are numbered."""
 
 _BY_NUMBER = SuperResolutionWarning("W-DCM-ORDER", "InstanceNumber alone distinguishes repeats of the slices")
 
@@ -65,7 +65,7 @@ Label = tuple[tuple[str, str], ...]
 
 
 class Divided(NamedTuple):
-    """Frames of one volume, what distinguishes them from the others, and what was mended."""
+    """Frames of one volume, what distinguishes them from others, and warnings."""
 
     frames: list[Frame]
     label: Label = ()
@@ -163,7 +163,7 @@ class _Stack:
     def named(
         self, groups: list[np.ndarray], labels: Iterable[Label], notes: frozenset[SuperResolutionWarning] = frozenset()
     ) -> list[Divided]:
-        """Groups of frames with what they are called."""
+        """Groups of frames with their labels."""
         return [
             Divided([self.frames[n] for n in np.sort(group)], label, notes)
             for group, label in zip(groups, labels, strict=True)
@@ -188,7 +188,7 @@ class _Stack:
         return [chosen[inverse.ravel() == number] for number in range(keys.shape[1])]
 
     def by_order(self, chosen: np.ndarray, name: str) -> list[np.ndarray]:
-        """Volumes by a value that grows with time; none if it does not distinguish them.
+        """Volumes by a value that grows with time; empty if it does not distinguish them.
 
         Either one volume is acquired after the other, so that values of volumes do not overlap; or all
         repeats of a position before those of the next. A trigger time starts anew at each position.
@@ -219,7 +219,7 @@ class _Stack:
         return []
 
     def by_any_setting(self, chosen: np.ndarray) -> list[np.ndarray]:
-        """Volumes by any other attribute, private ones too, that has one value in each; none if none has."""
+        """Volumes by any other attribute, private ones included, that has one value in each; empty if there is none."""
         most, fields = self.most(chosen), [fields_of(self.frames[n], self.grouped[n]) for n in chosen]
         for key in fields[0]:
             values = np.array([row.get(key, "") for row in fields])
@@ -230,7 +230,7 @@ class _Stack:
         return []
 
     def labels(self, name: str, attributes: tuple[str, ...], groups: list[np.ndarray]) -> list[Label]:
-        """What to call each group: by its value, or by its number where the value is no short word."""
+        """Labels of the groups: their values, or numbers where a value is not a short word."""
         texts = [str(number) for number in range(1, len(groups) + 1)]
         for attribute in attributes:
             given = [_short(self.values(attribute)[group[0]]) for group in groups]
@@ -251,7 +251,7 @@ class _Stack:
         return [((name, text), *direction) for text, direction in zip(texts, directions, strict=True)]
 
     def values(self, name: str) -> list[float | str]:
-        """Of each frame a number where the attribute is one, else text; empty if the header does not tell."""
+        """For each frame a number if the attribute is numeric, else text; empty if absent."""
         if name not in self.columns:
             self.columns[name] = [attribute_of(*row, name) for row in zip(self.frames, self.grouped, strict=True)]
         return self.columns[name]
@@ -264,7 +264,7 @@ def _is_even(offsets: np.ndarray) -> bool:
 
 
 def _ambiguous(places: list[list[Frame]]) -> ImageError:
-    """The error of repeats that differ, and nothing says in what."""
+    """Error: repeats differ, and no attribute distinguishes them."""
     first, other, *_ = next(place for place in places if len(place) > 1)
     crowded = sum(len(place) > 1 for place in places)
     problem = f"{first.file.name} and {other.file.name} lie at the same position and differ"

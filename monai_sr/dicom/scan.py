@@ -1,7 +1,7 @@
 """What is in a tree or zip of DICOM files: series that make volumes, what was left out, what is broken.
 
-Headers are read and pixels only measured. Nothing is guessed: a series whose files contradict each
-other is broken and says why; files of other kinds are left out and counted.
+Headers are read, pixels are not. A series whose files contradict each other is broken, with the reason;
+files of other kinds are left out and counted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ NAMED_BY = (
     "ConvolutionKernel",
     "AcquisitionNumber",
 )
-"""What the names of results depend on; more would give the results of earlier versions new names."""
+"""Attributes that names of results depend on; a change here changes the names of existing results."""
 
 _IN_NAMES = {"type", "echo", "time", "trigger", "inversion", "flip", "kernel", "acquisition", "stack"}
 """Parts of a series that :data:`NAMED_BY` and the geometry distinguish."""
@@ -59,7 +59,7 @@ _IS_HARMLESS = re.compile(rf"[+-]?[\d.]{{1,8}}|({_TERM})([_-]({_TERM}))*")
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files of one kind that are no volume of ours."""
+    """Files left out for one reason."""
 
     code: str
     reason: str
@@ -71,8 +71,8 @@ class Found:
     """What :func:`find_series` found.
 
     Attributes:
-        series: every series that may be read.
-        left_out: what else is there, by kind.
+        series: volumes that can be read.
+        left_out: other files, by reason.
         broken: SeriesInstanceUID (empty if unreadable) and what is wrong, of image series that
             cannot be used.
     """
@@ -82,11 +82,11 @@ class Found:
     broken: tuple[tuple[str, SuperResolutionError], ...]
 
     def choose(self, wanted: str) -> tuple[Series, ...]:
-        """The volumes of a SeriesInstanceUID or a SeriesNumber, or one of them, such as ``4#echo=2``.
+        """The volumes of a SeriesInstanceUID or SeriesNumber, or one of them, such as ``4#echo=2``.
 
         Raises:
             ImageError: that series is broken; the error says why.
-            UsageError: there is none of that name.
+            UsageError: there is no such series.
         """
         chosen = tuple(series for series in self.series if series.is_named(wanted))
         for uid, error in self.broken:
@@ -188,7 +188,7 @@ def find_series(source: str | Path, *, merge_by_geometry: bool = False, own_resu
 
 
 def _is_zip(file: Path) -> bool:
-    """By its start: a zip that was cut off has lost its end."""
+    """By its first bytes, since a truncated zip has lost its end."""
     with open(file, "rb") as stream:
         return stream.read(4) == b"PK\3\4"
 
@@ -258,5 +258,7 @@ def short_name(series: Series) -> str:
     parts.append(re.sub(r"\s", "", str(plane)))
     if not {name for name, _ in series.part} <= _IN_NAMES:
         parts.append(f"{get(head, 'SOPInstanceUID') or series.part} {first.number}")
-    told = (f"-{name}-{value}" for name, value in series.part if _IS_HARMLESS.fullmatch(value))
-    return "series-" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12] + re.sub(r"[^\w-]", "_", "".join(told))
+    labels = (f"-{name}-{value}" for name, value in series.part if _IS_HARMLESS.fullmatch(value))
+    return (
+        "series-" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12] + re.sub(r"[^\w-]", "_", "".join(labels))
+    )

@@ -1,4 +1,4 @@
-"""What a DICOM series is to us: frames that lie on one another, and where their pixels are."""
+"""A DICOM series: frames that make one volume, and where their pixels are."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Frame:
         position: (3,) center of the first voxel, LPS mm (ImagePositionPatient).
         orientation: (6,) directions of a row and of a column, LPS (ImageOrientationPatient).
         pixel_spacing: mm between rows, and between columns (PixelSpacing).
-        slice_thickness: mm, None where the header does not tell.
-        slope, intercept: stored values to HU or signal; None where the header does not tell.
+        slice_thickness: mm, None if absent.
+        slope, intercept: stored values to HU or signal; None if absent.
     """
 
     file: Path
     number: int
-    header: Any = field(repr=False)  # tells the patient
+    header: Any = field(repr=False)  # names the patient
     position: np.ndarray
     orientation: np.ndarray
     pixel_spacing: tuple[float, float]
@@ -57,8 +57,8 @@ class Series:
         uid: SeriesInstanceUID.
         modality: "CT" or "MR".
         frames: at least one, sorted by position along the normal of the first.
-        number: SeriesNumber, as the console shows it; None where the header does not tell.
-        warnings: what was noticed and mended on the way here, as warnings.
+        number: SeriesNumber; None if absent.
+        warnings: what was unusual or corrected.
         part: what distinguishes it from other volumes of the same SeriesInstanceUID, such as
             ``(("echo", "2"),)``; empty if it is the only one.
     """
@@ -79,12 +79,12 @@ class Series:
 
     @property
     def slice_thickness(self) -> float | np.ndarray | None:
-        """mm; (m,) where slices differ, with the median for those that do not tell; None where none tells."""
-        told = [frame.slice_thickness for frame in self.frames if frame.slice_thickness]
-        if not told:
+        """mm; (m,) where slices differ, with the median where it is absent; None if absent everywhere."""
+        given = [frame.slice_thickness for frame in self.frames if frame.slice_thickness]
+        if not given:
             return None
-        typical = float(np.median(told))
-        if max(told) - min(told) <= SAME_THICKNESS * typical:
+        typical = float(np.median(given))
+        if max(given) - min(given) <= SAME_THICKNESS * typical:
             return typical
         return np.array([frame.slice_thickness or typical for frame in self.frames])
 

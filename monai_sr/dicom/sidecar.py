@@ -1,4 +1,4 @@
-"""What a NIfTI file made from DICOM tells in the JSON beside it: how it was acquired and made.
+"""The JSON beside a NIfTI file made from DICOM: how the slices were acquired.
 
 Names and units are those of BIDS. Of the header only numbers and known codes are taken over: a text that
 somebody typed may point to a patient, a place or a date, whatever the attribute is meant for.
@@ -40,9 +40,9 @@ _RENAMED = {"KVP": "XRayTubeVoltage"}
 
 
 def series_description(series: Series | None) -> str:
-    """SeriesDescription, which people know a series by; for pages that they look at, not for logs or names."""
-    told = value_of(series.frames[0], "SeriesDescription") if series is not None else None
-    return " ".join("".join(c if c.isprintable() else " " for c in str(told or "")).split())[:64]
+    """SeriesDescription in one line, for pages; not for logs or file names."""
+    text = value_of(series.frames[0], "SeriesDescription") if series is not None else None
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text or "")).split())[:64]
 
 
 def protocol_of(series: Series) -> dict[str, str]:
@@ -78,7 +78,7 @@ def _scan_of(series: Series, codes: dict[str, Any]) -> str:
 
 
 def acquisition(series: Series) -> dict[str, Any]:
-    """How the slices were acquired, as BIDS names it; what the header lacks is absent."""
+    """How the slices were acquired, by the names of BIDS."""
     first = series.frames[0]
     found: dict[str, Any] = {"Modality": series.modality}
     for name in (*SECONDS, *NUMBERS):

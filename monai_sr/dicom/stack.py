@@ -1,8 +1,8 @@
-"""The gate: do the frames of a series make a volume, and which?
+"""Frames of a series as one volume.
 
-Positions come from ImagePositionPatient and ImageOrientationPatient alone. Uneven spacing is no
-fault, since the acquisition matrix takes any positions; a sheared stack (gantry tilt) is made
-upright slice by slice; a gap is filled on request only.
+Positions come from ImagePositionPatient and ImageOrientationPatient alone. Uneven spacing is kept,
+since the acquisition matrix takes any positions; a sheared stack (gantry tilt) is made upright slice
+by slice; a gap is filled on request only.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SLICE_AXIS = 2
 """Of a stack, along which its slices lie."""
 
 SPACING_TOLERANCE = 0.01
-"""Steps between slices may differ by this share, or by as many mm, before they count as uneven."""
+"""Steps between slices may differ by this fraction, or by as many mm, before they count as uneven."""
 
 MULTIPLE_TOLERANCE = 0.05
-"""Where each step is a whole multiple of the typical one to this share, slices are missing; else they are uneven."""
+"""Slices are missing where each step is a multiple of the median to this fraction; else they are uneven."""
 
 DRIFT_TOLERANCE = 0.1
 """Slices may lie so many pixels beside one another before they count as sheared."""
@@ -63,10 +63,10 @@ class Stack:
 
 
 def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
-    """Find out where the slices of a series lie, without reading a pixel.
+    """Where the slices of a series lie, from headers alone.
 
     Raises:
-        ImageError: there are fewer than three slices, or some are missing and ``fill_gaps`` does not allow for that.
+        ImageError: there are fewer than three slices, or some are missing and ``fill_gaps`` is not set.
     """
     if len(series.frames) < MIN_SLICES:
         count = len(series.frames)
@@ -113,8 +113,7 @@ def _unevenness(
     series: Series, steps: np.ndarray, step: float, uneven: np.ndarray, *, fill_gaps: bool
 ) -> SuperResolutionWarning:
     """A warning, or an error, about steps that differ from the typical one."""
-    told = series.slice_thickness
-    thickness = np.broadcast_to(0.0 if told is None else told, len(steps) + 1)
+    thickness = np.broadcast_to(0.0 if series.slice_thickness is None else series.slice_thickness, len(steps) + 1)
     breaks = breaks_in(series.offsets, thickness)
     at = int(breaks[0]) if len(breaks) else int(np.argmax(np.abs(steps - step)))
     names = f"{series.frames[at].file.name} and {series.frames[at + 1].file.name}"
@@ -150,13 +149,13 @@ def read_series(
 
     Args:
         series: from :func:`monai_sr.dicom.find_series`.
-        fill_gaps: take a series with missing slices too; what lies there is then interpolated.
-        progress: told the share of the slices that is read, 0..1.
+        fill_gaps: also read a series with missing slices, which are interpolated later.
+        progress: called with the fraction of slices read, 0 to 1.
 
     Returns:
         (columns, rows, slices) float32 in HU or signal, the RAS+ affine, and metadata:
         ``modality``, ``stored_dtype``, ``series_uid``, ``slice_axis``; ``slice_thickness`` in mm
-        where the header tells, (m,) where slices differ; ``protocol``; ``slice_positions`` (m,) in mm around the
+        if given, (m,) where slices differ; ``protocol``; ``slice_positions`` (m,) in mm around the
         middle, where the slices are uneven (the affine has their mean spacing then);
         ``padding_value`` where a CT has pixels outside what was scanned.
 
@@ -198,7 +197,7 @@ def read_series(
 
 
 def _padding(voxels: np.ndarray, series: Series) -> np.ndarray | None:
-    """Which voxels lie outside what was scanned; they all get the one padding value."""
+    """Mask of voxels outside the scanned field; all get one padding value."""
     padding = [padding_of(frame) for frame in series.frames]
     if not any(padding):
         return None
@@ -213,7 +212,7 @@ def _padding(voxels: np.ndarray, series: Series) -> np.ndarray | None:
 
 
 def _check_hounsfield(voxels: np.ndarray, outside: np.ndarray | None) -> None:
-    """A CT without rescale: are its values HU all the same?"""
+    """Check that the values of a CT without rescale are HU."""
     darkest = float(np.percentile(voxels if outside is None else voxels[~outside], 1))
     if abs(darkest - CT_AIR) > AIR_TOLERANCE:
         raise ImageError(
@@ -225,16 +224,16 @@ def _check_hounsfield(voxels: np.ndarray, outside: np.ndarray | None) -> None:
 
 
 def _fill(series: Series, voxels: np.ndarray, outside: np.ndarray | None) -> float:
-    """What to put where no slice reaches."""
+    """Value of voxels outside all slices."""
     if outside is not None:
         return float(voxels[outside][0])
     return CT_AIR if series.modality == "CT" else float(voxels.min())
 
 
 def _upright(voxels: np.ndarray, shifts: np.ndarray, outside: np.ndarray | None, *, fill: float) -> np.ndarray:
-    """Slices moved in their planes so that they lie on one another, in a frame that holds them all.
+    """Shift slices in their planes so that they lie on one another, in a matrix that holds them all.
 
-    Padding takes no part in the interpolation, so it does not bleed into what was scanned.
+    Padding is excluded from the interpolation.
     """
     grow = np.ceil(shifts.max(axis=0) - 1e-6).astype(int)
     count, rows, columns = voxels.shape
