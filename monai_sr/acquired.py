@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from .errors import ImageError, UsageError
-from .grid import SAME_SPACING, Grid, decide_axis, grid_of, positions_on, slice_spacing, target_grid
+from .grid import SAME_SPACING, Grid, decide_axis, grid_of, positions_on, slice_spacing, target_grid, voxels_of
 from .intensities import (
     CT_AIR,
     USUAL,
@@ -164,7 +164,7 @@ class Acquired:
             UsageError: an axis or a slice thickness that cannot be.
         """
         meta, grid = _meta_of(image), grid_of(image)
-        voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
+        voxels = voxels_of(image)
         uneven = _uneven_positions(image)
         header_axis = meta.get("slice_axis", None if uneven is None else 2)
         axis, axis_source = decide_axis(
@@ -206,7 +206,7 @@ class Acquired:
     @property
     def voxels(self) -> Tensor:
         """(C, X, Y, Z) without metadata."""
-        return self.image.as_tensor() if isinstance(self.image, MetaTensor) else self.image
+        return voxels_of(self.image)
 
     @property
     def canonical_positions(self) -> np.ndarray:
@@ -269,7 +269,7 @@ class Acquired:
     def check_slices(self) -> None:
         """Raise ImageError for fewer than three slices."""
         if (count := len(self.positions)) < MIN_SLICES:
-            raise ImageError("E-IMG-FEW", f"{count} slices (minimum {MIN_SLICES})", fix="give the whole series")
+            raise ImageError("E-IMG-FEW", f"{count} slices (minimum {MIN_SLICES})")
 
     def slice_model(self, wanted: Grid) -> SliceModel:
         """The matrices between the acquired slices and those of ``wanted``, both in canonical order.

@@ -33,7 +33,7 @@ from .inference import (
     super_resolve_acquired,
 )
 from .io import shelf
-from .io.adapters import taken
+from .io.adapters import as_volume
 from .io.shelf import NAMES as NAMES
 from .io.shelf import SPLINE, bundle_path
 from .io.shelf import shipped_bundles as shipped_bundles
@@ -102,7 +102,7 @@ class Model:
         """Super-resolve one volume; images and options as of :func:`monai_sr.inference.super_resolve`."""
         refuse_unknown(options, VolumeOptions.__optional_keys__)
         given = Settings.of(**options)
-        volume, give_back = (image, None) if isinstance(image, Tensor) else taken(image)
+        volume, give_back = (image, None) if isinstance(image, Tensor) else as_volume(image)
         acquired = acquire(volume, given.acquisition.or_else(self.defaults.acquisition))
         wanted = given.wanted.or_else(self.defaults.wanted)
         sr = self.super_resolve(acquired, wanted, tile_voxels=given.tile_voxels, progress=progress)
@@ -174,7 +174,7 @@ def read_calibration(name_or_path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", fix="restore the bundle", path=path) from error
+        raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", path=path) from error
     return calibration
 
 
@@ -209,10 +209,7 @@ def load_bundle(
     folder = bundle_path(name_or_path)
     if not (trust_bundle or any(folder.is_relative_to(home.resolve()) for home in shelf.homes())):
         raise BundleError(
-            "E-W-TRUST",
-            "this bundle does not ship with monai-sr, and its configuration may run any code",
-            fix="look into its configs, then give --trust-bundle (in Python: trust_bundle=True)",
-            path=folder,
+            "E-W-TRUST", "this bundle does not ship with monai-sr, and its configuration may run any code", path=folder
         )
     parser = ConfigParser()
     try:
@@ -223,9 +220,7 @@ def load_bundle(
         weights = Path(parser.get_parsed_content("checkpoint"))
     except Exception as error:
         # a configuration can fail in as many ways as Python can
-        raise BundleError(
-            "E-W-CONFIG", f"its configuration cannot be read ({error})", fix="restore the bundle", path=folder
-        ) from error
+        raise BundleError("E-W-CONFIG", f"its configuration cannot be read ({error})", path=folder) from error
     if not isinstance(inferer, SuperResolutionInferer):
         raise BundleError(
             "E-W-CONFIG", "it is not a super-resolution bundle", fix="give a bundle made by monai-sr", path=folder
@@ -248,7 +243,7 @@ def bundle_model(folder: Path, weights: Path, engine: Engine, defaults: Settings
         version = str(json.loads(path.read_text(encoding="utf-8"))["version"])
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", fix="restore the bundle", path=path) from error
+        raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", path=path) from error
     calibration = read_calibration(folder)
     return Model(folder.name, version, engine, defaults, weights_sha256=digest, calibration=calibration)
 
@@ -268,10 +263,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         network.load_state_dict(state.get("network", state) if isinstance(state, dict) else state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise BundleError(
-            "E-W-SHAPE",
-            f"the weights do not fit {type(network).__name__} as inference.json describes it",
-            fix="give weights and configs of the same version",
-            path=path,
+            "E-W-SHAPE", f"the weights do not fit {type(network).__name__} as inference.json describes it", path=path
         ) from error
 
 
@@ -285,9 +277,7 @@ def check_weights(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.is_file():
-        raise BundleError(
-            "E-W-MISSING", "the weights are missing", fix="restore models/model.pt of the bundle", path=path
-        )
+        raise BundleError("E-W-MISSING", "the weights are missing", path=path)
     try:
         with zipfile.ZipFile(path) as packed:
             folders = any(entry.external_attr & _DOS_FOLDER for entry in packed.infolist())
@@ -300,7 +290,7 @@ def check_weights(path: str | Path) -> Path:
 
 
 def _damaged(path: Path) -> BundleError:
-    return BundleError("E-W-HASH", "the weights are damaged or no plain state dict", fix="restore the file", path=path)
+    return BundleError("E-W-HASH", "the weights are damaged or no plain state dict", path=path)
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -320,7 +310,5 @@ def pick_device(device: str | torch.device) -> torch.device:
             facts = {"torch": torch.__version__, "reason": first}
             warn("W-DEV", "the GPU cannot be used (torch {torch}: {reason}); the CPU is", facts=facts)
             return torch.device("cpu")
-        raise UsageError(
-            "E-DEV", f"device {str(device)!r} cannot be used here (torch {torch.__version__})", fix="give auto or cpu"
-        ) from error
+        raise UsageError("E-DEV", f"device {str(device)!r} cannot be used here (torch {torch.__version__})") from error
     return chosen

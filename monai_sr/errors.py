@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .codes import CODES
 
@@ -26,7 +26,7 @@ class Notice(Exception):
         code: short name users can search for, such as ``E-IO-TRUNC``; :mod:`monai_sr.codes` has a row for it.
         problem: what is wrong, with the value found and the value needed. ``{name}`` and ``{name:format}``
             are replaced by facts.
-        fix: one action that settles it.
+        fix: one action that settles it, where it says more than the remedy of the code in general.
         path: the file concerned; may be added later, see :meth:`at`.
         facts: values of the problem by name, for programs.
     """
@@ -71,7 +71,7 @@ class Notice(Exception):
         """What to do: of this case, else of the code in general."""
         return self.fix or (CODES[self.code].remedy if self.code in CODES else "")
 
-    def at(self, path: str | Path) -> Notice:
+    def at(self, path: str | Path) -> Self:
         """The same, naming ``path`` unless it already names a file."""
         self.path = self.path or path
         return self
@@ -90,8 +90,9 @@ class Notice(Exception):
     def __str__(self) -> str:
         place = f"{self.path} - " if self.path else ""
         line = f"{self.code}: {place}{self.problem}"
-        if self.fix:
-            line = f"{line.rstrip('.')}. Fix: {self.fix.rstrip('.')}."
+        fix = self.remedy if self.severity == "error" else self.fix
+        if fix:
+            line = f"{line.rstrip('.')}. Fix: {fix.rstrip('.')}."
         return printable(" ".join(line.split()))
 
 
@@ -99,22 +100,6 @@ class SuperResolutionError(Notice):
     """A fault of the input or the surroundings, not of the program."""
 
     exit_code = 10
-
-    def __init__(
-        self,
-        code: str,
-        problem: str,
-        *,
-        fix: str,
-        path: str | Path | None = None,
-        facts: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(code, problem, fix=fix, path=path, facts=facts)
-
-    def at(self, path: str | Path) -> SuperResolutionError:
-        """The same error, naming ``path`` unless it already names a file."""
-        self.path = self.path or path
-        return self
 
 
 class ImageError(SuperResolutionError):
@@ -230,6 +215,32 @@ def give(notice: SuperResolutionWarning, *, stacklevel: int = 2) -> None:
         warnings.warn(notice, stacklevel=stacklevel + 1)
 
 
+def doubt(
+    warning: str,
+    error: str,
+    finding: str,
+    consequence: str = "the result may not be better than interpolation",
+    *,
+    strict: bool,
+    path: str | Path | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Warn that a result may not be worth having, or refuse to make it.
+
+    Args:
+        warning, error: the codes.
+        finding, consequence: what was found, and what it means for the result, which only the warning says.
+        strict: refuse.
+        path, facts: as of :class:`Notice`.
+
+    Raises:
+        ImageError: with ``strict``.
+    """
+    if strict:
+        raise ImageError(error, finding, path=path or None, facts=facts)
+    warn(warning, f"{finding}; {consequence}", path=path or None, facts=facts, stacklevel=3)
+
+
 def warn_left_out(files: int, reason: str, code: str) -> None:
     """Warn of files that are no input, and why."""
     facts = {"files": files, "reason": reason, "code": code}
@@ -248,9 +259,9 @@ def naming(path: str | Path) -> Iterator[None]:
 def write_error(path: Path, error: Exception) -> OutputError:
     """What a failure to write means to the user."""
     if getattr(error, "errno", None) == errno.ENOSPC:
-        return OutputError("E-OUT-SPACE", "the disk is full", fix="free some space and run again", path=path)
+        return OutputError("E-OUT-SPACE", "the disk is full", path=path)
     reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return OutputError("E-OUT-PERM", f"cannot be written ({reason})", fix="choose a folder you may write to", path=path)
+    return OutputError("E-OUT-PERM", f"cannot be written ({reason})", path=path)
 
 
 def printable(text: str) -> str:

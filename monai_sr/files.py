@@ -1,7 +1,7 @@
 """Who is writing: marks on temporary files and claims, and whether the process behind a mark still lives.
 
 A process that is killed leaves its temporary files behind. Their names carry host, process id and
-start time, so that whoever comes next can tell them from those of a process that is still at work.
+start time, so that the next process can distinguish them from those of a process that still runs.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import psutil
 from .errors import OutputError, write_error
 
 FORGOTTEN = 24 * 3600
-"""Temporary files of another host, which cannot be asked, are removed when they are so many seconds old."""
+"""Age in seconds at which temporary files of another host are removed, because its processes cannot be looked up."""
 
 _CLOCKS_DIFFER = 2
-"""Start times are compared to so many seconds: on some systems they move when the clock is set."""
+"""Tolerance of start times in seconds: on some systems they change when the clock is set."""
 
 _MMAP_THRESHOLD, _MIB = -3, 2**20
 """As glibc's malloc.h has it."""
@@ -120,12 +120,7 @@ def make_folder(folder: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OutputError(
-            "E-OUT-PERM",
-            f"cannot be written to ({error.strerror})",
-            fix="choose a folder you may write to",
-            path=folder,
-        ) from error
+        raise OutputError("E-OUT-PERM", f"cannot be written to ({error.strerror})", path=folder) from error
     return folder
 
 
@@ -135,7 +130,16 @@ def write_json(content: Mapping[str, Any], path: Path, *, indent: int = 2) -> Pa
     Raises:
         OutputError: it cannot be written.
     """
-    write_atomically(path, lambda file: file.write(f"{json.dumps(content, indent=indent)}\n".encode()))
+    return write_text(f"{json.dumps(content, indent=indent)}\n", path)
+
+
+def write_text(text: str, path: Path) -> Path:
+    """Write text as UTF-8, atomically.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_atomically(path, lambda file: file.write(text.encode()))
     return path
 
 

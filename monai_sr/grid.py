@@ -39,16 +39,10 @@ class Grid:
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"a grid has three axes of at least one voxel, not {self.shape}")
         if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
-            raise ImageError(
-                "E-HDR-AFFINE",
-                "the affine has NaN or infinite values",
-                fix="repair the header's sform/qform, for example from the original DICOM",
-            )
+            raise ImageError("E-HDR-AFFINE", "the affine has NaN or infinite values")
         if min(self.spacing) <= 0:
             raise ImageError(
-                "E-HDR-SPACING",
-                f"voxel spacing {tuple(map(float, self.spacing))} mm, each must be above 0",
-                fix="restore the spacing in the header (pixdim and affine)",
+                "E-HDR-SPACING", f"voxel spacing {tuple(map(float, self.spacing))} mm, each must be above 0"
             )
 
     @property
@@ -65,7 +59,7 @@ class Grid:
 
     @property
     def is_isotropic(self) -> bool:
-        """All spacings equal, as far as headers tell."""
+        """Whether all spacings are equal, within the rounding of headers."""
         return max(self.spacing) <= min(self.spacing) * (1 + SAME_SPACING)
 
     @property
@@ -81,7 +75,6 @@ class Grid:
             raise UsageError(
                 "E-HDR-AXIS",
                 f"spacing {' x '.join(f'{s:.4g}' for s in self.spacing)} mm does not show the through-plane axis",
-                fix="give it: --axis 0, 1 or 2",
             )
         return int(order[2])
 
@@ -143,6 +136,17 @@ def grid_of(image: Tensor) -> Grid:
     return Grid((x, y, z), np.asarray(affine.cpu(), dtype=np.float64))
 
 
+def voxels_of(image: Tensor) -> Tensor:
+    """Voxels without metadata."""
+    return image.as_tensor() if isinstance(image, MetaTensor) else image
+
+
+def as_floating(image: Tensor) -> Tensor:
+    """Voxels without metadata, as floating point."""
+    voxels = voxels_of(image)
+    return voxels if voxels.is_floating_point() else voxels.float()
+
+
 def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor:
     """``voxels`` as a MetaTensor on ``grid``, keeping the other metadata of ``like``."""
     meta = dict(like.meta) if isinstance(like, MetaTensor) else {}
@@ -152,8 +156,7 @@ def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor:
     # a new grid is even, its slices are others, and it holds a number everywhere
     for acquired in ("slice_positions", "slice_thickness", "protocol", "nan_voxels"):
         meta.pop(acquired, None)
-    voxels = voxels.as_tensor() if isinstance(voxels, MetaTensor) else voxels
-    return MetaTensor(voxels, affine=affine, meta=meta)
+    return MetaTensor(voxels_of(voxels), affine=affine, meta=meta)
 
 
 def slice_spacing(spacing: float, uneven: np.ndarray | None = None) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .acquired import Acquired
 from .engine import Engine, Place, Progress
 from .engine.selection import as_engine, make_engine
-from .errors import ImageError, warn
+from .errors import ImageError, doubt
 from .grid import SAME_SPACING, on_grid
 from .intensities import (
     CT_WINDOW,
@@ -137,7 +137,7 @@ def super_resolve(
     Args:
         image: (1, X, Y, Z) volume with affine, in the file's units; (C, X, Y, Z) for C volumes on
             one grid, each processed alone. Or a nibabel or SimpleITK image or ``(array, affine)``, see
-            :func:`monai_sr.io.adapters.taken`; then the result is of that kind, and of its type of voxels.
+            :func:`monai_sr.io.adapters.as_volume`; then the result is of that kind, and of its type of voxels.
         network: ResidualNet, PyramidNet or SRCNN in eval mode, or an engine that computes one; None for
             the consistent spline alone.
         progress: called with the fraction of the work that is done, 0..1.
@@ -169,12 +169,10 @@ def super_resolve_acquired(
     wanted = acquired.wanted_grid(spacing=grid_options.spacing, factor=grid_options.factor)
     image, voxels, tile_voxels = acquired.image, acquired.voxels, settings.tile_voxels
     if acquired.lies_on(wanted):
-        _doubt(
-            "W-SR-NOGAIN",
-            "E-SR-NOGAIN",
+        doubt(
+            *("W-SR-NOGAIN", "E-SR-NOGAIN"),
             f"slices are {acquired.slice_spacing:.4g} mm apart already; no finer spacing was requested",
             "the image is passed through",
-            fix="keep it as it is, or request a finer --spacing",
             strict=strict,
             path=acquired.path,
         )
@@ -219,21 +217,16 @@ def _check_values(acquired: Acquired, *, strict: bool) -> None:
         labels = count_labels(acquired.oriented(voxels.float())) if source == "estimated" else 0
         if labels:
             raise ImageError(
-                "E-MOD",
-                f"{labels} different whole numbers in patches: a mask or segmentation, an image is needed",
-                fix="give the image, or name what it is by --modality",
+                "E-MOD", f"{labels} different whole numbers in patches: a mask or segmentation, an image is needed"
             )
         if acquired.modality != "CT" or source == "estimated":
             continue
         outside = acquired.outside(voxels, channel)
-        doubt = check_hounsfield(voxels if outside is None or bool(outside.all()) else chosen_voxels(voxels, ~outside))
-        if doubt:
-            _doubt(
-                *("W-CT-HU", "E-CT-HU", doubt, "they are used as HU"),
-                fix="restore the rescale, or omit --modality if it is not a CT",
-                strict=strict,
-                path=acquired.path,
-            )
+        finding = check_hounsfield(
+            voxels if outside is None or bool(outside.all()) else chosen_voxels(voxels, ~outside)
+        )
+        if finding:
+            doubt("W-CT-HU", "E-CT-HU", finding, "they are used as HU", strict=strict, path=acquired.path)
 
 
 def _is_beyond(factor: float, trained: tuple[float, float] | None, *, strict: bool, path: str) -> bool:
@@ -241,34 +234,14 @@ def _is_beyond(factor: float, trained: tuple[float, float] | None, *, strict: bo
     least, most = trained or (0.0, math.inf)
     if least * (1 - SAME_SPACING) <= factor <= most * (1 + SAME_SPACING):
         return False
-    _doubt(
-        "W-SR-RANGE",
-        "E-SR-RANGE",
+    doubt(
+        *("W-SR-RANGE", "E-SR-RANGE"),
         "a factor of {factor:.3g} is asked for, the network was trained for {minimum:g} to {maximum:g}",
-        "the result may be no better than interpolation",
-        fix="ask for a factor in that range, or take --bundle none",
         facts={"factor": factor, "minimum": least, "maximum": most},
         strict=strict,
         path=path,
     )
     return True
-
-
-def _doubt(
-    warning: str,
-    error: str,
-    finding: str,
-    consequence: str,
-    *,
-    fix: str,
-    strict: bool,
-    path: str,
-    facts: Mapping[str, Any] | None = None,
-) -> None:
-    """Warn that a result may not be worth having, or refuse to make it."""
-    if strict:
-        raise ImageError(error, finding, fix=fix, path=path or None, facts=facts)
-    warn(warning, f"{finding}; {consequence}", path=path or None, facts=facts, stacklevel=3)
 
 
 def _part_of(progress: Progress, index: int, count: int) -> Progress:

@@ -158,7 +158,7 @@ def check_hounsfield(voxels: Tensor) -> str:
     lowest, highest = float(voxels.min()), float(voxels.max())
     found = f"values are between {lowest:g} and {highest:g}, where HU reach from -1000 (air) to some hundred"
     if highest - lowest < HU_SPAN:
-        raise ImageError("E-CT-HU", found, fix="restore the rescale, or omit --modality if it is not a CT")
+        raise ImageError("E-CT-HU", found)
     return found if lowest >= HU_FAT else ""
 
 
@@ -192,9 +192,7 @@ def intensity_range(
     """
     lowest, highest = float(voxels.min()), float(voxels.max())
     if lowest == highest:
-        raise ImageError(
-            "E-IMG-CONST", f"every voxel is {lowest:g}", fix="check the file: an image with contrast is needed"
-        )
+        raise ImageError("E-IMG-CONST", f"every voxel is {lowest:g}")
     if (modality or guess_modality(voxels)) == "CT":
         return IntensityRange(*normalization.ct_window)
     values = torch.as_tensor(voxels).detach().cpu().numpy()
@@ -236,6 +234,6 @@ def chosen_voxels(voxels: Tensor, mask: Tensor) -> Tensor:
 
 
 def data_range(hr: np.ndarray) -> float:
-    """99.9th less 0.1st percentile of the whole truth, in its units."""
+    """99.9th minus 0.1st percentile of a reference, in its units."""
     low, high = np.percentile(hr, (0.1, 99.9))
     return float(high - low) or float(hr.max() - hr.min())

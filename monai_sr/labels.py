@@ -63,25 +63,17 @@ def _check(labels: MetaTensor, theirs: Grid) -> None:
     ours, path = grid_of(labels), path_of(labels) or None
     if ours.shape != theirs.shape:
         sizes = [" x ".join(map(str, grid.shape)) for grid in (ours, theirs)]
-        raise ImageError(
-            "E-MASK-GRID",
-            f"the mask has {sizes[0]} voxels, its image {sizes[1]}",
-            fix="give a mask on the grid of the image",
-            path=path,
-        )
+        raise ImageError("E-MASK-GRID", f"the mask has {sizes[0]} voxels, its image {sizes[1]}", path=path)
     corners = np.array(np.meshgrid(*([0, n - 1] for n in theirs.shape), [1], indexing="ij")).reshape(4, -1)
     off = (np.linalg.inv(theirs.affine) @ ours.affine - np.eye(4)) @ corners
     if np.abs(off).max() > SAME_PLACE:
         raise ImageError(
             "E-MASK-GRID",
             f"the position of the mask differs from that of its image by up to {np.abs(off).max():.3g} voxels",
-            fix="give a mask with the affine of the image",
             path=path,
         )
     if not bool((labels == labels.round()).all()):
-        raise ImageError(
-            "E-MASK-VALUES", "the mask has values that are not whole numbers", fix="give labels", path=path
-        )
+        raise ImageError("E-MASK-VALUES", "the mask has values that are not whole numbers", path=path)
 
 
 def _between(stack: np.ndarray, thick: np.ndarray, thin: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:

@@ -7,18 +7,19 @@ affine. Dictionary versions end in ``d``.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import MapTransform
 from torch import Tensor
 
 from .acquired import Acquired
 from .errors import UsageError
-from .grid import grid_of, on_grid, positions_on, target_grid, thick_grid
+from .grid import as_floating, grid_of, on_grid, positions_on, target_grid, thick_grid
 from .intensities import CT_WINDOW, MR_PERCENTILES, Modality, Normalization, intensity_range
 from .slices import Profile, SliceModel, apply_along, interpolation_matrix, profile_matrix
 
@@ -27,8 +28,9 @@ Method = Literal["linear", "cubic", "consistent"]
 
 def simulate_thick_slices(
     hr: Tensor,
-    slice_spacing: float,
+    slice_spacing: float | None = None,
     *,
+    factor: float | None = None,
     slice_thickness: float | None = None,
     profile: Profile = "gaussian",
     axis: int | None = None,
@@ -38,6 +40,7 @@ def simulate_thick_slices(
     Args:
         hr: (C, X, Y, Z) volume of thin slices, with affine.
         slice_spacing: mm between the centers of neighboring thick slices.
+        factor: thin slices per thick slice instead; need not be an integer.
         slice_thickness: FWHM of the slice profile, mm. Default: the slice spacing.
         profile: "gaussian", "box" or "triangle".
         axis: the axis that becomes through-plane, default the axis of the largest spacing.
@@ -46,12 +49,17 @@ def simulate_thick_slices(
         (C, X', Y', Z') with fewer slices along ``axis`` and the affine of the thick grid.
 
     Raises:
+        ValueError: spacing and factor are both given, or neither.
         UsageError: the slices are thinner than those of ``hr`` or do not fit into it, or the slices of ``hr``
             are unevenly spaced.
     """
     grid = grid_of(hr)
     check_even(hr)
     axis = grid.through_plane_axis if axis is None else axis
+    if slice_spacing is None and factor is not None:
+        slice_spacing = grid.spacing[axis] * factor
+    elif slice_spacing is None or factor is not None:
+        raise ValueError(f"give slice_spacing or factor, not {slice_spacing} and {factor}")
     if slice_spacing < grid.spacing[axis] * (1 - 1e-6):
         raise UsageError(
             "E-USE",
@@ -65,7 +73,7 @@ def simulate_thick_slices(
         slice_thickness=slice_thickness or slice_spacing,
         profile=profile,
     )
-    return on_grid(apply_along(matrix, _floating(hr), axis + 1), thick, hr)
+    return on_grid(apply_along(matrix, as_floating(hr), axis + 1), thick, hr)
 
 
 def check_even(hr: Tensor) -> None:
@@ -90,13 +98,14 @@ def reference_for(lr: Tensor, hr: Tensor, *, axis: int) -> MetaTensor:
     wanted, _ = target_grid(grid_of(lr), spacing=grid.spacing[axis], axis=axis)
     matrix = interpolation_matrix(positions_on(grid, axis, grid), positions_on(wanted, axis, grid))
     matrix[matrix.abs() < 1e-12] = 0
-    return on_grid(apply_along(matrix, _floating(hr), axis + 1), wanted, hr)
+    return on_grid(apply_along(matrix, as_floating(hr), axis + 1), wanted, hr)
 
 
 def interpolate_slices(
     lr: Tensor,
-    spacing: float,
+    spacing: float | None = None,
     *,
+    factor: float | None = None,
     method: Method = "cubic",
     slice_thickness: float | None = None,
     profile: Profile = "gaussian",
@@ -106,7 +115,8 @@ def interpolate_slices(
 
     Args:
         lr: (C, X, Y, Z) volume of thick slices, with affine.
-        spacing: output slice spacing, mm.
+        spacing: output slice spacing, mm. Default: the finer in-plane spacing.
+        factor: output slices per acquired slice instead.
         method: "consistent" is the cubic spline whose slice averages equal ``lr``.
         slice_thickness: FWHM of the slice profile, mm, used by "consistent". Default: that of the metadata,
             otherwise the slice spacing.
@@ -117,7 +127,7 @@ def interpolate_slices(
         The volume on :func:`target_grid`.
     """
     acquired = Acquired.of(lr, slice_thickness=slice_thickness, profile=profile, axis=axis)
-    wanted, axis = acquired.wanted_grid(spacing=spacing), acquired.axis
+    wanted, axis = acquired.wanted_grid(spacing=spacing, factor=factor), acquired.axis
     thick, thin = acquired.positions, wanted.positions(axis)
     if method == "consistent":
         matrix = SliceModel.between(thick, thin, slice_thickness=acquired.slice_thickness, profile=profile).spline
@@ -125,70 +135,15 @@ def interpolate_slices(
         matrix = interpolation_matrix(thick, thin, order=1 if method == "linear" else 3)
     else:
         raise ValueError(f"method is {method!r}, must be 'linear', 'cubic' or 'consistent'")
-    return on_grid(apply_along(matrix, _floating(lr), axis + 1), wanted, lr)
-
-
-class SimulateThickSlices(Transform):
-    """:func:`simulate_thick_slices` as a transform; takes the spacing, or a ``factor`` of that of the volume."""
-
-    def __init__(
-        self,
-        slice_spacing: float | None = None,
-        *,
-        factor: float | None = None,
-        slice_thickness: float | None = None,
-        profile: Profile = "gaussian",
-        axis: int | None = None,
-    ) -> None:
-        if (slice_spacing is None) == (factor is None):
-            raise ValueError(f"give slice_spacing or factor, not {slice_spacing} and {factor}")
-        self.slice_spacing, self.factor = slice_spacing, factor
-        self.slice_thickness, self.profile, self.axis = slice_thickness, profile, axis
-
-    def __call__(self, hr: Tensor) -> MetaTensor:
-        grid = grid_of(hr)
-        axis = grid.through_plane_axis if self.axis is None else self.axis
-        slice_spacing = self.slice_spacing or grid.spacing[axis] * float(self.factor or 1)
-        return simulate_thick_slices(
-            hr, slice_spacing, slice_thickness=self.slice_thickness, profile=self.profile, axis=axis
-        )
-
-
-class InterpolateSlices(Transform):
-    """:func:`interpolate_slices` as a transform; takes the spacing, or a ``factor``."""
-
-    def __init__(
-        self,
-        spacing: float | None = None,
-        *,
-        factor: float | None = None,
-        method: Method = "cubic",
-        slice_thickness: float | None = None,
-        profile: Profile = "gaussian",
-        axis: int | None = None,
-    ) -> None:
-        if spacing is not None and factor is not None:
-            raise ValueError(f"give spacing or factor, not both {spacing} and {factor}")
-        self.spacing, self.factor, self.method = spacing, factor, method
-        self.slice_thickness, self.profile, self.axis = slice_thickness, profile, axis
-
-    def __call__(self, lr: Tensor) -> MetaTensor:
-        acquired = Acquired.of(lr, axis=self.axis)
-        wanted = acquired.wanted_grid(spacing=self.spacing, factor=self.factor)
-        return interpolate_slices(
-            lr,
-            wanted.spacing[acquired.axis],
-            method=self.method,
-            slice_thickness=self.slice_thickness,
-            profile=self.profile,
-            axis=acquired.axis,
-        )
+    return on_grid(apply_along(matrix, as_floating(lr), axis + 1), wanted, lr)
 
 
 class SimulateThickSlicesd(MapTransform):
-    """Dictionary version of :class:`SimulateThickSlices`.
+    """:func:`simulate_thick_slices` as a MONAI transform.
 
     Args:
+        keys: volumes of thin slices.
+        slice_spacing, factor, slice_thickness, profile, axis: see there.
         reference_key: also store the reference of the super-resolved slices under this key, see
             :func:`reference_for`.
     """
@@ -196,34 +151,64 @@ class SimulateThickSlicesd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        *args: Any,
+        slice_spacing: float | None = None,
+        *,
+        factor: float | None = None,
+        slice_thickness: float | None = None,
+        profile: Profile = "gaussian",
+        axis: int | None = None,
         reference_key: Hashable | None = None,
         allow_missing_keys: bool = False,
-        **kwargs: Any,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.transform, self.reference_key = SimulateThickSlices(*args, **kwargs), reference_key
+        self.axis, self.reference_key = axis, reference_key
+        self.simulate = partial(
+            simulate_thick_slices,
+            slice_spacing=slice_spacing,
+            factor=factor,
+            slice_thickness=slice_thickness,
+            profile=profile,
+        )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
             hr = result[key]
-            result[key] = self.transform(hr)
+            axis = grid_of(hr).through_plane_axis if self.axis is None else self.axis
+            result[key] = self.simulate(hr, axis=axis)
             if self.reference_key is not None:
-                axis = grid_of(hr).through_plane_axis if self.transform.axis is None else self.transform.axis
                 result[self.reference_key] = reference_for(result[key], hr, axis=axis)
         return result
 
 
 class InterpolateSlicesd(MapTransform):
-    """Dictionary version of :class:`InterpolateSlices`."""
+    """:func:`interpolate_slices` as a MONAI transform, with its arguments."""
 
-    def __init__(self, keys: KeysCollection, *args: Any, allow_missing_keys: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spacing: float | None = None,
+        *,
+        factor: float | None = None,
+        method: Method = "cubic",
+        slice_thickness: float | None = None,
+        profile: Profile = "gaussian",
+        axis: int | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.transform = InterpolateSlices(*args, **kwargs)
+        self.interpolate = partial(
+            interpolate_slices,
+            spacing=spacing,
+            factor=factor,
+            method=method,
+            slice_thickness=slice_thickness,
+            profile=profile,
+            axis=axis,
+        )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        return dict(data) | {key: self.transform(data[key]) for key in self.key_iterator(dict(data))}
+        return dict(data) | {key: self.interpolate(data[key]) for key in self.key_iterator(dict(data))}
 
 
 class NormalizeIntensitiesd(MapTransform):
@@ -246,17 +231,6 @@ class NormalizeIntensitiesd(MapTransform):
         for key in self.key_iterator(result):
             result[key] = intensity_range(result[key], self.modality, self.normalization).normalize(result[key])
         return result
-
-
-def _averages(length: int, size: int, growth: float) -> Tensor:
-    """(size, length): means over ``growth`` voxels each, of the cubic spline through the voxels.
-
-    Means of the voxels as blocks would vary in position by a tenth of a voxel.
-    """
-    fine = (np.arange(length * 8) - 3.5) / 8
-    centers = np.arange(size) * growth + (growth - 1) / 2
-    means = profile_matrix(fine, centers, slice_thickness=growth, profile="box")
-    return means @ interpolation_matrix(np.arange(length), fine)
 
 
 class SuperResolvedGridd(MapTransform):
@@ -296,9 +270,3 @@ class SuperResolvedGridd(MapTransform):
         image.meta.update(original_affine=torch.from_numpy(wanted.affine.copy()), spatial_shape=np.array(wanted.shape))
         result[self.image_key] = image
         return result
-
-
-def _floating(voxels: Tensor) -> Tensor:
-    """Voxels without metadata, as floating point."""
-    voxels = voxels.as_tensor() if isinstance(voxels, MetaTensor) else voxels
-    return voxels if voxels.is_floating_point() else voxels.float()

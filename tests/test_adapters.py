@@ -12,7 +12,7 @@ from monai_sr.bundles import load_bundle
 from monai_sr.errors import ImageError, SuperResolutionWarning, UsageError
 from monai_sr.grid import grid_of
 from monai_sr.inference import super_resolve
-from monai_sr.io.adapters import taken
+from monai_sr.io.adapters import as_volume
 from monai_sr.io.images import read_image, write_image
 
 ORIENTATIONS = list(phantoms.ORIENTATIONS)
@@ -129,7 +129,7 @@ def test_a_scaled_file_is_taken_as_it_is_read(tmp_path):
     nib.save(scaled, tmp_path / "scaled.nii")
     loaded = nib.load(tmp_path / "scaled.nii")
     assert loaded.dataobj.slope != 1
-    volume, _ = taken(loaded)
+    volume, _ = as_volume(loaded)
     expected = read_image(tmp_path / "scaled.nii")
     assert torch.equal(volume.as_tensor(), expected.as_tensor())
     assert volume.meta["stored_dtype"] == expected.meta["stored_dtype"] == "float32"
@@ -138,11 +138,11 @@ def test_a_scaled_file_is_taken_as_it_is_read(tmp_path):
 def test_an_affine_that_was_changed_in_memory_counts():
     image = nifti_of(drawn())
     image.affine[:3, 3] += 100
-    assert np.allclose(grid_of(taken(image)[0]).affine, image.affine)
+    assert np.allclose(grid_of(as_volume(image)[0]).affine, image.affine)
     image.set_sform(None)
     image.set_qform(None)
     with pytest.warns(SuperResolutionWarning, match="W-HDR-NOFORM"):
-        taken(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header))
+        as_volume(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header))
 
 
 def test_time_points_are_super_resolved_each_by_itself():

@@ -15,7 +15,7 @@ from small_networks import computed, lively
 from monai_sr.batch.run import run
 from monai_sr.bundles import NAMES, load_bundle
 from monai_sr.cli.main import main
-from monai_sr.engine import ENGINES, PRECISIONS, graphs
+from monai_sr.engine import graphs
 from monai_sr.engine import openvino as streaming
 from monai_sr.engine.openvino import OpenVinoEngine, thread_count
 from monai_sr.engine.selection import choose_engine, describe_engine, make_engine
@@ -27,7 +27,6 @@ from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
 from monai_sr.options import RunOptions
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-
 
 NETWORKS = {
     "residual": lambda: lively(ResidualNet(6, 8)),
@@ -137,7 +136,9 @@ def test_both_engines_give_the_same_voxels_on_a_phantom(bundle):
 @pytest.mark.parametrize("bundle", sorted(NAMES))
 def test_both_engines_give_the_same_voxels_on_a_scan(bundle, shared_data):
     image = read_image(shared_data / "volumes" / "ct" / "chest_cta_rider0117_0p8mm.nii.gz")[:, 100:170, 100:150, 30:50]
-    results = {engine: load_bundle(bundle, device="cpu", engine=engine)(image, factor=3) for engine in ENGINES[1:]}
+    results = {
+        engine: load_bundle(bundle, device="cpu", engine=engine)(image, factor=3) for engine in ("torch", "openvino")
+    }
     spread = float(np.ptp(results["torch"].numpy()))
     assert 0 < (results["openvino"] - results["torch"]).abs().max() < 1e-4 * spread
 
@@ -310,13 +311,3 @@ def test_the_same_command_gives_the_same_bytes_also_in_two_jobs(thick, tmp_path)
         assert main(words) == 0
         written += [(tmp_path / out / f"{name}.nii.gz").read_bytes() for name in ("a", "b")]
     assert len(set(written)) == 1
-
-
-def test_python_and_the_command_line_know_the_same_choices():
-    from monai_sr.cli.parser import make_parser
-
-    parser = make_parser()
-    for engine in ENGINES:
-        assert parser.parse_args(["run", "a", "b", "--engine", engine]).engine == engine
-    for precision in PRECISIONS:
-        assert parser.parse_args(["run", "a", "b", "--precision", precision]).precision == precision

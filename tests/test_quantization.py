@@ -171,7 +171,7 @@ def test_an_8_bit_form_that_is_missing_or_damaged_is_told(change, tmp_path):
         path.write_text(changed)
     with pytest.raises(BundleError) as caught:
         read_ranges(path, network)
-    assert caught.value.code == "E-W-INT8" and "quantize" in caught.value.fix
+    assert caught.value.code == "E-W-INT8" and "quantize" in caught.value.remedy
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

@@ -16,10 +16,8 @@ from monai_sr.intensities import Normalization, intensity_range
 from monai_sr.slices import SliceModel, apply_along, profile_matrix
 from monai_sr.training.augmentation import RandCoarseCropd, RandSimulateThickSlicesd
 from monai_sr.transforms import (
-    InterpolateSlices,
     InterpolateSlicesd,
     NormalizeIntensitiesd,
-    SimulateThickSlices,
     SimulateThickSlicesd,
     SuperResolvedGridd,
     interpolate_slices,
@@ -264,16 +262,16 @@ def test_the_transforms_are_the_functions():
     expected = simulate_thick_slices(hr, 4.5, slice_thickness=3.0, profile="box")
     options = {"slice_thickness": 3.0, "profile": "box"}
     for lr in (
-        SimulateThickSlices(4.5, **options)(hr),
-        SimulateThickSlices(factor=3, **options)(hr),
+        simulate_thick_slices(hr, factor=3, **options),
+        SimulateThickSlicesd("ct", 4.5, **options)({"ct": hr})["ct"],
         SimulateThickSlicesd("ct", factor=3, **options)({"ct": hr, "kept": 1})["ct"],
     ):
         torch.testing.assert_close(lr.as_tensor(), expected.as_tensor())
         torch.testing.assert_close(lr.affine, expected.affine)
     fine = interpolate_slices(expected, 1.5, method="consistent", **options)
     for sr in (
-        InterpolateSlices(1.5, method="consistent", **options)(expected),
-        InterpolateSlices(factor=3, method="consistent", **options)(expected),
+        interpolate_slices(expected, factor=3, method="consistent", **options),
+        InterpolateSlicesd("ct", 1.5, method="consistent", **options)({"ct": expected})["ct"],
         InterpolateSlicesd("ct", factor=3, method="consistent", **options)({"ct": expected})["ct"],
     ):
         torch.testing.assert_close(sr.as_tensor(), fine.as_tensor())
@@ -293,12 +291,13 @@ def test_a_dictionary_keeps_what_is_not_named_and_may_miss_a_key():
         SimulateThickSlicesd("absent", factor=2)(data)
 
 
-@pytest.mark.parametrize("make", [SimulateThickSlices, InterpolateSlices])
+@pytest.mark.parametrize("make", [simulate_thick_slices, interpolate_slices])
 def test_spacing_and_factor_contradict_each_other(make):
+    image = phantoms.constant(phantoms.grid((4, 4, 8), (1, 1, 2)))
     with pytest.raises(ValueError, match="give"):
-        make(2.0, factor=2)
+        make(image, 2.0, factor=2)
     with pytest.raises(ValueError, match="give slice_spacing or factor"):
-        SimulateThickSlices()
+        simulate_thick_slices(image)
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR", None])

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Literal
 
 from ..engine.memory import MemoryShortError, is_out_of_memory
 from ..errors import SuperResolutionError, SuperResolutionWarning, printable, write_error
-from ..files import write_atomically
+from ..files import write_text
 
 Status = Literal["done", "skipped", "failed"]
 
@@ -168,11 +168,7 @@ class RunLog:
             codes = ",".join(dict.fromkeys(notice.code for notice in outcome.warnings))
             row = [*self._row(outcome).values(), codes]
             table.writerow([printable(str(value)) if value not in (None, "") else "n/a" for value in row])
-
-        def write(file: BinaryIO) -> None:
-            file.write(text.getvalue().encode())
-
-        write_atomically(self.table, write)
+        write_text(text.getvalue(), self.table)
 
     def _row(self, outcome: Outcome) -> dict[str, Any]:
         """An outcome by the names of the columns, its result as seen from the folder."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -14,7 +13,7 @@ import numpy as np
 
 from ..acquired import Acquired
 from ..errors import OutputError, write_error
-from ..files import write_atomically
+from ..files import write_json, write_text
 from ..grid import SAME_SPACING, Grid
 from .raw import DESCRIPTION, RAW, BidsImage, read_description
 
@@ -123,11 +122,11 @@ def write_dataset_description(
     except OSError as error:
         raise write_error(out_dir, error) from error
     if not set(IGNORED) <= set(ignored):
-        _write(ignore, "\n".join(dict.fromkeys([*ignored, *IGNORED])))
+        write_text("\n".join([*dict.fromkeys([*ignored, *IGNORED]), ""]), ignore)
     if not any(out_dir.glob("README*")):
-        _write(out_dir / "README.md", README.rstrip())
+        write_text(README.rstrip() + "\n", out_dir / "README.md")
     if there != content:
-        _write(path, json.dumps(content, indent=2))
+        write_json(content, path)
     return path
 
 
@@ -163,10 +162,3 @@ def _container(environment: Mapping[str, str]) -> dict[str, str]:
         if name := environment.get(f"{runtime.upper()}_NAME"):
             return {"Type": runtime, "Tag": name}
     return {"Type": "docker"} if DOCKER_MARK.exists() else {}
-
-
-def _write(path: Path, text: str) -> None:
-    def write(file: Any) -> None:
-        file.write(f"{text}\n".encode())
-
-    write_atomically(path, write)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..bundles import bundle_path, load_bundle
 from ..evaluation import calibration
-from ..evaluation.tables import write_text
+from ..files import write_text
 from ..io.volumes import datalist
 from .terminal import progress_bar, say
 

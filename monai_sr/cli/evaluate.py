@@ -15,7 +15,7 @@ from ..evaluation import tables
 from ..evaluation.charts import write_charts
 from ..evaluation.conditions import every_condition, robustness_conditions
 from ..evaluation.methods import BASELINES, peer
-from ..files import make_folder
+from ..files import make_folder, write_text
 from ..io.volumes import find_volumes
 from ..options import BUNDLES
 from .terminal import complain, progress_bar, say
@@ -70,7 +70,7 @@ def evaluate(options: argparse.Namespace) -> int:
                 say(written)
     if options.markdown:
         make = tables.robustness_markdown if robust else tables.markdown
-        say(tables.write_text(make(scores, command=_command_of(options)), Path(options.markdown)))
+        say(write_text(make(scores, command=_command_of(options)), Path(options.markdown)))
     return 4 if failed else 0
 
 

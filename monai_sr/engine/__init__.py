@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # the choices and the devices are named without torch, whose import takes seconds
+if TYPE_CHECKING:  # devices are listed without torch, whose import takes seconds
     import torch
     from torch import Tensor, nn
-
-ENGINES = ("auto", "torch", "openvino")
-
-PRECISIONS = ("float32", "int8", "float16", "bfloat16")
-"""Of the convolutions; image, residual sums and consistency are in float32 always."""
 
 Place = tuple[slice, slice]
 """Rows and columns of a volume."""
@@ -30,7 +25,7 @@ class Engine(Protocol):
 
     @property
     def precision(self) -> str:
-        """What the convolutions are computed in, see :data:`PRECISIONS`; empty for the spline."""
+        """What the convolutions are computed in; the image and its sums are in float32. Empty for the spline."""
 
     @property
     def device(self) -> torch.device:

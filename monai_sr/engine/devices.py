@@ -1,4 +1,4 @@
-"""What there is to compute with, told without torch, whose import takes seconds."""
+"""The processors and GPUs of this machine, found without torch, whose import takes seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
 PATIENCE = 5.0
-"""Seconds that the driver may take to answer."""
+"""Maximum time of the driver to answer, seconds."""
 
 
 def cpu_threads() -> int:
@@ -20,7 +20,7 @@ def cpu_threads() -> int:
 
 
 def gpu_names() -> list[str]:
-    """The GPUs that NVIDIA's driver tells of, and whether the torch that is installed can use them.
+    """The GPUs that NVIDIA's driver lists, and whether the installed torch can use them.
 
     A card that it cannot use for another reason shows when a command tries (W-DEV).
     """
@@ -29,11 +29,11 @@ def gpu_names() -> list[str]:
         return []
     command = [tool, "--query-gpu=name", "--format=csv,noheader"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
     except (OSError, subprocess.SubprocessError):  # a driver that does not answer: no GPU to use
         return []
     try:
         note = " (not used: this torch is built for the CPU)" if version("torch").endswith("+cpu") else ""
     except PackageNotFoundError:
         note = " (not used: torch is not installed)"
-    return [f"{line.strip()}{note}" for line in told.splitlines() if line.strip()]
+    return [f"{line.strip()}{note}" for line in listed.splitlines() if line.strip()]

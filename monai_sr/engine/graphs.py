@@ -150,7 +150,7 @@ class _Graph:
         return self._rows_within(op.relu(y), x.lag)
 
     def _doubled_image(self, image: _Rows, network: PyramidNet) -> _Rows:
-        """Twice the slices of the image, by the matrix that :meth:`PyramidNet.double_image` stands for."""
+        """Twice the slices of the image, by the matrix of :meth:`PyramidNet.double_image`."""
         slices = int(image.value.get_output_shape(0)[4])
         unit = torch.eye(slices)[:, None, None, None, :]
         matrix = network.double_image(unit)[:, 0, 0, 0, :]
@@ -208,7 +208,7 @@ class _Graph:
     def _model(self, result: _Rows) -> Any:
         last = self.op.transpose(result.value, [0, 2, 3, 4, 1])
         given = self.given if self.within is None else [*self.given, self.within]
-        # in this order what is kept is computed as soon as it can be, and what it is taken from let go
+        # in this order kept rows are computed as soon as possible, and their sources are freed
         return openvino().Model([*self.kept, last], given, "monai-sr")
 
     # ---------------------------------------------------------------- 8 bits

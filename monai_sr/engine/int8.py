@@ -24,8 +24,6 @@ from ..errors import BundleError
 from ..networks import LinkedPair, PyramidNet, ResidualNet
 from .graphs import Ranges
 
-REBUILD = "monai-sr quantize BUNDLE --dataset DATALIST"
-
 LEVELS = 3
 """Levels of a pyramid that have ranges of their own: up to a factor of 8."""
 
@@ -95,12 +93,12 @@ def write_ranges(path: Path, network: nn.Module, ranges: Ranges, *, made_by: str
 
 @torch.no_grad()
 def find_ranges(network: ResidualNet | PyramidNet, inputs: Iterable[tuple[Tensor, int]]) -> Ranges:
-    """For each channel of each tensor that is quantized, a range that serves well in 8 bits.
+    """The range of each channel of each quantized tensor.
 
-    Of each channel the range with the least squared error: one that holds the largest value wastes
-    steps on the few values near it, one that cuts these off serves the many. Channels of small values
-    get finer steps, but by the square root of what they could have: the weights they meet must make up
-    for it and are in 8 bits themselves (as in Xiao 2023, "SmoothQuant", section 4).
+    For each channel it is the range with the smallest squared error. It may be below the largest value,
+    because few values are near that. Channels of small values get finer steps, by the square root of
+    their ratio to the widest: the weights must compensate, and are in 8 bits themselves
+    (as in Xiao 2023, "SmoothQuant", section 4).
 
     Args:
         network: in eval mode, on the CPU.
@@ -131,19 +129,19 @@ def _best_ranges(values: Tensor) -> list[float]:
     least, most = (-127, 127) if signed else (0, 255)
     largest = values.abs().amax(dim=1, keepdim=True)
     largest[largest == 0] = float(largest.max()) or 1.0
-    errors, shares = [], torch.linspace(0.2, 1.0, 33)
-    for share in shares:
-        step = largest * share / most
+    errors, fractions = [], torch.linspace(0.2, 1.0, 33)
+    for fraction in fractions:
+        step = largest * fraction / most
         whole = (values / step).round().clamp(least, most)
         errors.append((whole * step - values).square().sum(dim=1))
-    best = largest[:, 0] * shares[torch.stack(errors).argmin(dim=0)]
+    best = largest[:, 0] * fractions[torch.stack(errors).argmin(dim=0)]
     widest = best.max()
     return (widest * (best / widest).clamp_min(1e-4).sqrt()).tolist()
 
 
 @contextmanager
 def _watched(network: ResidualNet | PyramidNet, note: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """``note`` is told every tensor that :class:`monai_sr.engine.openvino._Graph` quantizes, by its name there."""
+    """Call ``note`` with every tensor that :class:`monai_sr.engine.graphs._Graph` quantizes, by its name there."""
     level = -1
 
     def plain(name: str, values: Tensor) -> None:
@@ -182,4 +180,4 @@ def _watched(network: ResidualNet | PyramidNet, note: Callable[[str, Tensor], No
 
 
 def _unusable(problem: str, path: str | Path | None) -> BundleError:
-    return BundleError("E-W-INT8", problem, fix=f"give --precision float32, or make it by {REBUILD}", path=path)
+    return BundleError("E-W-INT8", problem, path=path)

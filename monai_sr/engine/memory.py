@@ -79,7 +79,6 @@ def choose_tile(engine: Engine, *, voxels_in: int, voxels_out: int, memory: int,
     raise MemoryShortError(
         "E-MEM",
         f"about {needed / 2**20:.0f} MiB are needed with the smallest tiles, {memory / 2**20:.0f} MiB may be used",
-        fix="run on a machine with more memory, with fewer --jobs, or ask for a coarser --spacing",
     )
 
 

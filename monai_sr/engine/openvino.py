@@ -72,7 +72,6 @@ class OpenVinoEngine:
         self._graphs: dict[tuple[Any, ...], _Compiled] = {}
 
     def reach(self, levels: int = 0) -> tuple[int, int]:
-        """See :meth:`Engine.reach`."""
         return reach_of(self.network, levels)
 
     def propose(
@@ -90,7 +89,6 @@ class OpenVinoEngine:
         )
 
     def tile_bytes(self, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
-        """See :meth:`Engine.tile_bytes`."""
         return STREAMED + min(tile_voxels, voxels_out) * PER_VOXEL_STREAMED[self.precision]
 
     def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
@@ -99,7 +97,6 @@ class OpenVinoEngine:
         return min(max(left // PER_VOXEL_STREAMED[self.precision], TILE_LADDER[-1]), TILE_VOXELS)
 
     def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
-        """See :meth:`Engine.tile_sizes`."""
         largest = min(self.usual_tile(voxels_in=voxels_in, voxels_out=voxels_out), voxels_out)
         return [largest // n for n in (1, 2, 4, 8, 16)]
 
@@ -139,7 +136,7 @@ class OpenVinoEngine:
                 made = torch.from_numpy(done)[0, max(0, -first) : max(0, rows - first)]
                 if len(made):
                     yield made.reshape(*made.shape[:2], -1)[..., : given.shape[2] * scale]
-        except RuntimeError:  # out of memory, it may be: narrower strips are not to find it taken
+        except RuntimeError:  # possibly out of memory, so free it for narrower strips
             self._graphs.clear()
             raise
         finally:
@@ -167,7 +164,7 @@ class OpenVinoEngine:
 
 
 def _within(first: int, count: int, rows: int) -> np.ndarray:
-    """(1, 1, count, 1, 1) which of so many rows are rows of the volume: 1, or 0 before and behind it."""
+    """(1, 1, count, 1, 1) 1 for rows inside the volume, 0 before and behind it."""
     index = np.arange(first, first + count)
     return ((index >= 0) & (index < rows)).astype(np.float32).reshape(1, 1, -1, 1, 1)
 
@@ -178,7 +175,7 @@ class _Compiled:
     Args:
         model: what it computes.
         threads: to compute with.
-        edge: whether it is to be told which rows are rows of the volume.
+        edge: whether its last input says which rows are inside the volume.
     """
 
     def __init__(self, model: Any, threads: int, *, edge: bool) -> None:
@@ -197,7 +194,7 @@ class _Compiled:
         done = np.empty(tuple(self._model.outputs[-1].shape), np.float32)
         for index, array in enumerate([part, *kept, *([within] if self.edge else [])]):
             self._request.set_input_tensor(index, openvino().Tensor(array, shared_memory=True))
-        # a layer's new rows are taken from behind its old ones, so these have been read by then
+        # the new rows of a layer are computed after its old ones were read
         for index, array in enumerate([*kept, done]):
             self._request.set_output_tensor(index, openvino().Tensor(array, shared_memory=True))
         self._request.infer()

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
-from . import ENGINES, PRECISIONS, Engine
+from ..options import PARAMETERS
+from . import Engine
 from .graphs import can_stream, openvino
 from .int8 import read_ranges
 from .openvino import OpenVinoEngine
@@ -26,7 +27,7 @@ def choose_engine(network: nn.Module, *, engine: str, precision: str, device: to
     Raises:
         UsageError: they do not fit (E-ENGINE), or OpenVINO is needed and not installed (E-EXTRA).
     """
-    for value, known in ((engine, ENGINES), (precision, PRECISIONS)):
+    for value, known in ((engine, PARAMETERS["engine"].choices), (precision, PARAMETERS["precision"].choices)):
         if value not in known:
             raise _unfit(f"{value!r} is unknown (known: {', '.join(known)})", fix=f"give {known[0]}")
     on_cpu = device.type == "cpu"
@@ -57,7 +58,7 @@ def make_engine(
 
     Args:
         network: in eval mode on its device, in float32.
-        engine, precision: see :data:`ENGINES`, :data:`PRECISIONS`.
+        engine, precision: see :class:`monai_sr.options.Compute`.
         int8: the bundle's ``models/int8.json``.
 
     Raises:

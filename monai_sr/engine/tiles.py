@@ -84,7 +84,7 @@ def apply_in_tiles(
         align: tiles start at multiples of this along Z.
         scale: output slices per input slice.
         tile_voxels: largest tile, in voxels of the output.
-        progress: told the share of the work that is done.
+        progress: called with the fraction that is done.
     """
     shape = (*voxels.shape[:2], voxels.shape[2] if along is None else len(along))
     result = torch.empty(*shape[:2], shape[2] * scale, dtype=voxels.dtype, device=voxels.device)
@@ -116,7 +116,7 @@ def apply_in_rows(
         halo: what the network sees to each side along Y.
         strip_voxels: most voxels that a row of a strip may have, halo included. A strip is never narrower
             than two halos and their halo.
-        progress: told the share of the work that is done.
+        progress: called with the fraction that is done.
 
     Yields:
         Rows and columns, and what the network makes of them: (x, y, Z').

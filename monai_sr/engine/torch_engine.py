@@ -41,7 +41,6 @@ class TorchEngine:
         return next(self.network.parameters()).device
 
     def reach(self, levels: int = 0) -> tuple[int, int]:
-        """See :meth:`Engine.reach`."""
         return reach_of(self.network, levels)
 
     def propose(
@@ -72,7 +71,6 @@ class TorchEngine:
         return TILE_VOXELS
 
     def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
-        """See :meth:`Engine.tile_sizes`."""
         largest = min(TILE_VOXELS, max(voxels_out, TILE_LADDER[-1]))
         return [largest, *(tile for tile in TILE_LADDER if tile < largest)]
 
@@ -114,7 +112,6 @@ class SplineEngine:
         return 0
 
     def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
-        """See :meth:`Engine.usual_tile`."""
         return TILE_VOXELS
 
     def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:

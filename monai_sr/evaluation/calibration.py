@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from monai.data import MetaTensor
-from monai.transforms import CenterSpatialCrop
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -29,7 +28,7 @@ from ..training.augmentation import RandCoarseCropd, RandSimulateThickSlicesd
 from ..trust.consistency import measure_consistency
 from ..trust.ranges import join_ranges, trained_ranges
 from ..trust.uncertainty import constants_for, through_plane_detail, unit_of
-from .conditions import Acquisition, Condition, acquire
+from .conditions import Acquisition, Condition, acquire, middle
 from .metrics import foreground
 
 FACTORS = (2, 3, 4, 5)
@@ -91,13 +90,13 @@ def calibrate(
         whole = _volume(volume)
         if simulation is not None:
             ranges.append(trained_ranges([whole], normalization=model.defaults.normalization, **simulation))
-        hr = _middle(whole, crop // 2)
+        hr = middle(whole, crop // 2)
         seen += [sample_of(*result_of(model, hr, factor)) for factor in factors]
         if progress:
             progress((index + 1) / work)
     for index, volume in enumerate(validation):
         whole = _volume(volume)
-        hr = _middle(whole, crop)
+        hr = middle(whole, crop)
         for factor in factors:
             case, sr = result_of(model, hr, factor)
             unseen.append(sample_of(case, sr))
@@ -125,7 +124,7 @@ def read_simulation(bundle: Path) -> dict[str, Any]:
         by_name = {step["_target_"].rpartition(".")[2]: step for step in steps}
         given, coarse = by_name[RandSimulateThickSlicesd.__name__], by_name.get(RandCoarseCropd.__name__)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError("E-W-CONFIG", "it does not define the training", fix="restore it", path=path) from error
+        raise BundleError("E-W-CONFIG", "it does not define the training", path=path) from error
     usual = {name: p.default for name, p in signature(RandSimulateThickSlicesd).parameters.items()} | given
     growth = signature(RandCoarseCropd).parameters["coarsest"].default
     return {
@@ -271,10 +270,6 @@ def calibration_markdown(calibration: Mapping[str, Any], *, command: str) -> str
 
 def _volume(volume: str | Path | MetaTensor) -> MetaTensor:
     return volume if isinstance(volume, MetaTensor) else read_image(volume)
-
-
-def _middle(hr: MetaTensor, crop: int) -> MetaTensor:
-    return cast(MetaTensor, CenterSpatialCrop((crop, crop, crop))(hr))
 
 
 def write_calibration(bundle: Path, calibration: Mapping[str, Any]) -> Path:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import write_text
 from ..report.svg import METHOD_COLORS, Curve, Mark, document
 from .scores import Score
-from .tables import gain_interval, gains_over_cubic, means_by_volume, write_text
+from .tables import gain_interval, gains_over_cubic, means_by_volume
 
 _APART = 0.02
 """Offset between methods, as a fraction of the range of factors, so that their intervals do not overlap."""

@@ -182,6 +182,11 @@ def acquire(hr: MetaTensor, condition: Condition, axis: int) -> Acquisition:
     )
 
 
+def middle(hr: MetaTensor, size: int | Sequence[int]) -> MetaTensor:
+    """The middle of a volume: at most so many voxels a side, or along each axis (all of one of -1)."""
+    return cast(MetaTensor, CenterSpatialCrop([size] * 3 if isinstance(size, int) else size)(hr))
+
+
 def _weights(thin: np.ndarray, thick: np.ndarray, profile: SimulatedProfile, thickness: float) -> Tensor:
     """(m, n) A of a scanner that acquires nothing outside the volume: profiles are cut off at its ends.
 
@@ -203,7 +208,7 @@ def _as_stored(hr: MetaTensor, condition: Condition, axis: int) -> tuple[MetaTen
     if condition.slices:
         size = [-1, -1, -1]
         size[axis] = min(math.ceil(condition.slices * condition.factor - 1e-9), hr.shape[axis + 1])
-        hr = cast(MetaTensor, CenterSpatialCrop(size)(hr))
+        hr = middle(hr, size)
     if condition.permuted:
         x, y, z = nib.aff2axcodes(np.asarray(hr.affine))
         opposite = dict(zip("RLAPSI", "LRPAIS", strict=True))

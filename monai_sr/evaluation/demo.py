@@ -36,7 +36,7 @@ def example_folder() -> Path:
     """
     folder = bundle_path(next(iter(NAMES))) / "docs" / EXAMPLE
     if not (folder / "thick.nii.gz").is_file():
-        raise BundleError("E-W-MISSING", "the example is missing", fix="install monai-sr again", path=folder)
+        raise BundleError("E-W-MISSING", "the example is missing", path=folder)
     return folder
 
 
@@ -120,7 +120,7 @@ def draw_comparison(
         BundleError: matplotlib is not installed.
     """
     if not has_matplotlib():
-        raise BundleError("E-REPORT", "pictures need matplotlib", fix=f"install it: {INSTALL_PLOTS}")
+        raise BundleError("E-REPORT", "pictures need matplotlib")
     from matplotlib.figure import Figure
 
     planes = [_coronal(image) for image in images.values()]

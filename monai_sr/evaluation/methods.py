@@ -29,7 +29,7 @@ from ..grid import Grid, grid_of, on_grid, target_grid
 from ..io.images import read_image, write_image
 from ..io.itk import simple_itk
 from ..slices import apply_along
-from ..transforms import Method, interpolate_slices
+from ..transforms import interpolate_slices
 
 SuperResolution = Callable[..., Tensor]
 
@@ -53,14 +53,6 @@ class PeerError(SuperResolutionError):
     """Another program gave no result; only its own rows are missing."""
 
     exit_code = 4
-
-
-def interpolated(
-    image: MetaTensor, *, factor: float, slice_thickness: float, axis: int, method: Method = "cubic"
-) -> Tensor:
-    """:func:`monai_sr.transforms.interpolate_slices` to ``factor`` times as many slices."""
-    spacing = grid_of(image).spacing[axis] / factor
-    return interpolate_slices(image, spacing, method=method, slice_thickness=slice_thickness, axis=axis)
 
 
 def windowed_sinc(image: MetaTensor, *, factor: float, slice_thickness: float, axis: int) -> Tensor:
@@ -95,10 +87,10 @@ def sinc_matrix(count: int, positions: np.ndarray) -> Tensor:
 
 BASELINES: Mapping[str, SuperResolution] = MappingProxyType(
     {
-        "linear": partial(interpolated, method="linear"),
-        "cubic": partial(interpolated, method="cubic"),
+        "linear": partial(interpolate_slices, method="linear"),
+        "cubic": partial(interpolate_slices, method="cubic"),
         "sinc": windowed_sinc,
-        SPLINE: partial(interpolated, method="consistent"),
+        SPLINE: partial(interpolate_slices, method="consistent"),
     }
 )
 """Interpolation without a network."""
@@ -170,7 +162,7 @@ class ExternalMethod:
                 raise self._failure(f"its output: {error.problem}") from error
 
     def _failure(self, what: str) -> PeerError:
-        return PeerError("E-PEER", f"{self.name}: {what}", fix="run its command by itself on one volume")
+        return PeerError("E-PEER", f"{self.name}: {what}")
 
 
 def resample_to(image: Tensor, grid: Grid) -> np.ndarray:

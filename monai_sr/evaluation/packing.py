@@ -10,11 +10,10 @@ from typing import Any
 
 from ..bundles import Model, bundle_path, load_bundle
 from ..errors import BundleError, OutputError, SuperResolutionError, write_error
-from ..files import temporary_beside, write_json
+from ..files import temporary_beside, write_json, write_text
 from ..io.volumes import datalist
 from .calibration import calibrate, calibration_markdown, read_simulation, write_calibration
 from .quantize import build
-from .tables import write_text
 
 
 def pack(
@@ -46,7 +45,7 @@ def pack(
         InputMissingError: the dataset has nothing to train or to validate on.
     """
     if bundle.exists():
-        raise OutputError("E-OUT-EXISTS", "it is there already", fix="name another folder", path=bundle)
+        raise OutputError("E-OUT-EXISTS", "it is there already", path=bundle)
     weights = runs / "model.pt"
     if not weights.is_file():
         raise BundleError("E-W-MISSING", "no weights", fix="train until the first validation", path=weights)

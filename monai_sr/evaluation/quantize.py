@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.transforms import RandSpatialCrop
 from torch import Tensor
 
@@ -27,7 +26,7 @@ from ..io.volumes import datalist
 from ..networks import PyramidNet, ResidualNet
 from ..training.augmentation import RandSimulateThickSlicesd
 from ..transforms import NormalizeIntensitiesd
-from .conditions import Condition
+from .conditions import Condition, middle
 from .scores import evaluate
 
 FACTORS = (2, 3, 4, 5)
@@ -94,7 +93,7 @@ def _patches(network: ResidualNet | PyramidNet, volumes: Sequence[Path]) -> Iter
 def _check_equal(model: Model, streamed: Model, volumes: Sequence[Path], report: Callable[[str], None]) -> None:
     """Compare OpenVINO's float32 with torch on a part of every volume."""
     for path in volumes:
-        image = _middle(read_image(path), (72, 48, 24))
+        image = middle(read_image(path), (72, 48, 24))
         by_torch, by_openvino = model(image, factor=3.0, axis=2), streamed(image, factor=3.0, axis=2)
         off = float((by_openvino - by_torch).abs().max() / np.ptp(by_torch.numpy()))
         report(f"{path.name}: OpenVINO float32 differs from torch by at most {off:.1e} of the range")
@@ -127,9 +126,3 @@ def _check_loss(models: dict[str, Model], volumes: Sequence[Path], crop: int, re
         raise BundleError(
             "E-W-INT8", f"int8 loses {worst:.3f} dB (maximum {LOSS_DB})", fix="train further, or ship float32 only"
         )
-
-
-def _middle(image: MetaTensor, shape: tuple[int, int, int]) -> MetaTensor:
-    starts = [max(0, (n - s) // 2) for n, s in zip(image.shape[1:], shape, strict=True)]
-    x, y, z = (slice(a, a + s) for a, s in zip(starts, shape, strict=True))
-    return cast(MetaTensor, image[:, x, y, z])

@@ -10,12 +10,11 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import CenterSpatialCrop
 
 from ..acquired import Acquired, path_of
 from ..errors import SuperResolutionError
@@ -23,7 +22,7 @@ from ..grid import grid_of
 from ..intensities import data_range
 from ..io.images import read_image
 from ..slices import apply_along
-from .conditions import TRIM, Condition, acquire
+from .conditions import TRIM, Condition, acquire, middle
 from .methods import BASELINES, SPLINE, PeerError, SuperResolution, resample_to
 from .metrics import (
     ceiling,
@@ -112,7 +111,7 @@ def evaluate(
         try:
             hr = volume if isinstance(volume, MetaTensor) else read_image(volume)
             if crop:
-                hr = cast(MetaTensor, CenterSpatialCrop((crop, crop, crop))(hr))
+                hr = middle(hr, crop)
             cases = [(along, condition) for along in _axes(hr, axes) for condition in conditions]
             for done, (along, condition) in enumerate(cases, 1):
                 for score in _scores(hr, name, along, condition, methods, complain):

@@ -11,11 +11,11 @@ import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ..files import write_atomically
+from ..files import write_text
 from .conditions import Condition
 from .methods import SPLINE
 from .scores import Score
@@ -148,20 +148,6 @@ def write_scores(scores: Sequence[Score], folder: str | Path, **settings: Any) -
     write_text(text.getvalue(), folder / "scores.csv")
     write_text(json.dumps(document, indent=2) + "\n", folder / "scores.json")
     return [folder / "scores.csv", folder / "scores.json"]
-
-
-def write_text(text: str, path: Path) -> Path:
-    """Write text as UTF-8, complete or not at all.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-
-    def write(file: BinaryIO) -> None:
-        file.write(text.encode())
-
-    write_atomically(path, write)
-    return path
 
 
 # ------------------------------------------------------------- cells

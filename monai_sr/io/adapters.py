@@ -1,7 +1,7 @@
-"""Images of other libraries taken as volumes, and results given back as what was taken.
+"""Images of other libraries as volumes, and results as images of the same kind.
 
-nibabel images, SimpleITK images and arrays with an affine go through the same checks as a file, and what
-comes back holds what the file would hold: the same type of voxels, rounded and held at its ends.
+nibabel images, SimpleITK images and arrays with an affine pass the same checks as a file. A result has the
+voxel type of its image, rounded and clipped, as in a file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..acquired import acquisition_meta
 from ..errors import ImageError, UsageError
 from ..grid import grid_of
-from .checks import checked
+from .checks import make_volume
 from .images import stored_voxels
 from .itk import from_itk, to_itk
 from .nifti import check_dtype, from_nibabel, nifti_fields, nifti_image
@@ -26,24 +26,24 @@ from .nifti import check_dtype, from_nibabel, nifti_fields, nifti_image
 GiveBack = Callable[[MetaTensor], Any]
 
 IN_MEMORY = "the image"
-"""What messages call an image that has no file."""
+"""Name of an image without a file, in messages."""
 
 
 def takes_any_image(function: Callable[..., MetaTensor]) -> Callable[..., Any]:
-    """Let a function of a volume take any image that :func:`taken` knows, and return the same kind."""
+    """Let a function of a volume take any image that :func:`as_volume` knows, and return the same kind."""
 
     @functools.wraps(function)
     def call(image: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(image, Tensor):
             return function(image, *args, **kwargs)
-        volume, give_back = taken(image)
+        volume, give_back = as_volume(image)
         return give_back(function(volume, *args, **kwargs))
 
     return call
 
 
-def taken(image: Any) -> tuple[MetaTensor, GiveBack]:
-    """An image as a volume, and what makes its kind of a result.
+def as_volume(image: Any) -> tuple[MetaTensor, GiveBack]:
+    """An image as a volume, and a function that converts a result to the same kind.
 
     Args:
         image: a nibabel image or ``(array, affine)``, (X, Y, Z) or (X, Y, Z, C) for C volumes, the affine
@@ -58,7 +58,7 @@ def taken(image: Any) -> tuple[MetaTensor, GiveBack]:
     """
     if isinstance(image, nib.spatialimages.SpatialImage):
         path = image.get_filename() or IN_MEMORY
-        volume = checked(*from_nibabel(image, path=path), path=path, volume="all")
+        volume = make_volume(*from_nibabel(image, path=path), path=path, volume="all")
         return volume, functools.partial(_as_nibabel, kind=type(image))
     if type(image).__module__.partition(".")[0] == "SimpleITK":
         if image.GetDimension() != 3:
@@ -67,14 +67,14 @@ def taken(image: Any) -> tuple[MetaTensor, GiveBack]:
                 f"an image of {image.GetDimension()} dimensions, 3 are needed",
                 fix="take one volume out of it, such as image[:, :, :, 0]",
             )
-        return checked(*from_itk(image), path=IN_MEMORY), _as_itk
+        return make_volume(*from_itk(image), path=IN_MEMORY), _as_itk
     if isinstance(image, tuple | list) and len(image) == 2 and np.shape(image[1]) == (4, 4):
         array = np.asarray(image[0])
         check_dtype(array.dtype)
         stored = array.dtype.name if array.dtype.itemsize <= 4 else "float32"
         affine = np.asarray(image[1], dtype=np.float64)
         meta = acquisition_meta(stored_dtype=stored)
-        return checked(array.astype(np.float32), affine, meta, path=IN_MEMORY, volume="all"), _as_array
+        return make_volume(array.astype(np.float32), affine, meta, path=IN_MEMORY, volume="all"), _as_array
     raise UsageError(
         "E-USE",
         f"a {type(image).__name__} was given as an image",

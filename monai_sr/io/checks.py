@@ -1,4 +1,4 @@
-"""What every volume must be, wherever it comes from: three axes, finite voxels, contrast, a sound grid."""
+"""Checks of every volume from any source: three axes, finite voxels, contrast, a valid grid."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..errors import ImageError, UsageError, warn
 from ..grid import Grid
 
 SHEAR = 1e-3
-"""Axes farther from a right angle than this (cosine) are no rounding."""
+"""Maximum cosine between two axes; a larger one is not a rounding error."""
 
 
-def checked(
+def make_volume(
     voxels: np.ndarray,
     affine: np.ndarray,
     meta: dict[str, Any],
@@ -32,7 +32,7 @@ def checked(
         voxels = voxels[..., 0]
     size = " x ".join(map(str, voxels.shape))
     if voxels.ndim < 3 or min(voxels.shape[:3]) == 1:
-        raise ImageError("E-IMG-2D", f"{size} voxels: a single slice", fix="give a stack of slices")
+        raise ImageError("E-IMG-2D", f"{size} voxels: a single slice")
     volumes = _chosen(voxels, volume)
     if volume != "all":
         meta.pop("time_step", None)
@@ -41,11 +41,11 @@ def checked(
         raise ImageError("E-IMG-NAN", "no voxel is finite", fix="check how the file was made")
     count = f"{missing.sum()} of {missing.size} voxels are NaN or infinite"
     if missing.any() and nan == "refuse":
-        raise ImageError("E-IMG-NAN", count, fix="repair them, or fill them with --nan fill")
+        raise ImageError("E-IMG-NAN", count)
     for one, without in zip(volumes, missing, strict=True):
         known = one[~without] if without.any() else one
         if known.min() == known.max() and not may_be_constant:
-            raise ImageError("E-IMG-CONST", f"every voxel is {known.flat[0]:g}", fix="give an image with contrast")
+            raise ImageError("E-IMG-CONST", f"every voxel is {known.flat[0]:g}")
     if missing.any():
         lowest = volumes[~missing].min()
         facts = {"missing": int(missing.sum()), "voxels": missing.size, "value": float(lowest)}
@@ -63,7 +63,6 @@ def checked(
             "E-HDR-UNITS",
             f"spacing {' x '.join(f'{s:.4g}' for s in grid.spacing)} mm is implausible for CT or MR "
             "(expected 0.05 to 50 mm)",
-            fix="restore spacing and units in the header",
         )
     meta = {
         "filename_or_obj": str(path),
@@ -106,19 +105,15 @@ def _unsheared(affine: np.ndarray) -> np.ndarray:
     """The affine with axes at right angles, if it is nearly so already (polar decomposition)."""
     affine = np.array(affine, dtype=np.float64)
     if not np.isfinite(affine).all():
-        raise ImageError("E-HDR-AFFINE", "the affine has NaN or infinite values", fix="repair the header")
+        raise ImageError("E-HDR-AFFINE", "the affine has NaN or infinite values")
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     if (spacing <= 0).any():
-        raise ImageError(
-            "E-HDR-SPACING", f"spacing {tuple(map(float, spacing))} mm, each must be above 0", fix="repair the header"
-        )
+        raise ImageError("E-HDR-SPACING", f"spacing {tuple(map(float, spacing))} mm, each must be above 0")
     directions = affine[:3, :3] / spacing
     shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
     if shear > SHEAR:
         raise ImageError(
-            "E-HDR-SHEAR",
-            f"the axes are not at right angles (cosine {shear:.3g}, at most {SHEAR} allowed)",
-            fix="resample the volume to an orthogonal grid first",
+            "E-HDR-SHEAR", f"the axes are not at right angles (cosine {shear:.3g}, at most {SHEAR} allowed)"
         )
     if shear > 1e-6:
         left, _, right = np.linalg.svd(directions)

@@ -51,9 +51,7 @@ def integers(name: str, text: str) -> list[int]:
 
 def wrong_field(name: str, text: str, needed: str) -> ImageError:
     """The error of a field that cannot be read."""
-    return ImageError(
-        "E-HDR-FIELD", f"the header's {name!r} is {text[:80]!r}, {needed} are needed", fix="repair the header"
-    )
+    return ImageError("E-HDR-FIELD", f"the header's {name!r} is {text[:80]!r}, {needed} are needed")
 
 
 def no_spacing(name: str) -> ImageError:
@@ -71,9 +69,7 @@ def unit_scale(units: Sequence[str], path: Path) -> np.ndarray:
     """
     for unit in units:
         if unit.lower() not in UNITS:
-            raise ImageError(
-                "E-HDR-UNITS", f"the header counts in {unit[:20]!r}, no unit of length", fix="give the spacing in mm"
-            )
+            raise ImageError("E-HDR-UNITS", f"the header counts in {unit[:20]!r}, no unit of length")
     scale = np.array([UNITS[unit.lower()] for unit in units])
     if (scale != 1).any():
         facts = {"unit": " ".join(dict.fromkeys(units))}

@@ -1,4 +1,4 @@
-"""Where the voxels of a NIfTI file lie: sform, qform or the spacing alone, and what to do where they disagree."""
+"""The affine of a NIfTI file: sform, qform or the spacing alone, and which is used if they disagree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import ImageError, warn
 from ..grid import SAME_SPACING
 
 Form = Literal["sform", "qform"]
-"""The two places where NIfTI tells how voxels lie in the world."""
+"""The two places of the affine in a NIfTI header."""
 
 _UNITS = {1: ("meters", 1000.0), 3: ("micrometers", 1e-3)}
 """Units of length besides mm by their code in ``xyzt_units``, and what makes them mm."""
@@ -22,18 +22,18 @@ _NOT_FINITE, _NO_LENGTH = "has NaN or infinite values", "gives an axis no length
 
 
 def nifti_affine(header: Any, path: str | Path, geometry: Form | None) -> tuple[np.ndarray, bool]:
-    """RAS+ affine in mm of a NIfTI or Analyze header, and whether it tells an orientation at all.
+    """RAS+ affine in mm of a NIfTI or Analyze header, and whether it has an orientation.
 
-    A valid sform is used, else a valid qform, else the spacing (``pixdim``) alone. Everything else than a
-    valid form that agrees with the spacing is warned of.
+    A valid sform is used, else a valid qform, else the spacing (``pixdim``) alone. There is a warning
+    unless a valid form agrees with the spacing.
 
     Args:
         header: of nibabel; a NIfTI header is changed where nibabel would refuse it.
-        path: what warnings call it.
-        geometry: the form to go by, whatever the rest says.
+        path: for warnings.
+        geometry: use this form.
 
     Raises:
-        ImageError: no valid form or spacing, or the one asked for is none.
+        ImageError: no valid form or spacing, or the requested form is invalid.
     """
     pixdim = header["pixdim"][1:4].astype(float)
     pixdim[len(header.get_data_shape()) :] = 1.0  # of an axis that a picture has not
@@ -46,11 +46,7 @@ def nifti_affine(header: Any, path: str | Path, geometry: Form | None) -> tuple[
     sound = {name: form for name, form in forms.items() if not isinstance(form, str)}
     broken = {name: form for name, form in forms.items() if isinstance(form, str)}
     if not np.isfinite(pixdim).all() or (pixdim == 0).any() or ((pixdim < 0).any() and not sound):
-        raise ImageError(
-            "E-HDR-SPACING",
-            f"pixdim is {tuple(map(float, pixdim))} mm, each must be above 0",
-            fix="restore the voxel spacing in the header",
-        )
+        raise ImageError("E-HDR-SPACING", f"pixdim is {tuple(map(float, pixdim))} mm, each must be above 0")
     if scale != 1:
         warn("W-HDR-UNITS", "the header counts in {unit}; converted to mm", path=path, facts={"unit": unit})
     if geometry is not None and geometry not in sound:

@@ -33,7 +33,7 @@ from ..files import write_atomically
 from ..grid import Grid
 from ..options import RunOptions
 from ..slices import blocks
-from .checks import checked
+from .checks import make_volume
 from .forms import Form
 from .itk import write_itk
 from .meta_image import read_meta_image
@@ -71,18 +71,17 @@ def read_image(
         path: an image file; or a folder, zip or multi-frame file of DICOM.
         volume: of a file that holds several (time points, echoes): which one, from 0; or "all", as
             channels. Default: such a file is refused.
-        nan: "fill" takes NaN and infinite voxels as the least finite value, with a warning, and
-            remembers them as ``nan_voxels``, so that they take no part in statistics; "refuse" is an error.
-        geometry: the NIfTI form to go by. Default: the sform if its code is above 0, else the qform.
+        nan: "fill" replaces NaN and infinite voxels by the minimum, with a warning, and
+            records them as ``nan_voxels``, so that they take no part in statistics; "refuse" is an error.
+        geometry: the NIfTI form to use. Default: the sform if its code is above 0, else the qform.
         series: which DICOM series, by SeriesInstanceUID or SeriesNumber, if there are several.
         fill_gaps, merge_by_geometry, own_results: see :func:`monai_sr.dicom.read_series` and
             :func:`monai_sr.dicom.find_series`.
 
     Returns:
         (1, X, Y, Z) float32 in the file's units with its RAS+ affine, (C, X, Y, Z) for all of C
-        volumes. The metadata tell the ``stored_dtype`` and, where the file knows them,
-        ``slice_thickness`` in mm and ``modality``; of DICOM also what
-        :func:`monai_sr.dicom.read_series` says.
+        volumes. The metadata contain ``stored_dtype`` and, if the file has them,
+        ``slice_thickness`` in mm and ``modality``; for DICOM see also :func:`monai_sr.dicom.read_series`.
 
     Raises:
         InputMissingError: nothing is there.
@@ -99,10 +98,10 @@ def read_image(
                 found = dicom.find_series(path, merge_by_geometry=merge_by_geometry, own_results=own_results)
                 return read_dicom(found.only(series), path=path, fill_gaps=fill_gaps)
             if not path.is_file():
-                raise ImageError("E-IO-TYPE", "not a regular file", fix="give an image file or a DICOM folder")
-            return checked(*_read_file(path, geometry), path=path, volume=volume, nan=nan)
+                raise ImageError("E-IO-TYPE", "not a regular file")
+            return make_volume(*_read_file(path, geometry), path=path, volume=volume, nan=nan)
         except PermissionError as error:
-            raise ImageError("E-IO-PERM", "the file may not be read", fix="change its permissions") from error
+            raise ImageError("E-IO-PERM", "the file may not be read") from error
 
 
 def read_labels(path: str | Path) -> MetaTensor:
@@ -114,11 +113,11 @@ def read_labels(path: str | Path) -> MetaTensor:
     if not path.is_file():
         raise InputMissingError("E-IO-MISSING", "the mask does not exist", fix="check the path", path=path)
     with naming(path):
-        return checked(*_read_file(path, None), path=path, may_be_constant=True)
+        return make_volume(*_read_file(path, None), path=path, may_be_constant=True)
 
 
 def refuse_file_options(*, volume: int | str | None = None, geometry: str | None = None) -> None:
-    """Options that say nothing about an input are refused rather than passed over.
+    """Refuse options that do not apply to an input.
 
     Raises:
         UsageError: one was given.
@@ -136,15 +135,15 @@ def read_dicom(
     Returns, raises: as :func:`read_image`.
     """
     with naming(path):
-        return checked(*dicom.read_series(series, fill_gaps=fill_gaps, progress=progress), path=path)
+        return make_volume(*dicom.read_series(series, fill_gaps=fill_gaps, progress=progress), path=path)
 
 
 def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> Path:
     """Write a volume as NIfTI (``.nii``, ``.nii.gz``), NRRD or MetaImage (``.nrrd``, ``.mha``).
 
-    Integer results are rounded and held at the ends of the type's range, never wrapped; how many
-    were is told by a warning, but for undershoot of an unsigned type, which is no signal. The file
-    appears whole or not at all, and its bytes depend only on the voxels, the grid and the type.
+    Integer results are rounded and clipped to the range of the type. A warning gives the number of clipped
+    voxels, without undershoot of an unsigned type, which is not signal. The file is complete or absent, and
+    its bytes depend only on the voxels, the grid and the type.
 
     Args:
         image: (1, X, Y, Z) MetaTensor; (C, X, Y, Z) for several volumes in one NIfTI file.
@@ -197,18 +196,12 @@ def check_writable(path: Path) -> str:
     """
     suffix = image_suffix(path)
     if suffix not in (*NIFTI_SUFFIXES, *ITK_SUFFIXES):
-        raise UsageError(
-            "E-OUT-FORMAT",
-            f"no image format has the suffix {path.suffix or '(none)'!r}",
-            fix=f"name the output {path.name.split('.')[0] or 'output'}.nii.gz, or with one of "
-            f"{', '.join((*NIFTI_SUFFIXES, *ITK_SUFFIXES))}",
-            path=path,
-        )
+        raise UsageError("E-OUT-FORMAT", f"no image format has the suffix {path.suffix or '(none)'!r}", path=path)
     folder = path.parent
     if not folder.is_dir():
-        raise OutputError("E-OUT-FOLDER", f"the folder {folder} does not exist", fix="create it", path=path)
+        raise OutputError("E-OUT-FOLDER", f"the folder {folder} does not exist", path=path)
     if path.is_dir():
-        raise OutputError("E-OUT-FOLDER", "a folder of that name exists", fix="name a file", path=path)
+        raise OutputError("E-OUT-FOLDER", "a folder of that name exists", path=path)
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -313,7 +306,7 @@ def _read_file(path: Path, geometry: Form | None) -> tuple[np.ndarray, np.ndarra
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that an image is read from; the one that is given where its header cannot be read."""
+    """The files of an image; only the given one if its header cannot be read."""
     try:
         with collect_notices():
             return read_header(path).files
@@ -325,7 +318,7 @@ def read_header(path: Path, *, geometry: Form | None = None) -> Header:
     """What the header of an image file says; its format is known by its content and not by its name.
 
     Raises:
-        ImageError, UsageError: as :func:`read_image`, as far as the header tells.
+        ImageError, UsageError: as :func:`read_image`, for what the header shows.
     """
     start, packed = start_of(path, 512)
     suffix = image_suffix(path)
@@ -366,16 +359,12 @@ def _format_of(start: bytes, path: Path, suffix: str) -> str:
         raise ImageError("E-IO-READ", problem, fix=fix)
     kind = _kind_of(start)
     if not kind and suffix in READ_SUFFIXES:
-        raise ImageError("E-IO-READ", "the content is not a supported image format", fix="check or convert the file")
-    raise ImageError(
-        "E-IO-TYPE",
-        f"not an image: the content is {kind or 'of an unknown format'}",
-        fix="give a NIfTI, NRRD or MetaImage file, or the folder of a DICOM series",
-    )
+        raise ImageError("E-IO-READ", "the content is not a supported image format")
+    raise ImageError("E-IO-TYPE", f"not an image: the content is {kind or 'of an unknown format'}")
 
 
 def _kind_of(start: bytes) -> str:
-    """What a file that is no image is, in a word; empty if unknown."""
+    """The content of a file that is not an image; empty if unknown."""
     if not start:
         return "nothing (0 bytes)"
     if start.lstrip()[:1] == b"<":

@@ -36,7 +36,7 @@ def from_itk(image: Any) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         ImageError: voxels are no real numbers.
     """
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ImageError("E-IMG-DTYPE", "voxels are colors or vectors", fix="give a scalar (gray) image")
+        raise ImageError("E-IMG-DTYPE", "voxels are colors or vectors")
     voxels = simple_itk().GetArrayFromImage(image).T
     check_dtype(voxels.dtype)
     axes = image.GetDimension()

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import ImageError
 from .fields import LPS_TO_RAS, integers, no_spacing, numbers, unit_scale, wrong_field
-from .stored import Header, Packing, Stored, data_file
+from .stored import Header, Packing, Stored, data_file, listed_files
 
 LONGEST_HEADER = 2**20
 
@@ -42,11 +42,11 @@ def read_meta_image(path: Path) -> Header:
     axes = _integer(fields, "NDims", 0)
     shape = integers("DimSize", fields.get("DimSize", ""))
     if axes != len(shape):
-        raise ImageError("E-HDR-DIM", f"DimSize {shape} of {axes} axes", fix="repair the header")
+        raise ImageError("E-HDR-DIM", f"DimSize {shape} of {axes} axes")
     channels = _integer(fields, "ElementNumberOfChannels", 1)
     kind = fields.get("ElementType", "").removeprefix("MET_")
     if channels != 1 or kind.endswith("_ARRAY"):
-        raise ImageError("E-IMG-DTYPE", f"{channels} numbers for each voxel", fix="give a scalar (gray) image")
+        raise ImageError("E-IMG-DTYPE", f"{channels} numbers for each voxel")
     if kind not in TYPES:
         raise wrong_field("ElementType", fields.get("ElementType", ""), "MET_SHORT, MET_FLOAT or other numbers")
     dtype = np.dtype(TYPES[kind]).newbyteorder(">" if _is_true(fields, "BinaryDataByteOrderMSB") else "<")
@@ -68,7 +68,7 @@ def read_meta_image(path: Path) -> Header:
 
 
 def _fields_of(path: Path) -> tuple[dict[str, str], int]:
-    """The fields of a header, the last of which tells where the voxels are, and its length in bytes."""
+    """The fields of a header, the last of which says where the voxels are, and its length in bytes."""
     fields: dict[str, str] = {}
     with open(path, "rb") as file:
         while file.tell() < LONGEST_HEADER and (line := file.readline(LONGEST_HEADER)):
@@ -77,7 +77,7 @@ def _fields_of(path: Path) -> tuple[dict[str, str], int]:
                 fields[_SAME.get(name.strip(), name.strip())] = value.strip()
             if name.strip() == "ElementDataFile":
                 return fields, file.tell()
-    raise ImageError("E-IO-TRUNC", "the header ends early (no ElementDataFile)", fix="copy or download the file again")
+    raise ImageError("E-IO-TRUNC", "the header ends early (no ElementDataFile)")
 
 
 def _files_of(fields: dict[str, str], path: Path, end: int) -> tuple[list[Path], int]:
@@ -87,10 +87,7 @@ def _files_of(fields: dict[str, str], path: Path, end: int) -> tuple[list[Path],
     if name.upper() == "LOCAL":
         return [path], end
     if words and words[0] == "LIST":
-        with open(path, "rb") as file:
-            file.seek(end)
-            lines = file.read(LONGEST_HEADER).decode("utf-8", "surrogateescape").splitlines()
-        return [data_file(path, line.strip()) for line in lines if line.strip()], 0
+        return listed_files(path, end), 0
     if "%" in name:
         first, last, step = integers("ElementDataFile", " ".join([*words[1:4], *("0", "0", "1")[len(words) - 1 :]]))
         return numbered_files(path, words[0], first, last, step), 0
@@ -137,7 +134,7 @@ def _geometry(fields: dict[str, str], name: str, count: int, *, default: list[fl
     except ImageError as error:
         raise ImageError("E-HDR-AFFINE", error.problem, fix=error.fix) from error
     if len(values) != count:
-        raise ImageError("E-HDR-AFFINE", f"{name} holds {len(values)} numbers, {count} are needed", fix="repair it")
+        raise ImageError("E-HDR-AFFINE", f"{name} holds {len(values)} numbers, {count} are needed")
     return values
 
 

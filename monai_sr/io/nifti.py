@@ -26,10 +26,10 @@ COMPRESSION = 3
 room (measured by ``python -m tests.benchmarks.compression``)."""
 
 SUPER_RESOLVED = b"monai-sr: super-resolved; research only, not for diagnosis"
-"""The description in the header of a result, by which it is never taken as an input of many."""
+"""The description in the header of a result, so that it is not used as an input of a batch."""
 
 _TIME_UNITS = 0x38
-"""The bits of ``xyzt_units`` that tell the unit of the fourth axis."""
+"""The bits of ``xyzt_units`` for the unit of the fourth axis."""
 
 _LONGEST = 540
 """Bytes of the longest header."""
@@ -76,9 +76,7 @@ def files_of_pair(path: Path) -> tuple[Path, Path]:
         if (path.parent / name).is_file():
             pair = path, path.parent / name
             return pair if other == "img" else pair[::-1]
-    raise InputMissingError(
-        "E-IO-MISSING", f"the other file of the pair, {stem}.{other}, is missing", fix="put it beside this one"
-    )
+    raise InputMissingError("E-IO-MISSING", f"the other file of the pair, {stem}.{other}, is missing")
 
 
 def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
@@ -86,11 +84,11 @@ def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
 
     Args:
         path: the file, or either of a pair.
-        geometry: the form to go by. Default: the sform if its code is above 0, else the qform.
+        geometry: the form to use. Default: the sform if its code is above 0, else the qform.
 
     Returns:
         Its metadata hold ``time_step``, the step of the fourth axis and the code of its unit, and
-        ``has_orientation`` False where no form tells one.
+        ``has_orientation`` False if there is no form.
 
     Raises:
         ImageError: truncated, a header that is none, colors or complex numbers, no usable geometry.
@@ -109,7 +107,7 @@ def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
         if not (1 <= axes <= 7 and 0 <= offset < MOST_BYTES):
             raise ValueError(f"{axes} axes, voxels from byte {offset}")
     except (HeaderDataError, ValueError, OverflowError, KeyError, TypeError) as error:
-        raise ImageError("E-HDR-DIM", f"the header is damaged ({error})", fix="restore the file") from error
+        raise ImageError("E-HDR-DIM", f"the header is damaged ({error})") from error
     check_dtype(dtype)
     offset, smallest = int(offset), 0 if pair else header.single_vox_offset
     stored = Stored(shape, dtype, [voxels_in], "gzip" if packed else "raw", offset=max(offset, smallest))
@@ -123,14 +121,14 @@ def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
     try:
         slope, intercept = header.get_slope_inter()
     except HeaderDataError as error:
-        raise ImageError("E-HDR-FIELD", f"the header is damaged ({error})", fix="restore the file") from error
+        raise ImageError("E-HDR-FIELD", f"the header is damaged ({error})") from error
     return Header(path, stored, affine, _meta_of(header, has_orientation), slope, intercept)
 
 
 def _header_of(start: bytes, path: Path, *, pair: bool) -> Any:
     """The header of NIfTI or Analyze, with what nibabel mends about it mended."""
     if not is_nifti(start):
-        raise ImageError("E-IO-TYPE", "the content is not a NIfTI image", fix="give a NIfTI file", path=path)
+        raise ImageError("E-IO-TYPE", "the content is not a NIfTI image", path=path)
     header_class: Any = nib.Nifti1Header
     if start[:4] in _NIFTI2_SIZE:
         header_class = nib.Nifti2Header
@@ -138,18 +136,11 @@ def _header_of(start: bytes, path: Path, *, pair: bool) -> Any:
         header_class = Spm2AnalyzeHeader
     size = header_class.sizeof_hdr
     if len(start) < size:
-        raise ImageError(
-            "E-IO-TRUNC",
-            f"the header ends early ({len(start)} bytes found, {size} needed)",
-            fix="copy or download the file again",
-            path=path,
-        )
+        raise ImageError("E-IO-TRUNC", f"the header ends early ({len(start)} bytes found, {size} needed)", path=path)
     order = "<" if start[0] else ">"
     header = header_class(start[:size], endianness=order, check=False)
     if header_class is not Spm2AnalyzeHeader and _magic_of(start) not in (_PAIR if pair else _SINGLE):
-        raise ImageError(
-            "E-HDR-FIELD", f"the header's magic is {_magic_of(start)!r}", fix="restore the file", path=path
-        )
+        raise ImageError("E-HDR-FIELD", f"the header's magic is {_magic_of(start)!r}", path=path)
     return header
 
 
@@ -196,12 +187,12 @@ def nifti_image(
     time_step: tuple[float, int] | None = None,
     super_resolved: bool = False,
 ) -> nib.Nifti1Image:
-    """An image in memory, ready to be streamed; both forms tell the same geometry.
+    """An image in memory, ready to be streamed; both forms have the same geometry.
 
     Args:
         voxels: (X, Y, Z) or (X, Y, Z, T) in the type to be stored.
         grid: where they lie.
-        has_orientation: whether the affine tells more than the spacing; if not, both codes are 0.
+        has_orientation: whether the affine has an orientation; if not, both codes are 0.
         time_step: see :func:`read_nifti`.
         super_resolved: whether the header says so, see :func:`is_super_resolved`.
     """
@@ -227,7 +218,7 @@ def is_super_resolved(path: Path) -> bool:
             start = file.read(4096)
         if start[:2] == b"\x1f\x8b":
             start = zlib.decompressobj(wbits=31).decompress(start)
-    except (OSError, zlib.error):  # whoever reads it tells what is wrong
+    except (OSError, zlib.error):  # the reader reports the error
         return False
     return SUPER_RESOLVED in start[:540]
 
@@ -250,7 +241,5 @@ def check_dtype(dtype: np.dtype) -> None:
     """
     if dtype.fields or dtype.kind not in "iufb":
         raise ImageError(
-            "E-IMG-DTYPE",
-            f"voxels are {'colors' if dtype.fields else dtype.name}, real numbers are needed",
-            fix="convert the image to one gray value per voxel",
+            "E-IMG-DTYPE", f"voxels are {'colors' if dtype.fields else dtype.name}, real numbers are needed"
         )

@@ -15,7 +15,7 @@ from ..acquired import acquisition_meta
 from ..errors import ImageError, warn
 from .fields import LPS_TO_RAS, integers, no_spacing, numbers, unit_scale, wrong_field
 from .meta_image import numbered_files
-from .stored import Header, Packing, Stored, data_file
+from .stored import Header, Packing, Stored, data_file, listed_files
 
 LONGEST_HEADER = 2**22
 """A header of many gradients may be long."""
@@ -63,7 +63,7 @@ def read_nrrd(path: Path) -> Header:
     shape = integers("sizes", fields.get("sizes", ""))
     if integers("dimension", fields.get("dimension", "")) != [len(shape)]:
         problem = f"sizes {shape} of {fields.get('dimension')!r} dimensions"
-        raise ImageError("E-HDR-DIM", problem, fix="repair the header")
+        raise ImageError("E-HDR-DIM", problem)
     kinds = fields.get("kinds", "").lower().split()
     kinds += [""] * (len(shape) - len(kinds))
     in_space = "spacedirections" in fields
@@ -72,13 +72,13 @@ def read_nrrd(path: Path) -> Header:
     axes = list(columns)[:3]
     volumes = [axis for axis, length in enumerate(shape) if axis not in axes and length != 1]
     if any(kinds[axis] not in VOLUMES for axis in volumes):
-        raise ImageError("E-IMG-DTYPE", "voxels are colors or vectors", fix="give a scalar (gray) image")
+        raise ImageError("E-IMG-DTYPE", "voxels are colors or vectors")
     stored = _stored(fields, shape, path, end)
     affine = np.eye(4)
     meta: dict[str, Any] = {}
     if len(axes) < 3 <= len(shape):
         problem = f"the header gives the spacing of {len(axes)} of {len(shape)} axes"
-        raise ImageError("E-HDR-SPACING", problem, fix="repair the space directions or the spacings")
+        raise ImageError("E-HDR-SPACING", problem)
     if len(axes) == 3:  # fewer are refused for their dimensions
         affine, meta = _affine_of(fields, [columns[axis] for axis in axes], scale[:3] if in_space else np.ones(3), path)
     return Header(path, stored, affine, meta, order=(*axes, *volumes))
@@ -99,7 +99,7 @@ def _fields_of(path: Path) -> tuple[dict[str, str], int]:
                     return fields, file.tell()
         if "datafile" in fields and file.tell() < LONGEST_HEADER:
             return fields, file.tell()
-    raise ImageError("E-IO-TRUNC", "the header ends early", fix="copy or download the file again")
+    raise ImageError("E-IO-TRUNC", "the header ends early")
 
 
 def _directions(fields: dict[str, str], kinds: list[str], scale: np.ndarray) -> dict[int, np.ndarray]:
@@ -138,7 +138,7 @@ def _scale(units: str | None, count: int, path: Path) -> np.ndarray:
 def _affine_of(
     fields: dict[str, str], columns: list[np.ndarray], scale: np.ndarray, path: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """RAS+ affine in mm, and whether the header tells an orientation."""
+    """RAS+ affine in mm, and whether the header has an orientation."""
     affine = np.eye(4)
     affine[:3, :3] = np.stack(columns, axis=1)
     origin = fields.get("spaceorigin", "(0,0,0)")
@@ -158,7 +158,7 @@ def _stored(fields: dict[str, str], shape: list[int], path: Path, end: int) -> S
     """Where the voxels are."""
     kind, encoding = "".join(fields.get("type", "").lower().split()), fields.get("encoding", "").lower()
     if kind == "block":
-        raise ImageError("E-IMG-DTYPE", "voxels are blocks, real numbers are needed", fix="give a scalar (gray) image")
+        raise ImageError("E-IMG-DTYPE", "voxels are blocks, real numbers are needed")
     if kind not in TYPES:
         raise wrong_field("type", fields.get("type", ""), "short, float or other numbers")
     if encoding not in PACKINGS:
@@ -186,10 +186,7 @@ def _files_of(fields: dict[str, str], path: Path, end: int) -> tuple[list[Path],
         return [path], end
     words = name.split()
     if name.startswith("LIST"):
-        with open(path, "rb") as file:
-            file.seek(end)
-            lines = file.read(LONGEST_HEADER).decode("utf-8", "surrogateescape").splitlines()
-        return [data_file(path, line.strip()) for line in lines if line.strip()], 0
+        return listed_files(path, end), 0
     if "%" in name and len(words) > 3:
         return numbered_files(path, words[0], *integers("data file", " ".join(words[1:4]))), 0
     return [data_file(path, name)], 0
@@ -200,5 +197,5 @@ def _next_line(path: Path, start: int) -> int:
     with open(path, "rb") as file:
         file.seek(start)
         if not file.readline():
-            raise ImageError("E-IO-TRUNC", "lines to be skipped are missing", fix="copy or download the file again")
+            raise ImageError("E-IO-TRUNC", "lines to be skipped are missing")
         return file.tell()

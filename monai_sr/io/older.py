@@ -54,14 +54,14 @@ def read_mgh(path: Path, start: bytes, *, packing: Packing) -> Header:
     Source: https://surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat
     """
     if len(start) < _MGH_VOXELS:
-        raise ImageError("E-IO-TRUNC", "the header ends early", fix="copy or download the file again")
+        raise ImageError("E-IO-TRUNC", "the header ends early")
     header = np.frombuffer(start, _MGH, 1)[0]
     dtype = _type_of(int(header["type"]), _MGH_TYPES)
     shape = _shape_of(header["shape"])
     # scan parameters and notes may follow the voxels
     stored = Stored(shape, dtype, [path], packing, offset=_MGH_VOXELS, footer=_MGH_FOOTER)
     if header["has_geometry"] <= 0:
-        raise ImageError("E-HDR-SPACING", "the header gives no spacing (goodRASFlag is 0)", fix="restore the header")
+        raise ImageError("E-HDR-SPACING", "the header gives no spacing (goodRASFlag is 0)")
     affine = np.eye(4)
     affine[:3, :3] = header["directions"].T.astype(float) * header["spacing"].astype(float)
     affine[:3, 3] = header["center"] - affine[:3, :3] @ (np.array(shape[:3]) / 2)
@@ -69,7 +69,7 @@ def read_mgh(path: Path, start: bytes, *, packing: Packing) -> Header:
 
 
 def read_gipl(path: Path, start: bytes, *, packing: Packing) -> Header:
-    """The header of a GIPL file, which tells spacing and origin only.
+    """The header of a GIPL file, which has only spacing and origin.
 
     Args, raises: as :func:`read_mgh`.
     """
@@ -89,5 +89,5 @@ def _shape_of(lengths: np.ndarray) -> tuple[int, ...]:
 
 def _type_of(number: int, types: dict[int, str]) -> np.dtype:
     if number not in types:
-        raise ImageError("E-IMG-DTYPE", f"voxels are of the type {number}, real numbers are needed", fix="convert it")
+        raise ImageError("E-IMG-DTYPE", f"voxels are of the type {number}, real numbers are needed")
     return np.dtype(types[number])

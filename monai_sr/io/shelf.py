@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError
+from ..options import BUNDLES
 
-NAMES = {"residual": "residual_super_resolution", "pyramid": "pyramid_super_resolution"}
+NAMES = {name: f"{name}_super_resolution" for name in BUNDLES}
 """The bundles that ship, by the short names the command line knows."""
 
 SPLINE = "none"
@@ -26,11 +27,7 @@ def bundle_path(name_or_path: str | Path) -> Path:
     for folder in (*(home / name for home in homes()), Path(name_or_path)):
         if (folder / "configs" / "inference.json").is_file():
             return folder.resolve()
-    raise BundleError(
-        "E-W-BUNDLE",
-        f"unknown bundle {str(name_or_path)!r}",
-        fix=f"give {', '.join(NAMES)}, {SPLINE}, or the path of a bundle folder",
-    )
+    raise BundleError("E-W-BUNDLE", f"unknown bundle {str(name_or_path)!r}")
 
 
 def shipped_bundles() -> dict[str, dict[str, Any]]:

@@ -31,7 +31,10 @@ DEFLATE_RATIO = 1032
 """Deflate makes nothing smaller than by this factor (zlib's technical details)."""
 
 BOMB_BYTES, BOMB_RATIO = 512 * 2**20, 200
-"""Voxels of so many bytes that unpack by such a factor are no image that was acquired."""
+"""Voxels of more bytes that unpack by a larger factor are not an acquired image."""
+
+LONGEST_LIST = 2**22
+"""Bytes of a list of files that are read."""
 
 _BLOCK = 2**20
 _GZIP = b"\x1f\x8b"
@@ -72,7 +75,7 @@ class Stored:
             raise ImageError("E-HDR-DIM", problem, fix=fix)
         if not self.files or count % len(self.files):
             problem = f"the header claims {self.shape} voxels in {len(self.files)} files"
-            raise ImageError("E-HDR-DIM", problem, fix="repair the dimensions or the list of files in the header")
+            raise ImageError("E-HDR-DIM", problem)
 
     def read(self) -> np.ndarray:
         """The voxels in :attr:`shape`, in the type of the file (float64 of text).
@@ -104,16 +107,12 @@ class Stored:
         if packed > length - self.start:
             raise _too_short(path, f"{length} bytes found, {self.start + packed} needed")
         if self.offset is None:
-            raise ImageError("E-HDR-FIELD", "a skip of -1 in compressed data", fix="repair the header")
+            raise ImageError("E-HDR-FIELD", "a skip of -1 in compressed data")
         end = self.offset + needed
         if end > DEFLATE_RATIO * (packed + 1):
             raise _too_short(path, f"{packed} compressed bytes found, {end} bytes needed")
         if needed > BOMB_BYTES and needed > BOMB_RATIO * packed:
-            raise ImageError(
-                "E-SEC-BOMB",
-                f"{packed} bytes would unpack to {needed >> 20} MiB",
-                fix="unpack it by hand if you trust it",
-            )
+            raise ImageError("E-SEC-BOMB", f"{packed} bytes would unpack to {needed >> 20} MiB")
         file.seek(self.start)
         content, seen = bytearray(), 0
         try:
@@ -122,9 +121,7 @@ class Stored:
                 seen += len(block)
                 if seen > end + SPARE:
                     raise ImageError(
-                        "E-SEC-BOMB",
-                        f"it unpacks to more than {seen >> 20} MiB, its header declares {end >> 20} MiB",
-                        fix="unpack it by hand if you trust it",
+                        "E-SEC-BOMB", f"it unpacks to more than {seen >> 20} MiB, its header declares {end >> 20} MiB"
                     )
         except EOFError as error:
             raise _too_short(path, f"{seen} bytes unpacked, {end} needed") from error
@@ -145,7 +142,7 @@ class Stored:
         self._compare(len(voxels), count, path)
         stored = voxels.astype(self.dtype)
         if self.dtype.kind in "iu" and (stored != voxels).any():
-            raise ImageError("E-IO-READ", f"voxels are not numbers of the type {self.dtype.name}", fix=_AGAIN)
+            raise ImageError("E-IO-READ", f"voxels are not numbers of the type {self.dtype.name}")
         return stored[:count]
 
     def _from_hex(self, file: BinaryIO, path: Path, length: int, needed: int) -> np.ndarray:
@@ -154,7 +151,7 @@ class Stored:
         try:
             content = bytearray.fromhex(file.read().decode("ascii"))
         except ValueError as error:
-            raise ImageError("E-IO-READ", "voxels are not hexadecimal digits", fix=_AGAIN) from error
+            raise ImageError("E-IO-READ", "voxels are not hexadecimal digits") from error
         self._compare(len(content), needed, path)
         return np.frombuffer(content[:needed], self.dtype)
 
@@ -170,10 +167,10 @@ class Header:
     """What the header of an image file says.
 
     Attributes:
-        path: the file it stands in.
+        path: the file.
         stored: where its voxels are.
         affine: voxel index to RAS+ mm.
-        meta: ``stored_dtype``, the type that a result is written in; and what formats tell besides.
+        meta: ``stored_dtype``, the type that a result is written in, and facts of the format.
         slope, intercept: what voxels are multiplied by, and what is added then; None for 1 and 0.
         order: the stored axes in the order of the voxels, some of length 1 left out; None for all as they are.
     """
@@ -274,7 +271,7 @@ def unpack(file: BinaryIO, packing: str, size: int) -> Iterator[bytes]:
             yield block
     except zlib.error as error:
         problem = f"the compressed data are damaged ({error})"
-        raise ImageError("E-IO-CRC", problem, fix=_AGAIN, path=file.name) from error
+        raise ImageError("E-IO-CRC", problem, path=file.name) from error
     if not stream.eof:
         raise EOFError
 
@@ -288,11 +285,7 @@ def data_file(header: Path, name: str) -> Path:
     """
     for pure in (PurePosixPath(name), PureWindowsPath(name)):
         if pure.anchor or ".." in pure.parts or "\0" in name:
-            raise ImageError(
-                "E-SEC-PATH",
-                f"the header takes its voxels from {name!r}, outside its folder",
-                fix="put both files into one folder and correct the name in the header",
-            )
+            raise ImageError("E-SEC-PATH", f"the header takes its voxels from {name!r}, outside its folder")
     path = header.parent / name
     try:
         if path.is_file():
@@ -301,14 +294,20 @@ def data_file(header: Path, name: str) -> Path:
     except OSError:  # longer than file systems allow
         there = False
     if there:
-        raise ImageError("E-IO-TYPE", f"the voxels are in {name!r}, which is not a regular file", fix="give a file")
-    raise InputMissingError(
-        "E-IO-MISSING", f"the file of its voxels, {name!r}, is missing", fix="put it beside the header"
-    )
+        raise ImageError("E-IO-TYPE", f"the voxels are in {name!r}, which is not a regular file")
+    raise InputMissingError("E-IO-MISSING", f"the file of its voxels, {name!r}, is missing")
+
+
+def listed_files(header: Path, start: int) -> list[Path]:
+    """The files beside a header whose names are its lines from a byte on; raises as :func:`data_file`."""
+    with open(header, "rb") as file:
+        file.seek(start)
+        lines = file.read(LONGEST_LIST).decode("utf-8", "surrogateescape").splitlines()
+    return [data_file(header, line.strip()) for line in lines if line.strip()]
 
 
 def _too_short(path: Path, found: str) -> ImageError:
-    return ImageError("E-IO-TRUNC", f"the file ends early ({found})", fix=_AGAIN, path=path)
+    return ImageError("E-IO-TRUNC", f"the file ends early ({found})", path=path)
 
 
 def _warn_of_more(path: Path, count: int) -> None:

@@ -67,12 +67,7 @@ def datalist(source: str | Path, section: Section, *, validation_every: int = 5)
         wanted = {"training": [v for v in volumes if v not in held], "validation": sorted(held), "evaluation": volumes}
         chosen = [{"image": str(path)} for path in wanted[section]]
     if not chosen:
-        raise InputMissingError(
-            "E-DATALIST",
-            f"no volume for {section}",
-            fix="give at least two volumes, or a datalist with training and validation",
-            path=source,
-        )
+        raise InputMissingError("E-DATALIST", f"no volume for {section}", path=source)
     return chosen
 
 
@@ -82,9 +77,7 @@ def _listed(path: Path, section: str) -> list[dict[str, Any]]:
         folder = path.resolve().parent
         return [item | {"image": str(folder / item["image"])} for item in listed]
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
-        raise ImageError(
-            "E-DATALIST", f"the datalist cannot be read ({error})", fix="make it again", path=path
-        ) from error
+        raise ImageError("E-DATALIST", f"the datalist cannot be read ({error})", path=path) from error
 
 
 def _looks_like_image(path: Path) -> bool:

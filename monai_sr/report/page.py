@@ -11,9 +11,9 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any, BinaryIO
+from typing import Any
 
-from ..files import write_atomically
+from ..files import write_text
 
 _OPENING = b'<script type="application/json" id="monai-sr">'
 
@@ -50,13 +50,8 @@ def write_page(
     } | dict(allowed or {})
     policy = "; ".join(f"{key} {value}" for key, value in rules.items())
     ours = {"policy": policy, "style": _asset("report.css"), "script": program, "version": escape(version("monai-sr"))}
-    filled = Template(_asset("head.html") + _asset(template)).substitute(parts, library=library, **ours).encode()
-
-    def write(file: BinaryIO) -> None:
-        file.write(filled)
-
-    write_atomically(path, write)
-    return path
+    filled = Template(_asset("head.html") + _asset(template)).substitute(parts, library=library, **ours)
+    return write_text(filled, path)
 
 
 def script_json(content: Any) -> str:

@@ -12,9 +12,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 from torch import Tensor
 
-from ..grid import Grid, grid_of, on_grid
-from ..slices import Profile, SliceModel, apply_along, profile_matrix
-from ..transforms import _averages, _floating
+from ..grid import Grid, as_floating, grid_of, on_grid, voxels_of
+from ..slices import Profile, SliceModel, apply_along, interpolation_matrix, profile_matrix
 
 
 class RandSimulateThickSlicesd(Randomizable, MapTransform):
@@ -99,8 +98,7 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
 
     def _pair(self, key: Hashable, volume: Tensor) -> dict[Hashable, Any]:
         self.randomize(grid_of(volume).spacing)
-        voxels = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
-        hr = torch.movedim(voxels, self.axis + 1, -1).float().contiguous()
+        hr = torch.movedim(voxels_of(volume), self.axis + 1, -1).float().contiguous()
         n = hr.shape[-1]
         m = max(2, round(n / self.factor))
         if self.works_on == "thick" and m * self.factor != n:
@@ -169,7 +167,7 @@ class RandCoarseCropd(Randomizable, MapTransform):
 
     def _crop(self, volume: Tensor) -> MetaTensor:
         grid = grid_of(volume)
-        voxels = _floating(volume)
+        voxels = as_floating(volume)
         affine = grid.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ (np.array(self.first) + (self.growth - 1) / 2)
         affine[:3, :3] *= self.growth
@@ -179,3 +177,14 @@ class RandCoarseCropd(Randomizable, MapTransform):
                 voxels = apply_along(_averages(length, size, self.growth), voxels, axis + 1)
         shape = (self.size[0], self.size[1], self.size[2])
         return on_grid(voxels.contiguous(), Grid(shape, affine), volume)
+
+
+def _averages(length: int, size: int, growth: float) -> Tensor:
+    """(size, length): means over ``growth`` voxels each, of the cubic spline through the voxels.
+
+    Means of the voxels as blocks would vary in position by a tenth of a voxel.
+    """
+    fine = (np.arange(length * 8) - 3.5) / 8
+    centers = np.arange(size) * growth + (growth - 1) / 2
+    means = profile_matrix(fine, centers, slice_thickness=growth, profile="box")
+    return means @ interpolation_matrix(np.arange(length), fine)

@@ -20,7 +20,7 @@ PARALLEL = 0.1
 """Maximum distance of the far end of an axis from the parallel line, in in-plane voxels of the acquired grid."""
 
 
-def turned_to(grid: Grid, result: MetaTensor) -> tuple[Tensor, Grid]:
+def turn_to(grid: Grid, result: MetaTensor) -> tuple[Tensor, Grid]:
     """The voxels of the result with axes in the order and direction of ``grid``, and their grid."""
     there = grid_of(result)
     ours, theirs = (g.affine[:3, :3] / np.array(g.spacing) for g in (grid, there))

@@ -23,7 +23,7 @@ from ..grid import SAME_SPACING, grid_of, on_grid, positions_on
 from ..intensities import data_range
 from ..io.images import as_stored
 from ..slices import Banded, Profile, apply_along, profile_matrix
-from .alignment import covered_voxels, in_plane_matrix, not_aligned, turned_to
+from .alignment import covered_voxels, in_plane_matrix, not_aligned, turn_to
 
 MISSED, MISSED_BY, MISSED_VOXELS = 0.02, 0.1, 1e-3
 """A voxel is missed where it is off by such a fraction of the range. One that is off by the second, or such a fraction
@@ -108,7 +108,6 @@ class Consistency:
             raise QualityError(
                 "E-CON-LIMIT",
                 f"slice {self.worst_slice} contradicts the acquired slice: NRMSE {self.score:.3g}, limit {limit:.3g}",
-                fix="check slice thickness, slice profile and the origin of the result",
                 path=path,
             )
 
@@ -188,7 +187,7 @@ def measure_consistency(
             f"the acquired file has {len(image)} volume(s), the result {len(result)}", "choose one volume"
         )
     grid = grid_of(image)
-    x, there = turned_to(grid, result)
+    x, there = turn_to(grid, result)
     if not isinstance(acquired, Acquired):
         profile = profile or result.meta.get("slice_profile")
         acquired = Acquired.of(acquired, slice_thickness=slice_thickness, profile=profile, axis=axis, refined=there)

@@ -9,7 +9,7 @@ import numpy as np
 from monai.data import MetaTensor
 
 from ..acquired import Acquired
-from ..errors import ImageError, warn
+from ..errors import doubt
 from ..grid import SAME_SPACING, Grid, grid_of
 from ..intensities import USUAL, Normalization, intensity_range
 
@@ -116,7 +116,7 @@ def check_ranges(
     if modality not in trained:
         finding = f"the modality is {modality}, the network was trained on {' and '.join(sorted(trained))}"
         facts: dict[str, Any] = {"found": modality, "trained": sorted(trained)}
-        _warn("modality", finding, facts, strict=strict, path=acquired.path)
+        doubt(*CAUSES["modality"], finding, strict=strict, path=acquired.path, facts=facts)
         return {"modality": finding}
     in_plane = [s for a, s in enumerate(grid.spacing) if a != acquired.axis]
     extent = max(s * n for s, n in zip(grid.spacing, grid.shape, strict=True))
@@ -137,7 +137,7 @@ def check_ranges(
             range_ = "{:.4g} to {:.4g}".format(*trained[modality][name])
             departures[name] = f"{words.format(f'{outside:.4g}')}, the network was trained on {range_} for {modality}"
             facts = {"found": float(outside), "trained": trained[modality][name], "modality": modality}
-            _warn(name, departures[name], facts, strict=strict, path=acquired.path)
+            doubt(*CAUSES[name], departures[name], strict=strict, path=acquired.path, facts=facts)
     return departures
 
 
@@ -165,11 +165,3 @@ def _extremes(acquired: Acquired, channel: int, normalization: Normalization) ->
     values = values[:: max(1, len(values) // _SAMPLES)]
     low, high = np.percentile(scale.normalize(values).cpu().numpy(), EXTREMES)
     return float(low), float(high)
-
-
-def _warn(name: str, finding: str, facts: Mapping[str, Any], *, strict: bool, path: str) -> None:
-    warning, error = CAUSES[name]
-    if strict:
-        raise ImageError(error, finding, fix="use --bundle none, or omit --strict", path=path or None, facts=facts)
-    text = f"{finding}; the result may not be better than interpolation"
-    warn(warning, text, path=path or None, facts=facts, stacklevel=4)

@@ -22,7 +22,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from ..acquired import Acquired
-from ..grid import Grid, grid_of
+from ..grid import Grid, grid_of, voxels_of
 from ..slices import apply_along, profile_matrix
 
 METHOD = "in-plane axes seen through slice profiles, ratio of squared differences at one and two lags"
@@ -93,8 +93,7 @@ def _sampled(resolution: Resolution, grid: Grid) -> Resolution:
 def _measure(acquired: Acquired, image: Tensor, axis: int, lag: float | None) -> Resolution:
     """:func:`measure_resolution` of an image on any grid that has the padding of an acquired volume."""
     grid = grid_of(image)
-    voxels = image.as_tensor() if isinstance(image, MetaTensor) else image
-    voxels = _middle(voxels[0].float(), axis)
+    voxels = _middle(voxels_of(image)[0].float(), axis)
     outside = acquired.outside(voxels, 0)
     if outside is not None:
         voxels = torch.where(outside, voxels[~outside].min() if not bool(outside.all()) else voxels, voxels)

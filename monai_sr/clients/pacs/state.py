@@ -14,11 +14,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from ...dicom import MadeBy
 from ...errors import OutputError
-from ...files import write_atomically
+from ...files import write_text
 
 RECORD_VERSION = 1
 
@@ -136,7 +136,4 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    def write(file: BinaryIO) -> None:
-        file.write(f"{json.dumps(content)}\n".encode())
-
-    write_atomically(path, write)
+    write_text(f"{json.dumps(content)}\n", path)
