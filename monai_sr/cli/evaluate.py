@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from ..evaluation import tables
 from ..evaluation.charts import write_charts
 from ..evaluation.conditions import every_condition, robustness_conditions
 from ..evaluation.methods import BASELINES, peer
+from ..evaluation.pair_scores import PAIRS_EXPLAINED, pair_table, score_pair, write_pairs
+from ..evaluation.pairs import read_pair
+from ..evaluation.profile_fit import fit_profile
 from ..files import make_folder, write_text
 from ..io.volumes import find_volumes
 from ..options import BUNDLES
@@ -28,10 +32,19 @@ def evaluate(options: argparse.Namespace) -> int:
             make_folder(Path(folder))
     if options.markdown and Path(options.markdown).is_dir():
         raise OutputError("E-OUT-FOLDER", "a folder of that name exists", fix="name a file", path=options.markdown)
+    _check_kind(options)
     conditions, axes = _conditions(options), _evaluated_axes(options.axis)
     models: dict[str, Any] = dict(map(peer, options.peer))
     bundles = {name: load_bundle(name, **_loading(options)) for name in options.bundle or BUNDLES}
     models = bundles | models
+    settings = {
+        "command": options.words,
+        "bundles": {name: model.version for name, model in bundles.items()},
+        "weights": {name: model.weights_sha256 for name, model in bundles.items()},
+        "monai_sr": __version__,
+    }
+    if options.pair:
+        return _evaluate_pairs(options, models, settings)
     volumes = [path for source in options.volumes for path in find_volumes(source)][: options.limit]
     failed = 0
 
@@ -57,12 +70,6 @@ def evaluate(options: argparse.Namespace) -> int:
     robust = options.robustness
     say(tables.robustness_table(scores) if robust else f"{tables.table(scores)}\n{tables.FIGURES_EXPLAINED}")
     if options.output:
-        settings = {
-            "command": options.words,
-            "bundles": {name: model.version for name, model in bundles.items()},
-            "weights": {name: model.weights_sha256 for name, model in bundles.items()},
-            "monai_sr": __version__,
-        }
         for written in tables.write_scores(scores, options.output, **settings):
             say(written)
         if not options.robustness:  # whose conditions have a factor each, and a table that says more
@@ -72,6 +79,60 @@ def evaluate(options: argparse.Namespace) -> int:
         make = tables.robustness_markdown if robust else tables.markdown
         say(write_text(make(scores, command=_command_of(options)), Path(options.markdown)))
     return 4 if failed else 0
+
+
+def _evaluate_pairs(options: argparse.Namespace, models: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
+    """``monai-sr evaluate --pair THICK THIN``"""
+    measured, failed, bar = [], [], progress_bar("evaluate")
+
+    def count_failure(name: str, error: SuperResolutionError) -> None:
+        failed.append(name)
+        complain(error)
+
+    for index, (thick, thin) in enumerate(options.pair):
+
+        def show(done: float, index: int = index) -> None:
+            bar((index + done) / len(options.pair))
+
+        try:
+            pair = read_pair(thick, thin, crop=options.crop, register=options.register)
+            fit = fit_profile(pair)
+            measured.append((pair, fit, score_pair(pair, fit, models, failed=count_failure, progress=show)))
+        except SuperResolutionError as error:
+            count_failure(thick, error.at(thick))
+            if options.debug:
+                traceback.print_exception(error)
+    if not measured:
+        return 5
+    say("\n\n".join([*(pair_table(*one) for one in measured), PAIRS_EXPLAINED]))
+    if options.output:
+        for written in write_pairs(options.output, measured, **settings):
+            say(written)
+    if options.markdown:
+        parts = [pair_table(*one, markdown=True) for one in measured]
+        text = "\n\n".join([*parts, PAIRS_EXPLAINED, f"Made by `{_command_of(options)}`."])
+        say(write_text(f"{text}\n", Path(options.markdown)))
+    return 4 if failed else 0
+
+
+_OF_VOLUMES = ("volumes", "factor", "robustness", "axis", "limit")
+"""Options of evaluate that do not apply to pairs."""
+
+
+def _check_kind(options: argparse.Namespace) -> None:
+    """Refuse options of volumes for pairs, of pairs for volumes, and neither.
+
+    Raises:
+        UsageError: see above.
+    """
+    if not options.pair and not options.volumes:
+        raise UsageError("E-USE", "no volume was given", fix="give volumes of thin slices, or --pair THICK THIN")
+    if options.register and not options.pair:
+        raise UsageError("E-USE", "--register aligns a pair", fix="give --pair THICK THIN, or omit it")
+    given = [name for name in (*_OF_VOLUMES, *_OWN_CONDITIONS) if options.pair and getattr(options, name)]
+    if given:
+        option = given[0] if given[0] == "volumes" else f"--{given[0].replace('_', '-')}"
+        raise UsageError("E-USE", f"--pair has no simulated slices, and {option} was given", fix="give one of them")
 
 
 def _loading(options: argparse.Namespace) -> dict[str, Any]:
@@ -111,7 +172,7 @@ def _evaluated_axes(words: list[str] | None) -> Any:
 
 def _command_of(options: argparse.Namespace) -> str:
     """What was typed, without places of this machine: a model card is read elsewhere."""
-    text = "monai-sr evaluate VOLUMES"
+    text = "monai-sr evaluate " + (" ".join(["--pair THICK THIN"] * len(options.pair)) or "VOLUMES")
     for name in ("bundle", "factor", *_OWN_CONDITIONS, "axis", "crop", "limit"):
         value = getattr(options, name)
         if value is None:
@@ -123,4 +184,5 @@ def _command_of(options: argparse.Namespace) -> str:
             values = value if isinstance(value, list) else [value]
             text += f" {option} {' '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}"
     text += "".join(f" --peer '{peer.split('=')[0]}=…'" for peer in options.peer)
-    return text + (" --robustness" if options.robustness else "")
+    flags = (name for name in ("robustness", "register") if getattr(options, name))
+    return text + "".join(f" --{name}" for name in flags)

@@ -234,7 +234,16 @@ def _voxels(text: str) -> int:
 
 
 def _add_evaluate(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("volumes", metavar="VOLUME", nargs="+", help="files, DICOM folders, or folders of them")
+    sub.add_argument("volumes", metavar="VOLUME", nargs="*", help="files, DICOM folders, or folders of them")
+    sub.add_argument(
+        "--pair",
+        action="append",
+        default=[],
+        nargs=2,
+        metavar=("THICK", "THIN"),
+        help="instead of volumes: thick and thin series of one scan; fits the slice profile too; may be repeated",
+    )
+    sub.add_argument("--register", action="store_true", help="align the thin series of a pair rigidly to the thick one")
     sub.add_argument("--bundle", action="append", help=f"bundle to measure; may be repeated [{' and '.join(BUNDLES)}]")
     sub.add_argument(
         "--peer",

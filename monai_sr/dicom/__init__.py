@@ -4,7 +4,7 @@ from .dataset import is_dicom
 from .derive import MadeBy, write_derived_series
 from .scan import Found, LeftOut, find_series, is_dicom_source, short_name
 from .series import Frame, Series
-from .sidecar import acquisition, series_description
+from .sidecar import acquisition, protocol_of, series_description
 from .stack import SLICE_AXIS, Stack, read_series, stack_of
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "find_series",
     "is_dicom",
     "is_dicom_source",
+    "protocol_of",
     "read_series",
     "series_description",
     "short_name",

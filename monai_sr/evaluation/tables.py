@@ -65,8 +65,8 @@ def table(scores: Sequence[Score]) -> str:
                     f"{figures['ceiling_db']:.1f}",
                 ]
             )
-        blocks.append(("" if names == ["plain"] else f"{name}\n") + _aligned(rows, left=3))
-    return "\n\n".join([*blocks, _aligned(_ceilings(scores), left=2), *_cautions(scores)])
+        blocks.append(("" if names == ["plain"] else f"{name}\n") + aligned(rows, left=3))
+    return "\n\n".join([*blocks, aligned(_ceilings(scores), left=2), *_cautions(scores)])
 
 
 def markdown(scores: Sequence[Score], *, command: str) -> str:
@@ -85,24 +85,24 @@ def markdown(scores: Sequence[Score], *, command: str) -> str:
         splines = [[s for s in group if s.method == SPLINE and s.condition == c] for c in conditions]
         rooms = [list(_by_volume(cell, "ceiling_db").values()) for cell in splines]
         rows.append(["*ceiling*", *(f"*{np.mean(r):+.1f}* ({min(r):+.1f} to {max(r):+.1f})" for r in rooms)])
-        parts.append(_piped(rows))
+        parts.append(piped(rows))
     explained = (
         f"Gain over the consistent spline in dB, [95 % bootstrap interval], SSIM, sharpness. {FIGURES_EXPLAINED}"
     )
     return (
-        "\n\n".join([*parts, _piped(_ceilings(scores)), explained, *_cautions(scores), f"Made by `{command}`."]) + "\n"
+        "\n\n".join([*parts, piped(_ceilings(scores)), explained, *_cautions(scores), f"Made by `{command}`."]) + "\n"
     )
 
 
 def robustness_table(scores: Sequence[Score]) -> str:
     """One line for each condition: gain over the consistent spline, over cubic, and of the worst volume."""
-    blocks = [_aligned(rows, left=2) for rows in _robustness(scores)]
+    blocks = [aligned(rows, left=2) for rows in _robustness(scores)]
     return "\n\n".join([*blocks, ROBUSTNESS_EXPLAINED, *_falls(scores)])
 
 
 def robustness_markdown(scores: Sequence[Score], *, command: str) -> str:
     """The same for a model card; ``command`` is the command that made it."""
-    blocks = [_piped(rows) for rows in _robustness(scores)]
+    blocks = [piped(rows) for rows in _robustness(scores)]
     return "\n\n".join([*blocks, ROBUSTNESS_EXPLAINED, *_falls(scores), f"Made by `{command}`."]) + "\n"
 
 
@@ -282,7 +282,7 @@ def _cautions(scores: Sequence[Score]) -> list[str]:
     return [f"Few volumes ({', '.join(few)}): the intervals are too narrow; they only indicate the spread."]
 
 
-def _aligned(rows: _Rows, *, left: int) -> str:
+def aligned(rows: _Rows, *, left: int) -> str:
     """Columns for a terminal; the first ``left`` of them are flush left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
@@ -295,7 +295,7 @@ def _aligned(rows: _Rows, *, left: int) -> str:
     return "\n".join(lines)
 
 
-def _piped(rows: _Rows) -> str:
+def piped(rows: _Rows) -> str:
     """Columns for Markdown."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
