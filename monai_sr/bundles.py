@@ -29,6 +29,7 @@ from .inference import (
     SuperResolutionInferer,
     VolumeOptions,
     acquire,
+    prepare,
     refuse_unknown,
     super_resolve_acquired,
 )
@@ -38,6 +39,7 @@ from .io.shelf import NAMES as NAMES
 from .io.shelf import SPLINE, bundle_path
 from .io.shelf import shipped_bundles as shipped_bundles
 from .options import Wanted
+from .slices import SliceModel
 from .trust.ranges import check_ranges
 
 _DOS_FOLDER = 0x10
@@ -117,6 +119,12 @@ class Model:
             normalization=self.defaults.normalization,
             strict=strict,
         )
+
+    def prepare(self, acquired: Acquired, wanted: Wanted) -> SliceModel | None:
+        """What is decided before the network runs, with its warnings; see :func:`monai_sr.inference.prepare`."""
+        grid = acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor)
+        self.check_ranges(acquired, grid, strict=wanted.strict)
+        return prepare(acquired, grid, replace(self.defaults, wanted=wanted))
 
     def super_resolve(
         self,

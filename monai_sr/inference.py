@@ -16,7 +16,7 @@ from .acquired import Acquired
 from .engine import Engine, Place, Progress
 from .engine.selection import as_engine, make_engine
 from .errors import ImageError, doubt
-from .grid import SAME_SPACING, on_grid
+from .grid import SAME_SPACING, Grid, on_grid
 from .intensities import (
     CT_WINDOW,
     MR_PERCENTILES,
@@ -165,21 +165,11 @@ def super_resolve_acquired(
     acquired: Acquired, network: nn.Module | Engine | None, settings: Settings, *, progress: Progress | None = None
 ) -> MetaTensor:
     """:func:`super_resolve` of a volume whose facts are decided; ``settings.acquisition`` is not used again."""
-    grid_options, strict = settings.wanted, settings.wanted.strict
-    wanted = acquired.wanted_grid(spacing=grid_options.spacing, factor=grid_options.factor)
+    wanted = acquired.wanted_grid(spacing=settings.wanted.spacing, factor=settings.wanted.factor)
     image, voxels, tile_voxels = acquired.image, acquired.voxels, settings.tile_voxels
-    if acquired.lies_on(wanted):
-        doubt(
-            *("W-SR-NOGAIN", "E-SR-NOGAIN"),
-            f"slices are {acquired.slice_spacing:.4g} mm apart already; no finer spacing was requested",
-            "the image is passed through",
-            strict=strict,
-            path=acquired.path,
-        )
+    model = prepare(acquired, wanted, settings)
+    if model is None:
         return on_grid(voxels.float(), wanted, image)
-    _check_values(acquired, strict=strict)
-    model = acquired.slice_model(wanted)
-    beyond = _is_beyond(model.factor, settings.factor_range, strict=strict, path=acquired.path)
     result = torch.empty((len(voxels), *wanted.shape), device=voxels.device)
     padded = 0.0
     engine, nearest = as_engine(network), model.distances.argmin(axis=1)
@@ -205,9 +195,46 @@ def super_resolve_acquired(
         sharp.meta["filled_slices"] = filled
     if padded:
         sharp.meta["padding_share"] = padded
-    if beyond:
+    if _is_beyond(model.factor, settings.factor_range):
         sharp.meta["outside_training"] = model.factor
     return sharp
+
+
+def prepare(acquired: Acquired, wanted: Grid, settings: Settings) -> SliceModel | None:
+    """What is decided before a network runs: the matrices between the slices, with what is to be warned of.
+
+    ``wanted`` is the grid of the result. None where the acquired slices lie on it already.
+
+    Raises:
+        ImageError: as of :func:`super_resolve`.
+    """
+    strict, trained = settings.wanted.strict, settings.factor_range
+    if acquired.lies_on(wanted):
+        doubt(
+            *("W-SR-NOGAIN", "E-SR-NOGAIN"),
+            f"slices are {acquired.slice_spacing:.4g} mm apart already; no finer spacing was requested",
+            "the image is passed through",
+            strict=strict,
+            path=acquired.path,
+        )
+        return None
+    _check_values(acquired, strict=strict)
+    model = acquired.slice_model(wanted)
+    if trained is not None and _is_beyond(model.factor, trained):
+        doubt(
+            *("W-SR-RANGE", "E-SR-RANGE"),
+            "a factor of {factor:.3g} is asked for, the network was trained for {minimum:g} to {maximum:g}",
+            facts={"factor": model.factor, "minimum": trained[0], "maximum": trained[1]},
+            strict=strict,
+            path=acquired.path,
+        )
+    return model
+
+
+def _is_beyond(factor: float, trained: tuple[float, float] | None) -> bool:
+    """Whether the network was not trained for a factor."""
+    minimum, maximum = trained or (0.0, math.inf)
+    return not minimum * (1 - SAME_SPACING) <= factor <= maximum * (1 + SAME_SPACING)
 
 
 def _check_values(acquired: Acquired, *, strict: bool) -> None:
@@ -227,21 +254,6 @@ def _check_values(acquired: Acquired, *, strict: bool) -> None:
         )
         if finding:
             doubt("W-CT-HU", "E-CT-HU", finding, "they are used as HU", strict=strict, path=acquired.path)
-
-
-def _is_beyond(factor: float, trained: tuple[float, float] | None, *, strict: bool, path: str) -> bool:
-    """Whether the network was not trained for a factor; then a warning says so."""
-    least, most = trained or (0.0, math.inf)
-    if least * (1 - SAME_SPACING) <= factor <= most * (1 + SAME_SPACING):
-        return False
-    doubt(
-        *("W-SR-RANGE", "E-SR-RANGE"),
-        "a factor of {factor:.3g} is asked for, the network was trained for {minimum:g} to {maximum:g}",
-        facts={"factor": factor, "minimum": least, "maximum": most},
-        strict=strict,
-        path=path,
-    )
-    return True
 
 
 def _part_of(progress: Progress, index: int, count: int) -> Progress:

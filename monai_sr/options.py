@@ -365,7 +365,7 @@ LEFT_OUT: dict[str, set[str]] = {
         *("input", "output", "format", "series", "volume", "nan", "geometry", "merge_by_geometry"),
         *(p.name for p in PARAMETERS.values() if p.group in ("outputs", "selection")),
     },
-    "check": {p.name for p in PARAMETERS.values() if p.group != "reading"} | {"series"},
+    "check": {p.name for p in PARAMETERS.values() if p.group not in ("reading", "acquisition")} | {"series"},
 }
 """Options that a command does not take."""
 

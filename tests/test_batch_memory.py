@@ -18,7 +18,7 @@ from runs import run
 from small_networks import lively
 
 from monai_sr.acquired import Acquired
-from monai_sr.batch import case, find_cases, plan_table, super_resolve_within
+from monai_sr.batch import case, find_cases, forecast_cases, forecast_table, super_resolve_within
 from monai_sr.batch import run as run_module
 from monai_sr.batch.plan import plan_case
 from monai_sr.bundles import NAMES, Model, load_bundle
@@ -289,11 +289,13 @@ def test_the_plan_is_a_table_of_what_from_which_grid_to_which_at_what_cost_and_w
     write_image(phantoms.known_value(phantoms.grid((9, 9, 9), (1.0, 3.0, 3.0))), volume / "unclear.nrrd")
     assert main(["run", str(volume), str(tmp_path / "out"), "--bundle", "none", "--dry-run"]) == 0
     head, good, bad, unclear, total = capsys.readouterr().out.splitlines()
-    assert head.split() == ["case", "mm", "voxels", "MiB", "seconds", "why", "not"]
-    assert good.startswith("a.nii.gz") and "1 x 1 x 4 -> 1 x 1 x 1" in good and "64x64x8 -> 64x64x32" in good
+    assert head.split() == ["case", "acquired", "result", "MiB", "seconds", "output", "verdict"]
+    assert " ".join(good.split()).startswith("a.nii.gz 64x64x8 at 1 x 1 x 4 mm 64x64x32 at 1 x 1 x 1 mm ")
+    assert str(tmp_path / "out" / "a.nii.gz") in good and good.endswith("can be processed")
     least = needed_bytes(as_engine(None), 1, voxels_in=64 * 64 * 8, voxels_out=64 * 64 * 32) / 2**20
-    assert float(good.split()[-2]) == pytest.approx(least, abs=1) and float(good.split()[-1]) >= 1
-    assert bad.split()[1] == "E-IO-TYPE:"
+    mib, seconds = good.split()[17:19]
+    assert float(mib) == pytest.approx(least, abs=1) and float(seconds) >= 1
+    assert "  E-IO-TYPE: " in bad
     assert "E-HDR-AXIS" in unclear
     assert total.startswith("1 of 3 volumes")
     assert not (tmp_path / "out").exists()
@@ -302,7 +304,8 @@ def test_the_plan_is_a_table_of_what_from_which_grid_to_which_at_what_cost_and_w
     assert main(["run", str(volume), str(tmp_path / "out"), "--bundle", "none", "--dry-run"]) == 0
     assert "done already" in capsys.readouterr().out
     options = RunOptions.from_dict({"input": str(volume), "output": str(tmp_path / "out")})
-    assert "E-MEM" in plan_table(find_cases(options), options, load_bundle("none"), memory=PROCESS)
+    forecasts = list(forecast_cases(find_cases(options), options, load_bundle("none"), memory=PROCESS))
+    assert "E-MEM" in forecast_table(forecasts)
 
 
 @pytest.mark.parametrize("offsets", [dicom_phantoms.even(8, 4.0), (0.0, 4.0, 8.5, 12.0, 16.5)], ids=["even", "uneven"])
@@ -319,4 +322,5 @@ def test_the_plan_of_a_series_has_the_grid_of_its_result_along_the_stack(tmp_pat
     wanted = acquired.wanted_grid(factor=2)
     assert plan.after.shape == wanted.shape == (26, 22, 2 * len(offsets))
     np.testing.assert_allclose(plan.after.affine, wanted.affine, atol=1e-6)
-    assert plan.spacing[2] == pytest.approx(acquired.slice_spacing)
+    (forecast,) = forecast_cases([planned], options, load_bundle("none"))
+    assert forecast.before == acquired.grid.in_words(2, acquired.slice_spacing)

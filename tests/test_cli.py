@@ -148,6 +148,15 @@ def test_what_a_terminal_would_obey_is_escaped(call, nifti, tmp_path):
     code, out, err = call("check", tmp_path / "c\x1b]0;x\x07.nii")
     assert code == 3 and r"c\x1b]0;x\x07.nii" in err and not {"\x1b", "\x07"} & set(err)
     assert len(err.splitlines()) == 1
+    lines = call("check", nifti("d\nfake: can be processed.nii"))[1].splitlines()
+    assert lines[0] == r"d\nfake: can be processed.nii"
+    datasets = dicom_phantoms.slices()
+    for dataset in datasets:
+        dataset.SeriesInstanceUID = "1.2.3\n\x1b[31mRED"
+    dicom_phantoms.write(tmp_path / "dicom", datasets)
+    assert r"UID 1.2.3\n\x1b[31mRED, named" in call("check", tmp_path / "dicom")[1]
+    out = call("run", tmp_path / "dicom", f"{tmp_path}/e\nf/", "--bundle", "none", "--dry-run")[1]
+    assert r"e\nf" in out and "e\nf" not in out
 
 
 @pytest.mark.parametrize("command", ["run", "simulate", "evaluate", "demo", "info"])
@@ -469,7 +478,7 @@ def test_an_unclear_axis_is_asked_for(fails, nifti, tmp_path, spacing, options):
         (["run", "a", "b", "--modality", "PET"], "--modality"),
         (["run", "a"], "OUTPUT"),
         (["simulate", "a", "b"], "--factor --spacing"),
-        (["simulate", "a", "b", "--factor", "2", "--profile", "triangle"], "triangle"),
+        (["simulate", "a", "b", "--factor", "2", "--profile", "hexagon"], "hexagon"),
         (["evaluate"], "VOLUME"),
         (["walk"], "walk"),
         ([], "COMMAND"),

@@ -216,10 +216,8 @@ def _process(
     if case.fault is not None:
         raise case.fault
     started = time.monotonic()
-    options = decided = resolve_options(options, model)
-    if case.bids is not None:
-        sidecar = Acquisition(slice_thickness=case.bids.slice_thickness)
-        decided = replace(options, acquisition=options.acquisition.or_else(sidecar))
+    options = resolve_options(options, model)
+    decided = replace(options, acquisition=decided_acquisition(case, options))
     made = made_by(decided, model)
     before = stamps(case.files)
     try:
@@ -227,7 +225,7 @@ def _process(
     except OSError as error:
         raise write_error(case.target.parent, error) from error
     with hold_claim(case.target) as claim:
-        digest = _input_sha256(case)
+        digest = input_sha256(case)
         outputs = options.outputs
         done = is_done(
             case.target,
@@ -237,7 +235,7 @@ def _process(
             overwrite=outputs.overwrite,
             again=case.is_named,
         )
-        kinds = [kind for kind, wanted in _wanted_maps(options).items() if wanted]
+        kinds = maps_wanted(options)
         beside = [*(map_path(case.target, kind) for kind in kinds), *case.mask_targets]
         if done and all(map(os.path.exists, beside)):
             if page.is_current:
@@ -291,8 +289,17 @@ def read_case(case: Case, options: RunOptions, *, progress: Progress | None = No
     return image
 
 
-def _wanted_maps(options: RunOptions) -> dict[str, bool]:
-    return {"consistency": options.outputs.consistency_map, "uncertainty": options.outputs.uncertainty}
+def decided_acquisition(case: Case, options: RunOptions) -> Acquisition:
+    """How the volume of a case was acquired, as options and the JSON beside an image of a BIDS dataset say."""
+    if case.bids is None:
+        return options.acquisition
+    return options.acquisition.or_else(Acquisition(slice_thickness=case.bids.slice_thickness))
+
+
+def maps_wanted(options: RunOptions) -> list[str]:
+    """Kinds of the maps asked for."""
+    wanted = {"consistency": options.outputs.consistency_map, "uncertainty": options.outputs.uncertainty}
+    return [kind for kind in MAPS if wanted[kind]]
 
 
 def _part(progress: Progress | None, start: float, length: float) -> Progress | None:
@@ -300,7 +307,7 @@ def _part(progress: Progress | None, start: float, length: float) -> Progress | 
     return None if progress is None else lambda done: progress(start + length * done)
 
 
-def _input_sha256(case: Case) -> str:
+def input_sha256(case: Case) -> str:
     """Hash of the files of a case.
 
     Raises:

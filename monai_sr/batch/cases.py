@@ -175,19 +175,24 @@ def check_target(source: Path, target: Path) -> None:
 
 
 def _cases_below(source: Path, target: Path, options: RunOptions) -> list[Case]:
-    """Every volume of the input, each with a name below the output folder."""
-    participants = options.selection.participant_label
-    if not source.exists():
-        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=source)
+    """:func:`list_cases`, once the folder of the results can be used."""
     if target.exists() and not target.is_dir():
         raise OutputError("E-OUT-FOLDER", "a file of that name exists", fix="name a folder", path=target)
-    of_bids = participants is not None or (source.is_dir() and is_bids(source))
+    of_bids = options.selection.participant_label is not None or (source.is_dir() and is_bids(source))
     inside = source.is_dir() and target.resolve().is_relative_to(source.resolve())
     # where BIDS wants derivatives; they are never among its images
     derivatives = (source / "derivatives").resolve()
     if inside and not (of_bids and derivatives in target.resolve().parents):
         raise UsageError("E-OUT-SAME", "the output is inside the input folder", fix="write elsewhere", path=target)
-    if of_bids:
+    return list_cases(source, target, options)
+
+
+def list_cases(source: Path, target: Path, options: RunOptions) -> list[Case]:
+    """Every volume of the input, each with a name below the output folder; as of :func:`find_cases`."""
+    participants = options.selection.participant_label
+    if not source.exists():
+        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=source)
+    if participants is not None or (source.is_dir() and is_bids(source)):
         return _bids_cases(source, target, participants or ())
     if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
         return list(_listed(source, target, options))
@@ -286,7 +291,7 @@ def _listed(path: Path, target: Path, options: RunOptions) -> Iterator[Case]:
 
 def _found(source: Path, target: Path, options: RunOptions) -> list[Case]:
     """The cases of a file, folder or archive."""
-    if source.is_file() and not is_dicom_source(source):
+    if not (source.is_dir() or is_dicom_source(source)):
         return [Case(source.name, source, target / _result_name(Path(source.name)))]
     images = list(_images_below(source)) if source.is_dir() else []
     cases = [Case(p.as_posix(), source / p, target / _result_name(p)) for p in images]

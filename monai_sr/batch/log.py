@@ -82,6 +82,23 @@ class Outcome:
             f"({facts['slice_thickness_source']}), profile {facts['slice_profile']} ({facts['slice_profile_source']})"
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "case": self.case,
+            "status": self.status,
+            "output": self.output,
+            "skipped": self.skipped,
+            "change": self.change,
+            **self.facts,
+            "beside": list(self.beside),
+            "report": self.report,
+            "seconds": self.seconds,
+            "peak_memory_mib": self.peak_memory_mib,
+            "error": self.error and self.error.to_dict(),
+            "warnings": [notice.to_dict() for notice in self.warnings],
+        }
+
     @property
     def code(self) -> str:
         """Of the error."""

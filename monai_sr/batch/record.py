@@ -19,7 +19,7 @@ from ..acquired import Acquired
 from ..bundles import NAMES, Model
 from ..dicom import MadeBy, Series, acquisition
 from ..engine.memory import peak_mib
-from ..errors import ImageError, OutputError, SuperResolutionWarning, UsageError
+from ..errors import ImageError, OutputError, SuperResolutionWarning, UsageError, warn
 from ..files import write_json
 from ..grid import grid_of
 from ..io.images import image_suffix
@@ -188,6 +188,26 @@ def sha256_of(paths: Iterable[Path]) -> str:
 def sha256_of_result(target: Path) -> str:
     """Of a result: a file, or a folder of DICOM files in the order of their names."""
     return sha256_of(sorted(target.iterdir()) if target.is_dir() else [target])
+
+
+def check_record(target: Path) -> dict[str, Any] | None:
+    """The record beside a result, with ``is_as_recorded``; None for what has no record.
+
+    Warns if the result was changed since (W-OUT-CHANGED).
+    """
+    record = record_beside(target) if target.exists() else None
+    if record is None or "output_sha256" not in record:
+        return None
+    found = sha256_of_result(target)
+    as_recorded = record["output_sha256"] == found
+    if not as_recorded:
+        warn(
+            "W-OUT-CHANGED",
+            "this result was changed since monai-sr wrote it (SHA-256 {found}, {recorded} is recorded)",
+            path=target,
+            facts={"found": found, "recorded": record["output_sha256"]},
+        )
+    return record | {"is_as_recorded": as_recorded}
 
 
 def is_done(target: Path, made: MadeBy, *, input_sha256: str, unfinished: bool, overwrite: bool, again: bool) -> bool:

@@ -1,50 +1,79 @@
-"""``check``: whether an input can be processed."""
+"""``check``: what an input holds, whether it can be processed, and what would be made of it."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from ..acquired import Acquired
-from ..dicom import find_series, is_dicom_source, stack_of
-from ..errors import SuperResolutionError, naming
-from ..grid import grid_of
-from ..io.images import read_image, refuse_file_options
+from ..batch import Forecast, check_record, examine_case, list_cases
+from ..bundles import load_bundle
+from ..errors import collect_notices, give, printable
+from ..io.shelf import SPLINE
 from .config import run_options
-from .terminal import say
+from .terminal import answer, say
+
+NOWHERE = Path("results")
+"""Results are named, and none is made."""
 
 
 def check(given: argparse.Namespace) -> int:
     """``monai-sr check SOURCE``"""
-    source, options = Path(given.source), run_options(given).reading
-    if not (source.is_dir() or is_dicom_source(source)):
-        image = read_image(source, volume=options.volume, nan=options.nan, geometry=options.geometry)
-        with naming(source):
-            Acquired.of(image).check_slices()
-        say(f"{source}: {grid_of(image).in_words()}")
-        return 0
-    refuse_file_options(volume=options.volume, geometry=options.geometry)
-    found = find_series(source, merge_by_geometry=options.merge_by_geometry)
-    good, bad = 0, len(found.broken)
-    for series in found.series:
-        say(f"series {series.label}: {series.modality}, {len(series.frames)} slices, UID {series.uid}")
-        try:
-            stack = stack_of(series, fill_gaps=options.fill_gaps)
-        except SuperResolutionError as error:
-            bad += 1
-            say(f"  {error}")
-            continue
-        good += 1
-        thick = series.slice_thickness
-        thickness = "unknown" if thick is None else f"{thick:.4g} mm" if isinstance(thick, float) else "differs"
-        say(f"  one each {stack.slice_spacing:.4g} mm, slice thickness {thickness}")
-        for note in stack.warnings:
-            say(f"  {note}")
-    for uid, fault in found.broken:
-        say(f"series of UID {uid or 'unknown'}\n  {fault}")
-    for left in found.left_out:
-        say(f"left out: {left.files} file(s), {left.reason} ({left.code})")
-    if not good and not bad:
-        with naming(source):
-            found.only()
-    return 0 if not bad else 4 if good else 5
+    options, source = run_options(given), Path(given.source)
+    made = _check_result(source)
+    with collect_notices() as notices:
+        cases = list_cases(source, NOWHERE, options)
+    forecasts, spline = [], load_bundle(SPLINE)
+    for case in cases:
+        forecast = examine_case(case, options, spline)
+        if forecast.error is not None and len(cases) == 1 and not source.is_dir() and case.series is None:
+            raise forecast.error
+        _show(forecast)
+        forecasts.append(forecast)
+    left_out = []
+    for notice in notices:
+        if notice.code == "W-LEFT-OUT":
+            left_out.append(notice.facts)
+        else:
+            give(notice)
+    for files in left_out:
+        say(f"left out: {files['files']} file(s), {files['reason']} ({files['code']})")
+    answer(volumes=[forecast.to_dict() for forecast in forecasts], left_out=left_out, made_by_monai_sr=made)
+    errors = sum(forecast.error is not None for forecast in forecasts)
+    return 0 if not errors else 4 if errors < len(cases) else 5
+
+
+def _check_result(source: Path) -> dict[str, Any] | None:
+    """By what a result of monai-sr was made, and whether it is as recorded; None for other inputs."""
+    record = check_record(source)
+    if record is None:
+        return None
+    names = ("monai_sr_version", "bundle", "bundle_version", "input_sha256", "output_sha256", "is_as_recorded")
+    made = {name: record.get(name) for name in names}
+    if made["is_as_recorded"]:
+        by = f"monai-sr {made['monai_sr_version']} with {made['bundle']}"
+        say(f"{printable(str(source))}: made by {by}, SHA-256 as recorded")
+    return made
+
+
+def _show(forecast: Forecast) -> None:
+    series = forecast.case.series
+    if series is None:
+        say(printable(forecast.case.name))
+    else:
+        what = f"{series.modality}, {len(series.frames)} slices, UID {printable(series.uid)}"
+        say(f"series {series.label}: {what}, named {forecast.case.name}")
+    if forecast.before:
+        result = f" -> {forecast.after}, factor {forecast.factor:.4g}" if forecast.factor else ""
+        say(f"  {forecast.before}{result}")
+    for fact, entry in (forecast.acquired or {}).items():
+        value = entry["value"]
+        say(f"  {fact.replace('_', ' '):15} {value if isinstance(value, str | int) else _mm(value)}, {entry['source']}")
+    for notice in forecast.warnings:
+        say(f"  {notice}")
+    say(f"  {forecast.verdict if forecast.error is None else forecast.error}")
+
+
+def _mm(value: float | list[float]) -> str:
+    values = value if isinstance(value, list) else [value]
+    return f"{min(values):.4g} mm" if min(values) == max(values) else f"{min(values):.4g} to {max(values):.4g} mm"

@@ -22,7 +22,7 @@ from ..evaluation.profile_fit import fit_profile
 from ..files import make_folder, write_text
 from ..io.volumes import find_volumes
 from ..options import BUNDLES
-from .terminal import complain, progress_bar, say
+from .terminal import answer, complain, progress_bar, say
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -69,6 +69,7 @@ def evaluate(options: argparse.Namespace) -> int:
         return 5
     robust = options.robustness
     say(tables.robustness_table(scores) if robust else f"{tables.table(scores)}\n{tables.FIGURES_EXPLAINED}")
+    answer(scores=[tables.score_row(score) for score in scores])
     if options.output:
         for written in tables.write_scores(scores, options.output, **settings):
             say(written)

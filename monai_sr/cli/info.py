@@ -12,15 +12,18 @@ from ..engine.devices import cpu_threads, gpu_names
 from ..errors import UsageError
 from ..io.shelf import SPLINE, bundle_path, shipped_bundles
 from ..options import NOTICE
-from .terminal import say
+from .terminal import answer, say
 
 
 def info(options: argparse.Namespace) -> int:
     """``monai-sr info``"""
     say(f"monai-sr {__version__} - {NOTICE}")
     fastest = "torch"
+    versions: dict[str, str | None] = {}
     for package in ("torch", "openvino", "monai", "nibabel", "pydicom", "SimpleITK", "numpy"):
+        versions[package] = None
         try:
+            versions[package] = version(package)
             say(f"  {package:12} {version(package)}")
             fastest = "openvino" if package == "openvino" else fastest
         except PackageNotFoundError:
@@ -34,6 +37,15 @@ def info(options: argparse.Namespace) -> int:
     for name, metadata in shipped_bundles().items():
         say(f"  {name:12} {metadata['version']:8} {bundle_path(name)}")
     say(f"  {SPLINE:12} {'':8} the consistent spline alone, no network")
+    answer(
+        packages=versions,
+        devices={"cpu": {"threads": cpu_threads(), "engine": fastest}}
+        | {f"cuda:{index}": {"name": name} for index, name in enumerate(gpu_names())},
+        bundles={
+            name: {"version": metadata["version"], "folder": str(bundle_path(name))}
+            for name, metadata in shipped_bundles().items()
+        },
+    )
     return 0
 
 

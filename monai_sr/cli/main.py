@@ -16,15 +16,17 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from .. import __version__
 from ..clients.slicer.description import given
 from ..engine.imports import import_monai_to_run
 from ..errors import SuperResolutionError, SuperResolutionWarning, collect_notices
 from .parser import make_parser
-from .terminal import complain, flush_stdout
+from .terminal import answer_in_json, complain, flush_stdout, print_json
 
 ELSEWHERE = {"bids": "run", "errors": "info"}
 """Modules of commands that have none of their own name; each is imported when it is called."""
 
+REPORT = "run again with --debug and report it"
 INTERNAL_ERROR = 10
 INTERRUPTED = 130
 TERMINATED = 143
@@ -41,6 +43,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["slicer"]:
         words = ["slicer", *given(words[1:])]
     _quiet_libraries()
+    if not _asks_for_json(words):
+        return _run(words, of_its_own=arguments is None)
+    with answer_in_json() as document:
+        code = _run(words, of_its_own=arguments is None)
+    try:
+        print_json({"command": words[0], "monai_sr_version": __version__, "exit_code": code, **document})
+    except SuperResolutionError as error:
+        complain(error)
+        return error.exit_code
+    return code
+
+
+def _asks_for_json(words: Sequence[str]) -> bool:
+    """Whether stdout is to hold one JSON document; after ``verify --json`` a file may be named instead."""
+    if "--json" not in words[1:]:
+        return False
+    after = words[words.index("--json") + 1 :]
+    return words[0] != "verify" or not after or after[0].startswith("-")
+
+
+def _run(words: list[str], *, of_its_own: bool) -> int:
+    """Run one command in this process, or in a process of its own; its exit code."""
     failure: Exception
     try:
         try:
@@ -49,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flush_stdout()  # of --help
         options.words = words
         with _termination_heeded(), collect_notices(show=complain):
-            if arguments is None and options.command in ("run", "bids", "slicer") and not getattr(options, "xml", 0):
-                import_monai_to_run()  # in a process of its own
+            if of_its_own and options.command in ("run", "bids", "slicer") and not getattr(options, "xml", 0):
+                import_monai_to_run()
             module = import_module(f".{ELSEWHERE.get(options.command, options.command)}", __package__)
             return getattr(module, options.command)(options) or 0
     except SuperResolutionError as error:
@@ -64,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return TERMINATED
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        complain(f"E-BUG: {type(error).__name__}: {first}. Fix: run again with --debug and report it.")
+        complain(SuperResolutionError("E-BUG", f"{type(error).__name__}: {first}", fix=REPORT))
         code, failure = INTERNAL_ERROR, error
     if "--debug" in words:
         traceback.print_exception(failure)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..clients.slicer.description import OVERLAYS
+from ..errors import UsageError
 from ..options import BUNDLES, GROUPS, NOTICE, PARAMETERS, Parameter, parameters
 
 EXAMPLES = """\
@@ -46,7 +47,7 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(word.split("=")[0], known, n=1)
             if near:
                 message += f"; did you mean {near[0]}?"
-        self.exit(2, f"monai-sr: E-USE: {message}. Fix: see {self.prog} --help.\n")
+        raise UsageError("E-USE", message, fix=f"see {self.prog} --help")
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -69,6 +70,8 @@ def make_parser() -> Parser:
         sub = subparsers.add_parser(name, help=text, description=f"{text}. {NOTICE}", **how)
         sub.set_defaults(command=name)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if name in ("run", "bids", "check", "evaluate", "info"):
+            sub.add_argument("--json", action="store_true", help="print one JSON document for programs, and no text")
         return sub
 
     sub = command(
@@ -101,7 +104,9 @@ def make_parser() -> Parser:
     for name in ("slice_thickness", "profile", "axis", "volume"):
         _add(sub, PARAMETERS[name], default=None)
     sub.add_argument("--map", metavar="FILE", help="write the residual of each acquired voxel there")
-    sub.add_argument("--json", metavar="FILE", help="write the figures there")
+    sub.add_argument(
+        "--json", metavar="FILE", nargs="?", const="", help="print one JSON document for programs, or write it to FILE"
+    )
     sub.add_argument(
         "--limit",
         type=_positive,

@@ -5,10 +5,22 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from ..batch import Case, Outcome, exit_code, find_cases, load_model, open_log, plan_table, run_cases, summary
+from ..batch import (
+    Case,
+    Outcome,
+    exit_code,
+    find_cases,
+    forecast_cases,
+    forecast_table,
+    load_model,
+    open_log,
+    run_cases,
+    summary,
+)
+from ..errors import printable
 from ..options import RunOptions
 from .config import run_options
-from .terminal import bar, complain, say
+from .terminal import answer, bar, complain, in_json, say
 
 
 def run(given: argparse.Namespace) -> int:
@@ -27,8 +39,7 @@ def super_resolve(options: RunOptions, debug: bool) -> int:
     """Find the cases, plan or run them, and show what became of each; the exit code."""
     cases = find_cases(options)
     if options.selection.dry_run:
-        say(plan_table(cases, options, load_model(options)))
-        return 0
+        return foresee(cases, options)
     log = open_log(options)
     shown = bar(len(cases), cases[0].name if len(cases) == 1 else "volumes")
 
@@ -45,7 +56,25 @@ def super_resolve(options: RunOptions, debug: bool) -> int:
     shown.close()
     if log is not None:
         say(summary(outcomes))
+    answer(volumes=[outcome.to_dict() for outcome in outcomes])
     return exit_code(outcomes)
+
+
+def foresee(cases: list[Case], options: RunOptions) -> int:
+    """Show what would become of each case, and make nothing; the exit code."""
+    forecasts = []
+    with bar(len(cases), "volumes") as shown:
+        for forecast in forecast_cases(cases, options, load_model(options)):
+            forecasts.append(forecast)
+            for notice in forecast.warnings:
+                complain(notice.at(forecast.case.name))
+            shown.update()
+    say(forecast_table(forecasts))
+    if len(forecasts) == 1:
+        for path in forecasts[0].outputs:
+            say(f"would write {printable(str(path))}")
+    answer(volumes=[forecast.to_dict() | forecast.costs() for forecast in forecasts])
+    return 0
 
 
 def show(outcome: Outcome, cases: list[Case], *, debug: bool) -> None:
@@ -53,17 +82,19 @@ def show(outcome: Outcome, cases: list[Case], *, debug: bool) -> None:
     named = cases[0].is_named
     for notice in outcome.warnings:
         complain(notice)
-    if outcome.error is not None:
+    if outcome.error is not None and in_json():
+        complain(outcome.error.at(cases[0].source) if named else outcome.error)
+    elif outcome.error is not None:
         path = outcome.error.path or cases[0].source if named else outcome.case
         place = "" if named and outcome.code == "E-BUG" else f"{path} - "
         complain(f"{outcome.code}: {place}{outcome.reason}")
         if debug:
             complain(outcome.debug)
     elif outcome.status == "done":
-        say(f"{outcome.output}: {outcome.change}")
+        say(f"{printable(outcome.output)}: {outcome.change}")
         if named and outcome.verdict:
             say(f"  {outcome.verdict}")
         for path in outcome.beside if named else ():
-            say(path)
+            say(printable(path))
     elif named:
-        say(f"{cases[0].target}: {outcome.skipped}")
+        say(f"{printable(str(cases[0].target))}: {outcome.skipped}")

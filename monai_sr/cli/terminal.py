@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from ..errors import printable, write_error
+from ..errors import Notice, SuperResolutionError, printable, write_error
+
+_answer: ContextVar[dict[str, Any] | None] = ContextVar("answer", default=None)
+
+
+@contextmanager
+def answer_in_json() -> Iterator[dict[str, Any]]:
+    """While it is open, what is said is not printed, and what is answered and complained of is collected."""
+    document: dict[str, Any] = {"errors": [], "warnings": []}
+    token = _answer.set(document)
+    try:
+        yield document
+    finally:
+        _answer.reset(token)
+
+
+def in_json() -> bool:
+    """Whether a document for programs is made."""
+    return _answer.get() is not None
+
+
+def answer(**fields: Any) -> None:
+    """Fields of the document that ``--json`` prints."""
+    document = _answer.get()
+    if document is not None:
+        document |= fields
 
 
 def say(text: object) -> None:
@@ -18,24 +45,40 @@ def say(text: object) -> None:
     Raises:
         OutputError: stdout cannot be written to.
     """
-    with _writable_stdout():
-        print(_shown(text), flush=True)
+    if _answer.get() is None:
+        with _writable_stdout():
+            print(_shown(text), flush=True)
 
 
-def complain(text: object) -> None:
-    """Print on stderr, by our name and without what a terminal would obey."""
-    with suppress(OSError):  # there is no other place to tell it
-        print(f"monai-sr: {_shown(text)}", file=sys.stderr, flush=True)
-
-
-def flush_stdout() -> None:
-    """Write what others printed, such as a help page.
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print what programs are to read.
 
     Raises:
         OutputError: stdout cannot be written to.
     """
     with _writable_stdout():
-        print(end="", flush=True)
+        print(json.dumps(document, indent=2, default=str), flush=True)
+
+
+def complain(text: object) -> None:
+    """Print on stderr, by our name and without what a terminal would obey; a notice goes into the JSON instead."""
+    document = _answer.get()
+    if document is not None and isinstance(text, Notice):
+        document["errors" if isinstance(text, SuperResolutionError) else "warnings"].append(text.to_dict())
+        return
+    with suppress(OSError):  # there is no other place to tell it
+        print(f"monai-sr: {_shown(text)}", file=sys.stderr, flush=True)
+
+
+def flush_stdout() -> None:
+    """Write what others printed, such as a help page; beside a document for programs there is nothing.
+
+    Raises:
+        OutputError: stdout cannot be written to.
+    """
+    if _answer.get() is None:
+        with _writable_stdout():
+            print(end="", flush=True)
 
 
 def bar(total: float, text: str) -> Any:

@@ -11,7 +11,7 @@ from ..errors import naming
 from ..files import write_json
 from ..io.images import check_writable, read_image, write_image
 from ..trust.consistency import measure_consistency
-from .terminal import say
+from .terminal import answer, say
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -35,8 +35,9 @@ def verify(options: argparse.Namespace) -> int:
     say(f"{consistency.text()}\n{'limit':17} {limit:.3g} for each slice, and what rounding to integers costs")
     if options.map:
         say(write_image(consistency.residual, options.map, dtype="float32"))
+    record = {"consistency": consistency.record() | {"limit": limit}, "acquired": consistency.acquired.record()}
+    answer(**record, consistent=consistency.within(limit))
     if options.json:
-        record = {"consistency": consistency.record() | {"limit": limit}, "acquired": consistency.acquired.record()}
         say(write_json(record, Path(options.json)))
     consistency.check(limit, path=sources[1])
     say(f"consistent, but for {consistency.missed_text}" if consistency.misses_voxels else "consistent")

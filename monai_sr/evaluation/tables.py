@@ -139,7 +139,7 @@ def write_scores(scores: Sequence[Score], folder: str | Path, **settings: Any) -
     """Write ``scores.csv`` and ``scores.json`` (with the settings and the definitions of the figures)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [_flat(score) for score in scores]
+    rows = [score_row(score) for score in scores]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -156,7 +156,7 @@ def write_scores(scores: Sequence[Score], folder: str | Path, **settings: Any) -
 _FIGURES = ("psnr_db", "ssim", "gain_db", "sharpness", "consistency_db", "ceiling_db")
 
 
-def _flat(score: Score) -> dict[str, Any]:
+def score_row(score: Score) -> dict[str, Any]:
     """A score as one row; the fields of its condition are columns of the row."""
     row: dict[str, Any] = {}
     for field in fields(score):

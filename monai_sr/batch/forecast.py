@@ -1,0 +1,227 @@
+"""What a run would make of each volume, what it would take, and what it would say: ``check`` and ``--dry-run``.
+
+A volume is read as a run reads it, so that what a run refuses is refused, and what it warns of before
+the work is shown. What only a result can show (consistency, clipped values) comes with the run.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from ..bundles import Model
+from ..engine.memory import choose_tile, free_vram, memory_budget, needed_bytes
+from ..errors import SuperResolutionError, SuperResolutionWarning, collect_notices, printable
+from ..inference import acquire
+from ..io.images import write_image
+from ..options import Acquisition, Reading, RunOptions
+from .case import decided_acquisition, input_sha256, maps_wanted, process, read_case
+from .cases import Case
+from .companions import map_path
+from .log import explain
+from .pages import report_path
+from .record import is_done, made_by, resolve_options, sidecar_path
+
+_FIRST = 48
+"""Rows and columns of the first of two volumes by which time is measured; each has 12 slices, made 48."""
+
+_ENOUGH = 1.5
+"""Seconds that the second one is to take at most, as far as the first one tells."""
+
+_OF_TILE = 0.55
+"""What a run takes of the memory that is planned for its tiles, by the tables of speed in ``monai_sr/README.md``."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What would become of a case.
+
+    Attributes:
+        case: which.
+        before, after: its grid and that of the result, in words; empty where it cannot be read.
+        factor: output slices per acquired slice; None where nothing is to be super-resolved.
+        acquired: what is known of the acquisition, see :meth:`monai_sr.acquired.Acquired.record`.
+        voxels: acquired and new ones.
+        error: why it would be refused.
+        is_done: the result is there already, by these options.
+        warnings: that the run would give before the work.
+        outputs: files and folders that would be written.
+        memory: bytes that the process would take at its peak.
+        seconds: that it would take.
+    """
+
+    case: Case
+    before: str = ""
+    after: str = ""
+    factor: float | None = None
+    acquired: dict[str, Any] | None = None
+    voxels: tuple[int, int] = (0, 0)
+    error: SuperResolutionError | None = None
+    is_done: bool = False
+    warnings: tuple[SuperResolutionWarning, ...] = ()
+    outputs: tuple[Path, ...] = ()
+    memory: int = 0
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """In words what would be done, or why not."""
+        if self.error is not None:
+            return f"{self.error.code}: {self.error.problem}"
+        if self.is_done:
+            return "done already"
+        return "can be processed" if self.factor else "fine enough already: it would be passed through"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        series = self.case.series
+        known = {} if series is None else {"series": series.label, "uid": series.uid, "modality": series.modality}
+        return {
+            "name": self.case.name,
+            "source": str(self.case.source),
+            **known,
+            "before": self.before,
+            "after": self.after,
+            "factor": self.factor,
+            "acquired": self.acquired,
+            "verdict": self.verdict,
+            "error": self.error and self.error.to_dict(),
+            "warnings": [notice.to_dict() for notice in self.warnings],
+        }
+
+    def costs(self) -> dict[str, Any]:
+        """What it takes and leaves, for JSON."""
+        return {
+            "outputs": [str(path) for path in self.outputs],
+            "memory_mib": round(self.memory / 2**20),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def examine_case(case: Case, options: RunOptions, model: Model) -> Forecast:
+    """Read a case and decide what is decided before the work."""
+    forecast = Forecast(case)
+    with collect_notices() as notices, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other libraries
+        try:
+            if case.fault is not None:
+                raise case.fault
+            acquired = acquire(read_case(case, options), options.acquisition)
+            before = acquired.grid.in_words(acquired.axis, acquired.slice_spacing)
+            forecast = replace(forecast, before=before)
+            acquired.check_slices()
+            wanted = acquired.wanted_grid(spacing=options.wanted.spacing, factor=options.wanted.factor)
+            slices = model.prepare(acquired, options.wanted)
+            forecast = replace(
+                forecast,
+                after=wanted.in_words(acquired.axis),
+                factor=None if slices is None else round(slices.factor, 4),
+                acquired=acquired.record(),
+                voxels=(acquired.image.numel(), len(acquired.image) * math.prod(wanted.shape)),
+            )
+        except (SuperResolutionError, MemoryError) as error:
+            forecast = replace(forecast, error=explain(error).at(case.source))
+    return replace(forecast, warnings=tuple(notices))
+
+
+def forecast_cases(
+    cases: Sequence[Case], options: RunOptions, model: Model, *, memory: int | None = None
+) -> Iterator[Forecast]:
+    """What would become of every case, with what it takes.
+
+    Args:
+        cases, options: as of :func:`monai_sr.batch.run_cases`.
+        model: of these options.
+        memory: bytes that this process may take; None to find out.
+    """
+    memory = memory_budget() if memory is None else memory
+    start, per_voxel = None, 0.0
+    options = resolve_options(options, model)
+    for case in cases:
+        forecast = examine_case(case, options, model)
+        if forecast.error is None:
+            if start is None:
+                start, per_voxel = measure_speed(model, options)
+            seconds = start + per_voxel * forecast.voxels[1]
+            forecast = _with_costs(replace(forecast, seconds=seconds), options, model, memory)
+        yield forecast
+
+
+def _with_costs(forecast: Forecast, options: RunOptions, model: Model, memory: int) -> Forecast:
+    case, size = forecast.case, dict(zip(("voxels_in", "voxels_out"), forecast.voxels, strict=True))
+    try:
+        tile = choose_tile(model.engine, **size, memory=memory, vram=free_vram(model.device))
+        made = made_by(replace(options, acquisition=decided_acquisition(case, options)), model)
+        done = is_done(
+            case.target,
+            made,
+            input_sha256=input_sha256(case),
+            unfinished=False,
+            overwrite=options.outputs.overwrite,
+            again=case.is_named,
+        )
+    except SuperResolutionError as error:
+        return replace(forecast, error=error)
+    outputs = [case.target, sidecar_path(case.target), *case.mask_targets]
+    if forecast.factor:
+        outputs += [map_path(case.target, kind) for kind in maps_wanted(options)]
+    outputs += [report_path(case.target)] if options.outputs.report else []
+    outputs += [report_path(case.target).with_suffix(".viewer.html")] if options.outputs.viewer else []
+    on_tile = model.engine.tile_bytes(tile, **size)
+    taken = needed_bytes(model.engine, tile, **size) - round((1 - _OF_TILE) * on_tile)
+    return replace(forecast, is_done=done, outputs=tuple(outputs), memory=taken)
+
+
+def forecast_table(forecasts: Sequence[Forecast]) -> str:
+    """What would become of the volumes, as a table for people."""
+    rows = [("case", "acquired", "result", "MiB", "seconds", "output", "verdict")]
+    for one in forecasts:
+        costs = (f"{one.memory / 2**20:.0f}", f"{max(1, one.seconds):.0f}") if one.memory else ("", "")
+        name, output, verdict = map(printable, (one.case.name, str(one.case.target), one.verdict))
+        rows.append((name, one.before, one.after, *costs, output, verdict))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+    good = [one for one in forecasts if one.error is None and not one.is_done]
+    total = sum(one.seconds for one in good)
+    end = f"{len(good)} of {len(forecasts)} volumes will be processed: about {total:.0f} s one by one"
+    return "\n".join((*(line.rstrip() for line in lines), end))
+
+
+def measure_speed(model: Model, options: RunOptions) -> tuple[float, float]:
+    """Seconds that a volume takes on this machine from reading to writing, and that each new voxel adds.
+
+    By two small volumes of noise, once all is loaded. A volume with much empty background takes less.
+    """
+    _seconds_of(model, options, _FIRST)
+    few, short = _seconds_of(model, options, _FIRST)
+    side = round(_FIRST * min(max((_ENOUGH / max(short, 1e-3)) ** 0.5, 1.5), 5.0))
+    many, long = _seconds_of(model, options, side)
+    per_voxel = max(long - short, 0.0) / (many - few) or long / many
+    return max(short - per_voxel * few, 0.0), per_voxel
+
+
+def _seconds_of(model: Model, options: RunOptions, side: int) -> tuple[int, float]:
+    """Voxels of a result of so many rows and columns, and the seconds that it took."""
+    shape = (side, side, 12)
+    voxels = torch.from_numpy(np.random.default_rng(0).normal(500, 90, (1, *shape)).astype(np.float32))
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "probe.nii.gz"), Path(folder, "thin.nii.gz")
+        write_image(MetaTensor(voxels, affine=torch.diag(torch.tensor([1.0, 1.0, 4.0, 1.0]))), source, dtype=np.int16)
+        plain = replace(
+            options,
+            wanted=replace(options.wanted, factor=4.0, spacing=None, strict=False, format=None),
+            acquisition=Acquisition(),
+            reading=Reading(),
+            outputs=replace(options.outputs, mask=()) if options.outputs.mask else options.outputs,
+        )
+        outcome = process(Case("probe", source, target, is_named=True), plain, model)
+        return 4 * math.prod(shape), outcome.seconds
