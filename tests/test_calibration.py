@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from functools import partial
 
 import numpy as np
 import phantoms
 import pytest
 import torch
+from runs import make_bundle
 
 from monai_sr.bundles import bundle_path, load_bundle, read_calibration
 from monai_sr.cli.main import main
@@ -21,9 +21,8 @@ from monai_sr.io.images import write_image
 
 @pytest.fixture
 def bundle(tmp_path):
-    """A copy of the pyramid bundle without its calibration."""
-    folder = tmp_path / "own"
-    shutil.copytree(bundle_path("pyramid"), folder)
+    """A small bundle without a calibration."""
+    folder = make_bundle(tmp_path, "pyramid", features=4, depth=2).rename(tmp_path / "own")
     (folder / "configs" / "calibration.json").unlink()
     return folder
 

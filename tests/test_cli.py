@@ -19,7 +19,7 @@ import torch
 import tqdm
 from catalogue import fault
 from nifti_tools import save_nifti
-from runs import BUNDLES, EagerBar, make_bundle
+from runs import BUNDLES, EagerBar, command, make_bundle
 
 import monai_sr.bundles
 import monai_sr.cli.main
@@ -32,13 +32,6 @@ from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
 
 RNG = np.random.default_rng(0)
-
-
-def user(*arguments, folder: Path) -> subprocess.CompletedProcess:
-    """The same in a process of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(BUNDLES.parent)}
-    command = [sys.executable, "-m", "monai_sr", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -95,11 +88,12 @@ def shipped(tmp_path_factory, monkeypatch) -> Path:
 # ------------------------------------------------------------- as a user does
 
 
-def test_run_makes_thin_slices_and_says_so(nifti, tmp_path):
+def test_run_makes_thin_slices_and_says_so(call, nifti, tmp_path, monkeypatch):
     source = nifti()
-    done = user("run", source, "thin.nii.gz", "--bundle", "none", folder=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    made, verdict = done.stdout.splitlines()
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call("run", source, "thin.nii.gz", "--bundle", "none")
+    assert (code, err) == (0, "")
+    made, verdict = out.splitlines()
     assert made == "thin.nii.gz: 8x7x6 at 1 x 1.2 x 4 mm -> 8x7x24 at 1 x 1.2 x 1 mm"
     assert verdict.startswith("  agrees with the scan: ") and "slice thickness 4 mm (assumed)" in verdict
     written = nib.load(tmp_path / "thin.nii.gz")
@@ -778,9 +772,10 @@ def test_the_shipped_demo_is_better_than_interpolation_with_both_bundles(tmp_pat
             pytest.skip(f"{name} has no weights")
     if not (BUNDLES / NAMES["residual"] / "docs" / "example" / "thick.nii.gz").is_file():
         pytest.skip("there is no example")
-    done = user("demo", folder=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    gains = gains_of(done.stdout)
+    process = command("demo", cwd=tmp_path)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    gains = gains_of(out)
     assert gains["residual"] > 0 and gains["pyramid"] > 0
     assert (tmp_path / "demo_output" / "comparison.png").is_file()
 

@@ -665,6 +665,7 @@ OVERSAMPLED = {
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_acquired_volumes_are_told_from_the_same_volumes_thickened(shared_data):
     ways = [(2, 3, 0.0), (2, 1, 0.0), (3, 3, 0.5), (2, 1, 0.5), (3, 1, 0.5), (4, 1, 0.0), (4, 3, 0.0), (3, 0, 0.0)]
     for number, path in enumerate(real_volumes(shared_data, "train", "validation")):

@@ -567,6 +567,7 @@ def test_the_command_line_tells_nothing_of_the_patient(pacs, fill, tmp_path, cap
     assert dicom_phantoms.uid_of(1) not in "".join([*records, *names, *shown])
 
 
+@pytest.mark.slow
 def test_a_watcher_that_is_killed_while_it_stores_is_finished_by_the_next(pacs, fill, tmp_path):
     """The archive has a part of the result then; the rest comes, and nothing comes as another series."""
     fill()

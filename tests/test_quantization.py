@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import phantoms
 import pytest
 import torch
+from runs import make_bundle
 from small_networks import computed, lively
 
 from monai_sr.bundles import NAMES, bundle_path, load_bundle
@@ -198,9 +198,8 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def bundle(tmp_path, monkeypatch):
-    """A copy of a bundle without an 8-bit form, and a builder that takes little time."""
-    folder = tmp_path / "bundles" / NAMES["pyramid"]
-    shutil.copytree(bundle_path("pyramid"), folder, ignore=shutil.ignore_patterns("int8.json", "docs"))
+    """A small bundle without an 8-bit form, and a builder that takes little time."""
+    folder = make_bundle(tmp_path / "bundles", "pyramid", features=4, depth=2)
     for name, value in {"PATCHES": 3, "PATCH": 24, "FACTORS": (2,)}.items():
         monkeypatch.setattr(quantize, name, value)
     return folder

@@ -156,33 +156,26 @@ def test_the_description_comes_without_torch():
 # ------------------------------------------------------------- the run
 
 
-def test_the_module_does_what_the_command_line_does_and_tells_its_progress(thick, tmp_path):
-    """By its script, which hands over to the Python it is told of and keeps Slicer's environment from it."""
-    out, python = tmp_path / "out.nrrd", tmp_path / "python"
-    python.write_text(
-        f'#!/bin/sh\ntest -z "$PYTHONHOME$PYTHONPATH$LD_LIBRARY_PATH" || exit 99\n'
-        f'PYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"\n'
-    )
-    python.chmod(0o755)
+def test_the_module_does_what_the_command_line_does_and_reports_its_progress(call, thick, tmp_path):
     words = ["--bundle", "pyramid", "--factor", "3", "--spacing", "0", "--modality", "auto", "--device", "cpu"]
-    done = subprocess.run(
-        [sys.executable, "-S", str(MODULE), *words, str(thick), str(out)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"MONAI_SR_PYTHON": str(python), "PYTHONPATH": "/slicer/lib", "LD_LIBRARY_PATH": "/slicer"},
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (
-        main(["run", str(thick), str(tmp_path / "run.nrrd"), "--bundle", "pyramid", "--factor", "3", "--device", "cpu"])
-        == 0
-    )
-    assert out.read_bytes() == (tmp_path / "run.nrrd").read_bytes()
-    told = re.findall(r"<filter-progress>([\d.]+)</filter-progress>", done.stdout)
-    assert done.stdout.startswith("<filter-start><filter-name>monai-sr</filter-name>")
-    assert [float(t) for t in told] == sorted(float(t) for t in told)
-    assert float(told[-1]) == 1
-    assert re.search(r"<filter-end><filter-name>monai-sr</filter-name><filter-time>[\d.]+</filter-time>", done.stdout)
+    code, out, err = call("slicer", *words, thick, tmp_path / "out.nrrd")
+    assert code == 0, err
+    assert call("run", thick, tmp_path / "run.nrrd", *words[:4], *words[-2:])[0] == 0
+    assert (tmp_path / "out.nrrd").read_bytes() == (tmp_path / "run.nrrd").read_bytes()
+    steps = [float(text) for text in re.findall(r"<filter-progress>([\d.]+)</filter-progress>", out)]
+    assert out.startswith("<filter-start><filter-name>monai-sr</filter-name>")
+    assert steps == sorted(steps) and steps[-1] == 1
+    assert re.search(r"<filter-end><filter-name>monai-sr</filter-name><filter-time>[\d.]+</filter-time>", out)
+
+
+def test_the_script_hands_over_to_the_python_of_the_variable_without_slicer_s_environment(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "[$PYTHONHOME$PYTHONPATH$LD_LIBRARY_PATH]" "$@"\nexit 9\n')
+    python.chmod(0o755)
+    environment = {"MONAI_SR_PYTHON": str(python), "PYTHONPATH": "/slicer/lib", "LD_LIBRARY_PATH": "/slicer"}
+    command = [sys.executable, "-S", str(MODULE), "--factor", "3", "a b.nrrd", "out.nrrd"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (9, "[] -m monai_sr slicer --factor 3 a b.nrrd out.nrrd\n")
 
 
 def test_the_script_runs_the_monai_sr_of_its_own_python(tmp_path):
