@@ -252,7 +252,7 @@ def special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
         special("evil", tarfile.FIFOTYPE),
         special("evil", tarfile.CHRTYPE),
     ],
-    ids=str,
+    ids=lambda member: f"{member.type} {member.linkname}" if isinstance(member, tarfile.TarInfo) else str(member),
 )
 def test_a_malicious_archive_leaves_nothing_behind(tmp_path, member):
     inner = tmp_path / "inner"
