@@ -473,7 +473,7 @@ def test_an_unclear_axis_is_asked_for(fails, nifti, tmp_path, spacing, options):
         (["run", "a"], "OUTPUT"),
         (["simulate", "a", "b"], "--factor --spacing"),
         (["simulate", "a", "b", "--factor", "2", "--profile", "hexagon"], "hexagon"),
-        (["evaluate"], "VOLUME"),
+        (["evaluate"], "--pair"),
         (["walk"], "walk"),
         ([], "COMMAND"),
     ],
