@@ -51,10 +51,10 @@ class Model:
     Attributes:
         name: the bundle's folder name, or "none".
         version: from its metadata.
-        engine: what computes its network, or the consistent spline.
+        engine: of its network, or the consistent spline.
         weights_sha256: of the file of weights; empty without a network.
         calibration: see :func:`read_calibration`.
-        defaults: what its ``inference.json`` says of a run.
+        defaults: the settings in its ``inference.json``.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is; the CPU without one."""
+        """The device of the network; the CPU without one."""
         return self.engine.device
 
     def on(self, device: torch.device) -> Model:
@@ -145,11 +145,10 @@ class Model:
 
 
 def bundle_file(root: str, name: str) -> str:
-    """A file of the bundle whose config asks for it, whatever the current folder is.
+    """A file of the bundle whose config calls this, independent of the current folder.
 
-    The ``bundle_root`` of a config is ".", as in the model zoo, unless somebody gives another. MONAI 1.6.1
-    takes that for the current folder; here it is the folder of the config that is evaluated, which only the
-    workflow that evaluates it knows (``config_root_path``).
+    The ``bundle_root`` of a config is ".", as in the model zoo. In MONAI 1.6.1 that is the current folder.
+    Here it is the folder of the evaluated config, which only the workflow knows (``config_root_path``).
     """
     frame = sys._getframe() if root == "." else None
     while frame is not None:
@@ -162,12 +161,12 @@ def bundle_file(root: str, name: str) -> str:
 
 
 def read_calibration(name_or_path: str | Path) -> dict[str, Any]:
-    """What ``monai-sr calibrate`` measured of a bundle, from its ``configs/calibration.json``.
+    """The calibration of a bundle: measured by ``monai-sr calibrate``, in ``configs/calibration.json``.
 
     ``consistency`` holds the ``limit`` on the NRMSE of a slice, ``uncertainty`` the constants of
     :mod:`monai_sr.trust.uncertainty`, ``trained_on`` the ranges of :mod:`monai_sr.trust.ranges`.
-    The consistent spline has what the residual bundle has for its consistency; a bundle that was not
-    calibrated has nothing.
+    The consistent spline uses the consistency of the residual bundle. It is empty for a bundle that was not
+    calibrated.
 
     Raises:
         BundleError: there is no such bundle, or its calibration cannot be read.
@@ -194,22 +193,22 @@ def load_bundle(
     precision: str | None = None,
     trust_bundle: bool = False,
 ) -> Model:
-    """Load a bundle by its ``inference.json``, so that it runs as ``python -m monai.bundle run`` runs it.
+    """Load a bundle by its ``inference.json``, to run as with ``python -m monai.bundle run``.
 
-    A bundle's configuration may run any code, as MONAI defines it. Those that ship with the package
-    are as trusted as the package; any other only on request, and nothing of it is read before.
+    The configuration of a bundle may run any code. Bundles that ship with the package are trusted; any
+    other is read only if ``trust_bundle`` is set.
 
     Args:
         name_or_path: "residual", "pyramid", "none" for the consistent spline, or a bundle folder.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
         engine: "auto" for the fastest that is installed, "torch" or "openvino". Default: as the bundle says.
         precision: "float32"; on the CPU "int8", on a GPU "float16" or "bfloat16". Default: as the bundle says.
-        trust_bundle: let a bundle from elsewhere run its code.
+        trust_bundle: let a bundle that does not ship with monai-sr run its code.
 
     Raises:
         BundleError: no such bundle, it is not trusted, or its weights are missing, damaged or of
             another shape.
-        UsageError: the device is not there, or engine, precision and device do not fit together.
+        UsageError: there is no such device, or engine, precision and device do not fit together.
     """
     where = pick_device(device)
     if str(name_or_path) == SPLINE:
@@ -227,7 +226,7 @@ def load_bundle(
         inferer = parser.get_parsed_content("inferer")
         weights = Path(parser.get_parsed_content("checkpoint"))
     except Exception as error:
-        # a configuration can fail in as many ways as Python can
+        # a configuration may raise any exception
         raise BundleError("E-W-CONFIG", f"its configuration cannot be read ({error})", path=folder) from error
     if not isinstance(inferer, SuperResolutionInferer):
         raise BundleError(
@@ -276,9 +275,9 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
 
 def check_weights(path: str | Path) -> Path:
-    """Verify the checksums of a file of weights, which torch passes over (torch 2.13).
+    """Verify the checksums of a file of weights, which torch 2.13 ignores.
 
-    Of an entry that calls itself a folder torch reads nothing and returns what lay in memory.
+    For an entry marked as a folder, torch reads nothing and returns uninitialized memory.
 
     Raises:
         BundleError: the file is missing (E-W-MISSING) or damaged (E-W-HASH).
@@ -302,16 +301,16 @@ def _damaged(path: Path) -> BundleError:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """ "auto" is a GPU if there is one that works; anything else must work.
+    """ "auto" is a GPU that works, otherwise the CPU; any other device must work.
 
     Raises:
-        UsageError: no such device.
+        UsageError: the device cannot be used.
     """
     if device == "auto" and not torch.cuda.is_available():
         return torch.device("cpu")
     try:
         chosen = torch.device("cuda" if device == "auto" else device)
-        torch.zeros(8, device=chosen).sum().item()  # a driver or card that does not fit shows by computing only
+        torch.zeros(8, device=chosen).sum().item()  # an unsuitable driver or card fails only when it computes
     except (RuntimeError, AssertionError) as error:
         if device == "auto":
             first = (str(error).splitlines() or [""])[0]

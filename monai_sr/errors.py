@@ -45,18 +45,18 @@ class Notice(Exception):
         super().__init__(code, problem)
         self.code, self.template, self.fix, self.path, self.facts = code, problem, fix, path, dict(facts or {})
 
-    def __reduce__(self) -> tuple[Any, tuple[()]]:  # the arguments of an exception are positional else
+    def __reduce__(self) -> tuple[Any, tuple[()]]:  # otherwise the arguments of an exception are positional
         return partial(type(self), self.code, self.template, fix=self.fix, path=self.path, facts=self.facts), ()
 
     @property
     def problem(self) -> str:
-        """What is wrong, in words."""
+        """The problem in words, with its facts."""
 
         def value(field: re.Match[str]) -> str:
             name, spec = field.groups()
             try:
                 return format(self.facts[name], spec)
-            except (KeyError, ValueError, TypeError):  # a brace of its own
+            except (KeyError, ValueError, TypeError):  # a brace of the text itself
                 return field[0]
 
         return re.sub(r"\{(\w+):?([^{}]*)\}", value, self.template)
@@ -68,7 +68,7 @@ class Notice(Exception):
 
     @property
     def remedy(self) -> str:
-        """What to do: of this case, else of the code in general."""
+        """What to do: the fix of this case, otherwise that of the code in general."""
         return self.fix or (CODES[self.code].remedy if self.code in CODES else "")
 
     def at(self, path: str | Path) -> Self:
@@ -109,13 +109,13 @@ class ImageError(SuperResolutionError):
 
 
 class InputMissingError(ImageError):
-    """Nothing that could be processed was found where the input should be."""
+    """There is no input that can be processed."""
 
     exit_code = 3
 
 
 class OutputError(SuperResolutionError):
-    """The result cannot be written where it was asked for."""
+    """The result cannot be written to the requested place."""
 
     exit_code = 6
 
@@ -127,7 +127,7 @@ class BundleError(SuperResolutionError):
 
 
 class QualityError(SuperResolutionError):
-    """A result was made or found that is not good enough."""
+    """A result is not good enough."""
 
     exit_code = 9
 
@@ -207,7 +207,7 @@ def warn(
 
 
 def give(notice: SuperResolutionWarning, *, stacklevel: int = 2) -> None:
-    """Give a warning that was made elsewhere to whoever collects."""
+    """Give a warning to the innermost :func:`collect_notices`, or to Python's ``warnings``."""
     collect = _collector.get()
     if collect is not None:
         collect(notice)
@@ -242,14 +242,14 @@ def doubt(
 
 
 def warn_left_out(files: int, reason: str, code: str) -> None:
-    """Warn of files that are no input, and why."""
+    """Warn of files that are left out, and why."""
     facts = {"files": files, "reason": reason, "code": code}
     warn("W-LEFT-OUT", "{files} file(s) left out: {reason} ({code})", facts=facts, stacklevel=3)
 
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Errors about something that is at hand say which file it came from."""
+    """Add a file to errors that do not name one."""
     try:
         yield
     except SuperResolutionError as error:
@@ -257,7 +257,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def write_error(path: Path, error: Exception) -> OutputError:
-    """What a failure to write means to the user."""
+    """The error for a failure to write."""
     if getattr(error, "errno", None) == errno.ENOSPC:
         return OutputError("E-OUT-SPACE", "the disk is full", path=path)
     reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[-1]
@@ -265,12 +265,12 @@ def write_error(path: Path, error: Exception) -> OutputError:
 
 
 def printable(text: str) -> str:
-    """The text without what a terminal would obey: control characters and the like are escaped, as ``\\x1b``."""
+    """The text with control characters and the like escaped, as ``\\x1b``, because a terminal would obey them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _plain(value: Any) -> Any:
-    """A fact as JSON knows it."""
+    """A fact in the types of JSON."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""Who is writing: marks on temporary files and claims, and whether the process behind a mark still lives.
+"""Write files atomically; marks in the names of temporary files and claims that identify their process.
 
-A process that is killed leaves its temporary files behind. Their names carry host, process id and
-start time, so that the next process can distinguish them from those of a process that still runs.
+A process that is killed leaves temporary files. Their names contain host, process id and start time,
+so that the next process can distinguish them from those of a process that still runs.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _CLOCKS_DIFFER = 2
 """Tolerance of start times in seconds: on some systems they change when the clock is set."""
 
 _MMAP_THRESHOLD, _MIB = -3, 2**20
-"""As glibc's malloc.h has it."""
+"""From malloc.h of glibc."""
 
 _TEMPORARY = re.compile(r"\..+\.(?P<mark>[\w-]+-\d+-\d+)\.tmp", re.DOTALL)
 
 
 def give_memory_back() -> None:
-    """Let freed arrays above 1 MiB go back to the system at once.
+    """Return freed arrays above 1 MiB to the system at once.
 
-    glibc keeps those of up to 32 MiB, in pieces that the next array does not fit into: a CT took 170 MB
-    more by OpenVINO, in the same time.
+    glibc keeps those of up to 32 MiB, in pieces too small for the next array: OpenVINO took 170 MB more for
+    a CT, in the same time.
     """
     try:
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _MIB)
-    except (OSError, AttributeError, TypeError):  # another C library, which has its own ways
+    except (OSError, AttributeError, TypeError):  # another C library
         return
 
 
@@ -59,7 +59,7 @@ def _mark_of(pid: int) -> str:
 
 
 def is_alive(mark: str) -> bool | None:
-    """Whether the process of a mark still runs; None if it is one of another host."""
+    """Whether the process of a mark still runs; None for another host."""
     host, pid, start = mark.rsplit("-", 2)
     if host != own_mark().rsplit("-", 2)[0]:
         return None
@@ -74,7 +74,7 @@ def is_alive(mark: str) -> bool | None:
 
 
 def hidden_beside(path: Path, ending: str) -> Path:
-    """A hidden name in the folder of ``path`` that is its own and no longer than file systems allow."""
+    """A hidden, unique name in the folder of ``path``, not longer than file systems allow."""
     whole = os.fsencode(path.name)
     name = whole.decode(errors="ignore")
     if len(whole) > 120 or name.encode() != whole:  # names of other bytes than UTF-8 differ in their hash
@@ -83,12 +83,12 @@ def hidden_beside(path: Path, ending: str) -> Path:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Where this process writes what is to become ``path``."""
+    """The temporary file that this process writes before it is renamed to ``path``."""
     return hidden_beside(path, f"{own_mark()}.tmp")
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Remove the temporary files and folders of dead processes in ``folder``; how many there were."""
+    """Remove the temporary files and folders of dead processes in ``folder``; returns their number."""
     removed = 0
     for entry in folder.iterdir() if folder.is_dir() else ():
         match = _TEMPORARY.fullmatch(entry.name)
@@ -103,13 +103,13 @@ def remove_leftovers(folder: Path) -> int:
             else:
                 entry.unlink()
             removed += 1
-        except OSError:  # another run removed it, or it is not ours to remove
+        except OSError:  # another run removed it, or we may not
             continue
     return removed
 
 
 def make_folder(folder: Path) -> Path:
-    """A folder that is there and can be written to.
+    """Create a folder if necessary, and check that it can be written to.
 
     Raises:
         OutputError: it cannot.

@@ -1,4 +1,4 @@
-"""Where voxels lie in the world: shape and affine, and how one axis is re-spaced."""
+"""The geometry of a volume: shape and affine, and another spacing along one axis."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Grid:
         """The axis of the largest spacing.
 
         Raises:
-            UsageError: the two largest spacings are equal, so there is no telling.
+            UsageError: the two largest spacings are equal, so the axis is unclear.
         """
         order = np.argsort(self.spacing)
         largest, second = self.spacing[order[2]], self.spacing[order[1]]
@@ -93,7 +93,7 @@ class Grid:
         center moved by (1/f - 1)/2 of a slice step.
         """
         if not (np.isfinite(spacing) and spacing > 0):
-            raise UsageError("E-USE", f"a spacing of {spacing} mm was asked for", fix="give a spacing above 0 mm")
+            raise UsageError("E-USE", f"a spacing of {spacing} mm was requested", fix="give a spacing above 0 mm")
         old = self.spacing[axis]
         n_old = self.shape[axis]
         n_new = max(1, int(np.floor(n_old * old / spacing + 0.5)))
@@ -106,7 +106,7 @@ class Grid:
         return Grid((shape[0], shape[1], shape[2]), affine)
 
     def canonical_order(self, through_plane: int) -> tuple[list[int], list[int]]:
-        """How to store this grid's voxels so that every storage order of one anatomy looks the same.
+        """The order of axes that makes voxels independent of how they are stored.
 
         Returns:
             ``(axes, flips)``: transpose the spatial axes to ``axes`` (in-plane axes in RAS order,
@@ -153,7 +153,7 @@ def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor:
     affine = torch.from_numpy(grid.affine.copy())
     meta.update(original_affine=affine.clone(), spatial_shape=np.array(grid.shape))
     meta.pop("affine", None)
-    # a new grid is even, its slices are others, and it holds a number everywhere
+    # a new grid is even, has other slices, and every voxel is a number
     for acquired in ("slice_positions", "slice_thickness", "protocol", "nan_voxels"):
         meta.pop(acquired, None)
     return MetaTensor(voxels_of(voxels), affine=affine, meta=meta)
@@ -177,11 +177,11 @@ def target_grid(
     axis: int | None = None,
     uneven: np.ndarray | None = None,
 ) -> tuple[Grid, int]:
-    """Where a super-resolved volume lies, and along which axis it was re-spaced.
+    """The grid of a super-resolved volume, and its through-plane axis.
 
-    Slices are never made fewer: where no finer spacing is wanted, it is the acquired grid. So it is
-    for an isotropic volume of which nothing particular is asked. Uneven slices always get an even
-    grid, at most as wide as their typical (median) step.
+    The number of slices is never reduced: if no finer spacing is wanted, it is the acquired grid, as for
+    an isotropic volume without spacing and factor. Uneven slices always get an even grid, with at most
+    their median step.
 
     Args:
         grid: the acquired grid.

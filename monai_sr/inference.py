@@ -128,7 +128,7 @@ def super_resolve(
     progress: Progress | None = None,
     **options: Unpack[NetworkOptions],
 ) -> MetaTensor:
-    """Thin slices that agree with the acquired thick ones.
+    """Super-resolve a volume: thin slices that agree with the acquired thick ones.
 
     Orient (through-plane axis last), normalize, let the network propose, enforce consistency,
     restore intensities and orientation. The image stays on its device; only tiles go to the
@@ -137,7 +137,7 @@ def super_resolve(
     Args:
         image: (1, X, Y, Z) volume with affine, in the file's units; (C, X, Y, Z) for C volumes on
             one grid, each processed alone. Or a nibabel or SimpleITK image or ``(array, affine)``, see
-            :func:`monai_sr.io.adapters.as_volume`; then the result is of that kind, and of its type of voxels.
+            :func:`monai_sr.io.adapters.as_volume`; the result is of the same kind and voxel type.
         network: ResidualNet, PyramidNet or SRCNN in eval mode, or an engine that computes one; None for
             the consistent spline alone.
         progress: called with the fraction of the work that is done, 0..1.
@@ -145,15 +145,15 @@ def super_resolve(
 
     Returns:
         (C, X', Y', Z') float32 on :func:`monai_sr.grid.target_grid`, with the image's other
-        metadata. The image itself, with a warning, where no finer spacing is wanted. Voxels outside
-        what a CT scanned keep its padding value and take no part; ``padding_share`` in the metadata
-        is their fraction. ``filled_slices`` lists slices that lie in a gap, farther from an
-        acquired one than its spacing explains; ``slice_profile`` is the profile it agrees with;
-        ``outside_training`` is the factor where it is beyond the range.
+        metadata. It is the image itself, with a warning, if no finer spacing is wanted. Voxels that a CT
+        did not scan keep their padding value and are not used; ``padding_share`` in the metadata
+        is their fraction. ``filled_slices`` are the indices of slices in a gap, far from every acquired
+        slice; ``slice_profile`` is the profile of the consistency; ``outside_training`` is the factor
+        if it is outside the range of training.
 
     Raises:
         ImageError: fewer than three slices, an image without contrast, labels, a CT that is not in
-            HU; under ``strict`` see there.
+            HU; with ``strict`` more.
         UsageError: contradicting options, or an unclear through-plane axis.
     """
     settings = Settings.of(**options)
@@ -201,9 +201,9 @@ def super_resolve_acquired(
 
 
 def prepare(acquired: Acquired, wanted: Grid, settings: Settings) -> SliceModel | None:
-    """What is decided before a network runs: the matrices between the slices, with what is to be warned of.
+    """Check a volume before a network runs, with warnings; returns the matrices between the slices.
 
-    ``wanted`` is the grid of the result. None where the acquired slices lie on it already.
+    ``wanted`` is the grid of the result. Returns None if the acquired slices lie on it already.
 
     Raises:
         ImageError: as of :func:`super_resolve`.
@@ -223,7 +223,7 @@ def prepare(acquired: Acquired, wanted: Grid, settings: Settings) -> SliceModel 
     if trained is not None and _is_beyond(model.factor, trained):
         doubt(
             *("W-SR-RANGE", "E-SR-RANGE"),
-            "a factor of {factor:.3g} is asked for, the network was trained for {minimum:g} to {maximum:g}",
+            "a factor of {factor:.3g} is requested, the network was trained for {minimum:g} to {maximum:g}",
             facts={"factor": model.factor, "minimum": trained[0], "maximum": trained[1]},
             strict=strict,
             path=acquired.path,
@@ -238,7 +238,7 @@ def _is_beyond(factor: float, trained: tuple[float, float] | None) -> bool:
 
 
 def _check_values(acquired: Acquired, *, strict: bool) -> None:
-    """Refuse labels where nobody says that they are an image, and doubt a CT that does not look like HU."""
+    """Refuse labels unless the modality is given, and warn of a CT whose values are not plausible HU."""
     source = acquired.sources["modality"]
     for channel, voxels in enumerate(acquired.voxels):
         labels = count_labels(acquired.oriented(voxels.float())) if source == "estimated" else 0
@@ -264,7 +264,7 @@ def _part_of(progress: Progress, index: int, count: int) -> Progress:
 def _proposals(
     engine: Engine, lr: Tensor, model: SliceModel, *, tile_voxels: int, progress: Progress | None
 ) -> Iterator[tuple[Place, Tensor]]:
-    """What the engine makes of the acquired slices (X, Y, m): thin slices of a part of the rows and columns each."""
+    """The proposals of the engine for the acquired slices (X, Y, m): thin slices of some rows and columns each."""
     levels, along, to_thin = 0, model.spline, None
     if engine.works_on == "thick":
         levels, along = levels_for(model.step / model.thin_step), model.standard_slices()
@@ -279,7 +279,7 @@ FACTS = ("super_resolved", "slice_profile", "filled_slices", "padding_share", "o
 
 
 def acquire(image: Tensor, said: Acquisition) -> Acquired:
-    """A volume as acquired, by its file and by what the options say."""
+    """A volume as acquired, from its file and the options."""
     return Acquired.of(
         image,
         slice_thickness=said.slice_thickness,
@@ -327,7 +327,7 @@ class SuperResolutionInferer(Inferer):
             images = list(inputs)
         elif inputs.is_batch:
             images = decollate_batch(inputs)
-        else:  # image[None], as of MONAI Label, whose metadata stay those of one image
+        else:  # image[None], as in MONAI Label, with the metadata of one image
             images = [MetaTensor(voxels, meta=inputs.meta) for voxels in inputs.as_tensor()]
         computed = self.engine_for(network)
         acquired = (acquire(image, self.defaults.acquisition) for image in images)
@@ -336,7 +336,7 @@ class SuperResolutionInferer(Inferer):
         return torch.stack([result.as_tensor() for result in results])
 
     def engine_for(self, network: nn.Module | None) -> Engine:
-        """What computes the network, kept from one call to the next: an evaluator has loaded its weights by now."""
+        """The engine of the network, kept between calls; an evaluator loads weights before the first."""
         if self._computed is None or self._computed.network is not network:
             self._computed = as_engine(None) if network is None else make_engine(network, **self.engine)
         return self._computed

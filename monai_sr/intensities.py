@@ -1,4 +1,4 @@
-"""Intensities outside the network keep the file's units; inside they lie near 0..1, never clipped."""
+"""Modality, normalization and padding. Intensities are near 0..1 for the network, else in the units of the file."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from .slices import Bounds
 Modality = Literal["CT", "MR"]
 
 CT_WINDOW = (-1000.0, 1000.0)
-"""HU that become 0 and 1: air and dense bone. Everything beyond keeps its place on the line."""
+"""HU that become 0 and 1: air and dense bone. Values outside are not clipped."""
 
 MR_PERCENTILES = (0.5, 99.5)
 """Percentiles of an MR volume that become 0 and 1."""
 
 CT_BELOW = -200.0
-"""A volume that reaches below this holds air in HU: no MR scanner stores that."""
+"""A volume with values below this is a CT with air: no MR scanner stores such values."""
 
 
 CT_AIR = -1000.0
-"""HU where nothing was scanned."""
+"""HU for voxels that were not scanned."""
 
 HU_FAT = -50.0
-"""Whatever is cropped from a body, fat or the noise of soft tissue is darker in HU."""
+"""Every part of a body has voxels below this, by fat or by the noise of soft tissue."""
 
 HU_SPAN = 50.0
-"""A CT whose values span less than this, from its darkest to its brightest, is not in HU."""
+"""Minimum range of the values of a CT in HU."""
 
 LABEL_COUNT = 256
-"""More different values than this are no labels."""
+"""Maximum number of different labels."""
 
 LABEL_EQUAL = 0.7
-"""Labels are equal to their neighbors, outside the background, at least as often."""
+"""Minimum fraction of equal neighbors in labels, outside the background."""
 
 CT_LEAST = -1024.0
-"""HU below which scanners store nothing; air is -1000."""
+"""Minimum HU that scanners store; air is -1000."""
 
 OVERSHOOT, FLAT_OVERSHOOT = 0.5, 0.25
-"""A result may be beyond the acquired values by so much of their range, and by so much beyond slices around it that are
-alike. No network or spline came that far on the volumes of validation, but where slices contradict their profile."""
+"""Maximum overshoot of a result beyond the acquired values, and beyond neighboring slices that are alike, as a fraction
+of their range. On the validation volumes it is exceeded only where slices contradict their profile."""
 
 CT_PADDING_BELOW = -1500.0
-"""No tissue, air or metal artifact is as dark: a CT that reaches below is padded with that value."""
+"""Tissue, air and metal artifacts are above this; a minimum below it is the padding value of a CT."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ USUAL = Normalization()
 
 @dataclass(frozen=True)
 class IntensityRange:
-    """The line from file units to network units: ``low`` becomes 0 and ``high`` 1."""
+    """Linear map from file units to network units: ``low`` becomes 0 and ``high`` 1."""
 
     low: float
     high: float
 
     def normalize(self, voxels: Tensor) -> Tensor:
-        """File units to network units, nothing clipped."""
+        """File units to network units, without clipping."""
         return (voxels - self.low) / (self.high - self.low)
 
     def restore(self, voxels: Tensor) -> Tensor:
@@ -91,16 +91,16 @@ def possible_values(
     *,
     is_estimated: bool,
 ) -> Bounds | None:
-    """The values that a result may have, in network units; None for any.
+    """The range of values that a result may have, in network units; None if it is not limited.
 
-    Not below what scanners store, of a CT, nor below 0, of unsigned integers. Signed and floating-point
-    signal can hold whatever averages to the acquired slices.
+    A CT is limited by the minimum of scanners, unsigned integers by 0. Signed and floating-point signal is not
+    limited.
 
     Args:
         slices: the acquired ones, in network units.
-        intensities: how they were normalized.
+        intensities: their normalization.
         stored_dtype: of the file.
-        is_estimated: the modality is known from the values alone, by which fractions may be anything.
+        is_estimated: the modality is estimated from the values; floating-point values are then not limited.
     """
     is_ct = modality == "CT" and (not is_estimated or stored_dtype.kind in "iu")
     if not is_ct and stored_dtype.kind != "u":
@@ -116,18 +116,18 @@ def possible_values(
 
 
 def guess_modality(voxels: Tensor) -> Modality:
-    """CT where the values reach far below zero, as air does in HU; MR otherwise."""
+    """CT if there are values far below zero, as air in HU; MR otherwise."""
     return "CT" if float(voxels.min()) < CT_BELOW else "MR"
 
 
 def count_labels(voxels: Tensor) -> int:
-    """How many labels a segmentation or mask holds; 0 for an image.
+    """Number of labels in a segmentation or mask; 0 for an image.
 
-    Labels are few whole numbers that lie in patches: next to a voxel is mostly its equal. Noise
-    prevents that in an image, however few its gray levels.
+    Labels are few whole numbers in patches: most neighbors are equal. In an image noise prevents that, even
+    with few gray levels.
 
     Args:
-        voxels: (X, Y, Z), slices along the last axis. At most 16 of them are looked at.
+        voxels: (X, Y, Z), slices along the last axis; at most 16 of them are used.
     """
     count = voxels.shape[-1]
     some = voxels[..., torch.linspace(0, count - 1, min(count, 16)).round().long()]
@@ -147,13 +147,13 @@ def count_labels(voxels: Tensor) -> int:
 
 
 def check_hounsfield(voxels: Tensor) -> str:
-    """What speaks against the values of a CT being HU; empty if nothing does.
+    """Why the values of a CT may not be HU, in words; empty if they are plausible.
 
     Args:
-        voxels: what was scanned, any shape.
+        voxels: without padding, any shape.
 
     Raises:
-        ImageError: they cannot be, as after scaling to 0..1.
+        ImageError: they are not HU, for example scaled to 0..1.
     """
     lowest, highest = float(voxels.min()), float(voxels.max())
     found = f"values are between {lowest:g} and {highest:g}, where HU reach from -1000 (air) to some hundred"
@@ -163,12 +163,12 @@ def check_hounsfield(voxels: Tensor) -> str:
 
 
 def padding_of(voxels: Tensor, modality: Modality, padding_value: float | None = None) -> float | None:
-    """The value of voxels outside what a CT scanned; None if all were scanned, and for MR.
+    """The value of voxels that a CT did not scan; None if all were scanned, and for MR.
 
     Args:
         voxels: in HU, any shape.
         modality: see :func:`guess_modality`.
-        padding_value: what the header says. Default: the lowest value, if it is below :data:`CT_PADDING_BELOW`.
+        padding_value: from the header. Default: the lowest value, if it is below :data:`CT_PADDING_BELOW`.
     """
     if modality != "CT":
         return None
@@ -188,7 +188,7 @@ def intensity_range(
         modality: None to guess, see :func:`guess_modality`.
 
     Raises:
-        ImageError: all voxels are equal, so there is nothing to see.
+        ImageError: all voxels are equal.
     """
     lowest, highest = float(voxels.min()), float(voxels.max())
     if lowest == highest:
@@ -203,13 +203,13 @@ def intensity_range(
 
 @dataclass(frozen=True)
 class NormalizedSlices:
-    """One channel as a network wants it, and the way back.
+    """One channel, normalized for a network, and the way back.
 
     Attributes:
         slices: (X, Y, m) canonical, normalized.
-        intensities: what they were normalized by.
-        outside: (X, Y, m) what a CT did not scan; None where it scanned all.
-        padding: the value that is put there.
+        intensities: their normalization.
+        outside: (X, Y, m) True where a CT did not scan; None if it scanned all.
+        padding: value of these voxels.
     """
 
     slices: Tensor
@@ -219,17 +219,17 @@ class NormalizedSlices:
 
     @property
     def padding_fraction(self) -> float:
-        """How much of the channel was not scanned, 0..1."""
+        """Fraction of the channel that was not scanned, 0..1."""
         return 0.0 if self.outside is None else float(self.outside.float().mean())
 
     def in_file_units(self, sr: Tensor, place: tuple[slice, slice], nearest: np.ndarray) -> Tensor:
-        """Rows and columns of the result; ``nearest`` is the acquired slice whose padding each new one takes."""
+        """Rows and columns of the result; a new slice has the padding of its ``nearest`` acquired slice."""
         sr = self.intensities.restore(sr)
         return sr if self.outside is None else torch.where(self.outside[place][..., nearest], self.padding, sr)
 
 
 def chosen_voxels(voxels: Tensor, mask: Tensor) -> Tensor:
-    """The voxels of a mask; by numpy, because torch takes 32 bytes for each of them meanwhile."""
+    """The voxels of a mask; by numpy, because torch needs 32 bytes for each of them."""
     return torch.from_numpy(voxels.cpu().numpy()[mask.cpu().numpy()])
 
 

@@ -17,7 +17,7 @@ Progress = Callable[[float], None]
 
 
 class Engine(Protocol):
-    """What computes the proposal for a volume. Nobody outside this room asks which one it is."""
+    """Computes the proposal for a volume. Code outside this room does not depend on which engine it is."""
 
     @property
     def name(self) -> str:
@@ -37,37 +37,37 @@ class Engine(Protocol):
 
     @property
     def works_on(self) -> str:
-        """The slices that it takes: "thin", interpolated to the wanted grid, or "thick", as acquired."""
+        """The slices of its input: "thin", interpolated to the wanted grid, or "thick", as acquired."""
 
     def reach(self, levels: int = 0) -> tuple[int, int]:
-        """Voxels that an output voxel sees to each side: in plane, and slices of the input through plane."""
+        """Distance of the farthest input voxel that an output voxel uses: in plane, and in slices of the input."""
 
     def tile_bytes(self, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
-        """What one tile takes, bytes, and all of the proposal where it is held whole.
+        """Memory of one tile, bytes; also of the whole proposal if the engine keeps it.
 
         Args:
-            tile_voxels: voxels of the output that are asked for.
+            tile_voxels: wanted output voxels of a tile.
             voxels_in, voxels_out: of the volume.
         """
 
     def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
-        """Voxels of the output to compute at once where memory is not short."""
+        """Output voxels to compute at once if there is enough memory."""
 
     def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
-        """Tiles to try for a volume, in voxels of the output: the usual one, then smaller ones."""
+        """Tiles to try for a volume, in output voxels, the largest first."""
 
     def propose(
         self, slices: Tensor, along: Tensor, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
     ) -> Iterator[tuple[Place, Tensor]]:
-        """The slices that the network makes of ``along`` applied to the acquired ones.
+        """The output of the network, computed from the acquired slices in parts.
 
         Args:
             slices: (X, Y, m) acquired, canonical and normalized.
-            along: (Z, m) matrix from the acquired slices to those that the network takes.
+            along: (Z, m) matrix from the acquired slices to the input of the network.
             levels: how often the network doubles the slices.
             tile_voxels: output voxels computed at once; the result does not depend on it.
             progress: called with the fraction that is done.
 
         Yields:
-            Some rows and columns, and their proposal (x, y, Z·2^levels).
+            Rows and columns of a part, and its proposal (x, y, Z·2^levels).
         """

@@ -1,9 +1,8 @@
 """The graphs of our networks in OpenVINO's operations, for a block of rows.
 
-They are written down here rather than converted: layers are few, whatever passes from one call to the
-next keeps the layout that convolutions work in, transposed convolutions become convolutions of the same
-weights, and quantization to 8 bits is ours to place. (Also, OpenVINO's converter reports its use to its
-makers.)
+They are built here, not converted. There are few layers, tensors keep the layout of convolutions from one call
+to the next, transposed convolutions become convolutions with the same weights, and we decide where to quantize
+to 8 bits. OpenVINO's converter also reports its use to its makers.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def openvino() -> ModuleType:
         UsageError: it is not installed (E-EXTRA).
     """
     try:
-        with without("openvino_telemetry"):  # there is a stand-in for it, which sends nothing
+        with without("openvino_telemetry"):  # openvino replaces it by a stub that sends nothing
             import openvino
     except ImportError as error:
         raise UsageError("E-EXTRA", "openvino is not installed", fix='pip install "monai-sr[cpu]"') from error
@@ -59,9 +58,9 @@ class _Rows:
     """A tensor (1, C, x, Y, Z) of a graph.
 
     Attributes:
-        value: in float32, or whole numbers of 8 bits.
-        lag: by how many rows it is behind the graph's input.
-        step: (C,) what a whole number means in each channel; None in float32.
+        value: in float32, or integers of 8 bits.
+        lag: number of rows that it is behind the input of the graph.
+        step: (C,) unit of the integers of each channel; None in float32.
     """
 
     value: Any
@@ -72,13 +71,13 @@ class _Rows:
 class _Graph:
     """Builds the graph of a network for one block of rows.
 
-    Every layer goes on from the rows that it kept. At the edge of a volume, where not all of the rows
-    that a layer makes are rows of the volume, the others are set to the zeros that pad it.
+    Every layer continues from the rows that it kept. At the edge of a volume, rows of a layer outside the
+    volume are set to 0, as the padding is.
 
     Args:
         shape: rows, columns and slices (folded ones) of the block.
         ranges: see :class:`monai_sr.engine.openvino.OpenVinoEngine`.
-        lag: at the edge, by how many rows the result is behind the block; None elsewhere.
+        lag: at the edge, number of rows that the result is behind the block; None elsewhere.
     """
 
     def __init__(self, shape: tuple[int, ...], ranges: Ranges | None, *, lag: int | None) -> None:
@@ -176,8 +175,8 @@ class _Graph:
     def _with_history(self, x: _Rows, count: int) -> _Rows:
         """``x`` behind the last ``count`` rows before it; as many are kept.
 
-        They are gathered and not sliced, because a slice is a view: OpenVINO holds the whole tensor for it
-        to the end of a call.
+        They are gathered and not sliced, because a slice is a view: OpenVINO would keep the whole tensor until
+        the end of the call.
         """
         key = (x.value.get_friendly_name(), count)
         if key in self.histories:

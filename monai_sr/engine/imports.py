@@ -1,4 +1,4 @@
-"""Packages that are imported without what they would load beside, and never need here."""
+"""Import packages without dependencies that are not needed here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def without(*packages: str) -> Iterator[None]:
-    """As if these were not installed; where one is imported already, or afterwards, nothing is different."""
+    """Import as if these packages were not installed; those already imported stay, and later imports work."""
     hidden: dict[str, Any] = {name: None for name in packages if name not in sys.modules}
     sys.modules.update(hidden)
     try:
@@ -23,7 +23,7 @@ def without(*packages: str) -> Iterator[None]:
 def import_monai_to_run() -> None:
     """Import MONAI without ignite and matplotlib, which it has for training and plots: 0.8 of 3 seconds.
 
-    Only for a process that trains nothing: MONAI keeps to what it found.
+    Only for a process that does not train, because MONAI remembers what is missing.
     """
     with without("ignite", "matplotlib"):
         import monai  # noqa: F401

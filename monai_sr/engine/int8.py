@@ -1,7 +1,7 @@
-"""The 8-bit form of a bundle: how large the values between its layers get, bound to its weights.
+"""The 8-bit form of a bundle: the ranges of the values between its layers, for one set of weights.
 
-That is all there is to it: the weights of 8 bits follow from those of 32 when a network is loaded. The
-image, what reads features from it, and its sums are in float32.
+The 8-bit weights are computed from the float32 weights when a network is loaded. The image, the layers that
+read it, and its sums stay in float32.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ..networks import LinkedPair, PyramidNet, ResidualNet
 from .graphs import Ranges
 
 LEVELS = 3
-"""Levels of a pyramid that have ranges of their own: up to a factor of 8."""
+"""Levels of a pyramid with own ranges: up to a factor of 8."""
 
 VERSION = 1
-"""Of the file; it changes when the same ranges would mean another network."""
+"""Version of the file; it changes when the same ranges would give another network."""
 
 
 def weights_fingerprint(network: nn.Module) -> str:
-    """SHA-256 of a network's weights, whatever file they came in."""
+    """SHA-256 of the weights of a network, independent of their file."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
@@ -41,9 +41,9 @@ def weights_fingerprint(network: nn.Module) -> str:
 
 
 def quantized_tensors(network: nn.Module) -> list[str]:
-    """The names of what is quantized of a network, as :mod:`monai_sr.engine.graphs` calls it.
+    """The names of the quantized tensors of a network, as in :mod:`monai_sr.engine.graphs`.
 
-    Of a PyramidNet for its first levels; deeper ones, beyond what it was trained for, take the last one's.
+    A PyramidNet has them for its first levels; deeper levels, for which it was not trained, use those of the last.
     """
     assert isinstance(network, ResidualNet | PyramidNet)
     body = [f"body.{index}{part}" for index in range(len(network.body)) for part in (".inner", "")]
@@ -102,7 +102,7 @@ def find_ranges(network: ResidualNet | PyramidNet, inputs: Iterable[tuple[Tensor
 
     Args:
         network: in eval mode, on the CPU.
-        inputs: what it sees, (1, 1, X, Y, Z) normalized, and how many levels it goes (a PyramidNet).
+        inputs: inputs of the network, (1, 1, X, Y, Z) normalized, and the number of levels (for a PyramidNet).
     """
     seen: dict[str, list[Tensor]] = {}
     generator = torch.Generator().manual_seed(0)
@@ -120,7 +120,7 @@ def find_ranges(network: ResidualNet | PyramidNet, inputs: Iterable[tuple[Tensor
 
 
 SAMPLES = 4_000
-"""Values of a channel that are looked at in each input."""
+"""Values of a channel that are used of each input."""
 
 
 def _best_ranges(values: Tensor) -> list[float]:

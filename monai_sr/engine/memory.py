@@ -1,6 +1,6 @@
-"""How much memory a volume takes and how much there is, so that a run is planned and not killed.
+"""Memory that a volume needs and memory that is available, so that a run is not killed.
 
-The figures of what a volume and an engine take are peak resident memory on the CPU, measured by
+The constants are peak resident memory on the CPU, measured by
 ``python tests/benchmarks/memory_constants.py`` (torch 2.13, monai 1.6.1, openvino 2026.4) and rounded up.
 """
 
@@ -28,16 +28,16 @@ TILE_LADDER = tuple(TILE_VOXELS // n for n in (1, 2, 4, 8, 16))
 """Tiles to try, in voxels of the output, the largest and fastest first."""
 
 PROCESS = 576 * 2**20
-"""Interpreter, torch and MONAI, and the blocks in which matrices are applied; bytes."""
+"""Memory of interpreter, torch, MONAI, and the blocks in which matrices are applied; bytes."""
 
 PER_VOXEL_IN, PER_VOXEL_OUT = 16, 4
-"""Bytes per acquired and per new voxel of a volume, whatever computes it."""
+"""Bytes per acquired and per output voxel, with any engine."""
 
 SHARE = 0.85
-"""Of the memory there is that a run may plan with; the rest is for what no estimate foresees."""
+"""Fraction of the available memory that a run plans with; the rest covers errors of the estimate."""
 
 OUT_OF_MEMORY = ("not enough memory", "can't alloc", "bad_alloc", "Failed to allocate")
-"""How torch and OpenVINO say that memory ran out, in an error that says nothing by its type."""
+"""Messages of torch and OpenVINO when memory ran out; the type of these errors does not show it."""
 
 
 class MemoryShortError(SuperResolutionError):
@@ -47,12 +47,12 @@ class MemoryShortError(SuperResolutionError):
 
 
 def volume_bytes(voxels_in: int, voxels_out: int) -> int:
-    """What a volume takes besides what computes it, bytes."""
+    """Memory of a volume without the engine, bytes."""
     return PER_VOXEL_IN * voxels_in + PER_VOXEL_OUT * voxels_out
 
 
 def needed_bytes(engine: Engine, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
-    """What a process takes for a volume of that size in such tiles, bytes."""
+    """Memory of a process for a volume of this size in these tiles, bytes."""
     on_tile = engine.tile_bytes(tile_voxels, voxels_in=voxels_in, voxels_out=voxels_out)
     return PROCESS + volume_bytes(voxels_in, voxels_out) + on_tile
 
@@ -61,7 +61,7 @@ def choose_tile(engine: Engine, *, voxels_in: int, voxels_out: int, memory: int,
     """The largest tile that fits.
 
     Args:
-        engine: what is to run.
+        engine: the engine.
         voxels_in, voxels_out: of the volume.
         memory: bytes that this process may take.
         vram: bytes free on the GPU that the network is on; None where it is on the CPU.
@@ -78,14 +78,14 @@ def choose_tile(engine: Engine, *, voxels_in: int, voxels_out: int, memory: int,
     needed = fixed + (on_tile if vram is None else 0)
     raise MemoryShortError(
         "E-MEM",
-        f"about {needed / 2**20:.0f} MiB are needed with the smallest tiles, {memory / 2**20:.0f} MiB may be used",
+        f"about {needed / 2**20:.0f} MiB are needed with the smallest tiles, {memory / 2**20:.0f} MiB are available",
     )
 
 
 def memory_budget(*, root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
-    """Bytes that this run may plan with: :data:`SHARE` of the tightest of all limits.
+    """Memory that this run may use, bytes: :data:`SHARE` of the smallest limit.
 
-    What is free in RAM, the limits of its control groups (v1 and v2), and Slurm's for the job.
+    Limits are free RAM, the control groups (v1 and v2), and Slurm's limit for the job.
     """
     used_here = psutil.Process().memory_info().rss
     limits = [psutil.virtual_memory().available + used_here, *_group_limits(root)]
@@ -105,14 +105,14 @@ def free_vram(device: torch.device | None) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, numpy or OpenVINO ran out of memory, on whichever device."""
+    """Whether torch, numpy or OpenVINO ran out of memory, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def reset_peak() -> None:
-    """Let the peak memory count from here, where the system allows that."""
+    """Start the count of peak memory here, if the system supports it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -120,7 +120,7 @@ def reset_peak() -> None:
 
 
 def peak_mib() -> float:
-    """The most memory that this process held since :func:`reset_peak`, or since its start, MiB."""
+    """Peak memory of this process since :func:`reset_peak`, or since its start, MiB."""
     if resource is None:  # Windows
         return psutil.Process().memory_info().peak_wset / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -128,7 +128,7 @@ def peak_mib() -> float:
 
 
 def _slurm(text: str) -> int:
-    """Slurm's figures: MB, or with a unit."""
+    """Bytes of a limit of Slurm: in MB, or with a unit."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     unit = text[-1:].upper()
     return int(float(text[:-1]) * units[unit]) if unit in units else int(text) * 2**20

@@ -1,8 +1,8 @@
 """Networks computed by OpenVINO, a few rows of a volume at a time, so that nothing is computed twice.
 
-A tile needs a halo as wide as the network sees, and twenty layers in tiles of a usual size compute
-more halo than tile. Here every layer keeps the last two rows that it was given, along the first
-in-plane axis, and goes on from there with the next ones: no halo, and memory for a few rows only.
+A tile needs a halo as wide as the reach of the network; with twenty layers, the halo of a usual tile is larger
+than the tile. Here every layer keeps the last two input rows along the first in-plane axis and continues with
+the next rows. This needs no halo, and memory for a few rows only.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from .memory import PROCESS, TILE_LADDER, TILE_VOXELS, volume_bytes
 from .tiles import apply_in_rows, reach_of
 
 ROWS = 8
-"""Rows that are computed at once."""
+"""Number of rows computed at once."""
 
 GRAPHS = 8
-"""Compiled graphs that are kept: two for each width of a strip."""
+"""Maximum number of compiled graphs: two for each width of a strip."""
 
 STREAMED = 100 * 2**20
-"""What OpenVINO takes for any network, bytes; see :mod:`.memory`."""
+"""Memory of OpenVINO for any network, bytes; see :mod:`.memory`."""
 
 PER_VOXEL_STREAMED = {"float32": 900, "int8": 420}
-"""Bytes for each voxel of the output in the rows that OpenVINO computes at once; most of it is what layers keep."""
+"""Bytes per output voxel of the rows that are computed at once; most of it for rows that layers keep."""
 
 ROOF, ROOF_PER_VOXEL_OUT = 10**9, 12
-"""What a volume may take by OpenVINO: so much, and three times its result in float32; bytes."""
+"""Maximum memory of a volume: a constant, and three times its result in float32; bytes."""
 
 
 def thread_count(root: Path = Path("/")) -> int:
@@ -92,7 +92,7 @@ class OpenVinoEngine:
         return STREAMED + min(tile_voxels, voxels_out) * PER_VOXEL_STREAMED[self.precision]
 
     def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
-        """As many voxels as keep the run under the roof, because narrower strips cost little."""
+        """The largest number of voxels below the maximum memory; narrower strips cost little."""
         left = ROOF + ROOF_PER_VOXEL_OUT * voxels_out - PROCESS - volume_bytes(voxels_in, voxels_out) - STREAMED
         return min(max(left // PER_VOXEL_STREAMED[self.precision], TILE_LADDER[-1]), TILE_VOXELS)
 
@@ -101,15 +101,14 @@ class OpenVinoEngine:
         return [largest // n for n in (1, 2, 4, 8, 16)]
 
     def _rows_of(self, read: Callable[[slice], Tensor], rows: int, levels: int) -> Iterator[Tensor]:
-        """What the network makes of a volume, a few rows at a time and in their order.
+        """The output of the network for a volume, a few rows at a time, in order.
 
-        Where a volume does not change from row to row, as in air that holds one value, what the layers
-        keep settles after as many rows as they see; from then on the same rows come out, and they are
-        not computed again.
+        If a volume does not change from row to row, as in air of one value, the kept rows of the layers
+        become constant. Then the output is the same too and is not computed again.
 
         Args:
-            read: gives such rows of the volume, (x, Y, Z).
-            rows: how many the volume has.
+            read: returns rows of the volume, (x, Y, Z).
+            rows: number of rows of the volume.
             levels: how often the network doubles the slices.
 
         Yields:
@@ -132,7 +131,7 @@ class OpenVinoEngine:
                     earlier = [array.copy() for array in kept] if still else []
                     done = graph(part, kept, _within(start - lag, lag + ROWS, rows))
                     settled = still and all(map(np.array_equal, kept, earlier))
-                first = start - lag  # the row that comes out first; what comes out before and behind all means nothing
+                first = start - lag  # the first row of the output; rows outside the volume are discarded
                 made = torch.from_numpy(done)[0, max(0, -first) : max(0, rows - first)]
                 if len(made):
                     yield made.reshape(*made.shape[:2], -1)[..., : given.shape[2] * scale]
@@ -173,24 +172,24 @@ class _Compiled:
     """A graph that is ready to run.
 
     Args:
-        model: what it computes.
-        threads: to compute with.
+        model: the graph.
+        threads: number of threads.
         edge: whether its last input says which rows are inside the volume.
     """
 
     def __init__(self, model: Any, threads: int, *, edge: bool) -> None:
         how = {
-            "INFERENCE_PRECISION_HINT": "f32",  # without it bfloat16, on processors that have it
+            "INFERENCE_PRECISION_HINT": "f32",  # the default is bfloat16 on some processors
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,  # the processes of several jobs would take the same cores
+            "ENABLE_CPU_PINNING": False,  # several jobs would use the same cores
         }
         self.edge = edge
         self._model = openvino().Core().compile_model(model, "CPU", how)
         self._request = self._model.create_infer_request()
 
     def __call__(self, part: np.ndarray, kept: list[np.ndarray], within: np.ndarray) -> np.ndarray:
-        """The rows that are complete by then. What the layers keep is changed in place."""
+        """The rows that are complete now. The kept rows of the layers are changed in place."""
         done = np.empty(tuple(self._model.outputs[-1].shape), np.float32)
         for index, array in enumerate([part, *kept, *([within] if self.edge else [])]):
             self._request.set_input_tensor(index, openvino().Tensor(array, shared_memory=True))
@@ -201,9 +200,9 @@ class _Compiled:
         return done
 
     def nothing(self) -> list[np.ndarray]:
-        """What the layers keep at first."""
+        """The kept rows of the layers at the start: zeros."""
         return [np.zeros(tuple(port.shape), port.element_type.to_dtype()) for port in self._model.outputs[:-1]]
 
     def release(self) -> None:
-        """Give back the memory that the layers worked in, until the next call."""
+        """Release the working memory of the layers until the next call."""
         self._model.release_memory()

@@ -1,4 +1,4 @@
-"""Which engine computes a network, and in which precision: torch or OpenVINO, 32, 16 or 8 bits."""
+"""Choose the engine and the precision of a network: torch or OpenVINO; 32, 16 or 8 bits."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .torch_engine import HALVES, SplineEngine, TorchEngine
 
 
 def choose_engine(network: nn.Module, *, engine: str, precision: str, device: torch.device) -> str:
-    """The engine that "auto" means here; any other must fit network, precision and device.
+    """The name of the engine to use. "auto" is, on the CPU, the fastest that is installed and supports the network.
 
-    On the CPU the fastest that is installed and knows the network: OpenVINO, then torch.
+    Any other engine must fit network, precision and device.
 
     Raises:
         UsageError: they do not fit (E-ENGINE), or OpenVINO is needed and not installed (E-EXTRA).
@@ -54,7 +54,7 @@ def choose_engine(network: nn.Module, *, engine: str, precision: str, device: to
 def make_engine(
     network: nn.Module, *, engine: str = "auto", precision: str = "float32", int8: str | Path | None = None
 ) -> Engine:
-    """What computes ``network``.
+    """Make the engine of a network.
 
     Args:
         network: in eval mode on its device, in float32.
@@ -73,20 +73,20 @@ def make_engine(
 
 
 def as_engine(network: nn.Module | Engine | None) -> Engine:
-    """A network as torch computes it in float32, None as the spline; an engine as it is."""
+    """The engine of a network in float32 by torch, or the spline for None; an engine is returned unchanged."""
     if network is None:
         return SplineEngine()
     return TorchEngine(network) if isinstance(network, nn.Module) else cast(Engine, network)
 
 
 def describe_engine(engine: Engine) -> str:
-    """An engine with its version and precision; torch computes the spline too."""
+    """Name, version and precision of an engine, in words; torch computes the spline too."""
     package = engine.name or "torch"
     return f"{package} {version(package)}{f', {engine.precision}' if engine.precision else ''}"
 
 
 def is_installed(engine: str) -> bool:
-    """Whether an engine's package is there, without importing it."""
+    """Whether the package of an engine is installed; it is not imported."""
     try:
         return find_spec(engine) is not None and bool(version(engine))
     except (PackageNotFoundError, ValueError):  # ValueError: hidden by None in sys.modules

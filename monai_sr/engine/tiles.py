@@ -1,7 +1,7 @@
-"""A network over a volume of any size: tiles with a halo as wide as the network sees, then cropped.
+"""A network over a volume of any size: tiles with a halo as wide as the reach of the network, then cropped.
 
-Every output voxel sees exactly the voxels it would see in the whole volume, so tiled equals untiled
-to float rounding and nothing needs blending.
+Every output voxel depends on the same voxels as in the whole volume. So tiled equals untiled up to float
+rounding, and nothing is blended.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def plan_tiles(shape: tuple[int, ...], halo: tuple[int, ...], *, voxels: int, al
     Args:
         shape: voxels along each axis.
         halo: voxels needed beyond a tile to each side.
-        voxels: largest tile. A tile with less core than halo would compute mostly halo, so tiles of
-            four halos a side are made even if that is more.
+        voxels: largest tile. Smaller cores than halos would compute mostly halo, so tiles of four halos
+            a side are made even if they are larger.
         align: tiles and halos start at multiples of this along each axis.
     """
     halo = tuple(math.ceil(h / a) * a for h, a in zip(halo, align, strict=True))
@@ -78,9 +78,8 @@ def apply_in_tiles(
     Args:
         network: (1, 1, x, y, z) to (1, 1, x, y, z·scale).
         voxels: (X, Y, Z) normalized; the result is on its device.
-        along: (Z, m), where the network sees ``voxels`` (X, Y, m) through this matrix: it is applied to
-            one tile at a time.
-        halo: what the network sees to each side, in voxels of the input.
+        along: (Z, m) matrix applied to ``voxels`` (X, Y, m), one tile at a time, before the network.
+        halo: reach of the network to each side, in voxels of the input.
         align: tiles start at multiples of this along Z.
         scale: output slices per input slice.
         tile_voxels: largest tile, in voxels of the output.
@@ -111,15 +110,15 @@ def apply_in_rows(
 
     Args:
         rows_of: see :class:`monai_sr.engine.openvino.OpenVinoEngine`.
-        read: gives what the network sees of such rows and columns, (x, y, Z).
+        read: returns the input of the network for rows and columns, (x, y, Z).
         shape: (X, Y, Z).
-        halo: what the network sees to each side along Y.
-        strip_voxels: most voxels that a row of a strip may have, halo included. A strip is never narrower
-            than two halos and their halo.
+        halo: reach of the network to each side along Y.
+        strip_voxels: maximum voxels of a row of a strip, with its halo. A strip has at least two halos and
+            their halo.
         progress: called with the fraction that is done.
 
     Yields:
-        Rows and columns, and what the network makes of them: (x, y, Z').
+        Rows and columns, and the output of the network for them: (x, y, Z').
     """
     length, width, slices = shape
     most = max(strip_voxels // slices, 4 * halo)
@@ -140,7 +139,7 @@ def apply_in_rows(
 def _cuts(
     shape: tuple[int, ...], halo: tuple[int, ...], align: tuple[int, ...], most: int = 40
 ) -> Iterator[tuple[int, ...]]:
-    """Aligned tile sizes worth trying: each axis cut into 1, 2, … equal parts, or as small as may be."""
+    """Aligned tile sizes to try: each axis cut into 1, 2, … equal parts, or the smallest size."""
     choices = []
     for n, h, a in zip(shape, halo, align, strict=True):
         equal = {math.ceil(math.ceil(n / parts) / a) * a for parts in range(1, min(most, n) + 1)}

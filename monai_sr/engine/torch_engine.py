@@ -18,7 +18,7 @@ HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 """Precisions of 16 bits."""
 
 TILE_FEATURES = 4
-"""Feature maps of a tile that torch holds at once, of 4 bytes a voxel and feature; see :mod:`.memory`."""
+"""Feature maps of a tile in memory at once, of 4 bytes per voxel and feature; see :mod:`.memory`."""
 
 
 class TorchEngine:
@@ -81,7 +81,7 @@ class TorchEngine:
         return (4 * in_plane + 1) ** 2 * (4 * through + self.fold) * 2**levels
 
     def _compute(self, part: Tensor, levels: int) -> Tensor:
-        """One tile, in float32: in 16 bits too the image is added to in full precision."""
+        """One tile, in float32; the image is added in full precision also if convolutions are in 16 bits."""
         half = HALVES.get(self.precision)
         with nullcontext() if half is None else torch.autocast(self.device.type, half):
             made = self.network(part.to(self.device), *([levels] if levels else []))
@@ -115,5 +115,5 @@ class SplineEngine:
         return TILE_VOXELS
 
     def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
-        """One: memory does not depend on it."""
+        """One size: memory does not depend on it."""
         return [min(TILE_VOXELS, max(voxels_out, TILE_LADDER[-1]))]

@@ -47,7 +47,7 @@ def as_volume(image: Any) -> tuple[MetaTensor, GiveBack]:
 
     Args:
         image: a nibabel image or ``(array, affine)``, (X, Y, Z) or (X, Y, Z, C) for C volumes, the affine
-            voxel index to RAS+ mm; or a SimpleITK image of three dimensions, which counts in LPS+.
+            voxel index to RAS+ mm; or a SimpleITK image of three dimensions, with LPS+ coordinates.
 
     Returns:
         (C, X, Y, Z) MetaTensor as of :func:`monai_sr.io.images.read_image`, and a function of such.

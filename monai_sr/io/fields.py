@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ImageError, warn
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""ITK and DICOM count towards left and posterior, NIfTI and we towards right and anterior."""
+"""ITK and DICOM coordinates increase to the left and posterior, those of NIfTI to the right and anterior."""
 
 UNITS = {
     **dict.fromkeys(("m", "meter", "meters", "metre"), 1000.0),
@@ -19,14 +19,14 @@ UNITS = {
     **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", ""), 1.0),
     **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers"), 1e-3),
 }
-"""Names of units of length, and what makes them mm."""
+"""Units of length in mm, by their names."""
 
 
 def numbers(name: str, text: str) -> list[float]:
     """The finite numbers of a field.
 
     Raises:
-        ImageError: one is none.
+        ImageError: one is not a finite number.
     """
     try:
         values = [float(word) for word in text.split()]
@@ -41,7 +41,7 @@ def integers(name: str, text: str) -> list[int]:
     """The whole numbers of a field.
 
     Raises:
-        ImageError: one is none.
+        ImageError: one is not a whole number.
     """
     try:
         return [int(word) for word in text.split()]
@@ -55,23 +55,23 @@ def wrong_field(name: str, text: str, needed: str) -> ImageError:
 
 
 def no_spacing(name: str) -> ImageError:
-    """The error of a header that says nothing about the size of a voxel."""
+    """The error of a header without a spacing."""
     return ImageError(
         "E-HDR-SPACING", f"the header gives no spacing ({name} is absent)", fix=f"add {name} to the header"
     )
 
 
 def unit_scale(units: Sequence[str], path: Path) -> np.ndarray:
-    """What makes lengths along each axis mm; a warning where that is not 1.
+    """The factor to mm along each axis; warns if it is not 1.
 
     Raises:
-        ImageError: no unit of length.
+        ImageError: it is not a unit of length.
     """
     for unit in units:
         if unit.lower() not in UNITS:
-            raise ImageError("E-HDR-UNITS", f"the header counts in {unit[:20]!r}, no unit of length")
+            raise ImageError("E-HDR-UNITS", f"the header has the unit {unit[:20]!r}, which is not a length")
     scale = np.array([UNITS[unit.lower()] for unit in units])
     if (scale != 1).any():
         facts = {"unit": " ".join(dict.fromkeys(units))}
-        warn("W-HDR-UNITS", "the header counts in {unit}; converted to mm", path=path, facts=facts)
+        warn("W-HDR-UNITS", "the unit of the header is {unit}; converted to mm", path=path, facts=facts)
     return scale

@@ -16,7 +16,7 @@ Form = Literal["sform", "qform"]
 """The two places of the affine in a NIfTI header."""
 
 _UNITS = {1: ("meters", 1000.0), 3: ("micrometers", 1e-3)}
-"""Units of length besides mm by their code in ``xyzt_units``, and what makes them mm."""
+"""Units of length other than mm and their factor to mm, by their code in ``xyzt_units``."""
 
 _NOT_FINITE, _NO_LENGTH = "has NaN or infinite values", "gives an axis no length"
 
@@ -36,7 +36,7 @@ def nifti_affine(header: Any, path: str | Path, geometry: Form | None) -> tuple[
         ImageError: no valid form or spacing, or the requested form is invalid.
     """
     pixdim = header["pixdim"][1:4].astype(float)
-    pixdim[len(header.get_data_shape()) :] = 1.0  # of an axis that a picture has not
+    pixdim[len(header.get_data_shape()) :] = 1.0  # a picture has fewer axes
     unit, scale = "mm", 1.0
     names: tuple[Form, ...] = ("sform", "qform")
     forms: dict[Form, np.ndarray | str] = {}
@@ -48,7 +48,7 @@ def nifti_affine(header: Any, path: str | Path, geometry: Form | None) -> tuple[
     if not np.isfinite(pixdim).all() or (pixdim == 0).any() or ((pixdim < 0).any() and not sound):
         raise ImageError("E-HDR-SPACING", f"pixdim is {tuple(map(float, pixdim))} mm, each must be above 0")
     if scale != 1:
-        warn("W-HDR-UNITS", "the header counts in {unit}; converted to mm", path=path, facts={"unit": unit})
+        warn("W-HDR-UNITS", "the unit of the header is {unit}; converted to mm", path=path, facts={"unit": unit})
     if geometry is not None and geometry not in sound:
         why = broken.get(geometry, f"is absent ({geometry}_code is 0)")
         raise ImageError("E-HDR-AFFINE", f"the {geometry} {why}", fix="omit --geometry")
@@ -84,7 +84,7 @@ def _agreed(
     path: str | Path,
     scale: float,
 ) -> np.ndarray:
-    """The affine of the form that is used, once it is compared with the spacing and with the other form."""
+    """The affine of the used form, after comparing it with the spacing and with the other form."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)[: len(shape)]
     known = spacing[: len(lengths)]
     if not np.allclose(lengths, known, rtol=SAME_SPACING, atol=0):
@@ -115,11 +115,11 @@ def _words(lengths: np.ndarray) -> str:
 
 def _form(header: Any, name: Form) -> np.ndarray | str:
     """The affine of one form in the header's units, or what is wrong with it."""
-    if header["pixdim"][0] not in (-1, 1):  # which nibabel refuses; 0 counts as 1 in NIfTI
+    if header["pixdim"][0] not in (-1, 1):  # nibabel refuses other values; in NIfTI 0 means 1
         header["pixdim"][0] = 1
     try:
         affine = header.get_sform() if name == "sform" else header.get_qform()
-    except (HeaderDataError, ValueError):  # a quaternion that is none
+    except (HeaderDataError, ValueError):  # an invalid quaternion
         return _NOT_FINITE
     if not np.isfinite(affine).all():
         return _NOT_FINITE
@@ -127,7 +127,7 @@ def _form(header: Any, name: Form) -> np.ndarray | str:
 
 
 def _farthest(difference: np.ndarray, shape: tuple[int, ...]) -> float:
-    """How far apart two affines put a corner of the volume at most, in their units."""
+    """Maximum distance between the corners of the volume by two affines, from their difference."""
     size = np.array([*shape, 1, 1, 1][:3])
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * (size - 1)
     moved = corners @ difference[:3, :3].T + difference[:3, 3]

@@ -1,7 +1,7 @@
 """Volumes from files and back; DICOM by :mod:`monai_sr.dicom`.
 
-A file is read to its end and checked before a voxel of it is used; a result is written under a
-temporary name and renamed, so a file that exists is complete.
+A file is read to its end and checked before its voxels are used. A result is written under a temporary name
+and renamed, so an existing file is complete.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from .stored import Header, start_of
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".mha")
-"""What SimpleITK writes for us, each in a single file."""
+"""Written by SimpleITK, each in a single file."""
 
 READ_SUFFIXES = (
     *(*NIFTI_SUFFIXES, ".hdr", ".img", ".hdr.gz", ".img.gz"),
@@ -84,7 +84,7 @@ def read_image(
         ``slice_thickness`` in mm and ``modality``; for DICOM see also :func:`monai_sr.dicom.read_series`.
 
     Raises:
-        InputMissingError: nothing is there.
+        InputMissingError: there is no such file or folder.
         ImageError: it cannot be read, is damaged, or is not a three-dimensional scalar volume.
         UsageError: an option that does not apply to such a file.
     """
@@ -105,7 +105,7 @@ def read_image(
 
 
 def read_labels(path: str | Path) -> MetaTensor:
-    """Read a mask or segmentation from an image file; it may hold one label only, or none.
+    """Read a mask or segmentation from an image file; it may be constant.
 
     Returns, raises: as :func:`read_image`.
     """
@@ -124,7 +124,7 @@ def refuse_file_options(*, volume: int | str | None = None, geometry: str | None
     """
     for name, value in (("volume", volume), ("geometry", geometry)):
         if value is not None:
-            raise UsageError("E-USE", f"--{name} {value} says nothing about such an input", fix="leave it out")
+            raise UsageError("E-USE", f"--{name} {value} does not apply to such an input", fix="leave it out")
 
 
 def read_dicom(
@@ -147,11 +147,11 @@ def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> 
 
     Args:
         image: (1, X, Y, Z) MetaTensor; (C, X, Y, Z) for several volumes in one NIfTI file.
-        path: where; its folder must exist.
+        path: file to write; its folder must exist.
         dtype: voxel type on disk. Default: the ``stored_dtype`` the image was read with, else float32.
 
     Raises:
-        UsageError: no format of that name is written, or not with several volumes.
+        UsageError: the format cannot be written, or not with several volumes.
         OutputError: the folder is missing or full, or may not be written to.
     """
     path = Path(path)
@@ -163,7 +163,10 @@ def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> 
         write_atomically(path, lambda file: stream_nifti(nifti, file, compressed=suffix == ".nii.gz"))
     elif voxels.ndim > 3:
         raise UsageError(
-            "E-OUT-FORMAT", f"{len(image)} volumes do not go into one {suffix}", fix="name it .nii.gz", path=path
+            "E-OUT-FORMAT",
+            f"{len(image)} volumes do not fit into one {suffix}",
+            fix="name it .nii.gz",
+            path=path,
         )
     else:
         write_itk(voxels, grid, path)
@@ -188,10 +191,10 @@ def stored_voxels(image: torch.Tensor, *, path: str | Path, dtype: Any = None) -
 
 
 def check_writable(path: Path) -> str:
-    """The suffix of an output path, once it is sure that a file could be written there.
+    """The suffix of an output path, after checking that a file can be written there.
 
     Raises:
-        UsageError: no format of that name is written.
+        UsageError: the format cannot be written.
         OutputError: the folder is missing or may not be written to.
     """
     suffix = image_suffix(path)
@@ -211,13 +214,13 @@ def check_writable(path: Path) -> str:
 
 
 def image_suffix(path: Path) -> str:
-    """``.nii.gz`` and the like counted as one suffix, lower case."""
+    """The suffix in lower case; ``.nii.gz`` and the like are one suffix."""
     name = path.name.lower()
     return next((suffix for suffix in _DOUBLE if name.endswith(suffix)), path.suffix.lower())
 
 
 def as_stored(voxels: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Voxels in the type of the file, rounded and saturated for integers, and in its order: first axis fastest."""
+    """Voxels in the type of the file (integers rounded and clipped) and its order: first axis fastest."""
     stored = np.empty(voxels.shape, dtype, order="F")
     if not np.issubdtype(dtype, np.integer):
         stored[...] = voxels
@@ -225,17 +228,17 @@ def as_stored(voxels: np.ndarray, dtype: np.dtype) -> np.ndarray:
     limits, there = np.iinfo(dtype), torch.from_numpy(stored)
     for rows in blocks(len(voxels), voxels[0].size):
         part = torch.from_numpy(voxels[rows])
-        # float32 cannot hold the ends of 32-bit types exactly; clip in float64 there
+        # float32 does not represent the limits of 32-bit types exactly, so these are clipped in float64
         part = part.double() if dtype.itemsize > 2 else part
         there[rows] = part.round().clamp_(limits.min, limits.max).to(there.dtype)
     return stored
 
 
 def beyond_type(voxels: np.ndarray, dtype: np.dtype) -> int:
-    """How many voxels an integer type cannot hold.
+    """Number of voxels outside the range of an integer type.
 
-    What lies below 0 of an unsigned type is not counted: interpolation undershoots beside every edge of
-    a background of 0, where the scanner measured nothing.
+    Values below 0 are not counted for an unsigned type: interpolation undershoots beside every edge of a
+    background of 0, which is not signal.
     """
     if not np.issubdtype(dtype, np.integer):
         return 0
@@ -249,8 +252,8 @@ def beyond_type(voxels: np.ndarray, dtype: np.dtype) -> int:
 class VolumeReader(ImageReader):
     """:func:`read_image` for MONAI's LoadImage, so that bundles check files as the command line does.
 
-    MONAI's own NIfTI reader takes gzip files with flipped bits silently, and its DICOM readers mix
-    series and overlook missing slices (measured with MONAI 1.6.1).
+    MONAI's own NIfTI reader reads gzip files with flipped bits silently, and its DICOM readers mix series
+    and do not report missing slices (MONAI 1.6.1).
 
     Args:
         reading: ``series``, ``volume`` and others, see :class:`monai_sr.options.Reading`.
@@ -260,7 +263,7 @@ class VolumeReader(ImageReader):
         self._reading = RunOptions.from_dict({"reading": reading}).reading
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
-        """Every path may be tried."""
+        """Accept every path."""
         return True
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> MetaTensor:
@@ -286,7 +289,7 @@ class VolumeWriter(ImageWriter):
         self.image = torch.as_tensor(data_array)
 
     def set_metadata(self, meta_dict: Mapping | None, **options: Any) -> None:
-        """Takes the affine and the stored type; ``options`` about resampling do not apply."""
+        """Keep the affine and the stored type; ``options`` for resampling are ignored."""
         self.meta = dict(meta_dict or {})
 
     def write(self, filename: Any, verbose: bool = True, **kwargs: Any) -> None:
@@ -315,7 +318,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def read_header(path: Path, *, geometry: Form | None = None) -> Header:
-    """What the header of an image file says; its format is known by its content and not by its name.
+    """The header of an image file; the format is recognized by the content, not by the name.
 
     Raises:
         ImageError, UsageError: as :func:`read_image`, for what the header shows.
@@ -329,7 +332,7 @@ def read_header(path: Path, *, geometry: Form | None = None) -> Header:
         return read_nifti(path, geometry=geometry)
     refuse_file_options(geometry=geometry)
     if content in ("MetaImage", "NRRD") and packed:
-        raise ImageError("E-IO-TYPE", f"a {content} inside a gzip", fix="unpack it (gunzip) and give what is in it")
+        raise ImageError("E-IO-TYPE", f"a {content} inside a gzip", fix="unpack it (gunzip) and give the result")
     if content == "MetaImage":
         return read_meta_image(path)
     if content == "NRRD":
@@ -339,10 +342,10 @@ def read_header(path: Path, *, geometry: Form | None = None) -> Header:
 
 
 def _format_of(start: bytes, path: Path, suffix: str) -> str:
-    """The format of a file by the first bytes of its content, unpacked.
+    """The format of a file, by the first bytes of its unpacked content.
 
     Raises:
-        ImageError: it is none that is read.
+        ImageError: the format is not supported.
     """
     if is_nifti(start) or is_pair(path, start):
         return "NIfTI"

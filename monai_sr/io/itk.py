@@ -1,6 +1,6 @@
-"""Images of SimpleITK in memory, and NRRD and MetaImage files that it writes for us.
+"""Images of SimpleITK in memory, and NRRD and MetaImage files written by it.
 
-It reads no file for us: it returns uninitialized memory for some damaged ones (SimpleITK 2.5.7).
+Files are not read by it, because it returns uninitialized memory for some damaged ones (SimpleITK 2.5.7).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def from_itk(image: Any) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Voxels float32, RAS+ affine and ``stored_dtype`` of a SimpleITK image.
 
     Raises:
-        ImageError: voxels are no real numbers.
+        ImageError: voxels are not real numbers.
     """
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError("E-IMG-DTYPE", "voxels are colors or vectors")
@@ -62,7 +62,7 @@ def to_itk(voxels: np.ndarray, grid: Grid) -> Any:
 def write_itk(voxels: np.ndarray, grid: Grid, path: Path) -> None:
     """Write a volume (X, Y, Z) through a temporary file."""
     image = to_itk(voxels, grid)
-    folder = temporary_beside(path)  # SimpleITK goes by the suffix, so the name must keep it
+    folder = temporary_beside(path)  # SimpleITK uses the suffix
     whole = folder / f"whole{path.suffix}"
     try:
         folder.mkdir()

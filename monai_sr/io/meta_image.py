@@ -1,7 +1,7 @@
 """MetaImage: ``.mha``, and ``.mhd`` with its voxels in another file.
 
-ITK's own reader returns uninitialized memory where the size of compressed voxels is missing or wrong, and
-reads flipped bits in a ``.zraw`` (SimpleITK 2.5.7).
+The reader of ITK returns uninitialized memory if the size of compressed voxels is missing or wrong, and reads
+flipped bits in a ``.zraw`` (SimpleITK 2.5.7).
 
 Source: https://itk.org/Wiki/MetaIO/Documentation
 """
@@ -36,7 +36,7 @@ def read_meta_image(path: Path) -> Header:
     """The header of a MetaImage.
 
     Raises:
-        ImageError: no spacing, a field that is none, several numbers for each voxel.
+        ImageError: no spacing, an invalid field, or several numbers per voxel.
     """
     fields, end = _fields_of(path)
     axes = _integer(fields, "NDims", 0)
@@ -81,7 +81,7 @@ def _fields_of(path: Path) -> tuple[dict[str, str], int]:
 
 
 def _files_of(fields: dict[str, str], path: Path, end: int) -> tuple[list[Path], int]:
-    """The files that hold the voxels, and where in each they begin."""
+    """The voxel files, and the position of the first voxel in each."""
     name = fields["ElementDataFile"]
     words = name.split()
     if name.upper() == "LOCAL":
@@ -98,7 +98,7 @@ def numbered_files(path: Path, pattern: str, first: int, last: int, step: int) -
     """The files beside a header that a pattern such as ``slice%03d.raw`` names.
 
     Raises:
-        ImageError: the pattern is none, or a file is missing.
+        ImageError: the pattern is invalid, or a file is missing.
     """
     numbers = range(first, last + (1 if step > 0 else -1), step) if step else range(0)
     if not 0 < len(numbers) <= 2**16:
@@ -120,7 +120,7 @@ def _affine_of(fields: dict[str, str], axes: int, path: Path) -> np.ndarray:
     matrix = _geometry(fields, "TransformMatrix", axes * axes, default=np.eye(axes).ravel().tolist())
     scale = unit_scale([fields.get("DistanceUnits", "mm")], path)[0]
     affine = np.eye(4)
-    # a line of the matrix is the direction of an axis
+    # each row of the matrix is the direction of an axis
     affine[:3, :3] = np.reshape(matrix, (axes, axes))[:3, :3].T * np.array(spacing[:3]) * scale
     affine[:3, 3] = np.array(origin[:3]) * scale
     return LPS_TO_RAS @ affine

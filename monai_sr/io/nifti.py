@@ -1,4 +1,4 @@
-"""NIfTI files: everything in a header that can be wrong is found before a voxel is used."""
+"""NIfTI files; the whole header is checked before voxels are used."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .forms import Form, nifti_affine
 from .stored import MOST_BYTES, Header, Stored, start_of
 
 COMPRESSION = 3
-"""ISA-L's gzip level of results, its highest: a CT takes a seventh of the time of zlib's level 3 and 3 % more
-room (measured by ``python -m tests.benchmarks.compression``)."""
+"""gzip level of results by ISA-L, its highest: for a CT a seventh of the time of zlib's level 3, in 3 % more
+space (measured by ``python -m tests.benchmarks.compression``)."""
 
 SUPER_RESOLVED = b"monai-sr: super-resolved; research only, not for diagnosis"
 """The description in the header of a result, so that it is not used as an input of a batch."""
@@ -32,7 +32,7 @@ _TIME_UNITS = 0x38
 """The bits of ``xyzt_units`` for the unit of the fourth axis."""
 
 _LONGEST = 540
-"""Bytes of the longest header."""
+"""Size of the longest header, bytes."""
 
 _ENDINGS = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)
 _ANALYZE_SIZE = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")
@@ -46,7 +46,7 @@ def is_nifti(start: bytes | bytearray) -> bool:
 
 
 def is_pair(path: Path, start: bytes) -> bool:
-    """Whether a file is the header or the voxels of two that belong together, NIfTI or Analyze."""
+    """Whether a file is the header or the voxels of a pair of files, NIfTI or Analyze."""
     return _magic_of(start) in _PAIR or (
         _ENDINGS.search(path.name) is not None and not (is_nifti(start) and _magic_of(start) in _SINGLE)
     )
@@ -57,7 +57,7 @@ def _magic_of(start: bytes) -> bytes:
 
 
 def files_of_pair(path: Path) -> tuple[Path, Path]:
-    """The header and the voxels of a pair, by the name of either, packed or not.
+    """The header file and the voxel file of a pair, by the name of one; packed or not.
 
     Raises:
         InputMissingError: the other is missing.
@@ -80,7 +80,7 @@ def files_of_pair(path: Path) -> tuple[Path, Path]:
 
 
 def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
-    """The header of NIfTI, in one file or two, packed or not, or of Analyze.
+    """The header of a NIfTI image in one or two files, packed or not, or of Analyze.
 
     Args:
         path: the file, or either of a pair.
@@ -91,8 +91,8 @@ def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
         ``has_orientation`` False if there is no form.
 
     Raises:
-        ImageError: truncated, a header that is none, colors or complex numbers, no usable geometry.
-        UsageError: a form of an Analyze image, which has none, was asked for.
+        ImageError: truncated, an invalid header, colors or complex numbers, no usable geometry.
+        UsageError: a form was requested of an Analyze image, which has no forms.
     """
     start, packed = start_of(path, _LONGEST)
     pair = is_pair(path, start)
@@ -116,7 +116,7 @@ def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
         problem = "voxels start at byte {offset}, inside the header; they are read from {used}"
         warn("W-HDR-OFFSET", problem, path=path, facts=facts)
     if not isinstance(header, nib.Nifti1Header) and geometry is not None:
-        raise UsageError("E-USE", f"--geometry {geometry} says nothing about an Analyze image", fix="leave it out")
+        raise UsageError("E-USE", f"--geometry {geometry} does not apply to an Analyze image", fix="leave it out")
     affine, has_orientation = nifti_affine(header, path, geometry)
     try:
         slope, intercept = header.get_slope_inter()
@@ -126,7 +126,7 @@ def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
 
 
 def _header_of(start: bytes, path: Path, *, pair: bool) -> Any:
-    """The header of NIfTI or Analyze, with what nibabel mends about it mended."""
+    """The header of NIfTI or Analyze, as nibabel parses it."""
     if not is_nifti(start):
         raise ImageError("E-IO-TYPE", "the content is not a NIfTI image", path=path)
     header_class: Any = nib.Nifti1Header
@@ -153,12 +153,12 @@ def _meta_of(header: Any, is_oriented: bool) -> dict[str, Any]:
 
 
 def from_nibabel(image: nib.spatialimages.SpatialImage, *, path: str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """An image of nibabel in memory as :func:`read_nifti` would read it from its file.
+    """Voxels, affine and metadata of a nibabel image, as :func:`read_nifti` reads them from its file.
 
     Raises:
         ImageError: colors or complex numbers, no usable geometry.
     """
-    source: Any = image.dataobj  # an array, or what reads one from the file
+    source: Any = image.dataobj  # an array, or a proxy that reads it from the file
     scaled = getattr(source, "slope", 1) != 1 or getattr(source, "inter", 0) != 0
     dtype = np.dtype(source.dtype)
     check_dtype(dtype)
@@ -173,7 +173,7 @@ def from_nibabel(image: nib.spatialimages.SpatialImage, *, path: str) -> tuple[n
 
 
 def nifti_fields(image: Tensor) -> dict[str, Any]:
-    """What :func:`nifti_image` keeps of the metadata of an image."""
+    """The metadata of an image that :func:`nifti_image` keeps."""
     meta = getattr(image, "meta", {})
     kept = {key: meta[key] for key in ("time_step", "super_resolved") if key in meta}
     return kept | {"has_orientation": has_orientation(image)}
@@ -191,7 +191,7 @@ def nifti_image(
 
     Args:
         voxels: (X, Y, Z) or (X, Y, Z, T) in the type to be stored.
-        grid: where they lie.
+        grid: their grid.
         has_orientation: whether the affine has an orientation; if not, both codes are 0.
         time_step: see :func:`read_nifti`.
         super_resolved: whether the header says so, see :func:`is_super_resolved`.
@@ -212,7 +212,7 @@ def nifti_image(
 
 
 def is_super_resolved(path: Path) -> bool:
-    """Whether a NIfTI file says that it is a result of ours."""
+    """Whether the header of a NIfTI file says that monai-sr made it."""
     try:
         with open(path, "rb") as file:
             start = file.read(4096)

@@ -44,20 +44,20 @@ SPACES = {
     **dict.fromkeys(("leftanteriorsuperior", "las"), (-1.0, 1.0, 1.0)),
     **dict.fromkeys(("leftposteriorsuperior", "lps"), (-1.0, -1.0, 1.0)),
 }
-"""What turns the world of a file to RAS+."""
+"""Signs of the axes of a space relative to RAS+."""
 
 ALONG = ("domain", "space", "???", "")
 """Kinds of an axis in space."""
 
 VOLUMES = ("list", "time", "none", *ALONG)
-"""Kinds of an axis along which whole volumes follow one another, where it is none in space."""
+"""Kinds of an axis of whole volumes, if it is not in space."""
 
 
 def read_nrrd(path: Path) -> Header:
     """The header of a NRRD file.
 
     Raises:
-        ImageError: no spacing, a field that is none, several numbers for each voxel.
+        ImageError: no spacing, an invalid field, or several numbers per voxel.
     """
     fields, end = _fields_of(path)
     shape = integers("sizes", fields.get("sizes", ""))
@@ -119,7 +119,7 @@ def _directions(fields: dict[str, str], kinds: list[str], scale: np.ndarray) -> 
 
 
 def _spacings(fields: dict[str, str], kinds: list[str], scale: np.ndarray) -> dict[int, np.ndarray]:
-    """As :func:`_directions`, of a header that gives lengths alone."""
+    """As :func:`_directions`, for a header that has only lengths."""
     columns: dict[int, np.ndarray] = {}
     for axis, word in enumerate(fields.get("spacings", "").lower().split()[: len(kinds)]):
         if word != "nan" and kinds[axis] in ALONG:
@@ -130,7 +130,7 @@ def _spacings(fields: dict[str, str], kinds: list[str], scale: np.ndarray) -> di
 
 
 def _scale(units: str | None, count: int, path: Path) -> np.ndarray:
-    """What makes lengths along each of ``count`` axes mm."""
+    """The factor to mm along each of ``count`` axes."""
     names = re.findall(r'"([^"]*)"', units or "")
     return unit_scale([*names, *["mm"] * count][:count], path)
 
@@ -155,7 +155,7 @@ def _affine_of(
 
 
 def _stored(fields: dict[str, str], shape: list[int], path: Path, end: int) -> Stored:
-    """Where the voxels are."""
+    """How the voxels are stored."""
     kind, encoding = "".join(fields.get("type", "").lower().split()), fields.get("encoding", "").lower()
     if kind == "block":
         raise ImageError("E-IMG-DTYPE", "voxels are blocks, real numbers are needed")
@@ -180,7 +180,7 @@ def _stored(fields: dict[str, str], shape: list[int], path: Path, end: int) -> S
 
 
 def _files_of(fields: dict[str, str], path: Path, end: int) -> tuple[list[Path], int]:
-    """The files that hold the voxels, and where in each they begin."""
+    """The voxel files, and the position of the first voxel in each."""
     name = fields.get("datafile")
     if name is None:
         return [path], end
@@ -193,7 +193,7 @@ def _files_of(fields: dict[str, str], path: Path, end: int) -> tuple[list[Path],
 
 
 def _next_line(path: Path, start: int) -> int:
-    """Where the line after the one that begins at ``start`` begins."""
+    """The position of the next line."""
     with open(path, "rb") as file:
         file.seek(start)
         if not file.readline():

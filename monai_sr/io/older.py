@@ -1,4 +1,4 @@
-"""Two old formats of one header and plain voxels: FreeSurfer's MGH and MGZ, and GIPL."""
+"""Two old formats with one header and plain voxels: MGH and MGZ of FreeSurfer, and GIPL."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_mgh(path: Path, start: bytes, *, packing: Packing) -> Header:
         packing: "gzip" of MGZ, else "raw".
 
     Raises:
-        ImageError: truncated, no real numbers, no geometry.
+        ImageError: truncated, not real numbers, or no geometry.
 
     Source: https://surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat
     """
@@ -83,7 +83,7 @@ def read_gipl(path: Path, start: bytes, *, packing: Packing) -> Header:
 
 
 def _shape_of(lengths: np.ndarray) -> tuple[int, ...]:
-    """Three axes, and a fourth if it is used, which then is longer than 1."""
+    """Three axes, and a fourth if it is longer than 1."""
     return tuple(int(n) for n in (lengths if lengths[3] > 1 else lengths[:3]))
 
 

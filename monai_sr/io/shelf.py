@@ -1,4 +1,4 @@
-"""Where bundles lie and what they are called; needs no torch, so that help and ``info`` come at once."""
+"""Names and folders of bundles; without torch, so that help and ``info`` are fast."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..errors import BundleError
 from ..options import BUNDLES
 
 NAMES = {name: f"{name}_super_resolution" for name in BUNDLES}
-"""The bundles that ship, by the short names the command line knows."""
+"""Folder names of the shipped bundles, by their short names on the command line."""
 
 SPLINE = "none"
-"""Instead of a bundle: the consistent spline alone, super-resolution without a network."""
+"""Name of the consistent spline, which is used instead of a bundle, without a network."""
 
 
 def bundle_path(name_or_path: str | Path) -> Path:
@@ -43,6 +43,6 @@ def shipped_bundles() -> dict[str, dict[str, Any]]:
 
 
 def homes() -> list[Path]:
-    """Where bundles lie: inside the installed package, or beside it in a checkout."""
+    """Folders of bundles: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     return [package / "_bundles", package.parent / "bundles"]

@@ -1,6 +1,6 @@
-"""Voxels as files store them: read to the last byte, with every checksum, or refused.
+"""The voxels of a file: read to the last byte, with every checksum, or refused.
 
-Nothing is allocated or unpacked before the size that a header claims is compared with the size of the file.
+The size that a header claims is compared with the size of the file before anything is allocated or unpacked.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MOST_BYTES = 2**40
 """A header that claims more than this TiB is damaged."""
 
 SPARE = 64 * 2**20
-"""So many bytes may follow the last voxel of a compressed file."""
+"""Maximum number of bytes after the last voxel of a compressed file."""
 
 DEFLATE_RATIO = 1032
-"""Deflate makes nothing smaller than by this factor (zlib's technical details)."""
+"""Maximum compression of Deflate (zlib's technical details)."""
 
 BOMB_BYTES, BOMB_RATIO = 512 * 2**20, 200
 """Voxels of more bytes that unpack by a larger factor are not an acquired image."""
@@ -43,20 +43,20 @@ _AGAIN = "copy or download the file again"
 
 @dataclass(frozen=True)
 class Stored:
-    """Where the voxels of an image lie, and in which form.
+    """Where and how the voxels of an image are stored.
 
     Raises:
-        ImageError: no voxels, or more than there can be.
+        ImageError: there are no voxels, or implausibly many.
 
     Attributes:
         shape: first axis fastest.
         dtype: with its byte order.
         files: each holds an equal part, in this order.
-        packing: how they are packed; ``text`` are decimal numbers.
+        packing: compression or encoding; ``text`` are decimal numbers.
         start: bytes of each file before the data, or before the compressed stream.
         size: bytes of the compressed stream; None for all that follows.
-        offset: bytes before the first voxel once it is unpacked; None if the voxels are the last bytes.
-        footer: bytes that the format may have behind the voxels, and more after them; None if nothing follows.
+        offset: bytes before the first voxel after unpacking; None if the voxels are the last bytes.
+        footer: bytes that may follow the voxels, and may be followed by more; None if nothing follows.
     """
 
     shape: tuple[int, ...]
@@ -81,7 +81,7 @@ class Stored:
         """The voxels in :attr:`shape`, in the type of the file (float64 of text).
 
         Raises:
-            ImageError: they are not all there, are damaged, or unpack to more than an image.
+            ImageError: they are incomplete or damaged, or unpack to more than an image.
         """
         count = math.prod(self.shape) // len(self.files)
         parts = [self._part(file, count) for file in self.files]
@@ -134,7 +134,7 @@ class Stored:
         if length - self.start < 2 * count - 1:
             raise _too_short(path, f"{length - self.start} bytes found, {2 * count - 1} or more needed")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of text that holds something else
+            warnings.simplefilter("ignore", DeprecationWarning)  # of text that is not numbers
             try:
                 voxels = np.fromstring(file.read().decode("ascii"), np.float64, sep=" ")
             except ValueError:
@@ -164,15 +164,15 @@ class Stored:
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of an image file says.
+    """The header of an image file.
 
     Attributes:
         path: the file.
         stored: where its voxels are.
         affine: voxel index to RAS+ mm.
         meta: ``stored_dtype``, the type that a result is written in, and facts of the format.
-        slope, intercept: what voxels are multiplied by, and what is added then; None for 1 and 0.
-        order: the stored axes in the order of the voxels, some of length 1 left out; None for all as they are.
+        slope, intercept: voxels are multiplied by the first, then the second is added; None for 1 and 0.
+        order: stored axes in the order of the voxels, without some of length 1; None for the stored order.
     """
 
     path: Path
@@ -191,7 +191,7 @@ class Header:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Voxels along each axis: X, Y, Z, and volumes if there are several."""
+        """Number of voxels along each axis: X, Y, Z, and volumes if there are several."""
         return self.stored.shape if self.order is None else tuple(self.stored.shape[axis] for axis in self.order)
 
     @property
@@ -213,12 +213,12 @@ class Header:
 
 
 def start_of(path: Path, count: int) -> tuple[bytes, bool]:
-    """The first bytes of a file's content, unpacked if it is a gzip, and whether it is one.
+    """The first bytes of a file, unpacked if it is a gzip, and whether it is a gzip.
 
     Raises:
         ImageError: the gzip ends or is damaged before them.
     """
-    if not path.stat().st_size:  # what lies below /proc has no size and may never answer
+    if not path.stat().st_size:  # files in /proc have no size, and reading may block
         return b"", False
     with open(path, "rb") as file:
         start = file.read(count)
@@ -242,7 +242,7 @@ def unpack(file: BinaryIO, packing: str, size: int) -> Iterator[bytes]:
 
     Args:
         file: at the first byte of the stream.
-        packing: "gzip", of one or more members, or "zlib", which takes a gzip too.
+        packing: "gzip", of one or more members, or "zlib", which accepts a gzip too.
         size: bytes of the stream.
 
     Raises:
@@ -280,12 +280,12 @@ def data_file(header: Path, name: str) -> Path:
     """The file beside a header that the header names.
 
     Raises:
-        ImageError: the name leads out of the folder, or is not that of a file.
-        InputMissingError: it is not there.
+        ImageError: the name is outside the folder, or not of a file.
+        InputMissingError: the file is missing.
     """
     for pure in (PurePosixPath(name), PureWindowsPath(name)):
         if pure.anchor or ".." in pure.parts or "\0" in name:
-            raise ImageError("E-SEC-PATH", f"the header takes its voxels from {name!r}, outside its folder")
+            raise ImageError("E-SEC-PATH", f"the header names the voxel file {name!r}, outside its folder")
     path = header.parent / name
     try:
         if path.is_file():

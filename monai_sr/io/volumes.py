@@ -1,4 +1,4 @@
-"""Which volumes there are: below a folder, or in a datalist to train on."""
+"""Find volumes: in a folder, or in a datalist for training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Section = Literal["training", "validation", "evaluation"]
 
 
 def find_volumes(source: str | Path) -> list[Path]:
-    """Image files and DICOM folders below a folder, sorted; a file is itself.
+    """Image files and DICOM folders in a folder, sorted; for a file, the file.
 
     Raises:
-        InputMissingError: there is none.
+        InputMissingError: there are none.
     """
     source = Path(source)
     if source.is_file():
@@ -42,16 +42,16 @@ def find_volumes(source: str | Path) -> list[Path]:
 
 
 def datalist(source: str | Path, section: Section, *, validation_every: int = 5) -> list[dict[str, Any]]:
-    """What to train, validate or evaluate on: MONAI's ``[{"image": path}, …]``, never empty.
+    """Volumes for training, validation or evaluation as ``[{"image": path}, …]``, never empty.
 
     Args:
         source: a datalist JSON with "training" and "validation" (as ``data_scripts/prepare_datalist.py``
-            writes it; relative paths count from its folder), or a folder of images and DICOM series.
-        section: "training", "validation", or "evaluation": all of a folder, of a datalist its validation.
-        validation_every: of a folder every so many volumes one is for validation, of fewer the last one.
+            writes it; paths are relative to its folder), or a folder of images and DICOM series.
+        section: "training", "validation", or "evaluation": all volumes of a folder, or the validation of a datalist.
+        validation_every: one of this many volumes of a folder is for validation; of fewer, the last one.
 
     Raises:
-        InputMissingError: there is nothing there (E-IO-MISSING), or nothing for the section (E-DATALIST).
+        InputMissingError: there is no such source (E-IO-MISSING), or no volume for the section (E-DATALIST).
         ImageError: the datalist cannot be read (E-DATALIST).
     """
     source = Path(source)
