@@ -48,9 +48,9 @@ BAND = 64
 NEGLIGIBLE = 1e-9
 """A weight that changes no float32 voxel; all weights of a slice sum to 1."""
 
-PROJECTIONS, RELAXATION = 20, 1.9
-"""At most, of lines with impossible values, see :meth:`SliceModel.hold`; and how far they go, which halves how many are
-needed. More bring little."""
+PROJECTIONS, RELAXATION = 30, 1.3
+"""At most, of lines with impossible values, see :meth:`SliceModel.hold`; and how far they go. On an unsigned FLAIR
+0.03 % of the voxels are still missed then, all beside a background of 0; without momentum 0.14 % after 40."""
 
 LOCAL_OVERSHOOT = 0.5
 """A voxel may be beyond the three slices around it by so much of their range."""
@@ -332,8 +332,8 @@ class SliceModel:
         """``sr`` within bounds, and in agreement with ``lr`` as far as they allow.
 
         Lines with a value beyond the bounds are projected in turn onto the bounds and, orthogonally, onto
-        what agrees. Both are convex, so a line comes no farther from any line that satisfies both, such as
-        the anatomy. Where nothing does, because the slices contradict their profile, the bounds win.
+        what agrees, both of which are convex, with momentum. Where nothing satisfies both, because the slices
+        contradict their profile, the bounds win.
 
         Args:
             sr: (..., n) thin slices that agree with ``lr``; changed in place.
@@ -343,7 +343,8 @@ class SliceModel:
         Returns:
             ``sr``; lines within the bounds change by no more than the tolerance.
 
-        Source: Gubin 1967, "The method of projections for finding the common point of convex sets".
+        Source: Gubin 1967, "The method of projections for finding the common point of convex sets"; Nesterov 1983,
+        "A method of solving a convex programming problem with convergence rate O(1/k²)".
         """
         beyond = ((sr < bounds.low - bounds.tolerance) | (sr > bounds.high + bounds.tolerance)).any(dim=-1)
         if not bool(beyond.any()):
@@ -351,16 +352,17 @@ class SliceModel:
         x, y = sr[beyond], lr[beyond]
         low, high = self._around(y, bounds)
         held, left = torch.empty_like(x), torch.arange(len(x), device=x.device)
-        acquire, project = self._banded[0], Banded(self._inverse)
+        acquire, project, before = self._banded[0], Banded(self._inverse), x
         for step in range(PROJECTIONS + 1):
             inside = x.clamp(low, high)
             held[left] = inside
             off = ((y - acquire(inside)).abs() > bounds.tolerance).any(dim=-1)
             if step == PROJECTIONS or not bool(off.any()):
                 break
-            left, y, low, high = left[off], y[off], low[off], high[off]
+            left, y, low, high, before = left[off], y[off], low[off], high[off], before[off]
             x = x[off] + RELAXATION * (inside[off] - x[off])
             x += project(y - acquire(x))
+            x, before = x + step / (step + 3) * (x - before), x
         sr[beyond] = held
         return sr.clamp_(bounds.low, bounds.high)
 

@@ -29,7 +29,7 @@ from nifti_tools import save_nifti
 from torch import nn
 
 import monai_sr.io.stored
-from monai_sr.acquired import stored_dtype_of
+from monai_sr.acquired import acquisition_meta, stored_dtype_of
 from monai_sr.bundles import NAMES, bundle_path, load_bundle, load_weights
 from monai_sr.errors import BundleError, ImageError, SuperResolutionWarning
 from monai_sr.inference import SuperResolutionInferer, super_resolve
@@ -616,6 +616,24 @@ def test_a_real_flair_is_as_consistent_unsigned_as_its_noise_allows(shared_data)
     assert cut.score > 0.01 and cut.maximum > 60  # what clamping alone would give up
     assert scores["uint16"].score < 0.35 * cut.score and scores["uint16"].maximum < 0.5 * cut.maximum
     assert scores["uint16"].p95 < 0.5
+    assert scores["uint16"].missed < 5e-4 and not scores["uint16"].misses_voxels
+
+
+@fault("I32")
+def test_noise_of_air_that_another_program_cuts_off_is_not_missed():
+    """Below -1024 HU a CT measures nothing."""
+    data = RNG.normal(-1000, 120, (24, 24, 12)).round().astype(np.float32)
+    data[8:16, 8:16] = 40
+    facts = acquisition_meta(modality="CT", stored_dtype="int16")
+    image = MetaTensor(torch.from_numpy(data)[None], affine=torch.diag(torch.tensor([1.0, 1.0, 4.0, 1.0])), meta=facts)
+    affine = torch.diag(torch.tensor([1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+    affine[2, 3] = -1.5
+    cut = MetaTensor(image.as_tensor().repeat_interleave(4, dim=-1).clamp(min=-1024), affine=affine)
+    found = measure_consistency(image, cut, profile="box")
+    assert found.maximum > 0.1 * found.value_range  # as the residual says
+    assert not found.misses_voxels
+    cut[0, 10, 10] += 300
+    assert measure_consistency(image, cut, profile="box").misses_voxels
 
 
 @fault("I31", "W-CON-MISSED")

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..acquired import Acquired, stored_dtype_of
 from ..errors import QualityError, warn
 from ..grid import SAME_SPACING, grid_of, on_grid, positions_on
-from ..intensities import data_range
+from ..intensities import CT_LEAST, data_range
 from ..io.images import as_stored
 from ..slices import Banded, Profile, apply_along, profile_matrix
 from .alignment import covered_voxels, in_plane_matrix, not_aligned, turn_to
@@ -48,7 +48,9 @@ class Consistency:
         nrmse: root mean square of the residual of all voxels, divided by ``value_range``.
         slice_nrmse: (m,) the same for each acquired slice, in the order of the voxels; NaN where nothing is compared.
         p95, maximum: 95th percentile and maximum of the absolute residual, in the units of the file.
-        missed: fraction of the voxels whose residual exceeds :data:`MISSED` of the range plus the rounding error.
+        missed: fraction of the voxels that are missed by more than :data:`MISSED` of the range plus the rounding
+            error. Below :data:`monai_sr.intensities.CT_LEAST` a CT measures nothing: its noise there is not missed.
+        missed_by: the most by which one is missed, in the units of the file.
         rounding: half the step of an integer result, its maximum rounding error.
         notes: what was done to make the volumes comparable, in words.
     """
@@ -61,6 +63,7 @@ class Consistency:
     p95: float
     maximum: float
     missed: float
+    missed_by: float
     rounding: float
     notes: tuple[str, ...] = ()
 
@@ -91,7 +94,7 @@ class Consistency:
     @property
     def misses_voxels(self) -> bool:
         """Whether so many voxels are missed, or one by so much, that the score alone would hide it."""
-        return self.missed > MISSED_VOXELS or self.maximum > MISSED_BY * self.value_range + self.rounding
+        return self.missed > MISSED_VOXELS or self.missed_by > MISSED_BY * self.value_range + self.rounding
 
     @property
     def missed_text(self) -> str:
@@ -265,7 +268,7 @@ def check_result(acquired: Acquired, result: MetaTensor, *, limit: float | None,
             "averages of the result miss {fraction:.2%} of the acquired voxels by more than {by:.0%} of the range, "
             "at most by {largest:.3g} {unit}: values that are possible do not average to them"
         )
-        figures = {"fraction": consistency.missed, "by": MISSED, "largest": consistency.maximum}
+        figures = {"fraction": consistency.missed, "by": MISSED, "largest": consistency.missed_by}
         warn("W-CON-MISSED", problem, path=path, facts={**figures, "unit": consistency.unit})
     return consistency
 
@@ -302,7 +305,12 @@ def _figures(
         counts += (~squared.isnan()).sum(dim=0)
     each = (sums / counts).sqrt().numpy() / value_range  # NaN where nothing is compared
     errors = residual.numpy()
-    sizes = np.abs(errors[~np.isnan(errors)])
+    compared = ~np.isnan(errors)
+    sizes = missed = np.abs(errors[compared])
+    if acquired.modality == "CT":
+        wanted = acquired.voxels.float().cpu().numpy()[compared]
+        reached = np.maximum(wanted - errors[compared], CT_LEAST)
+        missed = np.abs(np.maximum(wanted, CT_LEAST) - reached)
     return Consistency(
         residual=on_grid(residual, acquired.grid, acquired.image),
         acquired=acquired,
@@ -310,7 +318,8 @@ def _figures(
         nrmse=float((sums.sum() / counts.sum()).sqrt()) / value_range,
         slice_nrmse=each,
         maximum=float(sizes.max()),
-        missed=float((sizes > MISSED * value_range + rounding).mean()),
+        missed=float((missed > MISSED * value_range + rounding).mean()),
+        missed_by=float(missed.max()),
         p95=float(np.percentile(sizes, 95, overwrite_input=True)),
         rounding=rounding,
         notes=notes,
