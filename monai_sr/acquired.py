@@ -6,7 +6,7 @@ alone reads them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -29,12 +29,12 @@ from .intensities import (
     intensity_range,
     padding_of,
 )
-from .profiles import Protocol, estimate_profile, known_profile
+from .profiles import Known, Protocol, ProtocolWidth, estimate_profile, known_profile
 from .slices import Profile, SliceModel
 
-Source = Literal["option", "corrected", "header", "sidecar", "estimated", "assumed"]
-"""Where a fact comes from: the user, the header corrected by what is known of its protocol, the header of the file, a
-JSON file beside it, an estimate from the voxels or the grid, or an assumption."""
+Source = Literal["option", "protocol", "corrected", "header", "sidecar", "estimated", "assumed"]
+"""Where a fact comes from: the user, a table of protocols, the header corrected by what is known of its protocol, the
+header of the file, a JSON file beside it, an estimate from the voxels or the grid, or an assumption."""
 
 MIN_SLICES = 3
 """Below this there is no through-plane structure to go by."""
@@ -149,6 +149,7 @@ class Acquired:
         profile: Profile | None = None,
         axis: int | None = None,
         modality: Modality | None = None,
+        protocols: Sequence[ProtocolWidth] = (),
         refined: Grid | None = None,
     ) -> Acquired:
         """Decide every fact about an image.
@@ -156,6 +157,7 @@ class Acquired:
         Args:
             image: (C, X, Y, Z) with affine, in the file's units.
             slice_thickness, profile, axis, modality: given by the user; they overrule the metadata.
+            protocols: table of widths by protocol, see :func:`monai_sr.profiles.read_protocols`.
             refined: grid of a result of the image. If neither user nor header gives the through-plane
                 axis, it is the one along which this grid is finer.
 
@@ -171,10 +173,9 @@ class Acquired:
             grid, given=axis, header=header_axis, uneven=uneven is not None, refined=refined
         )
         spacing = slice_spacing(grid.spacing[axis], uneven)
-        known = known_profile(Protocol(**meta.get("protocol", {}))) if axis == meta.get("slice_axis", axis) else None
-        thickness, thickness_source = _thickness_of(
-            meta, slice_thickness, axis=axis, spacing=spacing, ratio=known[1] if known else 1.0
-        )
+        known = _known_of(meta, protocols) if axis == meta.get("slice_axis", axis) else None
+        thickness, thickness_source = _thickness_of(meta, slice_thickness, axis=axis, spacing=spacing, known=known)
+        said: tuple[Profile, Source] | None = (known.profile, known.source) if known else None
         modality, modality_source = _modality_of(meta, modality, voxels)
         return cls(
             image=image,
@@ -196,11 +197,7 @@ class Acquired:
                 "slice_thickness": thickness_source,
                 "modality": modality_source,
             },
-            said_profile=(profile, "option")
-            if profile
-            else (known[0], _source_in(meta, "protocol"))
-            if known
-            else None,
+            said_profile=(profile, "option") if profile else said,
         )
 
     @property
@@ -350,8 +347,17 @@ def _source_in(meta: Mapping[str, Any], fact: str) -> Source:
     return "sidecar" if fact in meta.get("sidecar_facts", ()) else "header"
 
 
+def _known_of(meta: Mapping[str, Any], protocols: Sequence[ProtocolWidth]) -> Known | None:
+    """What is known of the protocol in the metadata."""
+    thickness = meta.get("slice_thickness")
+    typical = None if thickness is None else float(np.median(thickness))
+    known = known_profile(Protocol(**meta.get("protocol", {})), thickness=typical, table=protocols)
+    is_sidecar = _source_in(meta, "protocol") == "sidecar"
+    return known._replace(source="sidecar") if known and known.source == "header" and is_sidecar else known
+
+
 def _thickness_of(
-    meta: Mapping[str, Any], given: float | np.ndarray | None, *, axis: int, spacing: float, ratio: float
+    meta: Mapping[str, Any], given: float | np.ndarray | None, *, axis: int, spacing: float, known: Known | None
 ) -> tuple[np.ndarray, Source]:
     """The slice thickness: given, from header or sidecar (times the ratio of its protocol), or the slice spacing."""
     value, source = meta.get("slice_thickness"), _source_in(meta, "slice_thickness")
@@ -359,8 +365,9 @@ def _thickness_of(
         value, source = given, "option"
     elif value is None or axis != meta.get("slice_axis", axis):  # the header describes its own axis
         value, source = spacing, "assumed"
-    elif ratio != 1:
-        value, source = np.multiply(value, ratio), "corrected"
+    elif known is not None and (known.ratio != 1 or known.source == "protocol"):
+        value = np.multiply(value, known.ratio)
+        source = "protocol" if known.source == "protocol" else "corrected"
     thickness = np.array(value, dtype=np.float64)
     if not ((thickness > 0) & np.isfinite(thickness)).all():
         raise UsageError(

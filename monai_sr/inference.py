@@ -30,6 +30,7 @@ from .intensities import (
 from .io.adapters import takes_any_image
 from .networks import levels_for
 from .options import PARAMETERS, Acquisition, RunOptions, Wanted
+from .profiles import read_protocols
 from .slices import Banded, Profile, SliceModel
 
 
@@ -279,13 +280,18 @@ FACTS = ("super_resolved", "slice_profile", "filled_slices", "padding_share", "o
 
 
 def acquire(image: Tensor, said: Acquisition) -> Acquired:
-    """A volume as acquired, from its file and the options."""
+    """A volume as acquired, from its file and the options.
+
+    Raises:
+        ImageError, UsageError: as of :meth:`monai_sr.acquired.Acquired.of` and :func:`read_protocols`.
+    """
     return Acquired.of(
         image,
         slice_thickness=said.slice_thickness,
         profile=said.profile,
         axis=said.axis,
         modality=said.modality,
+        protocols=read_protocols(said.protocols) if said.protocols else (),
     )
 
 

@@ -182,6 +182,7 @@ class Acquisition(_Group):
     profile: Literal["gaussian", "box", "triangle"] | None = _option(
         None, "slice profile", unset="the DICOM header's, else estimated from the slices"
     )
+    protocols: str | None = _option(None, "table of slice widths by protocol, of calibrate --pairs", placeholder="FILE")
     axis: int | None = _option(
         None, "through-plane axis", kind="choice", choices=(0, 1, 2), unset="the one of largest spacing"
     )
@@ -337,7 +338,7 @@ class RunOptions(_Group):
         """Only what decides the voxels of a result; the rest as by default."""
         return RunOptions(
             wanted=replace(self.wanted, format=None, strict=False),
-            acquisition=self.acquisition,
+            acquisition=replace(self.acquisition, protocols=None),
             reading=replace(self.reading, series=None),
             compute=Compute(engine=self.compute.engine, precision=self.compute.precision),
         )
@@ -355,16 +356,14 @@ PARAMETERS: dict[str, Parameter] = {
 }
 """Every option by its name, in the order of the help."""
 
-_DICOM_ONLY = {"format", "series", "fill_gaps", "merge_by_geometry"}
+_DICOM_ONLY = {"format", "series", "fill_gaps", "merge_by_geometry", "protocols"}
+_OF_A_RUN = {parameter.name for parameter in PARAMETERS.values() if parameter.group in ("outputs", "selection")}
 
 LEFT_OUT: dict[str, set[str]] = {
     "run": set(),
     "bids": _DICOM_ONLY,
-    "slicer": {*_DICOM_ONLY, *(p.name for p in PARAMETERS.values() if p.group in ("outputs", "selection"))},
-    "watch": {
-        *("input", "output", "format", "series", "volume", "nan", "geometry", "merge_by_geometry"),
-        *(p.name for p in PARAMETERS.values() if p.group in ("outputs", "selection")),
-    },
+    "slicer": _DICOM_ONLY | _OF_A_RUN,
+    "watch": _OF_A_RUN | {"input", "output", "format", "series", "volume", "nan", "geometry", "merge_by_geometry"},
     "check": {p.name for p in PARAMETERS.values() if p.group not in ("reading", "acquisition")} | {"series"},
 }
 """Options that a command does not take."""

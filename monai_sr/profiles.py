@@ -9,14 +9,18 @@ Gaussian of 0.96 times its width, so slices cannot tell these two apart; only a 
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from .slices import Profile, apply_along, profile_matrix
+from .errors import UsageError
+from .slices import PROFILES, Profile, apply_along, profile_matrix
 
 FEWEST_SLICES = 12
 """With fewer slices the differences between slices are not sufficient."""
@@ -33,6 +37,9 @@ FAR = 2.65
 HELICAL_WIDTHS = {"philips": 0.89}
 """Width (FWHM) of the triangle of a helical CT divided by the thickness in its header, by manufacturer; 1 where it was
 not measured. Philips: 4.45 mm for 5 mm, one series (Ingenuity CT, pitch 0.391, 64 x 0.625 mm) with its 1 mm twin."""
+
+SAME_THICKNESS = 0.02
+"""A row of a table of protocols applies to a thickness that differs by at most this fraction."""
 
 _LONGER_STEP = 0.75
 _LINES = 2_000_000
@@ -54,18 +61,112 @@ class Protocol:
     scan: str = ""
 
 
-def known_profile(protocol: Protocol) -> tuple[Profile, float] | None:
-    """Profile of a protocol, and its width divided by the thickness in the header; None if nothing is known.
+class ProtocolWidth(NamedTuple):
+    """A row of a table of protocols: the profile and width that pairs of thick and thin series of a protocol have.
+
+    Attributes:
+        protocol: whose slices; "*" in a field is any.
+        thickness: in the header, mm.
+        width: FWHM of the profile, mm.
+        profile: its form.
+        pairs: number of pairs that it was fitted to; the width is their median.
+        residual: RMS residual of the fit, HU or signal; the median too.
+    """
+
+    protocol: Protocol
+    thickness: float
+    width: float
+    profile: Profile
+    pairs: int = 1
+    residual: float = 0.0
+
+    def is_of(self, protocol: Protocol, thickness: float) -> bool:
+        """Whether the row is of slices of this protocol and thickness."""
+        fields = zip(astuple(self.protocol), astuple(protocol), strict=True)
+        same = all(ours in ("*", theirs) for ours, theirs in fields)
+        return same and abs(thickness - self.thickness) <= SAME_THICKNESS * self.thickness
+
+
+COLUMNS = ("manufacturer", "kernel", "scan", "thickness", "width", "profile", "pairs", "residual")
+"""Of a table of protocols, separated by tabs."""
+
+
+def read_protocols(path: str | Path) -> tuple[ProtocolWidth, ...]:
+    """Read a table of protocols, as ``monai-sr calibrate --pairs`` writes it.
+
+    Raises:
+        UsageError: it cannot be read, or a row is no row of such a table (E-PROTOCOLS).
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UsageError("E-PROTOCOLS", f"cannot be read ({error})", path=path) from error
+    names = lines[0].split("\t") if lines else []
+    if not set(COLUMNS[:6]) <= set(names):
+        raise UsageError("E-PROTOCOLS", f"its columns are {', '.join(names) or '(none)'}", path=path)
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        row = dict(zip(names, next(csv.reader([line], delimiter="\t"), []), strict=False))
+        try:
+            thickness, width = float(row["thickness"]), float(row["width"])
+            (profile,) = (known for known in PROFILES if known == row["profile"])
+            if not (0 < thickness < math.inf and 0 < width < math.inf):
+                raise ValueError(f"thickness {thickness} mm, width {width} mm")
+            protocol = Protocol(row["manufacturer"], row["kernel"], row["scan"])
+            numbers = int(row.get("pairs") or 1), float(row.get("residual") or 0)
+            rows.append(ProtocolWidth(protocol, thickness, width, profile, *numbers))
+        except (KeyError, ValueError) as error:
+            raise UsageError("E-PROTOCOLS", f"line {number} is no row of such a table ({error})", path=path) from error
+    return tuple(rows)
+
+
+def protocols_text(rows: Sequence[ProtocolWidth]) -> str:
+    """A table of protocols as a file holds it, sorted."""
+    lines = ["\t".join(COLUMNS)]
+    for row in sorted(rows, key=lambda row: (astuple(row.protocol), row.thickness)):
+        figures = f"{row.thickness:g}", f"{row.width:.2f}", row.profile, str(row.pairs), f"{row.residual:.1f}"
+        lines.append("\t".join([*astuple(row.protocol), *figures]))
+    return "\n".join(lines) + "\n"
+
+
+class Known(NamedTuple):
+    """What is known of the slices of a protocol.
+
+    Attributes:
+        profile: their profile.
+        ratio: its width divided by the thickness in the header.
+        source: "protocol", a table of protocols; "header" or "sidecar", what is known of every scan of that kind.
+    """
+
+    profile: Profile
+    ratio: float
+    source: Literal["protocol", "header", "sidecar"]
+
+
+def known_profile(
+    protocol: Protocol, *, thickness: float | None = None, table: Sequence[ProtocolWidth] = ()
+) -> Known | None:
+    """The profile of a protocol and its width: of a table, else of what is known in general; None if nothing is.
+
+    Args:
+        protocol: how the slices were made.
+        thickness: in the header, mm; None if it has none.
+        table: of a site, see :func:`read_protocols`. Of several rows that apply, that of the fewest "*".
 
     Source: fits of real thick series to thin ones of the same scan: a helical CT is nearer a triangle than a Gaussian
     (RMS residual 7.8 and 10.3 HU), a reformatted series a box and a 2-D spin echo a Gaussian, both as wide as the
     header says.
     """
+    if thickness is not None:
+        rows = [row for row in table if row.is_of(protocol, thickness)]
+        if rows:
+            row = min(rows, key=lambda row: astuple(row.protocol).count("*"))
+            return Known(row.profile, row.width / row.thickness, "protocol")
     if protocol.scan == "helical":
-        return "triangle", HELICAL_WIDTHS.get(protocol.manufacturer, 1.0)
+        return Known("triangle", HELICAL_WIDTHS.get(protocol.manufacturer, 1.0), "header")
     if protocol.scan == "reformatted":
-        return "box", 1.0
-    return ("gaussian", 1.0) if protocol.scan == "2D SE" else None
+        return Known("box", 1.0, "header")
+    return Known("gaussian", 1.0, "header") if protocol.scan == "2D SE" else None
 
 
 def estimate_profile(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import dicom_phantoms
+import jsonschema
 import nibabel as nib
 import numpy as np
 import phantoms
+import pydicom
 import pytest
 import torch
 from catalogue import fault
@@ -18,11 +22,14 @@ from dicom_phantoms import Stack, even, slices
 from monai.data import MetaTensor
 from scipy import ndimage
 
+import monai_sr.cli
+from monai_sr.acquired import Acquired
 from monai_sr.errors import ImageError, collect_notices
 from monai_sr.evaluation.pairs import read_pair
-from monai_sr.evaluation.profile_fit import fit_profile
+from monai_sr.evaluation.profile_fit import fit_profile, join_widths
 from monai_sr.grid import Grid, grid_of
 from monai_sr.io.images import write_image
+from monai_sr.profiles import Protocol, ProtocolWidth, protocols_text, read_protocols
 from monai_sr.transforms import simulate_thick_slices
 
 SPACING = (0.8, 0.8, 1.0)
@@ -230,12 +237,166 @@ def test_evaluate_measures_a_pair_with_both_widths(call, tmp_path):
     assert card.endswith("Made by `monai-sr evaluate --pair THICK THIN --bundle none --crop 32 --peer 'copy=…'`.\n")
 
 
+def test_evaluate_answers_programs_with_the_profile_and_the_scores(call, tmp_path):
+    thick, thin = pair_of(tmp_path, thin_ct())
+    code, out, _ = call("evaluate", "--pair", thick, thin, "--bundle", "none", "--crop", 24, "--json")
+    document = json.loads(out)
+    schema = json.loads((Path(monai_sr.cli.__file__).parent / "answer.schema.json").read_text())
+    jsonschema.validate(document, schema)
+    assert code == 0 and len(document["scores"]) == 6
+    assert document["profiles"][0]["fits"]["gaussian"]["width"] == pytest.approx(4, abs=0.1)
+
+
 def test_evaluate_goes_on_after_what_is_no_pair(call, tmp_path):
     thick, thin = pair_of(tmp_path, thin_ct())
     words = ["--bundle", "none", "--crop", 24]
     code, out, err = call("evaluate", "--pair", thin, thick, "--pair", thick, thin, *words)
     assert code == 4 and err.startswith("monai-sr: E-PAIR-THIN: ") and "consistent" in out
     assert call("evaluate", "--pair", thin, thick, *words)[0] == 5
+
+
+# ------------------------------------------------------------- tables of protocols
+
+
+def helical_pair(folder: Path, *, width: float = 4.5, **header) -> tuple[Path, Path]:
+    """DICOM series of one helical scan: slices of a triangle of that width, whose header says 5 mm."""
+    thin = thin_ct()
+    thick = simulate_thick_slices(thin, 4.0, slice_thickness=width, profile="triangle", axis=2)
+    both = {"Manufacturer": "GE MEDICAL SYSTEMS", "ConvolutionKernel": "STANDARD", "ScanOptions": "HELICAL MODE"}
+    for name, image, thickness in (("thick", thick, 5.0), ("thin", thin, 1.0)):
+        voxels, affine = image[0].numpy(), grid_of(image).affine
+        stack = []
+        for index in range(voxels.shape[2]):
+            (one,) = slices(Stack((0.0,), rows=voxels.shape[1], columns=voxels.shape[0]), series=len(name), **both)
+            one.SliceThickness, one.PixelSpacing = thickness, [SPACING[1], SPACING[0]]
+            one.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+            one.ImagePositionPatient = [0, 0, float(affine[2, 3] + index * affine[2, 2])]
+            one.RescaleSlope, one.RescaleIntercept = 0.05, -2000
+            for attribute, value in header.items():
+                setattr(one, attribute, value)
+            dicom_phantoms.store(one, np.round((voxels[:, :, index].T + 2000) / 0.05).astype(np.uint16))
+            stack.append(one)
+        dicom_phantoms.write(folder / name, stack)
+    return folder / "thick", folder / "thin"
+
+
+def test_a_table_of_protocols_is_written_and_decides_the_width_of_a_run(call, tmp_path):
+    thick, thin = helical_pair(tmp_path)
+    table = tmp_path / "protocols.tsv"
+    code, out, err = call("calibrate", "--pairs", thick, thin, "--protocols", table)
+    assert (code, err) == (0, "")
+    (row,) = read_protocols(table)
+    assert row.protocol == Protocol("ge", "STANDARD", "helical") and (row.thickness, row.profile) == (5, "triangle")
+    assert row.width == pytest.approx(4.5, abs=0.1) and row.pairs == 1 and table.read_text().rstrip() in out
+    words = ["run", thick, "--bundle", "none", "--factor", "4"]
+    assert call(*words, tmp_path / "a.nii.gz", "--protocols", table)[0] == 0
+    record = json.loads((tmp_path / "a.json").read_text())["monai_sr"]
+    assert record["acquired"]["slice_thickness"] == {"value": pytest.approx(row.width), "source": "protocol"}
+    assert record["acquired"]["slice_profile"] == {"value": "triangle", "source": "protocol"}
+    assert record["options"]["acquisition"] == {"slice_thickness": pytest.approx(row.width), "profile": "triangle"}
+    given = [*words, tmp_path / "b.nii.gz", "--slice-thickness", f"{row.width}", "--profile", "triangle"]
+    assert call(*given)[0] == 0
+    assert np.array_equal(*(np.asarray(nib.load(tmp_path / name).dataobj) for name in ("a.nii.gz", "b.nii.gz")))
+
+
+def test_a_result_is_made_again_if_its_width_in_the_table_changes(call, tmp_path):
+    source = tmp_path / "scans"
+    helical_pair(source)
+    shutil.rmtree(source / "thin")
+    table = tmp_path / "protocols.tsv"
+    words = ["run", source, f"{tmp_path}/out/", "--bundle", "none", "--factor", "2", "--format", "nifti"]
+    words += ["--protocols", table]
+    row = ProtocolWidth(Protocol("ge", "STANDARD", "helical"), 5.0, 4.5, "triangle")
+    made = []
+    for width in (4.5, 4.5, 4.2):
+        table.write_text(protocols_text([row._replace(width=width)]))
+        assert call(*words)[0] == 0
+        (result,) = (tmp_path / "out").rglob("*.nii.gz")
+        made.append(result.stat().st_mtime_ns)
+    assert made[0] == made[1] != made[2]
+
+
+def test_the_option_is_stronger_than_the_table_and_the_table_than_the_header():
+    image = MetaTensor(torch.rand(1, 8, 8, 6) * 100, affine=torch.from_numpy(np.diag([1.0, 1, 5, 1])))
+    image.meta |= {"protocol": {"manufacturer": "philips", "kernel": "UB", "scan": "helical"}, "slice_thickness": 5.0}
+    rows = [
+        ProtocolWidth(Protocol("*", "*", "helical"), 5.0, 4.8, "gaussian"),
+        ProtocolWidth(Protocol("philips", "*", "helical"), 5.0, 4.1, "box"),
+        ProtocolWidth(Protocol("philips", "YA", "helical"), 5.0, 3.9, "box"),
+        ProtocolWidth(Protocol("philips", "UB", "helical"), 3.0, 2.7, "triangle"),
+    ]
+
+    def decided(**given):
+        acquired = Acquired.of(image, **given)
+        facts = acquired.slice_profile, acquired.source_of("slice_profile"), acquired.source_of("slice_thickness")
+        return pytest.approx(float(acquired.slice_thickness)), *facts
+
+    assert decided() == (4.45, "triangle", "header", "corrected")
+    assert decided(protocols=rows[:1]) == (4.8, "gaussian", "protocol", "protocol")
+    assert decided(protocols=rows) == (4.1, "box", "protocol", "protocol")
+    assert decided(protocols=rows, slice_thickness=4.0) == (4.0, "box", "protocol", "option")
+    assert decided(protocols=rows, profile="gaussian") == (4.1, "gaussian", "option", "protocol")
+    assert decided(protocols=rows[2:]) == (4.45, "triangle", "header", "corrected")
+
+
+def test_pairs_of_one_protocol_make_one_row_and_other_rows_stay():
+    one = ProtocolWidth(Protocol("ge", "STANDARD", "helical"), 5.0, 4.4, "triangle", 1, 8.0)
+    other = ProtocolWidth(Protocol("siemens", "B40f", "helical"), 5.0, 5.1, "gaussian", 3, 9.0)
+    fitted = [one, one._replace(width=4.6, residual=10.0), one._replace(width=3.0, profile="box")]
+    rows = join_widths([one._replace(width=9.9), other], fitted)
+    assert rows == [other, one._replace(width=4.5, pairs=2, residual=9.0)]
+    assert read_text(protocols_text(rows)) == (rows[1], rows[0])
+
+
+def read_text(text: str) -> tuple[ProtocolWidth, ...]:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "table.tsv").write_text(text)
+        return read_protocols(Path(folder, "table.tsv"))
+
+
+@fault("R27", "E-PROTOCOLS")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a\tb\n",
+        "{}ge\tB\thelical\t5\tx\tbox\n",
+        "{}ge\tB\thelical\t5\t-1\tbox\n",
+        "{}ge\tB\thelical\t5\t4\tsine\n",
+        "{}ge\tB\n",
+        None,
+    ],
+)
+def test_a_table_that_is_none_is_refused_before_the_work(fails, tmp_path, text):
+    table = tmp_path / "protocols.tsv"
+    if text is not None:
+        table.write_text(text.format("manufacturer\tkernel\tscan\tthickness\twidth\tprofile\n"))
+    fails("run", tmp_path, tmp_path / "out", "--protocols", table, exit_code=2, code="E-PROTOCOLS", names=table)
+
+
+@fault("R26", "E-PAIR-PROTOCOL")
+def test_a_pair_without_a_header_makes_no_row(fails, tmp_path):
+    thick, thin = pair_of(tmp_path, thin_ct())
+    table = tmp_path / "t.tsv"
+    fails("calibrate", "--pairs", thick, thin, "--protocols", table, exit_code=5, code="E-PAIR-PROTOCOL", names=thick)
+
+
+@fault("R26", "E-PAIR-FIT")
+def test_a_pair_that_does_not_fit_makes_no_row(call, tmp_path):
+    thick, thin = helical_pair(tmp_path)
+    for file in thin.iterdir():
+        one = pydicom.dcmread(file)
+        one.ImagePositionPatient = [6.0, -5.0, one.ImagePositionPatient[2]]
+        one.save_as(file)
+    code, _, err = call("calibrate", "--pairs", thick, thin, "--protocols", tmp_path / "t.tsv")
+    assert code == 5 and "E-PAIR-FIT" in err and not (tmp_path / "t.tsv").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["residual"], ["--pairs", "a", "b"], ["--protocols", "t"], ["residual", "d", "--pairs", "a", "b"]]
+)
+def test_calibrate_takes_a_bundle_and_data_or_pairs_and_a_table(fails, words):
+    fails("calibrate", *words, exit_code=2, code="E-USE")
 
 
 @pytest.mark.parametrize(

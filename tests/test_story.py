@@ -213,7 +213,13 @@ def test_the_record_of_every_kind_of_result_fits_the_schema(thick, series, tmp_p
 
 def test_the_options_of_the_schema_are_the_options():
     groups = SCHEMA["properties"]["monai_sr"]["properties"]["options"]["properties"]
-    left_out = {"series", "mask", "overwrite", "trust_bundle"}  # paths, text of a header, and what concerns a run
+    left_out = {
+        "series",
+        "protocols",
+        "mask",
+        "overwrite",
+        "trust_bundle",
+    }  # paths, text of a header, and what concerns a run
     assert {name: set(group["properties"]) for name, group in groups.items()} == {
         name: {p.name for p in PARAMETERS.values() if p.group == name} - left_out for name in groups
     }

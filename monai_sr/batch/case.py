@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monai.data import MetaTensor
 
 from ..acquired import Acquired, acquisition_meta
 from ..bids import derivative_sidecar
 from ..bundles import Model
-from ..dicom import MadeBy, write_derived_series
+from ..dicom import MadeBy, protocol_of, write_derived_series
 from ..engine import Progress
 from ..engine.memory import peak_mib, reset_peak
 from ..errors import (
@@ -34,6 +35,7 @@ from ..inference import acquire
 from ..io.images import image_suffix, read_dicom, read_image, read_labels, refuse_file_options, write_image
 from ..labels import carry_labels
 from ..options import Acquisition, RunOptions
+from ..profiles import Protocol, known_profile, read_protocols
 from ..trust.consistency import Consistency, check_result
 from ..trust.resolution import METHOD, effective_resolution
 from ..trust.uncertainty import uncertainty_map
@@ -290,10 +292,17 @@ def read_case(case: Case, options: RunOptions, *, progress: Progress | None = No
 
 
 def decided_acquisition(case: Case, options: RunOptions) -> Acquisition:
-    """How the volume of a case was acquired, as options and the JSON beside an image of a BIDS dataset say."""
-    if case.bids is None:
-        return options.acquisition
-    return options.acquisition.or_else(Acquisition(slice_thickness=case.bids.slice_thickness))
+    """How the volume of a case was acquired, by the options, the JSON of a BIDS dataset and the table of protocols."""
+    said = options.acquisition
+    if case.bids is not None:
+        return said.or_else(Acquisition(slice_thickness=case.bids.slice_thickness))
+    if case.series is None or not said.protocols or case.series.slice_thickness is None:
+        return said
+    typical, protocol = float(np.median(case.series.slice_thickness)), Protocol(**protocol_of(case.series))
+    known = known_profile(protocol, thickness=typical, table=read_protocols(said.protocols))
+    if known is None or known.source != "protocol":
+        return said
+    return said.or_else(Acquisition(slice_thickness=round(known.ratio * typical, 6), profile=known.profile))
 
 
 def maps_wanted(options: RunOptions) -> list[str]:

@@ -6,14 +6,22 @@ import argparse
 from pathlib import Path
 
 from ..bundles import bundle_path, load_bundle
+from ..errors import SuperResolutionError, UsageError
 from ..evaluation import calibration
+from ..evaluation.pairs import read_pair
+from ..evaluation.profile_fit import fit_profile, join_widths, protocol_width
 from ..files import write_text
 from ..io.volumes import datalist
-from .terminal import progress_bar, say
+from ..profiles import protocols_text, read_protocols
+from .terminal import complain, progress_bar, say
 
 
 def calibrate(options: argparse.Namespace) -> int:
-    """``monai-sr calibrate BUNDLE DATASET``"""
+    """``monai-sr calibrate BUNDLE DATASET``, or ``--pairs THICK THIN --protocols FILE``"""
+    if options.pairs or options.protocols or options.register:
+        return _calibrate_protocols(options)
+    if not options.dataset:
+        raise UsageError("E-USE", "no bundle and data set were given", fix="give both, or --pairs and --protocols")
     model = load_bundle(
         options.bundle,
         device=options.device,
@@ -38,3 +46,27 @@ def calibrate(options: argparse.Namespace) -> int:
         command = f"monai-sr calibrate {Path(options.bundle).name} DATALIST --crop {options.crop}"
         say(write_text(calibration.calibration_markdown(found, command=command), Path(options.markdown)))
     return 0
+
+
+def _calibrate_protocols(options: argparse.Namespace) -> int:
+    """Fit the slice profiles of pairs and write them by protocol."""
+    if options.bundle or not (options.pairs and options.protocols):
+        raise UsageError(
+            "E-USE", "--pairs, --protocols and a bundle do not go together", fix="give the first two alone"
+        )
+    table = Path(options.protocols)
+    known = read_protocols(table) if table.exists() else ()
+    fitted, failed = [], False
+    for thick, thin in options.pairs:
+        try:
+            pair = read_pair(thick, thin, crop=None, register=options.register)
+            fitted.append(protocol_width(pair, fit_profile(pair)))
+        except SuperResolutionError as error:
+            failed = True
+            complain(error.at(thick))
+    if not fitted:
+        return 5
+    text = protocols_text(join_widths(known, fitted))
+    write_text(text, table)
+    say(f"{text.rstrip()}\n{table}")
+    return 4 if failed else 0

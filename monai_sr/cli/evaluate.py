@@ -16,7 +16,7 @@ from ..evaluation import tables
 from ..evaluation.charts import write_charts
 from ..evaluation.conditions import every_condition, robustness_conditions
 from ..evaluation.methods import BASELINES, peer
-from ..evaluation.pair_scores import PAIRS_EXPLAINED, pair_table, score_pair, write_pairs
+from ..evaluation.pair_scores import PAIRS_EXPLAINED, pair_table, pairs_document, score_pair, write_pairs
 from ..evaluation.pairs import read_pair
 from ..evaluation.profile_fit import fit_profile
 from ..files import make_folder, write_text
@@ -106,6 +106,7 @@ def _evaluate_pairs(options: argparse.Namespace, models: Mapping[str, Any], sett
     if not measured:
         return 5
     say("\n\n".join([*(pair_table(*one) for one in measured), PAIRS_EXPLAINED]))
+    answer(**pairs_document(measured))
     if options.output:
         for written in write_pairs(options.output, measured, **settings):
             say(written)

@@ -126,9 +126,22 @@ def make_parser() -> Parser:
 
     _add_evaluate(command("evaluate", "Measure bundles against interpolation and peers on volumes of thin slices"))
 
-    sub = command("calibrate", "Measure how far a bundle may be trusted and write its configs/calibration.json")
-    sub.add_argument("bundle", metavar="BUNDLE", help="residual, pyramid or a bundle folder")
-    sub.add_argument("dataset", metavar="DATASET", help="datalist or folder, as for training")
+    text = "Measure how far a bundle may be trusted and write its configs/calibration.json, or fit slices of real pairs"
+    sub = command("calibrate", text)
+    sub.add_argument("bundle", metavar="BUNDLE", nargs="?", help="residual, pyramid or a bundle folder")
+    sub.add_argument("dataset", metavar="DATASET", nargs="?", help="datalist or folder, as for training")
+    sub.add_argument(
+        "--pairs",
+        action="append",
+        default=[],
+        nargs=2,
+        metavar=("THICK", "THIN"),
+        help="instead of a bundle: DICOM series of one scan, whose slice profile is fitted; may be repeated",
+    )
+    sub.add_argument("--protocols", metavar="FILE", help="of --pairs: the table to write or to add to, for run")
+    sub.add_argument(
+        "--register", action="store_true", help="of --pairs: align the thin series rigidly to the thick one"
+    )
     sub.add_argument("--crop", type=_voxels, default=96, metavar="VOXELS", help="of each volume, a side [%(default)s]")
     sub.add_argument("--markdown", metavar="FILE", help="write tables there, ready for a model card")
     _add_compute(sub)

@@ -19,6 +19,7 @@ from ..batch import (
 )
 from ..errors import printable
 from ..options import RunOptions
+from ..profiles import read_protocols
 from .config import run_options
 from .terminal import answer, bar, complain, in_json, say
 
@@ -37,6 +38,8 @@ def bids(given: argparse.Namespace) -> int:
 
 def super_resolve(options: RunOptions, debug: bool) -> int:
     """Find the cases, plan or run them, and show what became of each; the exit code."""
+    if options.acquisition.protocols:
+        read_protocols(options.acquisition.protocols)  # a table that is none fails before the work
     cases = find_cases(options)
     if options.selection.dry_run:
         return foresee(cases, options)

@@ -171,18 +171,24 @@ def pair_table(pair: Pair, fit: PairFit, scores: Sequence[PairScore], *, markdow
     return "\n".join([title, aligned(profiles, left=1), "", aligned(rows, left=3)])
 
 
+def pairs_document(measured: Sequence[tuple[Pair, PairFit, list[PairScore]]]) -> dict[str, Any]:
+    """Fits (``profiles``) and ``scores``, as JSON holds them."""
+    scores = [asdict(score) for *_, scores in measured for score in scores]
+    return {"profiles": [fit_record(pair, fit) for pair, fit, _ in measured], "scores": scores}
+
+
 def write_pairs(
     folder: str | Path, measured: Sequence[tuple[Pair, PairFit, list[PairScore]]], **settings: Any
 ) -> list[Path]:
     """Write ``pairs.csv``, and ``pairs.json`` with the settings and the fits."""
     folder = Path(folder)
-    rows = [asdict(score) for _, _, scores in measured for score in scores]
+    made = pairs_document(measured)
+    rows = made["scores"]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    profiles = [fit_record(pair, fit) for pair, fit, _ in measured]
-    document = {"settings": settings, "figures": PAIRS_EXPLAINED, "profiles": profiles, "scores": rows}
+    document = {"settings": settings, "figures": PAIRS_EXPLAINED} | made
     write_text(text.getvalue(), folder / "pairs.csv")
     write_text(json.dumps(document, indent=2) + "\n", folder / "pairs.json")
     return [folder / "pairs.csv", folder / "pairs.json"]

@@ -37,6 +37,7 @@ class Pair:
         moved: mm and degrees of the registration; None without one.
         kernels: of thick and thin, as the headers give them; empty where they do not.
         protocol: of the thick one, see :class:`monai_sr.profiles.Protocol`.
+        nominal: slice thickness in the header of the thick one, mm; None where there is none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Pair:
     moved: tuple[float, float] | None
     kernels: tuple[str, str]
     protocol: Mapping[str, str]
+    nominal: float | None
 
     @property
     def factor(self) -> float:
@@ -82,8 +84,9 @@ def read_pair(thick: str | Path, thin: str | Path, *, crop: int | None = None, r
             acquired = Acquired.of(one)
         two = _within(two, grid_of(one))
     step = _step_across(grid_of(two), acquired)
-    protocol = {} if first is None else protocol_of(first)
-    return Pair(Path(thick).name, one, two, acquired, step, moved, kernels, protocol)
+    protocol, thickness = ({}, None) if first is None else (protocol_of(first), first.slice_thickness)
+    nominal = None if thickness is None else float(np.median(thickness))
+    return Pair(Path(thick).name, one, two, acquired, step, moved, kernels, protocol, nominal)
 
 
 def _read(source: str | Path) -> tuple[MetaTensor, Series | None]:

@@ -7,6 +7,8 @@ about in quadrature.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from scipy.optimize import minimize, nnls
 
 from ..errors import ImageError, warn
 from ..grid import grid_of
+from ..profiles import Protocol, ProtocolWidth
 from ..slices import PROFILES, Profile, profile_matrix
 from .metrics import foreground
 from .pairs import Pair, normal_of
@@ -252,3 +255,39 @@ def fit_record(pair: Pair, fit: PairFit) -> dict[str, Any]:
         "explained": round(fit.explained, 4),
         "in_plane": round(fit.in_plane, 3),
     }
+
+
+def protocol_width(pair: Pair, fit: PairFit) -> ProtocolWidth:
+    """A row of a table of protocols, of one pair.
+
+    Raises:
+        ImageError: the thick series has no header that names its protocol and thickness (E-PAIR-PROTOCOL), or the thin
+            one does not explain it (E-PAIR-FIT).
+    """
+    protocol = Protocol(**pair.protocol)
+    if not (protocol.manufacturer and protocol.scan and pair.nominal):
+        problem = "the header does not give manufacturer, kind of scan and slice thickness"
+        raise ImageError("E-PAIR-PROTOCOL", problem)
+    if fit.explained < EXPLAINED:
+        problem = (
+            f"the thin series explains {fit.explained:.0%} of the variance of the thick one, {EXPLAINED:.0%} needed"
+        )
+        raise ImageError("E-PAIR-FIT", problem)
+    return ProtocolWidth(protocol, pair.nominal, fit.best.width, fit.best.profile, 1, fit.best.residual)
+
+
+def join_widths(known: Sequence[ProtocolWidth], fitted: Sequence[ProtocolWidth]) -> list[ProtocolWidth]:
+    """The rows of a table, those of the fitted protocols replaced by the medians over their pairs.
+
+    The profile is the most frequent one; widths of other profiles are left out.
+    """
+    rows = [row for row in known if not any(row.is_of(one.protocol, one.thickness) for one in fitted)]
+    left = list(fitted)
+    while left:
+        same = [one for one in left if left[0].is_of(one.protocol, one.thickness)]
+        left = [one for one in left if one not in same]
+        profile = Counter(one.profile for one in same).most_common(1)[0][0]
+        chosen = [one for one in same if one.profile == profile]
+        width, residual = (float(np.median([getattr(one, name) for one in chosen])) for name in ("width", "residual"))
+        rows.append(ProtocolWidth(same[0].protocol, same[0].thickness, width, profile, len(chosen), residual))
+    return rows

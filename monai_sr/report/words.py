@@ -54,6 +54,7 @@ PROFILES = {"gaussian": "Gaussian", "box": "box", "triangle": "triangular"}
 
 SOURCES = {
     "option": "as given",
+    "protocol": "from the table of protocols",
     "corrected": "from the file header, corrected for its protocol",
     "header": "from the file header",
     "sidecar": "from the JSON beside the file",
