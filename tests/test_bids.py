@@ -160,21 +160,6 @@ def test_participants_are_chosen_with_or_without_prefix(tmp_path):
     assert paths(find_bids_images(root, participant_labels=["02", "sub-02"]), root) == [names[1]]
 
 
-def test_sessions_are_chosen_with_or_without_prefix(tmp_path):
-    root = dataset(
-        tmp_path,
-        "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz",
-        "sub-01/ses-b/anat/sub-01_ses-b_T1w.nii.gz",
-        "sub-02/ses-b/anat/sub-02_ses-b_T1w.nii.gz",
-        "sub-03/anat/sub-03_T1w.nii.gz",
-    )
-    assert paths(find_bids_images(root, sessions=["ses-a"]), root) == ["sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz"]
-    assert len(find_bids_images(root, sessions=["b"]).images) == 2
-    assert len(find_bids_images(root).images) == 4
-    with pytest.raises(UsageError, match="ses-c does not exist"):
-        find_bids_images(root, sessions=["c"])
-
-
 @pytest.mark.parametrize(
     ("asked", "named"),
     [("1", "sub-01"), ("sub-002", "sub-02"), ("pat9", "sub-PAT09"), ("pat09", "sub-PAT09"), ("zzz", "sub-01, sub-02")],

@@ -237,7 +237,8 @@ def test_equal_results_give_equal_bytes(tmp_path, image):
 @pytest.mark.parametrize(("grid", "axis"), list(phantoms.grids().values())[::4])
 def test_any_orientation_and_slice_axis_has_a_page(tmp_path, grid, axis):
     image = phantoms.draw(grid, phantoms.known_value_at)
-    path = write_report(tmp_path / "a.html", image, super_resolve(image, None, axis=axis, factor=2.5), axis=axis)
+    sr = super_resolve(image, None, axis=axis, factor=2.5)
+    path = write_report(tmp_path / "a.html", Acquired.of(image, axis=axis), sr)
     planes = [f["data-plane"] for f in Page(path).all("figure", **{"class": "plane"})]
     assert sorted(planes) == ["axial", "coronal", "sagittal"]
 

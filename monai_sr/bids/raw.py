@@ -129,9 +129,7 @@ def is_bids(root: str | Path) -> bool:
     return "BIDSVersion" in description and description.get("DatasetType", RAW) == RAW
 
 
-def find_bids_images(
-    root: str | Path, *, participant_labels: Iterable[str] = (), sessions: Iterable[str] = ()
-) -> Found:
+def find_bids_images(root: str | Path, *, participant_labels: Iterable[str] = ()) -> Found:
     """The anatomical images of a raw dataset: ``sub-*/[ses-*/]anat``, and ``ct``.
 
     Files in ``.bidsignore`` are left out, except CT, which a valid dataset cannot contain otherwise.
@@ -139,7 +137,6 @@ def find_bids_images(
     Args:
         root: the dataset.
         participant_labels: only these participants, with or without ``sub-``; default: all.
-        sessions: only these sessions, with or without ``ses-``; default: all, and images without a session.
 
     Raises:
         UsageError: the folder is not a raw BIDS dataset, or does not have a label.
@@ -152,16 +149,12 @@ def find_bids_images(
         raise UsageError("E-BIDS-DATASET", problem, fix="give the folder of a raw BIDS dataset", path=root)
     left_out: list[LeftOut] = []
     subjects = _labeled(root, "sub", left_out)
-    chosen = {label: subjects[label] for label in _choose(subjects, participant_labels, "sub", root)}
-    visits = {label: _labeled(folder, "ses", left_out) for label, folder in chosen.items()}
-    wanted = _choose({name for names in visits.values() for name in names}, sessions, "ses", root)
     ignored = ignored_by(root / ".bidsignore")
     images: dict[Path, BidsImage] = {}
-    for subject, folder in chosen.items():
-        places = [({"sub": subject, "ses": name}, visits[subject][name]) for name in wanted if name in visits[subject]]
-        if not sessions:
-            places.append(({"sub": subject}, folder))
-        for labels, place in places:
+    for subject in _choose(subjects, participant_labels, root):
+        visits = _labeled(subjects[subject], "ses", left_out)
+        places = [({"sub": subject, "ses": session}, folder) for session, folder in visits.items()]
+        for labels, place in [*places, ({"sub": subject}, subjects[subject])]:
             for path in [path for name in ("", "anat", "ct") for path in _nifti_in(place / name, left_out)]:
                 try:
                     images[path] = _image(root, path, labels, ignored(path.relative_to(root).as_posix()))
@@ -228,15 +221,15 @@ def _image(root: Path, path: Path, labels: dict[str, str], ignored: bool) -> Bid
     return image
 
 
-def _choose(there: Iterable[str], wanted: Iterable[str], entity: str, root: Path) -> list[str]:
-    """The requested labels, default all; for an unknown label the error names similar labels."""
+def _choose(there: Iterable[str], wanted: Iterable[str], root: Path) -> list[str]:
+    """The requested participants, default all; for an unknown label the error names similar labels."""
     folded = {label.casefold(): label for label in there}
-    labels = [label.removeprefix(f"{entity}-") for label in wanted]
+    labels = [label.removeprefix("sub-") for label in wanted]
     for label in labels:
         if label not in set(there):
             near = difflib.get_close_matches(label.casefold(), folded, n=3) or sorted(folded)[:5]
-            choices = ", ".join(f"{entity}-{folded[name]}" for name in near) or "the dataset has none"
-            raise UsageError("E-BIDS-LABEL", f"{entity}-{label} does not exist", fix=f"choose {choices}", path=root)
+            choices = ", ".join(f"sub-{folded[name]}" for name in near) or "the dataset has none"
+            raise UsageError("E-BIDS-LABEL", f"sub-{label} does not exist", fix=f"choose {choices}", path=root)
     return sorted(set(labels) or set(there))
 
 

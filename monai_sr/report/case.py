@@ -21,7 +21,7 @@ from ..codes import CODES
 from ..errors import BundleError, SuperResolutionWarning, UsageError
 from ..grid import grid_of, on_grid
 from ..io.images import as_stored
-from ..trust.consistency import Consistency, measure_consistency
+from ..trust.consistency import measure_consistency
 from ..trust.resolution import METHOD, effective_resolution
 from ..trust.uncertainty import uncertainty_map
 from .overlays import consistency_overlay, uncertainty_overlay
@@ -40,12 +40,9 @@ def write_report(
     *,
     name: str = "",
     description: str = "",
-    axis: int | None = None,
-    slice_thickness: float | np.ndarray | None = None,
     record: Mapping[str, Any] | None = None,
     warnings: Sequence[SuperResolutionWarning] = (),
     links: Mapping[str, str] | None = None,
-    consistency: Consistency | None = None,
     uncertainty: MetaTensor | None = None,
 ) -> Path:
     """Write one self-contained HTML page on a super-resolved volume.
@@ -56,12 +53,9 @@ def write_report(
         sr: (C, X', Y', Z') the result; it is shown as the stored voxel type of ``image`` holds it.
         name: what to call it, such as the name of its file.
         description: the series description, if it is to stand there.
-        axis, slice_thickness: as they were given to the model, for ``image`` as a MetaTensor; see
-            :meth:`monai_sr.acquired.Acquired.of`.
         record: how it was made, as the block ``monai_sr`` of the JSON beside a result tells.
         warnings: that came with it.
         links: pages to go to from here, by what to call them.
-        consistency: measured already; else it is measured here.
         uncertainty: (C, X', Y', Z') standard deviation on the grid of ``sr``, in its units. Default: what the
             bundle that ``record`` names foretells, if it was calibrated.
 
@@ -74,12 +68,9 @@ def write_report(
     acquired, record = image, dict(record or {})
     if not isinstance(acquired, Acquired):
         profile = sr.meta.get("slice_profile")
-        acquired = Acquired.of(
-            acquired, slice_thickness=slice_thickness, profile=profile, axis=axis, refined=grid_of(sr)
-        )
+        acquired = Acquired.of(acquired, profile=profile, refined=grid_of(sr))
     after, scene = grid_of(sr), Scene.of(acquired, sr)
-    if consistency is None:
-        consistency = measure_consistency(acquired, sr, stored_dtype=acquired.stored_dtype)
+    consistency = measure_consistency(acquired, sr, stored_dtype=acquired.stored_dtype)
     windows = windows_for(scene.sample[0], scene.modality, scene.sample[1])
     overlays = {
         "consistency": (
@@ -113,27 +104,20 @@ def write_report(
         f"{acquired.modality}, {len(acquired.positions)} slices of {acquired.slice_spacing:.3g} mm to "
         f"{after.shape[acquired.axis]} of {after.spacing[acquired.axis]:.3g} mm"
     )
-    return write_page(
-        Path(path),
-        "case.html",
-        "report.js",
-        title=escape(f"{name or 'Super-resolved volume'} - monai-sr report"),
-        heading=escape(description or name or "Super-resolved volume"),
-        lead=escape(f"{name}: {lead}" if description and name else lead),
-        summary=script_json(summary),
-        links=navigation(links or {}),
-        failure="",
+    return _write(
+        path,
+        title=name or "Super-resolved volume",
+        heading=description or name or "Super-resolved volume",
+        lead=f"{name}: {lead}" if description and name else lead,
+        summary=summary,
+        links=links,
+        warnings=warnings,
+        facts=facts,
         tiles=tiles(consistency, limit, resolution_tile(resolved), summary["codes"]),
         viewer=viewer(scene, windows, list(LAYERS), overlays),
-        warnings=notes(warnings),
         curves=curves(scene),
-        curves_hidden="",
         trust=trust(consistency, limit, deviation),
-        trust_hidden="",
-        facts=tables(facts),
         methods=for_methods(paragraph, references(record, made_by)),
-        methods_hidden="",
-        dialog=help_dialog(),
     )
 
 
@@ -145,8 +129,6 @@ def write_failure_report(
     reason: str,
     image: MetaTensor | None = None,
     description: str = "",
-    axis: int | None = None,
-    record: Mapping[str, Any] | None = None,
     warnings: Sequence[SuperResolutionWarning] = (),
     links: Mapping[str, str] | None = None,
 ) -> Path:
@@ -158,7 +140,7 @@ def write_failure_report(
         code: the error's, such as ``E-IO-CRC``.
         reason: what is wrong and what to do, in a sentence each.
         image: what was read of it, if anything.
-        description, axis, record, warnings, links: as of :func:`write_report`.
+        description, warnings, links: as of :func:`write_report`.
 
     Raises:
         OutputError: it cannot be written.
@@ -174,36 +156,56 @@ def write_failure_report(
     facts: dict[str, Rows] = {}
     pictures, small, lead = "", "", "Nothing of it could be read."
     if image is not None:
-        acquired = Acquired.of(image, axis=axis)
+        acquired = Acquired.of(image)
         scene = Scene.of(acquired)
         windows = windows_for(scene.sample[0], scene.modality, scene.sample[1])
         pictures = viewer(scene, windows, ["thick"], {})
         small = thumbnail(scene, windows, "thick")
         facts["What was read"] = geometry(acquired, None, scene)
         lead = f"{scene.modality}, {' × '.join(map(str, acquired.grid.shape))} voxels were read."
-    facts["Provenance"] = provenance(record or {}, name=name, description=description, version=version("monai-sr"))
+    facts["Provenance"] = provenance({}, name=name, description=description, version=version("monai-sr"))
     summary = {"kind": "failure", "code": code, "codes": [notice.code for notice in warnings], "thumbnail": small}
+    return _write(
+        path,
+        title=f"{name} failed",
+        heading=description or name,
+        lead=f"{name}: {lead}" if description else lead,
+        summary=summary,
+        links=links,
+        warnings=warnings,
+        facts=facts,
+        failure=failure,
+        viewer=pictures,
+    )
+
+
+def _write(
+    path: str | Path,
+    *,
+    title: str,
+    heading: str,
+    lead: str,
+    summary: dict[str, Any],
+    links: Mapping[str, str] | None,
+    warnings: Sequence[SuperResolutionWarning],
+    facts: Mapping[str, Rows],
+    **sections: str,
+) -> Path:
+    """Write a page of those ``sections``, HTML by their names in ``case.html``."""
+    texts = {"title": f"{title} - monai-sr report", "heading": heading, "lead": lead}
+    hidden = {f"{name}_hidden": "" if name in sections else " hidden" for name in ("curves", "trust", "methods")}
     return write_page(
         Path(path),
         "case.html",
         "report.js",
-        title=escape(f"{name} failed - monai-sr report"),
-        heading=escape(description or name),
-        lead=escape(f"{name}: {lead}" if description else lead),
+        allowed=None,
         summary=script_json(summary),
         links=navigation(links or {}),
-        failure=failure,
-        tiles="",
-        viewer=pictures,
         warnings=notes(warnings),
-        curves="",
-        curves_hidden=" hidden",
-        trust="",
-        trust_hidden=" hidden",
         facts=tables(facts),
-        methods="",
-        methods_hidden=" hidden",
-        dialog=help_dialog() if pictures else "",
+        dialog=help_dialog() if sections["viewer"] else "",
+        **{name: escape(text) for name, text in texts.items()},
+        **dict.fromkeys(("failure", "tiles", "curves", "trust", "methods"), "") | sections | hidden,
     )
 
 

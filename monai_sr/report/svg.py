@@ -53,7 +53,6 @@ def plot(
     marks: Sequence[Mark] = (),
     y_range: tuple[float, float] | None = None,
     x_ticks: Sequence[tuple[float, str]] | None = None,
-    reversed_x: bool = False,
 ) -> str:
     """An ``<svg>`` element with axes, legend and curves.
 
@@ -64,7 +63,6 @@ def plot(
         marks: see :class:`Mark`.
         y_range: ends of the vertical axis; default: those of the values.
         x_ticks: positions and labels on the horizontal axis; default: round numbers.
-        reversed_x: values increase to the left.
     """
     xs = np.concatenate([np.asarray(c.x, dtype=float) for c in curves])
     ys = np.concatenate([np.asarray(v, dtype=float) for c in curves for v in (c.y, c.low, c.high) if v is not None])
@@ -79,8 +77,7 @@ def plot(
         left, right = left - 0.5, right + 0.5
 
     def across(value: float) -> float:
-        fraction = (value - left) / (right - left)
-        return _LEFT + (1 - fraction if reversed_x else fraction) * (WIDTH - _LEFT - _RIGHT)
+        return _LEFT + (value - left) / (right - left) * (WIDTH - _LEFT - _RIGHT)
 
     def up(value: float) -> float:
         fraction = (min(max(value, bottom), top) - bottom) / (top - bottom)

@@ -70,8 +70,6 @@ def write_viewer(
     sr: MetaTensor,
     *,
     name: str = "",
-    axis: int | None = None,
-    niivue: str | Path | None = None,
     output_sha256: str = "",
 ) -> Path:
     """Write a page with both volumes in it, to be cut along three planes and seen in three dimensions.
@@ -84,16 +82,14 @@ def write_viewer(
         image: (C, X, Y, Z) the acquired volume, or what is known of it already; of several, the first is shown.
         sr: (C, X', Y', Z') the result.
         name: what to call it.
-        axis: through-plane axis of ``image`` as a MetaTensor, see :meth:`monai_sr.acquired.Acquired.of`.
-        niivue: its ``niivue.umd.js``. Default: what ``MONAI_SR_NIIVUE`` names.
         output_sha256: of the file of the result, by which a later run knows that the page is of it.
 
     Raises:
-        UsageError: NiiVue is not there.
+        UsageError: ``MONAI_SR_NIIVUE`` does not name NiiVue.
         OutputError: it cannot be written.
     """
-    library = Path(niivue) if niivue is not None else niivue_script()
-    acquired = image if isinstance(image, Acquired) else Acquired.of(image, axis=axis, refined=grid_of(sr))
+    library = niivue_script()
+    acquired = image if isinstance(image, Acquired) else Acquired.of(image, refined=grid_of(sr))
     scene = Scene.of(acquired)
     window = next(iter(windows_for(*(scene.sample[0], scene.modality, scene.sample[1])).presets.items()))
     volumes, steps = [], set()
