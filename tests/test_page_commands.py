@@ -89,7 +89,9 @@ def inputs(tmp_path_factory) -> Path:
     for name in ("thick.nii.gz", "scans/one.nii.gz", "scans/more/two_T2w.nii.gz"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         save_nifti(folder / name, voxels, thick)
-    for name in ("thin", "truth"):
+    (folder / "thick").mkdir(), (folder / "thin").mkdir()
+    save_nifti(folder / "thick" / "pair.nii.gz", voxels, thick)
+    for name in ("thin", "truth", "thin/pair"):
         save_nifti(folder / f"{name}.nii.gz", np.repeat(voxels, 4, axis=2), thin)
     nib.save(nib.Nifti1Image(np.stack([voxels, voxels], axis=3), thick), folder / "fmri.nii.gz")
     save_nifti(folder / "labels.nii.gz", (voxels > 400).astype(np.uint8), thick)
@@ -113,7 +115,6 @@ def inputs(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("page", [page for page in PAGES if "from monai_sr import" in page.read_text()], ids=name_of)
 def test_the_python_of_a_page_runs(page, inputs, tmp_path, monkeypatch):
     monkeypatch.chdir(shutil.copytree(inputs, tmp_path / "inputs"))
-    (tmp_path / "inputs" / "thin").mkdir()
     for block in blocks(page, "python"):
         if "from monai_sr import" in block and "dask_jobqueue" not in block:  # which needs Slurm
             exec(compile(block, name_of(page), "exec"), {})
@@ -128,8 +129,9 @@ def test_the_commands_of_a_page_run(page, inputs, tmp_path, call, monkeypatch):
         shutil.copytree(inputs, folder)
         monkeypatch.chdir(folder)
         words = shlex.split(command)[1:]
-        if words[0] == "run":  # to other commands it is an input
+        if words[0] == "run":  # to other commands these are inputs
             Path("thin.nii.gz").unlink()
+            shutil.rmtree("thin")
         with warnings.catch_warnings(), contextlib.suppress(SystemExit):
             warnings.simplefilter("ignore")
             code, _, err = call(*words)
