@@ -1,4 +1,4 @@
-"""Carry masks and segmentations of an acquired volume to the grid of its result."""
+"""Carry masks and segmentations between thick slices and thin ones, in both directions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from .acquired import Acquired, path_of
-from .errors import ImageError
-from .grid import Grid, grid_of, on_grid, positions_on
-from .slices import interpolation_matrix
+from .errors import ImageError, warn
+from .grid import SAME_SPACING, Grid, grid_of, on_grid, positions_on
+from .slices import apply_along, interpolation_matrix, profile_matrix
 
 SAME_PLACE = 0.05
 """Maximum distance between the corners of a mask and of its image, in voxels; headers round."""
+
+PURE, TRACE = 0.9, 0.02
+"""A label that fills more of a thick voxel has it; one that fills less does not compete for it."""
+
+THRESHOLDS = (1 / 3, 2 / 3)
+"""The fraction of a thick voxel that a label needs lies between these, where the label keeps its volume."""
 
 
 def carry_labels(
@@ -27,10 +33,10 @@ def carry_labels(
     two slices, and the label with the largest distance inside wins. So contours move gradually from slice to
     slice, while nearest-neighbor interpolation makes steps. A label that exists in only one of two slices ends
     half way between them, its thin parts earlier. At the position of an acquired slice labels do not change, and
-    no new values appear.
+    no new values appear. A probability map is linearly interpolated.
 
     Args:
-        labels: (C, X, Y, Z) whole numbers on the grid of ``image``.
+        labels: (C, X, Y, Z) whole numbers, or probabilities 0 to 1, on the grid of ``image``.
         image: (C', X, Y, Z) acquired volume, or its Acquired record.
         result: (C', X', Y', Z') its result, from :func:`monai_sr.inference.super_resolve`.
         axis: through-plane axis of ``image`` as a MetaTensor. Default: that of the metadata, otherwise the axis
@@ -40,26 +46,105 @@ def carry_labels(
         (C, X', Y', Z') with the metadata of the labels, on the grid of ``result``.
 
     Raises:
-        ImageError: the grids differ (E-MASK-GRID), or values are not whole numbers (E-MASK-VALUES).
+        ImageError: the grids differ (E-MASK-GRID), the in-plane grids of image and result do (E-CON-GRID), or values
+            are neither labels nor probabilities (E-MASK-VALUES).
 
     Source: Raya and Udupa 1990, "Shape-based interpolation of multidimensional objects".
     """
     wanted = grid_of(result)
     if not isinstance(image, Acquired):
         image = Acquired.of(image, axis=axis, refined=wanted)
-    _check(labels, image.grid)
+    check_mask(labels, image.grid)
     axis = image.axis
+    _check_in_plane(wanted, image.grid, axis)
     thin, thick = positions_on(wanted, axis, image.grid), image.positions_from_first
+    if _are_probabilities(labels):
+        voxels = apply_along(interpolation_matrix(thick, thin, order=1), labels.as_tensor().float(), axis + 1)
+        return _marked(on_grid(voxels, wanted, labels))
     in_plane = tuple(s for a, s in enumerate(image.grid.spacing) if a != axis)
     stacks = np.moveaxis(labels.as_tensor().cpu().numpy(), axis + 1, 1)
     carried = np.stack([_between(stack, thick, thin, in_plane) for stack in stacks])
     carried = np.ascontiguousarray(np.moveaxis(carried, 1, axis + 1))
-    thin_labels = on_grid(torch.from_numpy(carried), wanted, labels)
-    thin_labels.meta["super_resolved"] = True
-    return thin_labels
+    return _marked(on_grid(torch.from_numpy(carried), wanted, labels))
 
 
-def _check(labels: MetaTensor, theirs: Grid) -> None:
+def _marked(labels: MetaTensor) -> MetaTensor:
+    """The labels, so that their file is never taken for an image to be super-resolved."""
+    labels.meta["super_resolved"] = True
+    return labels
+
+
+def average_labels(labels: MetaTensor, thick: Acquired) -> MetaTensor:
+    """Labels of thin slices on the grid of the thick slices of the same scan.
+
+    The slice profile gives the fraction of each label, and of the background, in a thick voxel. The one that
+    exceeds its threshold most has the voxel. The thresholds, 1/3 to 2/3, are those at which each label keeps its
+    volume; at 1/2 it would change by several percent, depending on where the slices lie. A probability map is
+    averaged by the slice profile.
+
+    Args:
+        labels: (C, X, Y, Z) whole numbers, or probabilities 0 to 1. Its axes have the order and direction of
+            ``thick``, and its in-plane grid is the same.
+        thick: the thick slices.
+
+    Returns:
+        (C, X, Y, Z') with the metadata of the labels, on the grid of ``thick``; 0 in slices outside ``labels``.
+
+    Raises:
+        ImageError: the in-plane grids differ or the volumes do not overlap (E-CON-GRID), or values are neither
+            labels nor probabilities (E-MASK-VALUES).
+    """
+    axis, grid = thick.axis, grid_of(labels)
+    check_mask(labels, grid)
+    _check_in_plane(grid, thick.grid, axis)
+    thin, slices = positions_on(grid, axis, thick.grid), thick.positions_from_first
+    half = grid.spacing[axis] / 2 * (1 + SAME_SPACING)
+    inside = np.flatnonzero((slices >= thin[0] - half) & (slices <= thin[-1] + half))
+    if not len(inside):
+        raise ImageError("E-CON-GRID", "the volumes do not overlap")
+    if len(inside) < len(slices):
+        facts = {"outside": len(slices) - len(inside), "slices": len(slices)}
+        warn("W-MASK-PART", "{outside} of {slices} slices are outside the mask and get 0", facts=facts)
+    thickness = np.broadcast_to(thick.slice_thickness, slices.shape)[inside]
+    matrix = profile_matrix(thin, slices[inside], slice_thickness=thickness, profile=thick.slice_profile)
+    voxels = torch.zeros(len(labels), *thick.grid.shape)
+    places = torch.from_numpy(inside)
+    if _are_probabilities(labels):
+        voxels.index_copy_(axis + 1, places, apply_along(matrix, labels.as_tensor().float(), axis + 1))
+        return _marked(on_grid(voxels, thick.grid, labels))
+    stacks = np.moveaxis(labels.as_tensor().cpu().numpy(), axis + 1, 1)
+    carried = np.stack([_majority(stack, matrix.numpy().astype(np.float32)) for stack in stacks])
+    voxels = voxels.to(labels.dtype)
+    voxels.index_copy_(axis + 1, places, torch.from_numpy(np.ascontiguousarray(np.moveaxis(carried, 1, axis + 1))))
+    lost = sorted({value for value in set(np.unique(stacks)) - set(np.unique(carried)) if value != 0})
+    if lost:
+        text = "labels {labels} are too small for the thick slices and are lost"
+        warn("W-MASK-LOST", text, facts={"labels": [int(value) for value in lost]})
+    return _marked(on_grid(voxels, thick.grid, labels))
+
+
+def _check_in_plane(ours: Grid, theirs: Grid, axis: int) -> None:
+    """Check that two grids of parallel axes differ along ``axis`` only."""
+    for a in {0, 1, 2} - {axis}:
+        at, wanted = positions_on(ours, a, theirs), positions_on(theirs, a, theirs)
+        if len(at) != len(wanted) or np.abs(at - wanted).max() > SAME_PLACE * theirs.spacing[a]:
+            raise ImageError(
+                "E-CON-GRID",
+                f"the in-plane grids of the two volumes differ along axis {a}",
+                fix="give volumes of one scan, without a crop or another in-plane spacing",
+            )
+
+
+def _are_probabilities(labels: MetaTensor) -> bool:
+    return not bool((labels == labels.round()).all())
+
+
+def check_mask(labels: MetaTensor, theirs: Grid) -> None:
+    """Check that a mask lies on the grid of its image and holds labels or probabilities.
+
+    Raises:
+        ImageError: another grid (E-MASK-GRID) or other values (E-MASK-VALUES).
+    """
     ours, path = grid_of(labels), path_of(labels) or None
     if ours.shape != theirs.shape:
         sizes = [" x ".join(map(str, grid.shape)) for grid in (ours, theirs)]
@@ -72,8 +157,50 @@ def _check(labels: MetaTensor, theirs: Grid) -> None:
             f"the position of the mask differs from that of its image by up to {np.abs(off).max():.3g} voxels",
             path=path,
         )
-    if not bool((labels == labels.round()).all()):
-        raise ImageError("E-MASK-VALUES", "the mask has values that are not whole numbers", path=path)
+    lowest, highest = float(labels.min()), float(labels.max())
+    if _are_probabilities(labels) and (lowest < 0 or highest > 1):
+        problem = f"the mask has values of {lowest:.4g} to {highest:.4g} that are not whole numbers"
+        raise ImageError("E-MASK-VALUES", problem, path=path)
+
+
+def _majority(stack: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(n, P, Q) labels of thin slices as (m, P, Q) labels of thick ones, by the (m, n) ``matrix``."""
+    shape = (len(matrix), *stack.shape[1:])
+    places, free = np.arange(np.prod(shape)).reshape(shape), np.ones(shape, np.float32)
+    result, is_filled = np.zeros(shape, stack.dtype), np.zeros(shape, bool)
+    entries, others = [], result.size
+    for value in [*(value for value in np.unique(stack) if value != 0), 0]:
+        if value:
+            mask = stack == value
+            here = (slice(None), *_box(mask.any(axis=0)))
+            fractions = np.tensordot(matrix, mask[here].astype(np.float32), 1)
+            free[here] -= fractions
+        else:
+            here, fractions = (slice(None),) * 3, free
+        fills = fractions > PURE
+        result[here][fills], is_filled[here] = value, is_filled[here] | fills
+        # many voxels have the same fraction; those with more of the label around them come first
+        around = ndimage.gaussian_filter(fractions, (0, 2, 2), mode="nearest")
+        competes = (fractions > TRACE) & ~fills
+        scores = (fractions + 1e-3 * around)[competes]
+        count = others if value == 0 else round(float(fractions.sum()))  # the background has what no label gets
+        scores -= _threshold(scores, count - int(fills.sum()))
+        others -= int(fills.sum()) + int((scores > 0).sum())
+        entries.append((places[here][competes], np.full(len(scores), value), scores))
+    place, values, scores = (np.concatenate(column) for column in zip(*entries, strict=True))
+    order = np.lexsort((scores, place))
+    winners = order[np.diff(place[order], append=-1) != 0]
+    winners = winners[~is_filled.ravel()[place[winners]]]
+    result.ravel()[place[winners]] = values[winners]
+    return result
+
+
+def _threshold(scores: np.ndarray, count: int) -> float:
+    """The value that so many scores exceed, within :data:`THRESHOLDS`."""
+    if not 0 < count < len(scores):
+        return THRESHOLDS[count <= 0]
+    lower, upper = np.partition(scores, (len(scores) - count - 1, len(scores) - count))[-count - 1 :][:2]
+    return float(np.clip((lower + upper) / 2, *THRESHOLDS))
 
 
 def _between(stack: np.ndarray, thick: np.ndarray, thin: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:

@@ -95,6 +95,7 @@ def inputs(tmp_path_factory) -> Path:
         save_nifti(folder / f"{name}.nii.gz", np.repeat(voxels, 4, axis=2), thin)
     nib.save(nib.Nifti1Image(np.stack([voxels, voxels], axis=3), thick), folder / "fmri.nii.gz")
     save_nifti(folder / "labels.nii.gz", (voxels > 400).astype(np.uint8), thick)
+    save_nifti(folder / "thin_labels.nii.gz", np.repeat(voxels > 400, 4, axis=2).astype(np.uint8), thin)
     write_image(MetaTensor(voxels[None].astype(np.float32), affine=thick), folder / "thick.nrrd")
     for name in ("volumes", "VOLUMES"):
         (folder / name).mkdir()
