@@ -629,7 +629,7 @@ def test_a_folder_that_exists_is_never_touched(tmp_path):
     source = tools.acquired()
     with pytest.raises(OutputError, match="E-OUT-EXISTS") as refused:
         write_derived_series(tools.volume(source), source, tmp_path / "derived", made_by=MADE_BY)
-    assert refused.value.fix
+    assert refused.value.remedy
     assert not list((tmp_path / "derived").iterdir()) and len(list(tmp_path.iterdir())) == 1
 
 

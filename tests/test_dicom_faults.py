@@ -69,7 +69,7 @@ def error_of(source: Path) -> SuperResolutionError:
     """The one fault that finding or reading a source meets; it says what to do and nothing of a patient."""
     with pytest.raises(SuperResolutionError) as caught:
         read(source)
-    assert caught.value.fix
+    assert caught.value.remedy
     assert tells_nothing(str(caught.value), caught.value.__cause__)
     return caught.value
 

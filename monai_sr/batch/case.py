@@ -247,7 +247,7 @@ def _process(
                 return Outcome(case.name, "skipped", skipped=ALREADY_DONE)
         page.image = image = read_case(case, options, progress=_part(progress, 0, READING))
         if stamps(case.files) != before:
-            raise ImageError("E-IO-CHANGED", "it changed while it was read", fix="run again when copying is done")
+            raise ImageError("E-IO-CHANGED", "it changed while it was read")
         start = READING if case.series is not None else 0
         acquired, making = acquire(image, options.acquisition), _part(progress, start, 1 - start)
         result = super_resolve_case(case, acquired, model, options, memory=memory, progress=making)
@@ -323,7 +323,7 @@ def input_sha256(case: Case) -> str:
         ImageError: a file cannot be read, or is a pipe or device (reading it could last forever).
     """
     if any(path.exists() and not path.is_file() for path in case.files):
-        raise ImageError("E-IO-TYPE", "not a regular file", fix="give an image file or a DICOM folder")
+        raise ImageError("E-IO-TYPE", "not a regular file")
     try:
         return sha256_of(case.files)
     except OSError as error:
@@ -368,7 +368,6 @@ def _check_space(case: Case, acquired: Acquired, voxels_out: int) -> None:
         raise OutputError(
             "E-OUT-SPACE",
             f"{free / 2**20:.0f} MiB are free on the disk, {needed / 2**20:.0f} MiB are needed",
-            fix="free some space and run again",
             path=case.target,
         )
 

@@ -168,9 +168,9 @@ def check_target(source: Path, target: Path) -> None:
         OutputError: its folder is not there, or a folder has its name.
     """
     if source.exists() and target.exists() and source.samefile(target):
-        raise UsageError("E-OUT-SAME", "input and output are the same file", fix="name another output", path=target)
+        raise UsageError("E-OUT-SAME", "input and output are the same file", path=target)
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
-        raise UsageError("E-OUT-SAME", "the output is inside the input folder", fix="write elsewhere", path=target)
+        raise UsageError("E-OUT-SAME", "the output is inside the input folder", path=target)
     check_writable(target)
 
 
@@ -183,7 +183,7 @@ def _cases_below(source: Path, target: Path, options: RunOptions) -> list[Case]:
     # where BIDS wants derivatives; they are never among its images
     derivatives = (source / "derivatives").resolve()
     if inside and not (of_bids and derivatives in target.resolve().parents):
-        raise UsageError("E-OUT-SAME", "the output is inside the input folder", fix="write elsewhere", path=target)
+        raise UsageError("E-OUT-SAME", "the output is inside the input folder", path=target)
     return list_cases(source, target, options)
 
 
@@ -233,17 +233,10 @@ def check_names(cases: Iterable[Case]) -> None:
             )
         for path in (case.target, sidecar_path(case.target), *case.mask_targets):
             if _identity(path) in inputs:
-                raise UsageError(
-                    "E-OUT-SAME", f"the result of {case.name} would replace an input", fix="write elsewhere", path=path
-                )
+                raise UsageError("E-OUT-SAME", f"the result of {case.name} would replace an input", path=path)
             other = taken.setdefault(os.path.normcase(path.absolute()), case)
             if other is not case:
-                raise UsageError(
-                    "E-OUT-CLASH",
-                    f"{other.name} and {case.name} would both be written there",
-                    fix="rename one, or give every output a name in a CSV list",
-                    path=path,
-                )
+                raise UsageError("E-OUT-CLASH", f"{other.name} and {case.name} would both be written there", path=path)
 
 
 def _identity(path: Path) -> tuple[int, int] | str:

@@ -58,7 +58,7 @@ def run_on_cluster(
     try:
         client = Client(**where, timeout=PATIENCE)
     except (OSError, ValueError) as error:
-        raise UsageError("E-SCHED", f"no scheduler answers at {scheduler}", fix="check address and network") from error
+        raise UsageError("E-SCHED", f"no scheduler answers at {scheduler}") from error
     waiting = deque(cases)
     running: dict[Any, Case] = {}
     with client:

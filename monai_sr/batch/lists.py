@@ -30,7 +30,7 @@ def read_list(path: Path) -> Iterator[tuple[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("E-LIST", "the list cannot be read", fix="write it as UTF-8 text", path=path) from error
+        raise UsageError("E-LIST", "the list cannot be read", path=path) from error
     rows = _csv_rows(text, path) if path.suffix.lower() == ".csv" else _lines(text)
     for number, *names in rows:
         entry, output = (name.strip() for name in names)
@@ -61,9 +61,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, str, str]]:
             yield rows.line_num, named.get("input", ""), named.get("output", "")
     except csv.Error as error:
         problem = f"line {rows.line_num} is not valid CSV ({error})"
-        raise UsageError(
-            "E-LIST", problem, fix="write it as CSV, with commas and one line per volume", path=path
-        ) from error
+        raise UsageError("E-LIST", problem, path=path) from error
 
 
 def _check_columns(columns: list[str], path: Path) -> None:

@@ -126,7 +126,7 @@ def explain(error: Exception) -> SuperResolutionError:
         return MemoryShortError("E-MEM", "memory ran out", fix=fix)
     last = traceback.extract_tb(error.__traceback__)[-1]
     problem = f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
-    return SuperResolutionError("E-BUG", problem, fix="report it with --debug")
+    return SuperResolutionError("E-BUG", problem)
 
 
 NAME = "monai-sr-run"

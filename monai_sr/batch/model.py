@@ -100,9 +100,7 @@ def super_resolve_within(
             return sr, made
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    raise MemoryShortError(
-        "E-MEM", f"memory ran out: {'; '.join(ran_out)}", fix="run on a machine with more memory, or with fewer --jobs"
-    )
+    raise MemoryShortError("E-MEM", f"memory ran out: {'; '.join(ran_out)}")
 
 
 def fitting_jobs(plans: Sequence[Plan], model: Model, *, jobs: int, memory: int) -> int:

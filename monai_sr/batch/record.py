@@ -233,7 +233,6 @@ def is_done(target: Path, made: MadeBy, *, input_sha256: str, unfinished: bool, 
         raise OutputError(
             "E-VER",
             f"it was made by a newer monai-sr (record version {record['record']}, {RECORD_VERSION} is known)",
-            fix="update monai-sr, or write to another folder",
             path=target,
         )
     if unfinished or (record is not None and "output_sha256" not in record):
@@ -273,4 +272,4 @@ def stamps(paths: Iterable[Path]) -> list[tuple[int, int]]:
     try:
         return [(found.st_size, found.st_mtime_ns) for found in (path.stat() for path in paths)]
     except OSError as error:
-        raise ImageError("E-IO-READ", f"cannot be read ({error.strerror})", fix="check the file") from error
+        raise ImageError("E-IO-READ", f"cannot be read ({error.strerror})") from error

@@ -112,7 +112,6 @@ def write_dataset_description(
         raise OutputError(
             "E-OUT-EXISTS",
             f"the dataset {there.get('Name', 'without a name')!r} is there, {content['Name']!r} is to be written",
-            fix="name another output folder",
             path=path,
         )
     ignore = out_dir / ".bidsignore"

@@ -23,7 +23,7 @@ def ignored_by(file: Path) -> Callable[[str], bool]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
     except (OSError, UnicodeDecodeError) as error:
-        raise ImageError("E-BIDS-IGNORE", "cannot be read", fix="write it as UTF-8 text", path=file) from error
+        raise ImageError("E-BIDS-IGNORE", "cannot be read", path=file) from error
     for line in lines:
         pattern = line.rstrip()
         if pattern and not pattern.startswith("#"):

@@ -146,7 +146,7 @@ def find_bids_images(root: str | Path, *, participant_labels: Iterable[str] = ()
     if not is_bids(root):
         kind = read_description(root).get("DatasetType", RAW)
         problem = f"no {DESCRIPTION} with a BIDSVersion" if kind == RAW else f"a dataset of the type {kind!r}"
-        raise UsageError("E-BIDS-DATASET", problem, fix="give the folder of a raw BIDS dataset", path=root)
+        raise UsageError("E-BIDS-DATASET", problem, path=root)
     left_out: list[LeftOut] = []
     subjects = _labeled(root, "sub", left_out)
     ignored = ignored_by(root / ".bidsignore")
@@ -190,16 +190,16 @@ def read_json(path: Path) -> dict[str, Any]:
         # NaN and Infinity are not JSON, but some tools write them
         content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=lambda _: None)
     except RecursionError as error:
-        raise ImageError("E-BIDS-JSON", "nested too deeply", fix="repair the file", path=path) from error
+        raise ImageError("E-BIDS-JSON", "nested too deeply", path=path) from error
     except OSError as error:
         reason = error.strerror or "unknown reason"
         raise ImageError(
             "E-BIDS-JSON", f"cannot be read ({reason})", fix="restore the file (`datalad get` in DataLad)", path=path
         ) from error
     except ValueError as error:
-        raise ImageError("E-BIDS-JSON", f"not valid JSON ({error})", fix="repair the file", path=path) from error
+        raise ImageError("E-BIDS-JSON", f"not valid JSON ({error})", path=path) from error
     if not isinstance(content, dict):
-        raise ImageError("E-BIDS-JSON", "not a JSON object", fix="repair the file", path=path)
+        raise ImageError("E-BIDS-JSON", "not a JSON object", path=path)
     return content
 
 

@@ -51,7 +51,7 @@ def read_config(path: Path) -> dict[str, Any]:
         content = json.loads(text) if path.suffix.lower() == ".json" else _from_yaml(text)
     except (OSError, ValueError, RecursionError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError("E-CONFIG", f"it cannot be read ({first})", fix="write JSON or YAML", path=path) from error
+        raise UsageError("E-CONFIG", f"it cannot be read ({first})", path=path) from error
     record = content.get("monai_sr") if isinstance(content, Mapping) else None
     if isinstance(record, Mapping):
         content = record.get("options")

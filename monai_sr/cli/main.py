@@ -88,7 +88,7 @@ def _run(words: list[str], *, of_its_own: bool) -> int:
         return TERMINATED
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        complain(SuperResolutionError("E-BUG", f"{type(error).__name__}: {first}", fix=REPORT))
+        complain(SuperResolutionError("E-BUG", f"{type(error).__name__}: {first}"))
         code, failure = INTERNAL_ERROR, error
     if "--debug" in words:
         traceback.print_exception(failure)

@@ -52,7 +52,7 @@ def unpack(archive: Path) -> tempfile.TemporaryDirectory[str]:
             raise
         # zipfile and its decoders raise many types on damaged archives
         reason = "uses a compression that is not read" if isinstance(error, NotImplementedError) else "is damaged"
-        raise ImageError("E-IO-CRC", f"the archive {reason}", fix="copy or pack it again", path=archive) from error
+        raise ImageError("E-IO-CRC", f"the archive {reason}", path=archive) from error
     return folder
 
 
@@ -63,17 +63,14 @@ def _check(entries: list[zipfile.ZipInfo]) -> None:
         link = stat.S_ISLNK(entry.external_attr >> 16)
         if outside or link:
             raise ImageError(
-                "E-SEC-PATH",
-                "the archive holds a link" if link else "an entry of the archive leads out of its folder",
-                fix="unpack it by hand and look into it",
+                "E-SEC-PATH", "the archive holds a link" if link else "an entry of the archive leads out of its folder"
             )
         if entry.flag_bits & _ENCRYPTED:
-            raise ImageError("E-ZIP-CRYPT", "the archive is encrypted", fix="unpack it and give the folder")
+            raise ImageError("E-ZIP-CRYPT", "the archive is encrypted")
     unpacked, packed = (sum(getattr(e, size) for e in entries) for size in ("file_size", "compress_size"))
     bomb = unpacked > SMALL and unpacked > MOST_RATIO * packed
     if len(entries) > MOST_ENTRIES or unpacked > MOST_BYTES or bomb:
         raise ImageError(
             "E-SEC-BOMB",
             f"{len(entries)} files of {unpacked / 2**20:.0f} MiB in an archive of {packed / 2**20:.0f} MiB",
-            fix="unpack it by hand if it is to be trusted",
         )

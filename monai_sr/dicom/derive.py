@@ -89,7 +89,7 @@ def write_derived_series(sr: MetaTensor, series: Series, folder: Path, *, made_b
     """
     folder = Path(folder)
     if folder.exists():
-        raise OutputError("E-OUT-EXISTS", "it exists already", fix="name a new folder, or remove this one", path=folder)
+        raise OutputError("E-OUT-EXISTS", "it exists already", path=folder)
     hidden = temporary_beside(folder)
     try:
         hidden.mkdir()

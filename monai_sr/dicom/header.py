@@ -143,7 +143,7 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> tuple[list[Frame], set[tup
                 for sequence, name in _GEOMETRY
             )
         except (TypeError, ValueError, IndexError) as error:
-            fault = ImageError("E-DCM-HEADER", f"{file.name} holds geometry that is not numeric", fix="export it again")
+            fault = ImageError("E-DCM-HEADER", f"{file.name} holds geometry that is not numeric")
             raise BrokenFileError(uid, fault) from error
         missing = [
             name
@@ -161,7 +161,7 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> tuple[list[Frame], set[tup
         factors = [*slope[:1], *intercept[:1]]
         if not all(abs(value) < MOST_RESCALED for value in factors) or slope[:1] == [0]:
             text = f"{file.name} has a RescaleSlope or RescaleIntercept of {factors}"
-            raise BrokenFileError(uid, ImageError("E-DCM-HEADER", text, fix="restore it, or export the series again"))
+            raise BrokenFileError(uid, ImageError("E-DCM-HEADER", text))
         if missing:
             fault = ImageError(
                 "E-DCM-SPACING" if missing == ["PixelSpacing"] else "E-DCM-NOGEOM",
@@ -249,7 +249,5 @@ def _check_length(dataset: Any, file: Path, uid: str) -> None:
     else:
         need = start + max(int(length), size)
     if have < need:
-        fault = ImageError(
-            "E-DCM-TRUNC", f"{file.name} is cut off ({have} bytes found, {need} needed)", fix="copy it again"
-        )
+        fault = ImageError("E-DCM-TRUNC", f"{file.name} is cut off ({have} bytes found, {need} needed)")
         raise BrokenFileError(uid, fault)

@@ -161,4 +161,4 @@ def values_of(value: Any) -> list[Any]:
 
 def damaged(name: str) -> SuperResolutionError:
     """Error: the header cannot be read."""
-    return ImageError("E-DCM-HEADER", f"{name} ends within its header or is damaged", fix="copy it again")
+    return ImageError("E-DCM-HEADER", f"{name} ends within its header or is damaged")

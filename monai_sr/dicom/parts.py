@@ -157,9 +157,7 @@ def _by_repeats(part: Part) -> list[Part]:
     """
     if len(part.frames) > 1 and not any(frame.position.any() for frame in part.frames):
         raise ImageError(
-            "E-DCM-NOGEOM",
-            f"{part.frames[0].file.name} and the others have no usable ImagePositionPatient",
-            fix="export the series again, with its geometry",
+            "E-DCM-NOGEOM", f"{part.frames[0].file.name} and the others have no usable ImagePositionPatient"
         )
     divided = divide(places_of(part.frames))
     return [Part(more.frames, part.label + more.label, part.notes | more.notes) for more in divided]
@@ -270,7 +268,6 @@ def _straightened(part: Part) -> Part:
             "E-DCM-ORIENT",
             f"the slices from {part.frames[0].file.name} on turn by {degrees:.2f} degrees from their mean direction, "
             f"at most {np.degrees(MOST_TURNED):.1f} make a volume",
-            fix="give slices that are parallel",
         )
     frames = []
     for frame in part.frames:

@@ -108,9 +108,7 @@ def _changed(frame: Frame) -> ImageError | None:
             return None
     except OSError:  # gone
         pass
-    return ImageError(
-        "E-IO-CHANGED", f"{frame.file.name} changed while it was read", fix="run again when copying is done"
-    )
+    return ImageError("E-IO-CHANGED", f"{frame.file.name} changed while it was read")
 
 
 def _plain(head: Any, file: Path) -> np.ndarray | None:
@@ -197,11 +195,7 @@ def _undecodable(head: Any, frame: Frame, error: Exception) -> ImageError:
         known = False
     if known:
         reason = str(error) if isinstance(error, UndecodableError) else type(error).__name__
-        return ImageError(
-            "E-DCM-PIXELS",
-            f"the pixels of {frame.file.name} cannot be decoded ({name}; {reason})",
-            fix="copy or export the series again",
-        )
+        return ImageError("E-DCM-PIXELS", f"the pixels of {frame.file.name} cannot be decoded ({name}; {reason})")
     return ImageError(
         "E-DCM-CODEC",
         f"{frame.file.name} is compressed by {name}, for which no decoder is installed",

@@ -271,14 +271,12 @@ def _ambiguous(places: list[list[Frame]]) -> ImageError:
     if crowded > 1 and crowded * 2 >= len(places):
         fix = "export the repeats as series of their own, or convert them by dcm2niix and choose a --volume"
         return ImageError("E-DCM-AMBIG", f"{problem}, as at {crowded - 1} other positions", fix=fix)
-    return ImageError("E-DCM-DUP", problem, fix="remove one of them")
+    return ImageError("E-DCM-DUP", problem)
 
 
 def _unplaced(frames: list[Frame]) -> ImageError:
     return ImageError(
-        "E-DCM-NOGEOM",
-        f"{frames[0].file.name} and {len(frames) - 1} more frames have one ImagePositionPatient",
-        fix="export the series again, with the position of each slice",
+        "E-DCM-NOGEOM", f"{frames[0].file.name} and {len(frames) - 1} more frames have one ImagePositionPatient"
     )
 
 

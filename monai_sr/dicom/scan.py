@@ -107,11 +107,7 @@ class Found:
         faults = self.broken if wanted is None else ()
         if not candidates and not faults:
             kinds = "; ".join(f"{left.files} left out: {left.reason} ({left.code})" for left in self.left_out)
-            raise InputMissingError(
-                "E-DCM-NONE",
-                f"no CT or MR series here ({kinds or 'no file at all'})",
-                fix="give the folder or zip of a CT or MR series",
-            )
+            raise InputMissingError("E-DCM-NONE", f"no CT or MR series here ({kinds or 'no file at all'})")
         if len(candidates) + len(faults) > 1:
             count = len(candidates) + len(faults)
             raise ImageError("E-DCM-SERIES", f"{count} series are here", fix=self.choices())

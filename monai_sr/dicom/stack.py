@@ -70,7 +70,7 @@ def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
     """
     if len(series.frames) < MIN_SLICES:
         count = len(series.frames)
-        raise ImageError("E-IMG-FEW", f"{count} slices, at least {MIN_SLICES} are needed", fix="give the whole series")
+        raise ImageError("E-IMG-FEW", f"{count} slices, at least {MIN_SLICES} are needed")
     notes = list(series.warnings)
     along = series.offsets
     steps = np.diff(along)
@@ -138,7 +138,6 @@ def _unevenness(
         "E-DCM-GAP",
         f"{names} ({where}) are {steps[at]:.4g} mm apart, the others {step:.4g} mm; "
         f"{missing} slice(s) seem to be missing",
-        fix="restore them, or have them filled from their neighbors by --fill-gaps",
     )
 
 
@@ -216,9 +215,7 @@ def _check_hounsfield(voxels: np.ndarray, outside: np.ndarray | None) -> None:
     darkest = float(np.percentile(voxels if outside is None else voxels[~outside], 1))
     if abs(darkest - CT_AIR) > AIR_TOLERANCE:
         raise ImageError(
-            "E-CT-HU",
-            f"the header has no rescale and the darkest percent lies at {darkest:.0f}, where air is -1000 HU",
-            fix="restore RescaleSlope and RescaleIntercept",
+            "E-CT-HU", f"the header has no rescale and the darkest percent lies at {darkest:.0f}, where air is -1000 HU"
         )
     warn("W-CT-NORESCALE", "the header has no rescale; the values look like HU and are taken so", stacklevel=3)
 

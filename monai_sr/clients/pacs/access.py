@@ -27,7 +27,7 @@ class PacsError(SuperResolutionError):
     exit_code = 11
 
     def __init__(
-        self, code: str, problem: str, *, fix: str, path: str | Path | None = None, is_temporary: bool = False
+        self, code: str, problem: str, *, fix: str = "", path: str | Path | None = None, is_temporary: bool = False
     ) -> None:
         super().__init__(code, problem, fix=fix, path=path)
         self.is_temporary = is_temporary
@@ -126,9 +126,5 @@ class Session(requests.Session):
         if response.is_redirect:
             target = urlsplit(response.headers["location"])
             where = f"{target.scheme}://{target.netloc.rpartition('@')[2]}" if target.netloc else "another path"
-            raise PacsError(
-                "E-PACS-REDIRECT",
-                f"it redirects to {where}, which is not followed",
-                fix="give the URL at which the archive answers itself",
-            )
+            raise PacsError("E-PACS-REDIRECT", f"it redirects to {where}, which is not followed")
         return response

@@ -221,7 +221,6 @@ class Archive:
             raise PacsError(
                 "E-PACS-STORE",
                 f"{len(failed)} of {len(files)} instances were not accepted (FailureReason {reasons})",
-                fix="look into the archive's log",
                 path=self.host,
                 is_temporary=True,
             )
@@ -319,29 +318,18 @@ def _explained(host: str) -> Iterator[None]:
     except PacsError as error:
         raise error.at(host) from error.__cause__
     except requests.exceptions.SSLError as error:
-        raise PacsError(
-            "E-PACS-TLS",
-            f"no trusted connection can be made ({_tls_reason(error)})",
-            fix="give the certificate of the authority that signed it by --ca-file",
-            path=host,
-        ) from error
+        raise PacsError("E-PACS-TLS", f"no trusted connection can be made ({_tls_reason(error)})", path=host) from error
     except requests.HTTPError as error:
         raise _refusal(error, host) from error
     except UsageError:  # a file of credentials that is no more
         raise
     except (ValueError, KeyError, TypeError, AttributeError, InvalidDicomError) as error:
-        raise PacsError(
-            "E-PACS-ANSWER",
-            "its answer is not DICOMweb",
-            fix="give the root of the DICOMweb service, such as https://host/dicom-web",
-            path=host,
-        ) from error
+        raise PacsError("E-PACS-ANSWER", "its answer is not DICOMweb", path=host) from error
     except requests.RequestException as error:
         slow = isinstance(error, requests.Timeout)
         raise PacsError(
             "E-PACS-CONNECT",
             "it does not answer in time" if slow else "it cannot be reached, or the connection was lost",
-            fix="check the URL, the network and whether the archive runs",
             path=host,
             is_temporary=True,
         ) from error
@@ -353,7 +341,7 @@ def _refusal(error: requests.HTTPError, host: str) -> PacsError:
         fix = "give --auth-file, or set the variables that monai-sr watch --help names"
         return PacsError("E-PACS-AUTH", "it does not accept the credentials (401)", fix=fix, path=host)
     if status == 403:
-        return PacsError("E-PACS-RIGHTS", "it forbids the request (403)", fix="ask for the rights", path=host)
+        return PacsError("E-PACS-RIGHTS", "it forbids the request (403)", path=host)
     if status == 404:
         fix = "check the URL: it must be the root of the DICOMweb service"
         return PacsError("E-PACS-MISSING", "there is nothing of that kind (404)", fix=fix, path=host)

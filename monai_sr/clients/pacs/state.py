@@ -93,7 +93,7 @@ class State:
         if told is None:
             return None
         if told.pop("record", 0) > RECORD_VERSION:
-            raise OutputError("E-VER", "a later monai-sr wrote it", fix="update monai-sr", path=_record(place))
+            raise OutputError("E-VER", "a later monai-sr wrote it", path=_record(place))
         return Entry(**told)
 
     def write(self, place: Path, entry: Entry) -> None:

@@ -32,7 +32,7 @@ def run(options: RunOptions, places: Mapping[str, Path], *, say: Callable[[str],
     for path in places.values():
         check_target(Path(options.input), path)
     if len({path.absolute() for path in (Path(options.output), *places.values())}) <= len(places):
-        raise UsageError("E-OUT-CLASH", "two outputs have the same name", fix="name each", path=options.output)
+        raise UsageError("E-OUT-CLASH", "two outputs have the same name", path=options.output)
     (case,) = find_cases(options)
     model = load_model(options)
     with told_to_slicer("monai-sr", f"super-resolving by {options.wanted.bundle}", say=say) as progress:
