@@ -31,6 +31,7 @@ from monai_sr.batch import (
 from monai_sr.batch import (
     case as case_module,
 )
+from monai_sr.batch import run as run_module
 from monai_sr.bundles import Model, load_bundle
 from monai_sr.cli.main import main
 from monai_sr.errors import InputMissingError, OutputError, SuperResolutionError, SuperResolutionWarning, UsageError
@@ -521,6 +522,50 @@ def test_a_claim_of_a_process_that_died_before_it_wrote_gives_no_right_to_replac
     assert run(scans, out)["a.nii.gz"].code == "E-OUT-EXISTS"
     assert (out / "a.nii.gz").read_bytes() == b"precious"
     assert not (out / ".a.nii.gz.claim").exists()
+
+
+@fault("R08")
+@pytest.mark.parametrize("moment", ["read_case", "write_masks", "write_record", "hold_claim"])
+@pytest.mark.parametrize("precious", [False, True])
+def test_an_interruption_at_any_moment_leaves_neither_claim_nor_result_without_record(
+    scans, tmp_path, monkeypatch, moment, precious
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    if precious:
+        (out / "a.nii.gz").write_bytes(b"precious")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if moment == "hold_claim":  # between the file of the claim and its use
+            patch.setattr(claims.threading, "Thread", interrupt)
+        else:
+            patch.setattr(case_module, moment, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(scans, out, overwrite=True)
+    assert not list(out.rglob(".*"))
+    there = (out / "a.nii.gz").exists()
+    assert there == (precious and moment in ("read_case", "hold_claim"))
+    assert not there or (out / "a.nii.gz").read_bytes() == b"precious"
+    assert {outcome.status for outcome in run(scans, out, overwrite=True).values()} <= {"done", "failed"}
+
+
+@fault("R08")
+def test_a_claim_of_a_worker_that_was_killed_is_dropped_at_the_end(scans, tmp_path, monkeypatch, dead):
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def killed(cases, *_, **__):
+        (out / ".a.nii.gz.claim").write_text(f"{dead} writing")
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(run_module, "_outcomes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(scans, out)
+    assert not list(out.rglob(".*"))
 
 
 def test_a_failure_to_write_the_record_is_mended_by_the_next_run(scans, tmp_path, monkeypatch):

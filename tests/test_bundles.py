@@ -223,6 +223,24 @@ def test_inference_takes_the_options_of_dicom_input(parser, tmp_path):
 # ------------------------------------------------------------- as MONAI runs it, from another folder
 
 
+def test_a_resumed_training_does_not_replace_its_best_weights_by_worse_ones(volumes, tmp_path):
+    options = {name.removeprefix("--"): json.loads(value) for name, value in zip(SMALL[::2], SMALL[1::2], strict=True)}
+    runs, config = tmp_path / "runs", ROOT / "bundles" / "pyramid_super_resolution" / "configs" / "train.json"
+    options |= {"dataset_dir": str(volumes / "datalist.json"), "output_dir": str(runs)}
+    run_workflow(config, workflow_type="train", epochs=1, **options)
+    state = torch.load(runs / "checkpoint_epoch=1.pt", weights_only=True)
+    key = next(iter(state["best"]))
+    ((score, name),) = state["best"][key]
+    best = (runs / "model.pt").read_bytes()
+    for epochs, added in ((2, 1e3), (3, -1e6)):  # as if the first weights had been the best ever, then the worst
+        latest = runs / f"checkpoint_epoch={epochs - 1}.pt"
+        state = torch.load(latest, weights_only=True)
+        state["best"][key] = [(score + added, name)]
+        torch.save(state, latest)
+        run_workflow(config, workflow_type="train", epochs=epochs, **options)
+        assert ((runs / "model.pt").read_bytes() == best) == (added > 0)
+
+
 @pytest.mark.slow
 def test_inference_and_the_command_line_give_the_same_file(bundle, thick, tmp_path):
     monai(

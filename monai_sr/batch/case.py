@@ -251,7 +251,7 @@ def _process(
         start = READING if case.series is not None else 0
         acquired, making = acquire(image, options.acquisition), _part(progress, start, 1 - start)
         result = super_resolve_case(case, acquired, model, options, memory=memory, progress=making)
-        claim.begin_writing()
+        claim.begin_writing(case.target)
         _write_result(result.sr, case, made)
         write_masks(result.masks, overwrite=outputs.overwrite)
         remove_maps(case.target, set(MAPS) - set(kinds))

@@ -8,6 +8,7 @@ the same bytes under names of their own.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -39,11 +40,21 @@ class Claim:
 
     def __init__(self, path: Path, *, unfinished: bool) -> None:
         self._path, self.unfinished = path, unfinished
+        self._before: tuple[Path, tuple[int, int] | None] | None = None
 
-    def begin_writing(self) -> None:
+    def begin_writing(self, target: Path) -> None:
         """From here on, what stands at the place of the result is ours."""
+        self._before = target, _identity_of(target)
         self.unfinished = True
         self._sign()
+
+    def take_back(self) -> None:
+        """Remove a result that was written without its record, as if the work had not begun."""
+        if self._before is not None:
+            target, before = self._before
+            if _identity_of(target) != before and _lacks_record(target):
+                shutil.rmtree(target) if target.is_dir() else target.unlink()
+            self.unfinished = False
 
     def _sign(self) -> None:
         # by rename, so that no instant is without the word "writing" of the holder before
@@ -78,6 +89,11 @@ def hold_claim(target: Path) -> Iterator[Claim]:
     threading.Thread(target=beat, daemon=True).start()
     try:
         yield claim
+    except BaseException as error:
+        if not isinstance(error, Exception):  # an interruption
+            with suppress(OSError):
+                claim.take_back()
+        raise
     finally:
         ended.set()
         with suppress(OSError):
@@ -88,12 +104,23 @@ def hold_claim(target: Path) -> Iterator[Claim]:
 
 
 def drop_claim(target: Path) -> None:
-    """Remove the claim of a dead process that had not begun to write."""
+    """Remove the claim of a dead process or of this one, which has ended the work, unless it marks a result as ours."""
     path = hidden_beside(target, "claim")
     with suppress(OSError):
         text = path.read_text()
-        if not text.endswith(_WRITING) and is_alive(text) is False:
+        holder = text.removesuffix(_WRITING)
+        ended = not holder or holder == own_mark() or is_alive(holder) is False
+        if ended and not (text.endswith(_WRITING) and _lacks_record(target)):
             path.unlink()
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    """Which file or folder stands there, and of when; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _lacks_record(target: Path) -> bool:

@@ -120,6 +120,9 @@ def run_cases(
     finally:
         for folder in folders:
             remove_leftovers(folder)  # of processes that were killed meanwhile
+        for case in cases:
+            if case.target not in ended:
+                drop_claim(case.target)
     all_of_them = [ended.get(case.target) or Outcome(case.name, "skipped", skipped=NOT_RUN) for case in cases]
     if log is not None:
         log.close(all_of_them)
