@@ -206,7 +206,7 @@ def _get(file: RemoteFile, base_url: str, output: Path, *, unpacked: bool, patie
 
 
 def _list(data: DataSet, base_url: str) -> None:
-    """Every archive with the size its server tells."""
+    """Every archive with the size that its server gives."""
     print(f"{data.title}. License: {data.license}")
     for file in data.files:
         size = size_of(urllib.parse.urljoin(base_url.rstrip("/") + "/", file.name))

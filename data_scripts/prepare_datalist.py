@@ -6,7 +6,7 @@ Every NIfTI file, NRRD or MetaImage file and DICOM series folder below the sourc
 accepted if its spacing is fine and nearly isotropic and its spectrum says that it is as sharp as that
 (see spectrum.py); the others are listed with the reason. Volumes are split by subject, so that no subject
 is both trained on and validated with; the side depends on the subject and the seed alone, so it stays when
-volumes are added. Beside the datalist a provenance table tells of each volume where it came from and why
+volumes are added. Beside the datalist a provenance table says for each volume where it came from and why
 it was taken or not. The subject is, in this order: what --subject-pattern finds; "sub-XX" as BIDS writes
 it, an IXI or LIDC-IDRI number; the first folder below the source, unless it has a general name such as
 "imagesTr" or "T1"; the file name.

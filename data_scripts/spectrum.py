@@ -1,4 +1,4 @@
-"""Is a volume as sharp as its spacing says? Its spectrum along each axis tells.
+"""Is a volume as sharp as its spacing says? See its spectrum along each axis.
 
 A volume interpolated from thick slices has a fine spacing in its header and nothing fine in its voxels:
 smooth interpolation leaves the upper frequencies empty, piecewise interpolation (linear, nearest) leaves
@@ -20,12 +20,12 @@ LEAST_VOXELS = 32
 """Below this many voxels along an axis its spectrum says nothing certain."""
 
 RELATIVE_SHARE = 0.3
-"""Least share of power above half Nyquist, relative to the sharper of the two other axes.
+"""Minimum fraction of power above half Nyquist, relative to the sharper of the two other axes.
 
 Measured: acquired volumes 0.49 and up; thickened ones that ripple does not betray 0.29 and down."""
 
 ROLL_OFF = 0.065
-"""Least power of an octave over the octave below it: finds volumes that are soft along all axes alike.
+"""Minimum power of an octave over the octave below it: finds volumes that are soft along all axes alike.
 
 Measured: acquired volumes 0.092 and up; thickened ones with cubic interpolation 0.046 and down."""
 
@@ -45,7 +45,7 @@ class Sharpness:
 
     Args:
         share: power above half the Nyquist frequency over all power but the lowest frequencies.
-        relative: that share over the larger one of the two other axes.
+        relative: that fraction over the larger one of the two other axes.
         roll_off: power of an octave over that of the octave below it, the lower of the two upper ones.
         ripple: amplitude of the strongest period of the log energy of differences between neighbors.
     """

@@ -30,7 +30,7 @@ class Case:
     """One volume and the place of its result.
 
     Attributes:
-        name: what logs call it: the path of an image file as the list or folder tells it, or a hash for DICOM,
+        name: what logs call it: the path of an image file as the list or folder gives it, or a hash for DICOM,
             so that no text of a header appears.
         source: an image file; for DICOM the folder, zip or file that the series is in.
         target: the file to be written, or the folder of a derived DICOM series.

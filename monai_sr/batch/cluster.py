@@ -35,7 +35,7 @@ def run_on_cluster(
     """Outcomes as cases end on the workers of a cluster.
 
     Workers read and write the files themselves, and load the model once each. The scheduler gives
-    the case of a lost worker to another, as often as its setting ``allowed-failures`` tells.
+    the case of a lost worker to another, as often as its setting ``allowed-failures`` allows.
 
     Args:
         cases: with absolute paths that are the same on every worker.

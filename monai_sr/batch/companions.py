@@ -28,7 +28,7 @@ _OF_BIDS = "_res-thin_desc-SR_"
 def map_path(target: Path, kind: str) -> Path:
     """Where a map of a result belongs: ``thin_consistency.nii.gz`` beside ``thin.nii.gz``.
 
-    In a BIDS dataset ``desc-`` tells what it is, and the consistency map is not on the thin grid.
+    In a BIDS dataset ``desc-`` says what it is, and the consistency map is not on the thin grid.
 
     Args:
         target: the result, a file or the folder of a DICOM series.
@@ -100,8 +100,8 @@ def describe_companions(
     what = {map_path(target, kind): DESCRIPTIONS[kind] for kind in maps} | dict.fromkeys(masks, labels)
     for path, description in what.items():
         kept = ("Sources", "SpatialReference", "SkullStripped", *(("Resolution",) if "_res-" in path.name else ()))
-        told = {name: derived[name] for name in kept if name in derived}
-        write_json(told | {"Description": f"{description} {NOTICE}"}, path.with_name(f"{stem_of(path)}.json"))
+        inherited = {name: derived[name] for name in kept if name in derived}
+        write_json(inherited | {"Description": f"{description} {NOTICE}"}, path.with_name(f"{stem_of(path)}.json"))
 
 
 def write_masks(masks: Mapping[Path, MetaTensor], *, overwrite: bool = False) -> None:

@@ -35,7 +35,7 @@ _FIRST = 48
 """Rows and columns of the first of two volumes by which time is measured; each has 12 slices, made 48."""
 
 _ENOUGH = 1.5
-"""Seconds that the second one is to take at most, as far as the first one tells."""
+"""Seconds that the second one is to take at most, by the speed of the first one."""
 
 _OF_TILE = 0.55
 """What a run takes of the memory that is planned for its tiles, by the tables of speed in ``monai_sr/README.md``."""

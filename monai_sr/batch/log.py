@@ -158,10 +158,10 @@ class RunLog:
         Raises:
             OutputError: it cannot be written.
         """
-        told = self._row(outcome) | {"warnings": [notice.to_record() for notice in outcome.warnings]}
+        fields = self._row(outcome) | {"warnings": [notice.to_record() for notice in outcome.warnings]}
         if outcome.report:
-            told["report"] = os.path.relpath(outcome.report, self.lines.parent)
-        line = json.dumps(told | {"ended": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n"
+            fields["report"] = os.path.relpath(outcome.report, self.lines.parent)
+        line = json.dumps(fields | {"ended": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n"
         try:
             with open(self.lines, "ab+") as file:
                 if _is_torn(file):

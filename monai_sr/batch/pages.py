@@ -53,7 +53,7 @@ class CasePage:
 
     @property
     def is_current(self) -> bool:
-        """Whether there is nothing to write about a case that is done: its page tells of the result that stands."""
+        """Whether there is nothing to write about a case that is done: its page is about the result that is there."""
         of_result = (record_beside(self.case.target) or {}).get("output_sha256")
         pages = [self.path] if self.wanted else []
         pages += [self.viewer] if self.viewer else []
@@ -142,39 +142,39 @@ def index_rows(folder: Path) -> list[IndexRow]:
     for log in sorted(folder.glob("monai-sr-run*.jsonl"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                told = json.loads(line)
-                name, status = str(told["case"]), told["status"]
+                fields = json.loads(line)
+                name, status = str(fields["case"]), fields["status"]
             except (ValueError, KeyError, TypeError):  # torn by a kill
                 continue
-            if status == "skipped" and told.get("output"):
-                told = (
-                    rows.get(name, told)
-                    | {"status": "done", "reason": "", "output": told["output"]}
-                    | ({"report": told["report"]} if told.get("report") else {})
+            if status == "skipped" and fields.get("output"):
+                fields = (
+                    rows.get(name, fields)
+                    | {"status": "done", "reason": "", "output": fields["output"]}
+                    | ({"report": fields["report"]} if fields.get("report") else {})
                 )
-            rows[name] = told
-    return [_row(folder, name, told) for name, told in rows.items()]
+            rows[name] = fields
+    return [_row(folder, name, fields) for name, fields in rows.items()]
 
 
-def _row(folder: Path, name: str, told: Mapping[str, Any]) -> IndexRow:
-    report = str(told.get("report") or "")
+def _row(folder: Path, name: str, fields: Mapping[str, Any]) -> IndexRow:
+    report = str(fields.get("report") or "")
     summary = summary_of(folder / report) if report else {}
     return IndexRow(
         case=name,
-        status=str(told["status"]),
-        code=str(told.get("code") or ""),
-        reason=str(told.get("reason") or ""),
-        change=str(told.get("change") or ""),
-        facts={name: told[name] for name in FACTS if told.get(name) is not None},
-        warnings=tuple(read_warning(entry) for entry in told.get("warnings") or ()),
-        seconds=float(told.get("seconds") or 0),
+        status=str(fields["status"]),
+        code=str(fields.get("code") or ""),
+        reason=str(fields.get("reason") or ""),
+        change=str(fields.get("change") or ""),
+        facts={name: fields[name] for name in FACTS if fields.get(name) is not None},
+        warnings=tuple(read_warning(entry) for entry in fields.get("warnings") or ()),
+        seconds=float(fields.get("seconds") or 0),
         report=report if summary else "",
         thumbnail=str(summary.get("thumbnail") or ""),
     )
 
 
 def _guarded(write: Callable[[], Any]) -> bool:
-    """Whether it was written; if not, a warning tells why, without a header's text."""
+    """Whether it was written; if not, a warning says why, without a header's text."""
     try:
         write()
     except SuperResolutionError as error:

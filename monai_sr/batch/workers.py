@@ -111,7 +111,7 @@ class _Worker:
 
     def begin(self, case: Case, attempt: int) -> None:
         self.case = case, attempt
-        with suppress(OSError):  # it died while it had nothing to do; the pipe tells at once
+        with suppress(OSError):  # it died while it had nothing to do; the pipe ends at once
             self.pipe.send(case.without_archive())
 
     def end(self, *, patience: float = GRACE, restart: bool = False) -> str:
@@ -146,7 +146,7 @@ def _serve(
 ) -> None:
     """What a process does: load the model, then case by case until the pipe ends."""
     os.environ.update(environment)  # as it is now, not as it was when the fork server started
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells all of them, the first one decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal signals all of them, the first process decides
     signal.signal(signal.SIGTERM, _terminated)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)

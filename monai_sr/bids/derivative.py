@@ -37,7 +37,7 @@ IGNORED = ("monai-sr-*", "*.html", "ct")
 README = """# Thin slices by monai-sr
 
 Volumes of thin slices, computed by monai-sr from the thick slices of the dataset that `DatasetLinks` in
-`dataset_description.json` names. The JSON file beside each volume names its source and tells how far apart
+`dataset_description.json` names. The JSON file beside each volume names its source and gives how far apart
 and how thick the acquired slices were. Voxel size is not resolution. Research only, not for diagnosis.
 """
 
@@ -95,7 +95,7 @@ def write_dataset_description(
     Args:
         out_dir: the derivative dataset; made if it is absent.
         raw_root: the raw dataset; named by its path relative to ``out_dir``.
-        environment: tells the container that we run in.
+        environment: names the container that we run in.
 
     Returns:
         Path of the description.
@@ -156,7 +156,7 @@ def _described(raw: dict[str, Any], raw_root: Path, out_dir: Path, environment: 
 
 
 def _container(environment: Mapping[str, str]) -> dict[str, str]:
-    """The container that we run in, as far as its runtime tells; never a path."""
+    """The container that we run in, as its runtime names it; never a path."""
     for runtime in ("apptainer", "singularity"):
         if name := environment.get(f"{runtime.upper()}_NAME"):
             return {"Type": runtime, "Tag": name}

@@ -24,7 +24,7 @@ from .parser import make_parser
 from .terminal import answer_in_json, complain, flush_stdout, print_json
 
 ELSEWHERE = {"bids": "run", "errors": "info"}
-"""Modules of commands that have none of their own name; each is imported when it is called."""
+"""Modules of commands that are not in a module of their name; each is imported when it is called."""
 
 REPORT = "run again with --debug and report it"
 INTERNAL_ERROR = 10

@@ -89,7 +89,7 @@ def bar(total: float, text: str) -> Any:
 
 
 def progress_bar(text: str) -> Callable[[float], None]:
-    """A bar of one piece of work, as what is told the share that is done."""
+    """A bar of one piece of work, as a function called with the fraction that is done."""
     shown = bar(1.0, text)
     shown.bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 

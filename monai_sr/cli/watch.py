@@ -49,9 +49,9 @@ def watch(options: argparse.Namespace) -> int:
     )
     if not options.once:
         watch_on(watcher, interval=options.interval, report=complain)
-    told = watcher.look()
+    counts = watcher.look()
     say(
-        f"{told.stored} stored, {told.left_out} left out, {told.failed} failed; "
-        f"{told.settled} done before, {told.waiting} not ready, {told.later} tried again later"
+        f"{counts.stored} stored, {counts.left_out} left out, {counts.failed} failed; "
+        f"{counts.settled} done before, {counts.waiting} not ready, {counts.later} tried again later"
     )
-    return told.exit_code
+    return counts.exit_code

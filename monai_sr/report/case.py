@@ -53,11 +53,11 @@ def write_report(
         sr: (C, X', Y', Z') the result; it is shown as the stored voxel type of ``image`` holds it.
         name: what to call it, such as the name of its file.
         description: the series description, if it is to stand there.
-        record: how it was made, as the block ``monai_sr`` of the JSON beside a result tells.
+        record: how it was made, as the block ``monai_sr`` of the JSON beside a result says.
         warnings: that came with it.
         links: pages to go to from here, by what to call them.
         uncertainty: (C, X', Y', Z') standard deviation on the grid of ``sr``, in its units. Default: what the
-            bundle that ``record`` names foretells, if it was calibrated.
+            bundle that ``record`` names predicts, if it was calibrated.
 
     Returns:
         The path.

@@ -142,11 +142,11 @@ def _plane(
             codes = windows.encode(scene.picture(scene.plane(layer, lacking, index), lacking))
             alt = f"{name}, {words[number]}, {LAYERS[layer]}"
             images.append(_img(data_url(codes), number, alt, css="gray", shown=number == middle))
-        ruler, share = _ruler(width)
+        ruler, fraction = _ruler(width)
         tag = f'<span class="tag {layer}">{escape(BUTTONS[layer])}</span>' if len(layers) > 1 else ""
         frames.append(
             f'<div class="frame {layer}" data-layer="{layer}"><div class="canvas">{"".join(images)}</div>'
-            f'{tag}{corners}<span class="ruler" style="width:{share:.1f}%">{ruler}</span></div>'
+            f'{tag}{corners}<span class="ruler" style="width:{fraction:.1f}%">{ruler}</span></div>'
         )
     over = []
     for kind, (overlay, values) in overlays.items():
@@ -161,12 +161,12 @@ def _plane(
                 over.append(_img(source, number, alt, css=f"overlay {kind}", shown=number == middle))
     if overlays:
         frames.append(f'<div class="frame over"><div class="canvas">{"".join(over)}</div></div>')
-    told = "|".join(words)
+    texts = "|".join(words)
     return (
         f'<figure class="plane" data-plane="{name}" data-width="{width:.3f}" style="--w:{width:.2f};--h:{height:.2f}">'
         f'<div class="frames">{"".join(frames)}</div><figcaption><strong>{name.capitalize()}</strong>'
         f'<input type="range" min="0" max="{len(places) - 1}" value="{middle}" aria-label="{name} slice" '
-        f'aria-valuetext="{words[middle]}" data-places="{told}"><output>{words[middle]}</output></figcaption></figure>'
+        f'aria-valuetext="{words[middle]}" data-places="{texts}"><output>{words[middle]}</output></figcaption></figure>'
     )
 
 
@@ -189,7 +189,7 @@ def _place(scene: Scene, lacking: int, index: int) -> str:
 
 
 def _ruler(width: float) -> tuple[str, float]:
-    """A round length at most a third of a picture, and its share of the width in percent."""
+    """A round length at most a third of a picture, and its percentage of the width."""
     length = next((mm for mm in (100, 50, 20, 10, 5, 2, 1) if mm <= width / 3), 1)
     return f"{length} mm", 100 * length / width
 

@@ -2,7 +2,7 @@
 
 Coronal and axial pictures have the patient's right on the viewer's left, sagittal ones anterior on the
 left; superior, or anterior in axial ones, is at the top. Nothing is resampled but the thick slices
-across their own axis, so a picture has square voxels only on paper: its size in mm tells how to draw it.
+across their own axis, so a picture has square voxels only on paper: it is drawn by its size in mm.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LARGEST_SIDE = 768
 """Pixels; a larger picture is averaged down."""
 
 LEAST_BODY = 0.1
-"""Planes that hold less of the body than this share of the fullest one are not shown."""
+"""Planes that hold less of the body than this fraction of the fullest one are not shown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Scene:
         spacing: of the two in-plane axes, mm.
         directions: for each axis 0 for left-right, 1 for front-back, 2 for head-feet.
         modality: "CT" or "MR".
-        has_orientation: whether the file tells which side is which.
+        has_orientation: whether the file says which side is which.
         stored: the type in which the result is written.
         affine: of the acquired grid.
         axes, flips: how the axes of the file were turned, see :meth:`monai_sr.grid.Grid.canonical_order`.
@@ -168,10 +168,10 @@ class Scene:
     def chosen(self, lacking: int, count: int) -> list[int]:
         """Places of the planes to be shown, evenly through the body; between acquired slices, where they are those."""
         _, body = self.sample
-        share = body.mean(axis=tuple(a for a in range(3) if a != lacking))
-        full = np.flatnonzero(share >= LEAST_BODY * share.max()) if share.max() else np.arange(len(share))
+        fraction = body.mean(axis=tuple(a for a in range(3) if a != lacking))
+        full = np.flatnonzero(fraction >= LEAST_BODY * fraction.max()) if fraction.max() else np.arange(len(fraction))
         n = self.thin.shape[lacking]
-        first, last = (int(full[0]) / len(share), (int(full[-1]) + 1) / len(share))
+        first, last = (int(full[0]) / len(fraction), (int(full[-1]) + 1) / len(fraction))
         places = first + (last - first) * (np.arange(count) + 0.5) / count
         found = np.clip((places * n).astype(int), 0, n - 1)
         if lacking == 2 and len(self.thick_at) < n:

@@ -1,7 +1,7 @@
 """The volumes of a case to turn and cut at will: one page with NiiVue and both volumes in it, about 3 to 10 MB.
 
 NiiVue (BSD-2-Clause, 2.3 MB of JavaScript) is not part of monai-sr: ``npm pack @niivue/niivue@0.69.0``
-brings it, and the environment variable ``MONAI_SR_NIIVUE`` tells where its ``niivue.umd.js`` is.
+brings it, and the environment variable ``MONAI_SR_NIIVUE`` names its ``niivue.umd.js``.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def niivue_script(environment: Mapping[str, str] = os.environ) -> Path:
     """Where NiiVue's ``niivue.umd.js`` is.
 
     Raises:
-        UsageError: E-EXTRA, nobody tells, or it is not there.
+        UsageError: E-EXTRA, the variable is not set or names no file.
     """
-    told = environment.get(VARIABLE, "")
-    path = Path(told)
-    if not told or not path.is_file():
+    given = environment.get(VARIABLE, "")
+    path = Path(given)
+    if not given or not path.is_file():
         raise UsageError(
             "E-EXTRA",
-            f"the viewer needs NiiVue, and {VARIABLE} names {path if told else 'no file'}",
+            f"the viewer needs NiiVue, and {VARIABLE} names {path if given else 'no file'}",
             fix=f"npm pack @niivue/niivue@0.69.0, unpack it, and set {VARIABLE} to its dist/niivue.umd.js",
         )
     return path

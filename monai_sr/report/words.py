@@ -148,7 +148,7 @@ def resolution_tile(resolution: Mapping[str, Any]) -> str:
 
 
 def provenance(record: Mapping[str, Any], *, name: str, description: str, version: str) -> Rows:
-    """Where the result comes from, as its record tells."""
+    """Where the result comes from, by its record."""
     rows: Rows = [("input", name)] if name else []
     if description:
         rows.append(("series description", description))
@@ -216,7 +216,7 @@ def methods(acquired: Acquired, after: Grid, *, record: Mapping[str, Any], versi
 
 
 def references(record: Mapping[str, Any], version: str) -> str:
-    """BibTeX of what the paragraph cites; both networks' papers where the bundle is none of ours."""
+    """BibTeX of what the paragraph cites; both networks' papers for a bundle that does not ship."""
     bundle = str(record.get("bundle") or "none")
     wanted = [bundle] if bundle in BIBTEX else [] if bundle == "none" else list(NETWORKS)
     return "\n\n".join([*(BIBTEX[key] for key in wanted), BIBTEX["monai"], SOFTWARE.format(version=version)])

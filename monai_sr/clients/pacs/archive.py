@@ -56,7 +56,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class RemoteSeries:
-    """A series as a search tells of it.
+    """A series as a search describes it.
 
     Attributes:
         study, uid: StudyInstanceUID and SeriesInstanceUID.
@@ -159,7 +159,7 @@ class Archive:
         """Every instance of a series as a file in an empty folder, as it is in the archive.
 
         Raises:
-            PacsError: E-PACS-SHORT, fewer or other instances came than a search tells of.
+            PacsError: E-PACS-SHORT, fewer or other instances came than a search names.
             OutputError: the folder cannot be written to.
         """
 
@@ -365,5 +365,5 @@ def _tls_reason(error: BaseException | None) -> str:
 def _asked_to_wait(error: PacsError) -> float:
     """Seconds, by the header Retry-After of the answer behind an error."""
     response = getattr(error.__cause__, "response", None)
-    told = "" if response is None else response.headers.get("Retry-After", "")
-    return min(float(told), LONGEST_WAIT) if told.isdigit() else 0.0
+    seconds = "" if response is None else response.headers.get("Retry-After", "")
+    return min(float(seconds), LONGEST_WAIT) if seconds.isdigit() else 0.0

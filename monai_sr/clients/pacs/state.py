@@ -89,12 +89,12 @@ class State:
         Raises:
             OutputError: E-VER, a later monai-sr wrote it.
         """
-        told = _json(_record(place))
-        if told is None:
+        content = _json(_record(place))
+        if content is None:
             return None
-        if told.pop("record", 0) > RECORD_VERSION:
+        if content.pop("record", 0) > RECORD_VERSION:
             raise OutputError("E-VER", "a later monai-sr wrote it", path=_record(place))
-        return Entry(**told)
+        return Entry(**content)
 
     def write(self, place: Path, entry: Entry) -> None:
         """Record an entry; a final one removes what waited."""
@@ -107,9 +107,9 @@ class State:
 
     def unchanged_for(self, place: Path, instances: int) -> float:
         """Seconds since a series was first seen with so many instances."""
-        told = _json(_seen(place)) or {}
-        if told.get("instances") == instances:
-            return max(0.0, time.time() - told["since"])
+        content = _json(_seen(place)) or {}
+        if content.get("instances") == instances:
+            return max(0.0, time.time() - content["since"])
         _write(_seen(place), {"instances": instances, "since": time.time()})
         return 0.0
 
@@ -129,10 +129,10 @@ def _seen(place: Path) -> Path:
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        told = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return told if isinstance(told, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Which series are worth super-resolving: acquired CT and MR of thick slices, told by their headers alone."""
+"""Which series are worth super-resolving: acquired CT and MR of thick slices, by their headers alone."""
 
 from __future__ import annotations
 

@@ -91,8 +91,8 @@ class Watcher:
         days: only studies of so many days up to now.
         settle: seconds that a series must be unchanged before it is taken.
         thick_ratio: slices at least so many pixels apart are thick.
-        report: told what happens.
-        progress: told the share that is done of a series.
+        report: called with what happens.
+        progress: called with the fraction of a series that is done.
 
     Raises:
         SuperResolutionError: the bundle or device cannot be used, or the folder cannot be written to.
@@ -133,42 +133,42 @@ class Watcher:
             for modality in self.modalities
             for series in self.archive.search(modality, since=f"{since:%Y%m%d}")
         ]
-        told = Round()
+        counts = Round()
         # what waits to be stored comes first, so that there is never more than one of it
         for place, series in sorted(found, key=lambda one: not one[0].exists()):
-            self._look_at(series, place, told)
-        return told
+            self._look_at(series, place, counts)
+        return counts
 
-    def _look_at(self, series: RemoteSeries, place: Path, told: Round) -> None:
+    def _look_at(self, series: RemoteSeries, place: Path, counts: Round) -> None:
         entry = self._state.read(place)
         if entry is not None and entry.settles(series.instances) and not place.exists():
-            told.settled += 1
+            counts.settled += 1
             return
         unfinished = entry is not None and entry.goes_on(series.instances)
         if time.monotonic() < self._postponed.get(place, (0.0, 0.0))[0]:
-            told.later += 1
+            counts.later += 1
         elif not unfinished and self._state.unchanged_for(place, series.instances) < self.settle:
-            told.waiting += 1
+            counts.waiting += 1
         else:
             try:
                 with hold_claim(place):
-                    self._bring_to_end(series, place, told)
+                    self._bring_to_end(series, place, counts)
             except ClaimedError:
-                told.waiting += 1
+                counts.waiting += 1
 
-    def _bring_to_end(self, series: RemoteSeries, place: Path, told: Round) -> None:
+    def _bring_to_end(self, series: RemoteSeries, place: Path, counts: Round) -> None:
         """Do what is left to do for a series, its claim being held."""
         entry = self._state.read(place)  # another watcher may have been here before the claim
         if entry is not None and entry.settles(series.instances):
             self._state.write(place, entry)  # which removes what a kill left behind
-            told.settled += 1
+            counts.settled += 1
             return
         if entry is None or not entry.goes_on(series.instances):
             entry = Entry("begun", series.instances)
         if entry.attempts >= ATTEMPTS:
             code = entry.code or "E-WORKER"
             reason = entry.reason or f"the process that worked on it was killed, {ATTEMPTS} times"
-            self._close(series, place, replace(entry, status="failed", code=code, reason=reason), told)
+            self._close(series, place, replace(entry, status="failed", code=code, reason=reason), counts)
             return
         # counted before the work, because a process that is killed can count nothing
         self._state.write(place, replace(entry, attempts=entry.attempts + 1, code="", reason=""))
@@ -181,7 +181,7 @@ class Watcher:
             self._postpone(place)
             if error.code == "E-PACS-CONNECT":
                 raise
-            told.later += 1
+            counts.later += 1
             self.report(Event(name_of(series.uid), "later", f"{error.code}: {error.problem}; it is tried again"))
         except (OutputError, ClaimedError) as error:
             self._interrupted(place, entry, error)
@@ -189,13 +189,13 @@ class Watcher:
         except Exception as error:  # a fault of ours, which others need not suffer
             outcome = Outcome.failed(name_of(series.uid), error)
             entry = replace(entry, status="failed", code=outcome.code, reason=outcome.reason)
-            self._close(series, place, entry, told)
+            self._close(series, place, entry, counts)
         except BaseException as error:  # stopped from outside
             self._interrupted(place, entry, error)
             raise
         else:
             self._postponed.pop(place, None)
-            self._close(series, place, ended, told)
+            self._close(series, place, ended, counts)
 
     def _interrupted(self, place: Path, before: Entry, error: BaseException) -> None:
         """Not to count an attempt that ended for a reason besides the series; one that was refused counts."""
@@ -211,17 +211,17 @@ class Watcher:
         wait = min(2 * self._postponed.get(place, (0.0, INTERVAL / 2))[1], LONGEST_WAIT)
         self._postponed[place] = time.monotonic() + wait, wait
 
-    def _close(self, series: RemoteSeries, place: Path, entry: Entry, told: Round) -> None:
+    def _close(self, series: RemoteSeries, place: Path, entry: Entry, counts: Round) -> None:
         """Record the end of a series, and tell it."""
         self._state.write(place, entry)
         text = f"{entry.code}: {entry.reason}"
         if entry.status == "stored":
-            told.stored += 1
+            counts.stored += 1
             text = f"{entry.stored} instances stored"
         elif entry.status == "failed":
-            told.failed += 1
+            counts.failed += 1
         else:
-            told.left_out += 1
+            counts.left_out += 1
         self.report(Event(name_of(series.uid), entry.status, text))
 
     def _attempt(self, series: RemoteSeries, place: Path, entry: Entry) -> Entry:
@@ -290,7 +290,7 @@ def watch(watcher: Watcher, *, interval: float = INTERVAL, report: Callable[[Pac
     Args:
         watcher: what looks.
         interval: seconds between looks.
-        report: told what went wrong where waiting may mend it.
+        report: called with an error after which it goes on.
 
     Raises:
         SuperResolutionError: see :meth:`Watcher.look`.

@@ -109,7 +109,7 @@ def _group(root: ElementTree.Element, label: str, text: str) -> ElementTree.Elem
 
 
 def _image(group: ElementTree.Element, one: Parameter, label: str, channel: str, **how: str) -> None:
-    """A volume, handed over by a file whose place is told by ``index`` or ``longflag``."""
+    """A volume, handed over by a file; its place is given by ``index`` or ``longflag``."""
     image = ElementTree.SubElement(group, "image", {"fileExtensions": EXTENSIONS})
     for name, text in (("name", one.name), *how.items(), ("description", one.help), ("label", label)):
         ElementTree.SubElement(image, name).text = text

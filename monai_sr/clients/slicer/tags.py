@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from xml.sax.saxutils import escape
 
 STEP = 0.01
-"""Smaller steps are not told."""
+"""Smaller steps are not shown."""
 
 
 @contextmanager
 def told_to_slicer(name: str, comment: str, *, say: Callable[[str], None]) -> Iterator[Callable[[float], None]]:
     """Tell that a filter starts and, unless it fails, that it ends; gives a callback for its progress, 0..1."""
-    start, told = time.monotonic(), -1.0
+    start, shown = time.monotonic(), -1.0
 
     def report(done: float) -> None:
-        nonlocal told
-        if done - told >= STEP or (done >= 1 > told):
-            told = done
+        nonlocal shown
+        if done - shown >= STEP or (done >= 1 > shown):
+            shown = done
             say(f"<filter-progress>{done:.3f}</filter-progress>")
 
     say(

@@ -64,8 +64,8 @@ class Worker:
         said = []
         while not self._lines.empty():
             line = self._lines.get()
-            for share in PROGRESS.findall(line):
-                self.progress = float(share)
+            for fraction in PROGRESS.findall(line):
+                self.progress = float(fraction)
             if line.strip() and not TAG.search(line):
                 said.append(line)
         return said
