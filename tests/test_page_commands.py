@@ -20,6 +20,7 @@ from scipy import ndimage
 from test_pages import PAGES, blocks, name_of
 
 from monai_sr.io.images import write_image
+from monai_sr.profiles import protocols_text
 
 NOT_RUN = {
     r"^(make|pip|pre-commit|pytest|monai-sr demo|python3? -m venv|\. )": "installs or takes minutes: .ci/run",
@@ -100,6 +101,7 @@ def inputs(tmp_path_factory) -> Path:
     for name in ("volumes", "VOLUMES"):
         (folder / name).mkdir()
         save_nifti(folder / name / "one.nii.gz", textured((32, 32, 32)), thin)
+    (folder / "p.tsv").write_text(protocols_text([]))
     (folder / "list.csv").write_text("input,output\nscans/one.nii.gz,one.nii.gz\n")
     for name in ("dicom", "dicom_folder", "export"):
         dicom_phantoms.write(folder / name, dicom_phantoms.slices(dicom_phantoms.Stack(), series=4))
@@ -131,8 +133,9 @@ def test_the_commands_of_a_page_run(page, inputs, tmp_path, call, monkeypatch):
         monkeypatch.chdir(folder)
         words = shlex.split(command)[1:]
         if words[0] == "run":  # to other commands these are inputs
-            Path("thin.nii.gz").unlink()
             shutil.rmtree("thin")
+            for path in Path().glob("thin*"):
+                path.unlink()
         with warnings.catch_warnings(), contextlib.suppress(SystemExit):
             warnings.simplefilter("ignore")
             code, _, err = call(*words)
