@@ -18,7 +18,7 @@ import torch
 from catalogue import fault
 from nibabel.freesurfer.mghformat import MGHImage
 
-from monai_sr.errors import ImageError, UsageError, collect_notices
+from monai_sr.errors import ImageError, SuperResolutionError, UsageError, collect_notices
 from monai_sr.io.images import read_header, read_image
 
 
@@ -291,6 +291,36 @@ def test_wherever_a_format_is_cut_or_flipped_it_gives_the_right_voxels_or_none(t
 def test_a_meta_image_with_a_wrong_size_of_its_stream_is_refused(tmp_path, size):
     path = formats.meta_image(tmp_path / "a.mha", formats.PACKED, CompressedData="True", CompressedDataSize=size)
     assert code_of(path) == "E-IO-TRUNC"
+
+
+@fault("I28", "W-IO-MORE")
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_bytes_put_in_or_taken_out_among_the_voxels_are_noticed(tmp_path, name):
+    path = formats.FORMATS[name](tmp_path)
+    voxels = formats.voxel_file(path)
+    content = voxels.read_bytes()
+    middle = len(content) - 150
+    for damage in (content[:middle] + b"\a" * 7 + content[middle:], content[:middle] + content[middle + 7 :]):
+        voxels.write_bytes(damage)
+        try:
+            _, codes = read(path)
+        except SuperResolutionError:
+            continue
+        assert "W-IO-MORE" in codes or "text" in name  # where a number may have fewer digits
+
+
+@fault("I28")
+@pytest.mark.parametrize("name", ["MetaImage", "MetaImage raw file", "NRRD", "NRRD raw file", "NIfTI-1", "MGH", "GIPL"])
+def test_a_header_that_ends_at_any_byte_is_refused(tmp_path, name):
+    path = formats.FORMATS[name](tmp_path)
+    content = path.read_bytes()
+    for end in range(min(len(content), 600)):
+        path.write_bytes(content[:end])
+        try:
+            read(path)
+        except SuperResolutionError:
+            continue
+        assert content[end:].strip() == b""  # but for the last end of line
 
 
 @fault("I28", "W-IO-MORE")

@@ -75,7 +75,7 @@ def _fields_of(path: Path) -> tuple[dict[str, str], int]:
             name, equals, value = line.decode("utf-8", "surrogateescape").partition("=")
             if equals:
                 fields[_SAME.get(name.strip(), name.strip())] = value.strip()
-            if name.strip() == "ElementDataFile":
+            if "ElementDataFile" in fields:
                 return fields, file.tell()
     raise ImageError("E-IO-TRUNC", "the header ends early (no ElementDataFile)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from ..acquired import acquisition_meta
 from ..errors import ImageError, warn
 from .fields import LPS_TO_RAS
-from .stored import Header, Packing, Stored
+from .stored import Header, Packing, Stored, warn_of_more
 
 _MGH = np.dtype(
     [
@@ -19,6 +20,8 @@ _MGH = np.dtype(
 )
 _MGH_TYPES = {0: "u1", 1: ">i4", 3: ">f4", 4: ">i2", 10: ">u2"}
 _MGH_VOXELS, _MGH_FOOTER = 284, 20
+_MOST_TAG = 100
+"""Notes behind the footer start with a number below it."""
 
 _GIPL = np.dtype(
     [
@@ -60,6 +63,8 @@ def read_mgh(path: Path, start: bytes, *, packing: Packing) -> Header:
     shape = _shape_of(header["shape"])
     # scan parameters and notes may follow the voxels
     stored = Stored(shape, dtype, [path], packing, offset=_MGH_VOXELS, footer=_MGH_FOOTER)
+    if packing == "raw":
+        _check_notes(path, _MGH_VOXELS + math.prod(shape) * dtype.itemsize + _MGH_FOOTER)
     if header["has_geometry"] <= 0:
         raise ImageError("E-HDR-SPACING", "the header gives no spacing (goodRASFlag is 0)")
     affine = np.eye(4)
@@ -80,6 +85,15 @@ def read_gipl(path: Path, start: bytes, *, packing: Packing) -> Header:
     affine[:3, 3] = header["origin"][:3]
     warn("W-HDR-NOFORM", "the header has no orientation; only the spacing is used", path=path)
     return Header(path, stored, LPS_TO_RAS @ affine, acquisition_meta(has_orientation=False))
+
+
+def _check_notes(path: Path, end: int) -> None:
+    """Warn of what follows the footer of an MGH file, at that byte, and is no note of FreeSurfer."""
+    with open(path, "rb") as file:
+        file.seek(end)
+        tag = file.read(4)
+    if tag and not (len(tag) == 4 and 0 < int.from_bytes(tag, "big") < _MOST_TAG):
+        warn_of_more(path, path.stat().st_size - end)
 
 
 def _shape_of(lengths: np.ndarray) -> tuple[int, ...]:

@@ -127,7 +127,7 @@ class Stored:
             raise _too_short(path, f"{seen} bytes unpacked, {end} needed") from error
         self._compare(seen, end, path)
         if self.start + packed < length:
-            _warn_of_more(path, length - self.start - packed)
+            warn_of_more(path, length - self.start - packed)
         return content
 
     def _parsed(self, file: BinaryIO, path: Path, length: int, count: int) -> np.ndarray:
@@ -159,7 +159,7 @@ class Stored:
         if found < needed or (self.footer and needed < found < needed + self.footer):
             raise _too_short(path, f"{found} bytes found, {needed + (self.footer or 0)} needed")
         if found > needed and self.footer is None:
-            _warn_of_more(path, found - needed)
+            warn_of_more(path, found - needed)
 
 
 @dataclass(frozen=True)
@@ -310,5 +310,6 @@ def _too_short(path: Path, found: str) -> ImageError:
     return ImageError("E-IO-TRUNC", f"the file ends early ({found})", path=path)
 
 
-def _warn_of_more(path: Path, count: int) -> None:
+def warn_of_more(path: Path, count: int) -> None:
+    """Warn of bytes behind the last voxel: some were put in before it, or something else was appended."""
     warn("W-IO-MORE", "{bytes} bytes follow the last voxel; they are not read", path=path, facts={"bytes": count})
