@@ -37,6 +37,7 @@ _HOME = {
     "collect_notices": "errors",
     "evaluate": "evaluation.scores",
     "find_cases": "batch",
+    "fuse": "fusion.fuse",
     "interpolate_slices": "transforms",
     "load_bundle": "bundles",
     "measure_consistency": "trust.consistency",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from .errors import SuperResolutionWarning as SuperResolutionWarning
     from .errors import collect_notices as collect_notices
     from .evaluation.scores import evaluate as evaluate
+    from .fusion.fuse import fuse as fuse
     from .inference import SuperResolutionInferer as SuperResolutionInferer
     from .inference import super_resolve as super_resolve
     from .io.images import read_image as read_image

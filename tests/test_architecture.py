@@ -51,7 +51,8 @@ def inner_imports(path: Path) -> list[str]:
 
 def test_the_package_is_as_small_as_planned():
     assert len(list(PACKAGE.glob("*.py"))) <= 16
-    assert len([name for name in tree() if name.endswith("/")]) <= 11
+    # the twelfth is fusion: it is about several stacks of one patient, neither about one volume nor about a batch
+    assert len([name for name in tree() if name.endswith("/")]) <= 12
     assert all(len(path.read_bytes().splitlines()) <= 400 for path in PACKAGE.rglob("*.py"))
     assert len([line for path in PACKAGE.rglob("*.py") for line in inner_imports(path)]) <= 25
 
@@ -59,7 +60,7 @@ def test_the_package_is_as_small_as_planned():
 def test_the_public_names_are_these():
     assert set(monai_sr.__all__) == {
         *("read_image", "write_image", "run", "run_cases", "find_cases", "RunOptions"),
-        *("load_bundle", "super_resolve", "SuperResolutionInferer", "ResidualNet", "PyramidNet"),
+        *("load_bundle", "super_resolve", "fuse", "SuperResolutionInferer", "ResidualNet", "PyramidNet"),
         *("simulate_thick_slices", "interpolate_slices", "carry_labels", "measure_consistency", "evaluate"),
         *("ImageError", "SuperResolutionError", "SuperResolutionWarning", "collect_notices", "__version__"),
     }

@@ -18,7 +18,7 @@ FLOORS = {
     1: {"acquired", "grid", "transforms"},
     2: {"bids", "bundles", "dicom", "engine", "inference", "io", "labels", "trust"},
     3: {"evaluation", "report", "training"},
-    4: {"batch"},
+    4: {"batch", "fusion"},
     5: {"__main__", "cli", "clients"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}

@@ -92,6 +92,12 @@ def inputs(tmp_path_factory) -> Path:
         save_nifti(folder / name, voxels, thick)
     (folder / "thick").mkdir(), (folder / "thin").mkdir()
     save_nifti(folder / "thick" / "pair.nii.gz", voxels, thick)
+    for axis, name in enumerate(("sagittal", "coronal", "axial")):
+        slices = np.moveaxis(textured((24, 24, 24)), axis, 0).reshape(6, 4, 24, 24).mean(axis=1)
+        spacing = [4.0 if a == axis else 1.0 for a in range(3)]
+        save_nifti(
+            folder / f"{name}.nii.gz", np.moveaxis(np.rint(slices).astype(np.int16), 0, axis), np.diag([*spacing, 1.0])
+        )
     for name in ("thin", "truth", "thin/pair"):
         save_nifti(folder / f"{name}.nii.gz", np.repeat(voxels, 4, axis=2), thin)
     nib.save(nib.Nifti1Image(np.stack([voxels, voxels], axis=3), thick), folder / "fmri.nii.gz")

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..clients.slicer.description import OVERLAYS
 from ..errors import UsageError
+from ..fusion.options import OWN, TAKEN
 from ..options import BUNDLES, GROUPS, NOTICE, PARAMETERS, Parameter, parameters
 
 EXAMPLES = """\
@@ -93,6 +94,23 @@ def make_parser() -> Parser:
     _add_options(
         sub, "slicer", input="volume of thick slices (NRRD, NIfTI, MetaImage)", output="volume of thin slices to write"
     )
+
+    sub = command(
+        "fuse",
+        "Make one volume of several stacks of a patient, such as axial, coronal and sagittal",
+        usage="monai-sr fuse [OPTIONS] STACK STACK [STACK ...] OUTPUT",
+    )
+    sub.add_argument(
+        "stacks",
+        metavar="STACK",
+        nargs="+",
+        help="file, or folder or zip of one DICOM series; the first gives the axes",
+    )
+    sub.add_argument("output", metavar="OUTPUT", help="file to write (.nii.gz, .nii, .nrrd, .mha)")
+    for parameter in OWN:
+        _add(sub, parameter, default=parameter.default)
+    for name in TAKEN:
+        _add(sub, PARAMETERS[name])
 
     sub = command("check", "Report what a DICOM folder, zip or image file holds, and what is wrong with it")
     sub.add_argument("source", metavar="SOURCE", help="folder, zip or file")

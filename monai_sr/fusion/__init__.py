@@ -1,0 +1,1 @@
+"""Several stacks of one patient into one volume: common grid, registration, joint consistency with every stack."""

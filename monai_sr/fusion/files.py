@@ -1,0 +1,248 @@
+"""Stacks from files into one file, with the record beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..acquired import Acquired
+from ..batch import check_target
+from ..batch.model import load_model
+from ..batch.record import (
+    INTENDED_USE,
+    RECORD_VERSION,
+    is_own_result,
+    resolve_options,
+    sha256_of,
+    write_record,
+)
+from ..dicom import Series, find_series, is_dicom_source
+from ..engine import Progress
+from ..engine.memory import reset_peak
+from ..engine.selection import describe_engine
+from ..errors import (
+    ImageError,
+    InputMissingError,
+    OutputError,
+    SuperResolutionWarning,
+    UsageError,
+    collect_notices,
+    give,
+    naming,
+    warn,
+)
+from ..grid import grid_of, on_grid
+from ..inference import acquire
+from ..io.images import files_of, image_suffix, read_dicom, read_image, refuse_file_options, write_image
+from ..options import RunOptions
+from ..trust.resolution import METHOD
+from .fuse import Fused, fuse
+from .stacks import Field
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A stack as it was read.
+
+    Attributes:
+        path: the file or folder.
+        acquired: the volume.
+        files: what it was read from.
+        series: of DICOM.
+    """
+
+    path: Path
+    acquired: Acquired
+    files: tuple[Path, ...]
+    series: Series | None = None
+
+    def header(self, name: str) -> str:
+        """An attribute of the DICOM header; empty without one."""
+        return "" if self.series is None else str(self.series.frames[0].header.get(name) or "")
+
+
+def fuse_files(
+    sources: Sequence[str | Path],
+    target: str | Path,
+    options: RunOptions | None = None,
+    *,
+    field: Field = "union",
+    register: bool = True,
+    maps: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Fused, list[Path]]:
+    """Fuse stacks from files and write the result with the record beside it.
+
+    Args:
+        sources: NIfTI, NRRD or MetaImage files, or folders or zips of one DICOM series each.
+        target: the file to write.
+        options: bundle, spacing, how to read and to compute; those of the acquisition hold for every stack.
+        field, register: see :func:`monai_sr.fusion.fuse.fuse`.
+        maps: also write which stack measured closest to each voxel.
+        progress: called with the fraction that is done.
+
+    Returns:
+        What was made, and the files that were written.
+
+    Raises:
+        SuperResolutionError: as of :func:`monai_sr.fusion.fuse.fuse`; a stack cannot be read, is of another patient
+            (E-FUSE-UNLIKE), or the result cannot be written.
+    """
+    started, target, options = time.monotonic(), Path(target), options or RunOptions()
+    reset_peak()
+    paths = [Path(source) for source in sources]
+    if len(paths) < 2:
+        raise UsageError("E-FUSE-FEW", f"{len(paths)} stack(s) (minimum 2)", fix="use monai-sr run for one stack")
+    for path in paths:
+        check_target(path, target)
+    beside = [target, *([stacks_map_path(target)] if maps else [])]
+    for path in beside:
+        _check_replaceable(path, overwrite=options.outputs.overwrite)
+    with _noting() as notices:
+        model = load_model(options)
+        stacks = [_read(path, options) for path in paths]
+        _check_headers(stacks)
+        fused = fuse(
+            [stack.acquired for stack in stacks],
+            model,
+            spacing=options.wanted.spacing,
+            field=field,
+            register=register,
+            names=[str(path) for path in paths],
+            strict=options.wanted.strict,
+            progress=progress,
+        )
+        write_image(fused.image, target)
+        if maps:
+            nearest = on_grid(fused.nearest[None].float(), grid_of(fused.image), fused.image)
+            nearest.meta["super_resolved"] = True
+            write_image(nearest, beside[1], dtype="uint8")
+    content = describe_fusion(fused, stacks)
+    content["GeneratedBy"][0]["Description"] = model.name
+    content["monai_sr"] |= {
+        "bundle": model.name,
+        "bundle_version": model.version,
+        "weights_sha256": model.weights_sha256,
+        "options": resolve_options(options, model).deciding().to_dict(),
+        "engine": describe_engine(model.engine),
+        "device": str(model.device),
+    }
+    content["monai_sr"]["fusion"] |= {"field": field, "register": register}
+    digest = sha256_of(file for stack in stacks for file in stack.files)
+    write_record(target, content, input_sha256=digest, notices=notices, seconds=time.monotonic() - started)
+    return fused, beside
+
+
+def stacks_map_path(target: Path) -> Path:
+    """Where the map of the stacks belongs: ``fused_stacks.nii.gz`` beside ``fused.nii.gz``."""
+    return target.with_name(f"{target.name[: -len(image_suffix(target))]}_stacks.nii.gz")
+
+
+def describe_fusion(fused: Fused, sources: Sequence[Source]) -> dict[str, Any]:
+    """The JSON beside a result: how each stack was used, and how far the result agrees with it; no names of files."""
+    return {
+        "SpacingBetweenSlices": round(grid_of(fused.image).spacing[2], 6),
+        "GeneratedBy": [{"Name": "monai-sr", "Version": version("monai-sr")}],
+        "monai_sr": {
+            "record": RECORD_VERSION,
+            "monai_sr_version": version("monai-sr"),
+            "intended_use": INTENDED_USE,
+            "fusion": {
+                "stacks": [
+                    stack.record() | {"input_sha256": sha256_of(source.files)}
+                    for stack, source in zip(fused.stacks, sources, strict=True)
+                ],
+                "voxels_by_stacks": torch.bincount(fused.count.flatten(), minlength=len(sources) + 1).tolist(),
+                "resolution": {"method": METHOD, "axes": [fused.resolution(axis).record() for axis in range(3)]},
+            },
+        },
+    }
+
+
+@contextmanager
+def _noting() -> Iterator[list[SuperResolutionWarning]]:
+    """Warnings that are kept for the record and given to whoever collects outside, also where an error ends it."""
+    notices: list[SuperResolutionWarning] = []
+    try:
+        with collect_notices() as inner:
+            try:
+                yield notices
+            finally:
+                notices += inner
+    finally:
+        for notice in notices:
+            give(notice)
+
+
+def _check_replaceable(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what monai-sr did not write."""
+    if path.exists() and not overwrite and not is_own_result(path):
+        raise OutputError(
+            "E-OUT-EXISTS",
+            "it exists already, and it is not a result of monai-sr",
+            fix="move it away, or give --overwrite",
+            path=path,
+        )
+
+
+def _read(path: Path, options: RunOptions) -> Source:
+    """A stack from a file, or from a folder or zip of one DICOM series."""
+    reading = options.reading
+    if not path.exists():
+        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=path)
+    if path.is_dir() or is_dicom_source(path):
+        refuse_file_options(volume=reading.volume, geometry=reading.geometry)
+        with naming(path):
+            series = find_series(path, merge_by_geometry=reading.merge_by_geometry).only(None)
+        image = read_dicom(series, path=path, fill_gaps=reading.fill_gaps)
+        files = tuple(dict.fromkeys(frame.file for frame in series.frames))
+    else:
+        series, files = None, tuple(files_of(path))
+        image = read_image(path, volume=reading.volume, nan=reading.nan, geometry=reading.geometry)
+    with naming(path):
+        return Source(path, acquire(image, options.acquisition), files, series)
+
+
+def _check_headers(stacks: Sequence[Source]) -> None:
+    """Compare what DICOM headers say of patient, frame of reference and contrast with those of the first stack.
+
+    Raises:
+        ImageError: another patient (E-FUSE-UNLIKE).
+    """
+    first = stacks[0]
+    for stack in stacks[1:]:
+        pairs = {name: (first.header(name), stack.header(name)) for name in (*_PATIENT, _FRAME, *_TIMES)}
+        differing = {name for name, (a, b) in pairs.items() if a and b and a != b}
+        if differing & set(_PATIENT):
+            problem = "its header gives another patient than that of the first stack"
+            raise ImageError("E-FUSE-UNLIKE", problem, fix="fuse stacks of one patient", path=stack.path)
+        if _FRAME in differing:
+            problem = "it has another frame of reference than the first stack, so its position may be far off"
+            warn("W-FUSE-FRAME", problem, path=stack.path)
+        times = {name: _sorted_times(*pairs[name]) for name in _TIMES if name in differing}
+        others = [f"{name} {t[0]:g} and {t[1]:g} ms" for name, t in times.items() if t and t[1] > SAME_TIMING * t[0]]
+        if others:
+            problem = f"its contrast differs from that of the first stack ({', '.join(others)})"
+            warn("W-FUSE-UNLIKE", problem, path=stack.path)
+
+
+_PATIENT, _FRAME = ("PatientID", "PatientName"), "FrameOfReferenceUID"
+_TIMES = ("EchoTime", "RepetitionTime", "InversionTime")
+
+SAME_TIMING = 1.5
+"""Echo times and the like that differ by this factor give another contrast."""
+
+
+def _sorted_times(a: str, b: str) -> tuple[float, float] | None:
+    """Two times of a header; None where one is no number."""
+    try:
+        return min(float(a), float(b)), max(float(a), float(b))
+    except ValueError:
+        return None

@@ -1,0 +1,291 @@
+"""Several stacks of one patient into one volume: register, scale, combine, and agree with every stack."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from ..acquired import Acquired
+from ..batch.model import super_resolve_within
+from ..bundles import Model, load_bundle
+from ..engine import Progress
+from ..engine.memory import PROCESS, MemoryShortError, memory_budget
+from ..errors import ImageError, UsageError, collect_notices, give, warn
+from ..grid import Grid, grid_of, on_grid
+from ..intensities import CT_LEAST
+from ..io.adapters import as_volume
+from ..options import Wanted
+from ..trust.resolution import Resolution, measure_resolution
+from .operators import resample
+from .prior import combine
+from .registration import SMALL_MOTION, Motion, align, coarse
+from .scaling import Scaling, fit_scaling, mean_over_cubes
+from .solver import Term, solve
+from .stacks import Field, Stack, common_grid, planes_are_parallel
+from .trust import Agreement, measure_agreement, warn_of_disagreement
+from .weights import noise_of, weigh
+
+PER_VOXEL = 48
+"""Bytes per voxel of the common grid: the solver's five volumes, the prior's, and what one step makes."""
+
+AFTER_RESULTS, AFTER_MOTION, AFTER_PRIOR, AFTER_WEIGHTS = 0.5, 0.65, 0.7, 0.8
+"""Fractions of the work that are done after super-resolution, registration, combination and weighing."""
+
+
+@dataclass(frozen=True, eq=False)
+class FusedStack:
+    """What was made of one stack.
+
+    Attributes:
+        name: of its file, or its number.
+        acquired: as acquired.
+        motion: its registration to the first stack.
+        scaling: of its intensities.
+        noise: standard deviation of its noise, in the units of the first stack.
+        weight: median of its voxels beside 1 of the prior.
+        agreement: of the fused volume with its slices.
+    """
+
+    name: str
+    acquired: Acquired
+    motion: Motion
+    scaling: Scaling
+    noise: float
+    weight: float
+    agreement: Agreement
+
+    def record(self) -> dict[str, Any]:
+        """For JSON: what was done to it, and the agreement with it."""
+        motion, scaling = self.motion, self.scaling
+        return {
+            "acquired": self.acquired.record(),
+            "motion": {
+                "used": motion.is_used,
+                "mm": round(motion.mm, 3),
+                "degrees": round(motion.degrees, 3),
+                "matrix": np.round(motion.used, 6).tolist(),
+                "correlation_before": _digits(motion.before),
+                "correlation_after": _digits(motion.after),
+            },
+            "scaling": {"gain": _digits(scaling.gain), "offset": _digits(scaling.offset)}
+            | ({"smooth": [_digits(c) for c in scaling.smooth]} if scaling.smooth else {}),
+            "noise": _digits(self.noise),
+            "weight": _digits(self.weight),
+            "consistency": self.agreement.record(),
+        }
+
+
+def _digits(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """A fused volume.
+
+    Attributes:
+        image: (1, X, Y, Z) on the common grid, in the units of the first stack.
+        stacks: what was made of each.
+        count: (X, Y, Z) how many stacks measured a voxel.
+        nearest: (X, Y, Z) which stack measured closest to a voxel, from 1; 0 for none.
+    """
+
+    image: MetaTensor
+    stacks: tuple[FusedStack, ...]
+    count: Tensor
+    nearest: Tensor
+
+    def resolution(self, axis: int) -> Resolution:
+        """Along an axis of the result: the effective slice thickness, see :mod:`monai_sr.trust.resolution`."""
+        grid = grid_of(self.image)
+        along = grid.affine[:3, axis] / grid.spacing[axis]
+        # the slices that lie across this axis best give the scale
+        acquired = [stack.acquired for stack in self.stacks]
+        best = max(acquired, key=lambda a: abs(float(along @ a.grid.affine[:3, a.axis])) / a.grid.spacing[a.axis])
+        found, spacing = measure_resolution(self.image, axis, lag=best.slice_spacing / 2), grid.spacing[axis]
+        return replace(found, mm=spacing, bounded="at most") if found.mm < spacing else found
+
+
+def fuse(
+    stacks: Sequence[Any],
+    model: Model | None = None,
+    *,
+    spacing: float | None = None,
+    field: Field = "union",
+    register: bool = True,
+    names: Sequence[str] = (),
+    strict: bool = False,
+    memory: int | None = None,
+    progress: Progress | None = None,
+) -> Fused:
+    """One isotropic volume from stacks of one patient and one contrast, in any planes.
+
+    Each stack is super-resolved, registered to the first by a rigid motion and brought to its intensities. The
+    results are averaged by confidence, and the mean is corrected until it agrees with every stack as acquired,
+    as far as noise allows. CT is not scaled. Motion between the slices of one stack is not corrected.
+
+    Args:
+        stacks: at least two volumes as of :func:`monai_sr.super_resolve`, or their
+            :class:`monai_sr.acquired.Acquired`. The first gives axes, position and intensities.
+        model: a loaded bundle. Default: residual.
+        spacing: of the result, mm. Default: the finest in-plane spacing.
+        field: what the result covers: the "union" of the stacks, their "intersection", or the "first".
+        register: find rigid motions between the stacks; else their headers are believed.
+        names: of the stacks, for messages. Default: their files.
+        strict: raise errors where there would be warnings that a result may not be worth having.
+        memory: bytes that may be used; None to find out.
+        progress: called with the fraction that is done.
+
+    Raises:
+        UsageError: fewer than two stacks (E-FUSE-FEW), or a spacing or field that cannot be.
+        ImageError: the stacks differ in modality or contrast (E-FUSE-UNLIKE) or have nothing in common
+            (E-FUSE-OVERLAP), or one of them cannot be processed.
+        MemoryShortError: the common grid does not fit into memory.
+    """
+    if len(stacks) < 2:
+        raise UsageError("E-FUSE-FEW", f"{len(stacks)} stack(s) (minimum 2)", fix="use monai-sr run for one stack")
+    report = progress or (lambda done: None)
+    placed = _as_stacks(stacks, names)
+    if planes_are_parallel(placed):
+        warn("W-FUSE-PLANE", "all stacks have their slices in one plane; they are averaged and little detail is gained")
+    memory = memory_budget() if memory is None else memory
+    wanted = spacing or min(stack.in_plane_spacing for stack in placed)
+    _check_memory(common_grid(placed, spacing=wanted, field="first" if register else field), memory)
+    model = model or load_bundle("residual")
+    results = []
+    for number, stack in enumerate(placed):
+        done = _part(report, AFTER_RESULTS * number / len(placed), AFTER_RESULTS / len(placed))
+        thin = Wanted(spacing=_slice_spacing(stack, wanted, model), strict=strict)
+        results.append(_super_resolve(model, stack, thin, memory, done))
+        done(1.0)
+    images = [_coarse(stack, sr) for stack, sr in zip(placed, results, strict=True)]
+    motions = align(images, [stack.name for stack in placed], shortest=SMALL_MOTION * wanted, register=register)
+    placed = [stack.by(motion.used) for stack, motion in zip(placed, motions, strict=True)]
+    report(AFTER_MOTION)
+    placed, results, scalings = _scaled(placed, results)
+    grid = common_grid(placed, spacing=wanted, field=field)
+    _check_memory(grid, memory)
+    prior = combine(placed, results, grid)
+    del results
+    report(AFTER_PRIOR)
+    terms = weigh(placed, grid, prior, progress=_part(report, AFTER_PRIOR, AFTER_WEIGHTS - AFTER_PRIOR))
+    sr = solve(prior.mean, terms, progress=_part(report, AFTER_WEIGHTS, 0.97 - AFTER_WEIGHTS))
+    sr = _possible(sr, placed)
+    agreements = [measure_agreement(stack, term, sr) for stack, term in zip(placed, terms, strict=True)]
+    warn_of_disagreement(placed, agreements)
+    image = on_grid(sr[None], grid, placed[0].acquired.image)
+    image.meta["super_resolved"] = True
+    report(1.0)
+    made = [
+        FusedStack(stack.name, stack.acquired, motion, scaling, noise_of(stack), _mean_weight(term), agreement)
+        for stack, motion, scaling, term, agreement in zip(placed, motions, scalings, terms, agreements, strict=True)
+    ]
+    return Fused(image, tuple(made), prior.count, prior.nearest)
+
+
+def _as_stacks(stacks: Sequence[Any], names: Sequence[str]) -> list[Stack]:
+    """The stacks where their headers put them, of one modality."""
+    placed = []
+    for number, stack in enumerate(stacks):
+        volume = stack if isinstance(stack, Tensor | Acquired) else as_volume(stack)[0]
+        acquired = volume if isinstance(volume, Acquired) else Acquired.of(volume)
+        name = names[number] if number < len(names) else acquired.path or f"stack {number + 1}"
+        try:
+            placed.append(Stack.of(acquired, name))
+        except ImageError as error:
+            raise error.at(name) from error.__cause__
+    modalities = {stack.acquired.modality for stack in placed}
+    if len(modalities) > 1:
+        found = ", ".join(f"{stack.name}: {stack.acquired.modality}" for stack in placed)
+        raise ImageError("E-FUSE-UNLIKE", f"the stacks differ in modality ({found})", fix="fuse those of one modality")
+    return placed
+
+
+def _part(progress: Progress, start: float, length: float) -> Progress:
+    """Progress of a part of the work as that of all."""
+    return lambda done: progress(start + length * done)
+
+
+def _check_memory(grid: Grid, memory: int) -> None:
+    """Refuse a common grid that surely does not fit.
+
+    Raises:
+        MemoryShortError: E-MEM.
+    """
+    needed = PROCESS + PER_VOXEL * math.prod(grid.shape)
+    if needed > memory:
+        raise MemoryShortError(
+            "E-MEM",
+            f"the common grid of {grid.in_words()} takes about {needed / 2**20:.0f} MiB, "
+            f"{memory / 2**20:.0f} MiB may be used",
+            fix="ask for a coarser --spacing, or for --field intersection",
+        )
+
+
+def _slice_spacing(stack: Stack, wanted: float, model: Model) -> float:
+    """For the thin slices of a stack, mm: no finer than its pixels, and no finer than the network was trained for."""
+    most = (model.defaults.factor_range or (1.0, math.inf))[1]
+    return max(wanted, stack.in_plane_spacing, stack.acquired.slice_spacing / most)
+
+
+def _super_resolve(model: Model, stack: Stack, wanted: Wanted, memory: int, progress: Progress) -> MetaTensor:
+    """The thin slices of a stack; the stack itself if it is as fine already."""
+    grid = stack.acquired.wanted_grid(spacing=wanted.spacing)
+    if stack.acquired.lies_on(grid):
+        return on_grid(stack.voxels[None], grid, stack.acquired.image)
+    with collect_notices() as notices:
+        sr = super_resolve_within(model, stack.acquired, wanted, memory=memory, progress=progress)[0]
+    for notice in notices:
+        give(notice.at(stack.name))  # type: ignore[arg-type]
+    outside = stack.acquired.padding[0]
+    return sr if outside is None else on_grid(torch.where(sr.as_tensor() == outside, -1000.0, sr.as_tensor()), grid, sr)
+
+
+def _scaled(
+    placed: Sequence[Stack], results: Sequence[MetaTensor]
+) -> tuple[list[Stack], list[MetaTensor], list[Scaling]]:
+    """MR stacks and their results in the intensities of the first; CT as it is."""
+    scalings = [Scaling()]
+    stacks, made = [placed[0]], [results[0]]
+    first = _coarse(placed[0], results[0])
+    for stack, sr in zip(placed[1:], results[1:], strict=True):
+        scaling, grid = Scaling(), stack.moved(grid_of(sr))
+        if stack.acquired.modality == "MR":
+            values, known, there = _coarse(stack, sr)
+            reference, inside = resample(first[0], first[2], there)
+            mask = known & inside & (resample(first[1].float(), first[2], there)[0] > 0.5)
+            # their different blur does not matter for means over cubes as large as a slice is thick
+            cube = max(s.acquired.slice_spacing for s in (placed[0], stack))
+            (reference, values), mask, there = mean_over_cubes((reference, values), mask, there, cube)
+            scaling = fit_scaling(reference, values, mask, there)
+        scalings.append(scaling)
+        stacks.append(replace(stack, voxels=scaling.apply(stack.voxels, stack.grid)))
+        made.append(on_grid(scaling.apply(sr.as_tensor()[0], grid)[None], grid_of(sr), sr))
+    return stacks, made, scalings
+
+
+def _coarse(stack: Stack, sr: MetaTensor) -> tuple[Tensor, Tensor, Grid]:
+    """A result, its measured voxels and its grid as moved, at the working spacing of registration."""
+    grid = stack.moved(grid_of(sr))
+    known = resample(stack.known.float(), stack.grid, grid)[0] > 0.5
+    return coarse(sr.as_tensor()[0].cpu(), known, grid)
+
+
+def _mean_weight(term: Term) -> float:
+    seen = term.weight[term.operator.seen]
+    return float(seen.median()) if len(seen) else 0.0
+
+
+def _possible(sr: Tensor, placed: Sequence[Stack]) -> Tensor:
+    """Values that can be: no CT below what scanners store, no signal below 0 where the stacks have none."""
+    lowest = min(float(stack.voxels[stack.known].min()) for stack in placed)
+    if placed[0].acquired.modality == "CT":
+        lowest = min(lowest, CT_LEAST)
+    return sr.clamp_(min=lowest) if lowest == 0 or placed[0].acquired.modality == "CT" else sr

@@ -1,0 +1,248 @@
+"""How a stack sees the common grid: ``A T x``, its adjoint, and volumes resampled between grids.
+
+Along the slices the weights are those of :func:`monai_sr.slices.profile_matrix`. Where a stack is parallel to the
+grid, every axis has a matrix of its own and nothing is approximated. Where it is oblique, the grid is sampled
+linearly on lines through the pixels of the stack and the profile is applied along these lines. No matrix of the
+whole is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from ..grid import Grid, positions_on
+from ..slices import apply_along, interpolation_matrix, profile_matrix
+from ..trust.alignment import in_plane_matrix
+from .stacks import Stack, turned
+
+TAIL = 1.5
+"""Slice thicknesses: how far beyond its center a slice collects signal (a Gaussian all but 4e-4)."""
+
+SLAB_POINTS = 2**21
+"""Points sampled at once along oblique lines; see the memory plan."""
+
+EDGE = 1e-3
+"""Voxels; a center beyond the edge of the grid by less is inside."""
+
+
+def operator_of(stack: Stack, grid: Grid) -> StackOperator:
+    """The operator between the common grid and a stack where it was moved to."""
+    parallel = turned(stack.grid, grid)
+    return ObliqueOperator(stack, grid) if parallel is None else ParallelOperator(stack, *parallel)
+
+
+class StackOperator:
+    """``A T``: (X, Y, Z) of the common grid to the voxels of a stack, and the adjoint.
+
+    Attributes:
+        seen: (X, Y, Z) bool of the stack: measured, and its center is inside the common grid.
+    """
+
+    seen: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The stack's voxels as acquired from ``x``; meaningless where not :attr:`seen`."""
+        raise NotImplementedError
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """The transpose, for voxels that are 0 where not :attr:`seen`."""
+        raise NotImplementedError
+
+
+class ParallelOperator(StackOperator):
+    """One matrix along each axis; exact.
+
+    Args:
+        stack: where it was moved to.
+        there: the common grid with the axes of the stack.
+        order, flips: how to turn its voxels, see :func:`monai_sr.fusion.stacks.turned`.
+    """
+
+    def __init__(self, stack: Stack, there: Grid, order: list[int], flips: list[int]) -> None:
+        self._order, self._flips, self._shape = order, flips, there.shape
+        acquired, grid, axis = stack.acquired, stack.grid, stack.acquired.axis
+        inside = np.ones(grid.shape, dtype=bool)
+        self._matrices: list[Tensor | None] = [None, None, None]
+        for a in range(3):
+            ours, theirs = positions_on(grid, a, grid), positions_on(there, a, grid)
+            ours = acquired.positions_from_first if a == axis else ours
+            reach = there.spacing[a] * (0.5 + EDGE)
+            within = (ours >= theirs[0] - reach) & (ours <= theirs[-1] + reach)
+            inside &= np.expand_dims(within, tuple({0, 1, 2} - {a}))
+            if a != axis:
+                self._matrices[a] = in_plane_matrix(grid, there, a)[0]
+                continue
+            matrix = torch.zeros(len(ours), len(theirs), dtype=torch.float64)
+            if within.any():
+                thickness = np.broadcast_to(acquired.slice_thickness, ours.shape)[within]
+                matrix[torch.from_numpy(within)] = profile_matrix(
+                    theirs, ours[within], slice_thickness=thickness, profile=acquired.slice_profile
+                )
+            self._matrices[a] = matrix
+        self._axes = [axis, *(a for a in range(3) if a != axis)]  # the slice axis first: fewer voxels remain
+        self.seen = stack.known & torch.from_numpy(inside)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(self._order).flip(self._flips)
+        for a in self._axes:
+            matrix = self._matrices[a]
+            x = x if matrix is None else apply_along(matrix, x, a)
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        for a in reversed(self._axes):
+            matrix = self._matrices[a]
+            y = y if matrix is None else apply_along(matrix.T, y, a)
+        return y.flip(self._flips).permute(list(np.argsort(self._order)))
+
+
+@dataclass(frozen=True)
+class _Slab:
+    """Rows of a stack, the part of the grid around them, and where their points lie in it."""
+
+    rows: slice
+    box: tuple[slice, slice, slice]
+    points: Tensor
+
+
+class ObliqueOperator(StackOperator):
+    """Lines through the pixels, sampled linearly on the grid, and the slice profile along them.
+
+    Args:
+        stack: where it was moved to.
+        grid: the common grid.
+    """
+
+    def __init__(self, stack: Stack, grid: Grid) -> None:
+        acquired, axis = stack.acquired, stack.acquired.axis
+        self._order = [*(a for a in range(3) if a != axis), axis]
+        offsets, step = acquired.positions_from_first, min(grid.spacing)
+        thickness = np.broadcast_to(acquired.slice_thickness, offsets.shape)
+        tail = TAIL * float(thickness.max())
+        count = int(np.ceil((offsets[-1] - offsets[0] + 2 * tail) / step)) + 1
+        fine = (offsets[0] + offsets[-1]) / 2 + (np.arange(count) - (count - 1) / 2) * step
+        self._profile = profile_matrix(fine, offsets, slice_thickness=thickness, profile=acquired.slice_profile).float()
+        inverse, affine = np.linalg.inv(grid.affine), stack.grid.affine
+        along = affine[:3, axis] / stack.grid.spacing[axis]
+        columns = [affine[:3, self._order[0]], affine[:3, self._order[1]], along * step]
+        self._steps = inverse[:3, :3] @ np.stack(columns, axis=1)  # grid indices for a step along each
+        self._first = inverse[:3, :3] @ (affine[:3, 3] + along * fine[0]) + inverse[:3, 3]
+        self._counts = (*(stack.grid.shape[a] for a in self._order[:2]), count)
+        self._grid = grid
+        slices = (offsets - fine[0]) / step
+        inside = self._are_inside(slices)
+        self.seen = stack.known & inside.permute(list(np.argsort(self._order)))
+
+    def _are_inside(self, slices: np.ndarray) -> Tensor:
+        """(rows, columns, m) whether centers of voxels are inside the grid."""
+        inside = torch.ones(*self._counts[:2], len(slices), dtype=torch.bool)
+        for a, size in enumerate(self._grid.shape):
+            parts = [self._steps[a, k] * np.arange(self._counts[k]) for k in (0, 1)]
+            place = (
+                self._first[a]
+                + parts[0][:, None, None]
+                + parts[1][None, :, None]
+                + (self._steps[a, 2] * slices)[None, None]
+            )
+            inside &= torch.from_numpy((place >= -0.5 - EDGE) & (place <= size - 0.5 + EDGE))
+        return inside
+
+    def _slabs(self) -> Iterator[_Slab]:
+        """The fine lines in slabs of rows, each with the part of the grid that it touches; those outside left out."""
+        rows, columns, count = self._counts
+        step = max(1, SLAB_POINTS // (columns * count))
+        size = np.array(self._grid.shape)
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            ends = np.array([(r, c, k) for r in (start, stop - 1) for c in (0, columns - 1) for k in (0, count - 1)])
+            places = ends @ self._steps.T + self._first
+            low = np.clip(np.floor(places.min(axis=0)).astype(int) - 1, 0, size - 2)
+            high = np.clip(np.ceil(places.max(axis=0)).astype(int) + 2, low + 2, size)
+            if (places.max(axis=0) < -1).any() or (places.min(axis=0) > size).any():
+                continue
+            x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+            scale = 2 / (high - low - 1)  # to -1..1, as grid_sample counts
+            first = (self._first + self._steps[:, 0] * start - low) * scale - 1
+            steps = torch.from_numpy(self._steps * scale[:, None]).float()
+            lines = [torch.arange(n, dtype=torch.float32) for n in (stop - start, columns, count)]
+            points = (
+                torch.from_numpy(first).float()
+                + lines[0][:, None, None, None] * steps[:, 0]
+                + lines[1][:, None, None] * steps[:, 1]
+                + lines[2][:, None] * steps[:, 2]
+            )
+            yield _Slab(slice(start, stop), (x, y, z), points.flip(-1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = torch.zeros(*self._counts[:2], len(self._profile))
+        for slab in self._slabs():
+            part, points = _split(slab.points)
+            box = x[slab.box].expand(part, 1, -1, -1, -1)
+            lines = functional.grid_sample(box, points, padding_mode="border", align_corners=True)
+            made[slab.rows] = lines.reshape(slab.points.shape[:-1]) @ self._profile.T
+        return made.permute(list(np.argsort(self._order)))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        x = torch.zeros(self._grid.shape)
+        y = y.permute(self._order)
+        for slab in self._slabs():
+            part, points = _split(slab.points)
+            box = x[slab.box].expand(part, 1, -1, -1, -1)
+            lines = (y[slab.rows] @ self._profile).reshape(part, 1, *points.shape[1:-1])
+            gradient = torch.ops.aten.grid_sampler_3d_backward(lines, box, points, 0, 1, True, [True, False])[0]
+            x[slab.box] += gradient.sum(dim=(0, 1))
+        return x
+
+
+def _split(points: Tensor) -> tuple[int, Tensor]:
+    """Points as a batch of two where their number is even: torch samples the items of a batch in parallel."""
+    part = 2 if points.shape[0] % 2 == 0 and torch.get_num_threads() > 1 else 1
+    return part, points.reshape(part, -1, *points.shape[1:])
+
+
+def resample(voxels: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Tensor]:
+    """A volume on another grid by cubic interpolation.
+
+    Args:
+        voxels: (X, Y, Z) on ``source``.
+        source: as moved.
+        target: where to.
+
+    Returns:
+        (X', Y', Z') values, held beyond the source, and a mask of the voxels inside it.
+    """
+    parallel = turned(target, source)
+    if parallel is None:
+        return _resample_oblique(voxels, source, target)
+    there, order, flips = parallel
+    voxels = voxels.permute(order).flip(flips)
+    inside = torch.ones(target.shape, dtype=torch.bool)
+    for a in range(3):
+        ours, theirs = positions_on(target, a, target), positions_on(there, a, target)
+        reach = there.spacing[a] * (0.5 + EDGE)
+        within = torch.from_numpy((ours >= theirs[0] - reach) & (ours <= theirs[-1] + reach))
+        inside &= within.reshape([-1 if b == a else 1 for b in range(3)])
+        if len(ours) != len(theirs) or np.abs(ours - theirs).max() > EDGE * target.spacing[a]:
+            places, index = np.unique(np.clip(ours, theirs[0], theirs[-1]), return_inverse=True)
+            voxels = apply_along(interpolation_matrix(theirs, places)[index], voxels, a)
+    return voxels.clone(), inside
+
+
+def _resample_oblique(voxels: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Tensor]:
+    matrix = np.linalg.inv(source.affine) @ target.affine
+    made = ndimage.affine_transform(
+        voxels.numpy(), matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=3, mode="nearest"
+    )
+    inside = torch.ones(target.shape, dtype=torch.bool)
+    for a, size in enumerate(source.shape):
+        lines = [matrix[a, k] * torch.arange(n) for k, n in enumerate(target.shape)]
+        place = matrix[a, 3] + lines[0][:, None, None] + lines[1][:, None] + lines[2]
+        inside &= (place >= -0.5 - EDGE) & (place <= size - 0.5 + EDGE)
+    return torch.from_numpy(made), inside

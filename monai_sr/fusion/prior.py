@@ -1,0 +1,95 @@
+"""What is known before joint consistency: the super-resolved stacks, combined by how close each measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from ..grid import Grid, grid_of
+from .operators import resample
+from .stacks import Stack
+
+FAINT = 1e-3
+"""Confidence at the edge of a stack, where another one takes over."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """The combined stacks on the common grid.
+
+    Attributes:
+        mean: (X, Y, Z) weighted mean; the lowest value where no stack measured.
+        variance: mean squared difference of the stacks from it where several measured; NaN where none did.
+        count: (X, Y, Z) uint8, how many stacks measured a voxel.
+        nearest: (X, Y, Z) uint8, the stack of the largest confidence, from 1; 0 where none measured.
+    """
+
+    mean: Tensor
+    variance: float
+    count: Tensor
+    nearest: Tensor
+
+
+def combine(stacks: Sequence[Stack], results: Sequence[MetaTensor], grid: Grid) -> Prior:
+    """Combine super-resolved stacks.
+
+    Args:
+        stacks: where they were moved to.
+        results: of each, (1, X, Y, Z) on its own grid, in the intensities of the first stack.
+        grid: the common one.
+    """
+    total, weights, squares = (torch.zeros(grid.shape) for _ in range(3))
+    best = torch.zeros(grid.shape)
+    count, nearest = (torch.zeros(grid.shape, dtype=torch.uint8) for _ in range(2))
+    for number, (stack, sr) in enumerate(zip(stacks, results, strict=True), 1):
+        values, inside = resample(sr.as_tensor()[0].cpu(), stack.moved(grid_of(sr)), grid)
+        known = inside & _known(stack, grid)
+        weight = torch.where(known, confidence(stack, grid), 0.0)
+        count += known
+        nearest = torch.where(weight > best, number, nearest)
+        best = torch.maximum(best, weight)
+        total += weight * values
+        squares += weight * values.square_()
+        weights += weight
+    lowest = min(float(stack.voxels[stack.known].min()) for stack in stacks)
+    mean = torch.where(weights > 0, total / weights.clamp(min=1e-12), lowest)
+    several = count > 1
+    spread = (squares / weights.clamp(min=1e-12) - mean.square())[several]
+    variance = float(spread.clamp_(min=0).double().mean()) if len(spread) else float("nan")
+    return Prior(mean, variance, count, nearest)
+
+
+def confidence(stack: Stack, grid: Grid) -> Tensor:
+    """How well a stack knows each voxel, 0 to 1.
+
+    1 at the center of a slice; less between slices, the farther from the nearest one, in units of its thickness;
+    and fading to the edge of the field of view within one slice spacing, so that no seam is left there.
+    """
+    acquired, index = stack.acquired, np.linalg.inv(stack.grid.affine) @ grid.affine
+    made = torch.ones(grid.shape)
+    for axis, size in enumerate(stack.grid.shape):
+        lines = [index[axis, k] * torch.arange(n, dtype=torch.float32) for k, n in enumerate(grid.shape)]
+        place = float(index[axis, 3]) + lines[0][:, None, None] + lines[1][:, None] + lines[2]
+        spacing = stack.grid.spacing[axis]
+        edge = torch.minimum(place + 0.5, size - 0.5 - place) * (spacing / acquired.slice_spacing)
+        made *= edge.clamp_(FAINT, 1)
+        if axis == acquired.axis:
+            centers = torch.from_numpy(acquired.positions_from_first).float()
+            at = place.mul_(spacing).contiguous()
+            after = torch.bucketize(at, centers).clamp_(1, len(centers) - 1)
+            distance = torch.minimum((at - centers[after - 1]).abs(), (at - centers[after]).abs())
+            thickness = float(np.mean(acquired.slice_thickness))
+            made /= 1 + (distance / thickness).square_()
+    return made
+
+
+def _known(stack: Stack, grid: Grid) -> Tensor:
+    """(X, Y, Z) of the common grid: the nearest voxel of the stack was measured."""
+    if bool(stack.known.all()):
+        return torch.ones(grid.shape, dtype=torch.bool)
+    return resample(stack.known.float(), stack.grid, grid)[0] > 0.5
