@@ -24,7 +24,9 @@ from scipy import ndimage
 
 import monai_sr.cli
 from monai_sr.acquired import Acquired
+from monai_sr.bundles import load_bundle
 from monai_sr.errors import ImageError, collect_notices
+from monai_sr.evaluation.pair_scores import score_pair
 from monai_sr.evaluation.pairs import read_pair
 from monai_sr.evaluation.profile_fit import fit_profile, join_widths
 from monai_sr.grid import Grid, grid_of
@@ -247,6 +249,24 @@ def test_evaluate_answers_programs_with_the_profile_and_the_scores(call, tmp_pat
     assert document["profiles"][0]["fits"]["gaussian"]["width"] == pytest.approx(4, abs=0.1)
 
 
+def test_the_thickness_of_the_thick_series_may_be_given(call, tmp_path):
+    thick, thin = pair_of(tmp_path, thin_ct(), width=3.0)
+    words = ["--bundle", "none", "--crop", 24, "--slice-thickness", 3.2, "--json"]
+    rows = json.loads(call("evaluate", "--pair", thick, thin, *words)[1])["scores"]
+    (row,) = (row for row in rows if (row["method"], row["width_by"]) == ("consistent", "header"))
+    assert (row["width"], row["source"]) == (3.2, "option")
+
+
+def test_a_crop_of_a_ct_without_air_stays_a_ct(tmp_path):
+    thin = thin_ct()
+    thin[:, 8:-8] = thin[:, 8:-8].clamp(min=-100)
+    pair, _, codes = fitted(pair_of(tmp_path, thin), crop=24)
+    assert pair.acquired.modality == "CT" and codes == []
+    scores = score_pair(pair, fit_profile(pair), {"mine": load_bundle("none")})
+    assert {score.modality for score in scores} == {"CT"}
+    assert Acquired.of(pair.thick).modality == "MR"  # by its values alone
+
+
 def test_evaluate_goes_on_after_what_is_no_pair(call, tmp_path):
     thick, thin = pair_of(tmp_path, thin_ct())
     words = ["--bundle", "none", "--crop", 24]
@@ -404,6 +424,7 @@ def test_calibrate_takes_a_bundle_and_data_or_pairs_and_a_table(fails, words):
     [
         ([], "no volume was given"),
         (["VOLUME", "--register"], "--register"),
+        (["VOLUME", "--slice-thickness", "5"], "--slice-thickness"),
         (["VOLUME", "--pair", "a", "b"], "volumes"),
         (["--pair", "a", "b", "--factor", "2"], "--factor"),
         (["--pair", "a", "b", "--noise", "0.01"], "--noise"),

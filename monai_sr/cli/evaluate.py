@@ -96,7 +96,12 @@ def _evaluate_pairs(options: argparse.Namespace, models: Mapping[str, Any], sett
             bar((index + done) / len(options.pair))
 
         try:
-            pair = read_pair(thick, thin, crop=options.crop, register=options.register)
+            pair = read_pair(
+                *(thick, thin),
+                slice_thickness=options.slice_thickness,
+                crop=options.crop,
+                register=options.register,
+            )
             fit = fit_profile(pair)
             measured.append((pair, fit, score_pair(pair, fit, models, failed=count_failure, progress=show)))
         except SuperResolutionError as error:
@@ -129,8 +134,9 @@ def _check_kind(options: argparse.Namespace) -> None:
     """
     if not options.pair and not options.volumes:
         raise UsageError("E-USE", "no volume was given", fix="give volumes of thin slices, or --pair THICK THIN")
-    if options.register and not options.pair:
-        raise UsageError("E-USE", "--register aligns a pair", fix="give --pair THICK THIN, or omit it")
+    if (options.register or options.slice_thickness) and not options.pair:
+        problem = "--register and --slice-thickness are for pairs"
+        raise UsageError("E-USE", problem, fix="give --pair THICK THIN, or omit them")
     given = [name for name in (*_OF_VOLUMES, *_OWN_CONDITIONS) if options.pair and getattr(options, name)]
     if given:
         option = given[0] if given[0] == "volumes" else f"--{given[0].replace('_', '-')}"
@@ -175,7 +181,7 @@ def _evaluated_axes(words: list[str] | None) -> Any:
 def _command_of(options: argparse.Namespace) -> str:
     """What was typed, without places of this machine: a model card is read elsewhere."""
     text = "monai-sr evaluate " + (" ".join(["--pair THICK THIN"] * len(options.pair)) or "VOLUMES")
-    for name in ("bundle", "factor", *_OWN_CONDITIONS, "axis", "crop", "limit"):
+    for name in ("bundle", "factor", *_OWN_CONDITIONS, "slice_thickness", "axis", "crop", "limit"):
         value = getattr(options, name)
         if value is None:
             continue

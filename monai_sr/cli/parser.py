@@ -289,6 +289,9 @@ def _add_evaluate(sub: argparse.ArgumentParser) -> None:
         help="instead of volumes: thick and thin series of one scan; fits the slice profile too; may be repeated",
     )
     sub.add_argument("--register", action="store_true", help="align the thin series of a pair rigidly to the thick one")
+    _add(
+        sub, replace(PARAMETERS["slice_thickness"], help="of the thick series of a pair, by its protocol"), default=None
+    )
     sub.add_argument("--bundle", action="append", help=f"bundle to measure; may be repeated [{' and '.join(BUNDLES)}]")
     sub.add_argument(
         "--peer",

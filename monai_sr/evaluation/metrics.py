@@ -13,15 +13,18 @@ from monai.metrics.metric import CumulativeIterationMetric
 from scipy import ndimage
 from torch import Tensor
 
-from ..intensities import data_range, guess_modality
+from ..intensities import Modality, data_range, guess_modality
 
 _MAD_OF_A_GAUSSIAN = 0.6745
 """Median absolute value of a Gaussian variable with standard deviation 1."""
 
 
-def foreground(hr: np.ndarray) -> np.ndarray:
-    """(X, Y, Z) bool: the body. CT above −500 HU, MR above Otsu's threshold; largest component, holes filled."""
-    if guess_modality(torch.from_numpy(hr)) == "CT":
+def foreground(hr: np.ndarray, modality: Modality | None = None) -> np.ndarray:
+    """(X, Y, Z) bool: the body. CT above −500 HU, MR above Otsu's threshold; largest component, holes filled.
+
+    The modality is guessed from the values if it is not given.
+    """
+    if (modality or guess_modality(torch.from_numpy(hr))) == "CT":
         mask = hr > -500
     else:
         smooth = ndimage.gaussian_filter(hr, 1.0)

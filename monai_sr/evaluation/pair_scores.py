@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..acquired import Acquired
 from ..bundles import load_bundle
 from ..errors import SuperResolutionError
 from ..files import write_text
@@ -84,7 +85,7 @@ def score_pair(
     """
     acquired, hr = pair.acquired, pair.thin[0].numpy()
     grid, axis = grid_of(pair.thin), pair.acquired.axis
-    mask = _measured(pair, foreground(hr))
+    mask = _measured(pair, foreground(hr, acquired.modality))
     across = int(np.argmax(np.abs(grid.affine[:3, :3].T @ acquired.grid.affine[:3, axis])))
     value_range, reference = data_range(hr), np.sort(hr[mask])
     nominal = np.asarray(acquired.slice_thickness), acquired.slice_profile, acquired.source_of("slice_thickness")
@@ -130,7 +131,11 @@ def score_pair(
 
 def _result(model: SuperResolution, pair: Pair, width: float, profile: Profile) -> Any:
     """The thick series at the spacing of the thin one; a bundle is also given the profile."""
-    options: dict[str, Any] = {"profile": profile} if hasattr(model, "calibration") else {}
+    options: dict[str, Any] = {}
+    if hasattr(model, "calibration"):
+        options = {"profile": profile}
+        if Acquired.of(pair.thick).modality != pair.acquired.modality:  # a crop may look like the other one
+            options["modality"] = pair.acquired.modality
     return model(pair.thick, factor=pair.factor, slice_thickness=width, axis=pair.acquired.axis, **options)
 
 

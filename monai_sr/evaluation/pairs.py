@@ -56,11 +56,19 @@ class Pair:
         return self.acquired.slice_spacing / self.step
 
 
-def read_pair(thick: str | Path, thin: str | Path, *, crop: int | None = None, register: bool = False) -> Pair:
+def read_pair(
+    thick: str | Path,
+    thin: str | Path,
+    *,
+    slice_thickness: float | None = None,
+    crop: int | None = None,
+    register: bool = False,
+) -> Pair:
     """Read a thick and a thin series of one scan, and check that they are a pair.
 
     Args:
         thick, thin: files, or folders that hold one volume or DICOM series.
+        slice_thickness: of the thick series, mm, where its file does not give it or is wrong.
         crop: use at most this many voxels of the thick slices a side, from the middle.
         register: align the thin series rigidly to the thick one.
 
@@ -74,14 +82,15 @@ def read_pair(thick: str | Path, thin: str | Path, *, crop: int | None = None, r
     with naming(thick):
         if first is not None and second is not None:
             kernels = _check_headers(first, second, register=register)
-        acquired = Acquired.of(one)
+        acquired = Acquired.of(one, slice_thickness=slice_thickness)
         _check_overlap(acquired, two, is_registered=register)
         if register:
             two, moved = register_rigidly(one, two)
             _check_overlap(acquired, two, is_registered=False)
         if crop:
             one = middle(one, [-1 if axis == acquired.axis else crop for axis in range(3)])
-            acquired = Acquired.of(one)
+            axis, modality = acquired.axis, acquired.modality
+            acquired = Acquired.of(one, slice_thickness=slice_thickness, axis=axis, modality=modality)
         two = _within(two, grid_of(one))
     step = _step_across(grid_of(two), acquired)
     protocol, thickness = ({}, None) if first is None else (protocol_of(first), first.slice_thickness)

@@ -175,7 +175,7 @@ def _smooth_in_plane(pair: Pair, thick: np.ndarray, thin: np.ndarray) -> tuple[n
 def _places(pair: Pair, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n, 3) indices of thick voxels of the body with thin voxels all along their lines, and of a neighbor in plane."""
     voxels, along = pair.thick[0].numpy(), 0 if pair.acquired.axis else 1
-    body = foreground(voxels)
+    body = foreground(voxels, pair.acquired.modality)
     body = body & np.roll(body, -1, along)
     body[tuple(-1 if a == along else slice(None) for a in range(3))] = False
     here = np.random.default_rng(0).permutation(np.argwhere(body))[: 8 * VOXELS]
