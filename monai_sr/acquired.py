@@ -352,7 +352,7 @@ def _known_of(meta: Mapping[str, Any], protocols: Sequence[ProtocolWidth]) -> Kn
     thickness = meta.get("slice_thickness")
     typical = None if thickness is None else float(np.median(thickness))
     known = known_profile(Protocol(**meta.get("protocol", {})), thickness=typical, table=protocols)
-    is_sidecar = _source_in(meta, "protocol") == "sidecar"
+    is_sidecar = bool(meta.get("sidecar_facts"))  # no image has a JSON and a protocol in its header
     return known._replace(source="sidecar") if known and known.source == "header" and is_sidecar else known
 
 

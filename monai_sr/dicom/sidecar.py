@@ -7,6 +7,8 @@ somebody typed may point to a patient, a place or a date, whatever the attribute
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -47,28 +49,32 @@ def series_description(series: Series | None) -> str:
 
 def protocol_of(series: Series) -> dict[str, str]:
     """The fields of :class:`monai_sr.profiles.Protocol`, by the same known codes."""
-    codes = acquisition(series)
+    return protocol_from(partial(value_of, series.frames[0]), series.modality)
+
+
+def protocol_from(lookup: Callable[[str], Any], modality: str) -> dict[str, str]:
+    """A protocol by the values that ``lookup`` gives for keywords of DICOM, of a header or of a JSON file."""
+    codes = _known_codes(lookup)
     kernel = "/".join(values_of(codes.get("ConvolutionKernel")))
     maker = re.findall("[a-z]+", codes.get("Manufacturer", "").lower())
-    return {"manufacturer": maker[0] if maker else "", "kernel": kernel, "scan": _scan_of(series, codes)}
+    return {"manufacturer": maker[0] if maker else "", "kernel": kernel, "scan": _scan_of(lookup, modality, codes)}
 
 
-def _scan_of(series: Series, codes: dict[str, Any]) -> str:
+def _scan_of(lookup: Callable[[str], Any], modality: str, codes: dict[str, Any]) -> str:
     """``scan`` of a protocol."""
-    first = series.frames[0]
 
     def words(*names: str) -> set[str]:
-        text = " ".join(str(value) for name in names for value in values_of(value_of(first, name)))
+        text = " ".join(str(value) for name in names for value in values_of(lookup(name)))
         return set(re.findall("[A-Z]+", text.upper()))
 
     kind, mode = words("ImageType"), words("ScanOptions", "AcquisitionType")
-    is_ct = series.modality == "CT"
+    is_ct = modality == "CT"
     is_mean = "MPR" in kind or {"REFORMATTED", "AVERAGE"} <= kind or (is_ct and {"DERIVED", "AVERAGE"} <= kind)
     is_acquired = not is_ct and "DERIVED" not in kind  # GE writes MPR of an oblique MR
     if is_mean and not is_acquired and not kind & {"MIP", "MINIP", "MAXIMUM", "MINIMUM"}:
         return "reformatted"
     if is_ct:
-        if mode & {"HELICAL", "HELIX", "SPIRAL"} or "SPI" in kind or value_of(first, "SpiralPitchFactor"):
+        if mode & {"HELICAL", "HELIX", "SPIRAL"} or "SPI" in kind or lookup("SpiralPitchFactor"):
             return "helical"
         return "sequential" if mode & {"AXIAL", "SEQUENCED"} or "SEQ" in kind else ""
     sequence = values_of(codes.get("ScanningSequence"))
@@ -88,13 +94,20 @@ def acquisition(series: Series) -> dict[str, Any]:
             continue
         if isfinite(value):
             found[_RENAMED.get(name, name)] = value / 1000 if name in SECONDS else value
-    for name, codes in CODES.items():
-        values = [str(value).strip() for value in values_of(value_of(first, name))]
-        if values and all(re.fullmatch(codes, value, re.IGNORECASE * (name == "Manufacturer")) for value in values):
-            found[name] = values[0] if len(values) == 1 else values
+    found |= _known_codes(partial(value_of, first))
     if series.part:
         found["SeriesPart"] = dict(series.part)
     thickness = series.slice_thickness
     if thickness is not None:
         found["AcquiredSliceThickness"] = np.round(thickness, 6).tolist()
     return found
+
+
+def _known_codes(lookup: Callable[[str], Any]) -> dict[str, Any]:
+    """Attributes of :data:`CODES` with known values."""
+    known: dict[str, Any] = {}
+    for name, codes in CODES.items():
+        values = [str(value).strip() for value in values_of(lookup(name))]
+        if values and all(re.fullmatch(codes, value, re.IGNORECASE * (name == "Manufacturer")) for value in values):
+            known[name] = values[0] if len(values) == 1 else values
+    return known

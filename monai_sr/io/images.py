@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ from .meta_image import read_meta_image
 from .nifti import is_nifti, is_pair, nifti_fields, nifti_image, read_nifti, stream_nifti
 from .nrrd import read_nrrd
 from .older import is_gipl, is_mgh, read_gipl, read_mgh
+from .sidecar import path_beside, read_sidecar
 from .stored import Header, start_of
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -329,7 +330,11 @@ def read_header(path: Path, *, geometry: Form | None = None) -> Header:
     if packed != (suffix.endswith(".gz") or suffix == ".mgz"):
         _warn_name(path, packed=packed)
     if content == "NIfTI":
-        return read_nifti(path, geometry=geometry)
+        header, beside = read_nifti(path, geometry=geometry), path_beside(path)
+        if beside is None:
+            return header
+        facts = read_sidecar(beside, np.linalg.norm(header.affine[:3, :3], axis=0).tolist())
+        return replace(header, beside=beside, meta=header.meta | facts)
     refuse_file_options(geometry=geometry)
     if content in ("MetaImage", "NRRD") and packed:
         raise ImageError("E-IO-TYPE", f"a {content} inside a gzip", fix="unpack it (gunzip) and give the result")

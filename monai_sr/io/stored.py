@@ -173,6 +173,7 @@ class Header:
         meta: ``stored_dtype``, the type that a result is written in, and facts of the format.
         slope, intercept: voxels are multiplied by the first, then the second is added; None for 1 and 0.
         order: stored axes in the order of the voxels, without some of length 1; None for the stored order.
+        beside: JSON file that was read with it.
     """
 
     path: Path
@@ -182,6 +183,7 @@ class Header:
     slope: float | None = None
     intercept: float | None = None
     order: tuple[int, ...] | None = None
+    beside: Path | None = None
 
     def __post_init__(self) -> None:
         dtype = self.stored.dtype
@@ -197,7 +199,7 @@ class Header:
     @property
     def files(self) -> list[Path]:
         """All files of the image, each once."""
-        return list(dict.fromkeys([self.path, *self.stored.files]))
+        return list(dict.fromkeys([self.path, *self.stored.files, *([self.beside] if self.beside else [])]))
 
     def read_voxels(self) -> np.ndarray:
         """Voxels float32 in their units.
