@@ -14,6 +14,7 @@ from ..files import write_json
 from ..io.images import image_suffix, write_image
 from ..io.nifti import is_super_resolved
 from ..options import NOTICE
+from .record import sidecar_path, stem_of
 
 MAPS = ("consistency", "uncertainty")
 """Maps that a run may write beside each result, NIfTI of float32 in the file's units."""
@@ -68,12 +69,6 @@ def masks_beside(source: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
     return tuple(path for path in found if path.is_file() and path != source)
 
 
-def stem_of(path: Path) -> str:
-    """The name of an image file without its suffix; of a folder its name."""
-    suffix = image_suffix(path)
-    return path.name[: len(path.name) - len(suffix)] if suffix in (".nii", ".nii.gz", ".nrrd", ".mha") else path.name
-
-
 def write_map(image: MetaTensor, path: Path, *, overwrite: bool = False) -> Path:
     """Write a map; it is marked as ours, so that it is never taken as an input.
 
@@ -101,7 +96,7 @@ def describe_companions(
     for path, description in what.items():
         kept = ("Sources", "SpatialReference", "SkullStripped", *(("Resolution",) if "_res-" in path.name else ()))
         inherited = {name: derived[name] for name in kept if name in derived}
-        write_json(inherited | {"Description": f"{description} {NOTICE}"}, path.with_name(f"{stem_of(path)}.json"))
+        write_json(inherited | {"Description": f"{description} {NOTICE}"}, sidecar_path(path))
 
 
 def write_masks(masks: Mapping[Path, MetaTensor], *, overwrite: bool = False) -> None:

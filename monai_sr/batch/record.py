@@ -22,7 +22,7 @@ from ..engine.memory import peak_mib
 from ..errors import ImageError, OutputError, SuperResolutionWarning, UsageError, warn
 from ..files import write_json
 from ..grid import grid_of
-from ..io.images import image_suffix
+from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix
 from ..io.nifti import is_super_resolved
 from ..options import Outputs, RunOptions
 
@@ -34,9 +34,13 @@ INTENDED_USE = "research only, not for diagnosis"
 
 def sidecar_path(target: Path) -> Path:
     """The JSON beside a result."""
-    suffix = image_suffix(target)
-    known = suffix in (".nii", ".nii.gz", ".nrrd", ".mha")
-    return target.with_name((target.name[: -len(suffix)] if known else target.name) + ".json")
+    return target.with_name(f"{stem_of(target)}.json")
+
+
+def stem_of(path: Path) -> str:
+    """The name of an image file without its suffix; of a folder its name."""
+    suffix = image_suffix(path)
+    return path.name[: -len(suffix)] if suffix in (*NIFTI_SUFFIXES, *ITK_SUFFIXES) else path.name
 
 
 def record_beside(target: Path) -> dict[str, Any] | None:

@@ -101,8 +101,9 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
-        # torch and MONAI take seconds to import: a fork server imports them once for all processes
-        context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
+        # torch and MONAI take seconds to import: a fork server imports them once for all processes on the CPU
+        forks = sys.platform == "linux" and self._arguments[1] == "cpu"
+        context: Any = get_context("forkserver" if forks else "spawn")
         context.set_forkserver_preload([__name__])
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
