@@ -1,8 +1,8 @@
 """Who works on a case: a hidden file beside the result, which needs no locks of the file system.
 
-A result appears by rename, its record after it. So a result without a record is ours if a claim of a
-dead process lies there, and somebody else's if not. Where two processes meet all the same, they write
-the same bytes under names of their own.
+A result appears by rename, then its record. So a result without a record is ours if there is a claim of a
+dead process, and otherwise not. If two processes work on one case all the same, they write the same
+bytes under different temporary names.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Claim:
         self._before: tuple[Path, tuple[int, int] | None] | None = None
 
     def begin_writing(self, target: Path) -> None:
-        """From here on, what stands at the place of the result is ours."""
+        """From here on, a file at the path of the result is ours."""
         self._before = target, _identity_of(target)
         self.unfinished = True
         self._sign()
@@ -115,7 +115,7 @@ def drop_claim(target: Path) -> None:
 
 
 def _identity_of(path: Path) -> tuple[int, int] | None:
-    """Which file or folder stands there, and of when; None if there is none."""
+    """Inode and time of change of a file or folder; None if there is none."""
     try:
         found = path.stat()
     except OSError:
