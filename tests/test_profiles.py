@@ -37,10 +37,10 @@ def test_a_triangle_looks_like_a_gaussian(factor):
 @pytest.mark.parametrize(
     ("protocol", "known"),
     [
-        (Protocol("philips", "UB", "helical"), ("triangle", 0.89)),
-        (Protocol("siemens", "B40f", "helical"), ("triangle", 1.0)),
-        (Protocol("", "", "reformatted"), ("box", 1.0)),
-        (Protocol("ge", "", "2D SE"), ("gaussian", 1.0)),
+        (Protocol("philips", "UB", "helical"), ("triangle", 0.89, "header")),
+        (Protocol("siemens", "B40f", "helical"), ("triangle", 1.0, "header")),
+        (Protocol("", "", "reformatted"), ("box", 1.0, "header")),
+        (Protocol("ge", "", "2D SE"), ("gaussian", 1.0, "header")),
         (Protocol("ge", "", "2D"), None),
         (Protocol("philips", "UB", "sequential"), None),
         (Protocol(), None),
