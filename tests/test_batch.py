@@ -155,6 +155,8 @@ def test_a_name_that_is_no_utf_8_is_a_case_like_any_other(tmp_path):
         pytest.skip("this file system has no such names")
     outcomes = run(tmp_path / "in", tmp_path / "out", SPLINE, report=True)
     assert {o.status for o in outcomes.values()} == {"done"}
+    assert not [notice.code for o in outcomes.values() for notice in o.warnings]
+    assert "m%E9.html" in (tmp_path / "out" / "a.html").read_text(encoding="utf-8")  # the link to the next page
     assert (tmp_path / "out" / odd).exists()
     table = (tmp_path / "out" / "monai-sr-run.tsv").read_text(encoding="utf-8")
     assert len(table.splitlines()) == 3 and "m\\udce9.nii" in table

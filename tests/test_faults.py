@@ -171,6 +171,7 @@ REFUSED = [
     entry("Z02", "E-SEC-BOMB", "image", lambda f: packed(f, lambda raw: raw + b"0" * 8**9), says=("65 MiB",)),
     entry("I07", "E-HDR-DIM", "terabytes", lambda f: terabytes(f, "a.nii"), says=("30000, 30000, 30000",)),
     entry("I07", "E-HDR-DIM", "terabytes in a gzip", lambda f: terabytes(f, "a.nii.gz"), says=("30000, 30000, 30000",)),
+    entry("I28", "E-HDR-FIELD", "infinite slope", lambda f: edited(nifti(f), 112, [np.inf])),
     entry("I07", "E-HDR-DIM", "negative", lambda f: edited(nifti(f), DIM, [3, 12, -4, 6], "<i2"), says=("-4",)),
     entry("I07", "E-HDR-DIM", "zero", lambda f: edited(nifti(f), DIM, [3, 0, 4, 6], "<i2"), says=("(0, 4, 6)",)),
     entry("I07", "E-HDR-DIM", "voxels that start nowhere", lambda f: edited(nifti(f), VOX_OFFSET, [np.nan])),

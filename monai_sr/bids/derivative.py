@@ -136,7 +136,7 @@ def _is_ours(description: Mapping[str, Any]) -> bool:
 
 
 def _described(raw: dict[str, Any], raw_root: Path, out_dir: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    link = quote(Path(os.path.relpath(raw_root, out_dir)).as_posix())
+    link = quote(os.fsencode(Path(os.path.relpath(raw_root, out_dir)).as_posix()))
     maker: dict[str, Any] = {
         "Name": PACKAGE,
         "Version": version(PACKAGE),

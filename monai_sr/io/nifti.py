@@ -120,6 +120,8 @@ def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
     affine, has_orientation = nifti_affine(header, path, geometry)
     try:
         slope, intercept = header.get_slope_inter()
+        if "scl_slope" in header and np.isinf(header["scl_slope"]):  # NaN means none, as nibabel writes it
+            raise HeaderDataError("infinite scl_slope")
     except HeaderDataError as error:
         raise ImageError("E-HDR-FIELD", f"the header is damaged ({error})") from error
     return Header(path, stored, affine, _meta_of(header, has_orientation), slope, intercept)

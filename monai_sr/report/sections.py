@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from urllib.parse import quote
@@ -83,7 +84,7 @@ def navigation(links: Mapping[str, str]) -> str:
     """Links to other pages of a run, by their names; empty if there are none."""
     if not links:
         return ""
-    items = " ".join(f'<a href="{escape(quote(path))}">{escape(name)}</a>' for name, path in links.items())
+    items = " ".join(f'<a href="{escape(quote(os.fsencode(path)))}">{escape(name)}</a>' for name, path in links.items())
     return f'<nav aria-label="Volumes of this run">{items}</nav>'
 
 
