@@ -34,7 +34,14 @@ from monai_sr.batch import (
 from monai_sr.batch import run as run_module
 from monai_sr.bundles import Model, load_bundle
 from monai_sr.cli.main import main
-from monai_sr.errors import InputMissingError, OutputError, SuperResolutionError, SuperResolutionWarning, UsageError
+from monai_sr.errors import (
+    InputMissingError,
+    OutputError,
+    SuperResolutionError,
+    SuperResolutionWarning,
+    UsageError,
+    collect_notices,
+)
 from monai_sr.files import own_mark, remove_leftovers
 from monai_sr.io.images import read_image
 from monai_sr.options import RunOptions
@@ -161,6 +168,25 @@ def test_a_name_that_is_no_utf_8_is_a_case_like_any_other(tmp_path):
     table = (tmp_path / "out" / "monai-sr-run.tsv").read_text(encoding="utf-8")
     assert len(table.splitlines()) == 3 and "m\\udce9.nii" in table
     assert run(tmp_path / "in", tmp_path / "out")["m\\udce9.nii"].status == "skipped"
+
+
+@fault("R28", "W-PROFILE-MIXED")
+def test_different_profiles_of_one_geometry_are_warned_of(scans, tmp_path, monkeypatch):
+    def estimate(slices, **_):
+        return "box" if float(slices[0, 0, 0]) > float(slices[0, 0, 1]) else "gaussian"
+
+    def mixed(target: str, **options) -> list:
+        with collect_notices() as notices:
+            outcomes = run(scans, tmp_path / target, SPLINE, **options)
+        assert sum(outcome.status == "done" for outcome in outcomes.values()) == 3
+        return [notice for notice in notices if notice.code == "W-PROFILE-MIXED"]
+
+    monkeypatch.setattr("monai_sr.acquired.estimate_profile", estimate)
+    (notice,) = mixed("one")
+    assert notice.facts["box"] + notice.facts["gaussian"] == 3 and notice.facts["thickness"] == "4.0"
+    assert not mixed("two", profile="box")
+    monkeypatch.setattr("monai_sr.acquired.estimate_profile", lambda *_, **__: "box")
+    assert not mixed("three")
 
 
 @fault("R23")

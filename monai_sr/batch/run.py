@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from ..bids import write_dataset_description
 from ..engine import Progress
 from ..engine.memory import memory_budget
+from ..errors import warn
 from ..files import make_folder, remove_leftovers
 from ..options import RunOptions
 from .case import process
@@ -124,11 +126,26 @@ def run_cases(
             if case.target not in ended:
                 drop_claim(case.target)
     all_of_them = [ended.get(case.target) or Outcome(case.name, "skipped", skipped=NOT_RUN) for case in cases]
+    _compare_profiles(all_of_them)
     if log is not None:
         log.close(all_of_them)
         if options.outputs.report:
             write_index(log.lines.parent)
     return all_of_them
+
+
+def _compare_profiles(outcomes: Sequence[Outcome]) -> None:
+    """Warn where volumes of one geometry, as of one protocol, got different slice profiles by an estimate."""
+    groups: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for facts in (outcome.facts for outcome in outcomes if outcome.facts.get("slice_profile")):
+        if facts["slice_profile_source"] in ("estimated", "assumed"):
+            geometry = (str(facts[name]) for name in ("slice_thickness", "slice_spacing", "factor"))
+            groups[tuple(geometry)][facts["slice_profile"]] += 1
+    for (thickness, *_), profiles in groups.items():
+        if len(profiles) > 1:
+            counts = ", ".join(f"{count} {profile}" for profile, count in profiles.most_common())
+            problem = "volumes of one geometry (slice thickness {thickness} mm) got different slice profiles: {counts}"
+            warn("W-PROFILE-MIXED", problem, facts={"thickness": thickness, "counts": counts, **profiles})
 
 
 def _describe_datasets(cases: Sequence[Case]) -> None:
