@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -177,3 +178,23 @@ def test_an_interrupt_leaves_no_answer_behind(tmp_path, monkeypatch):
         DECODER.decode(first, str(JPEG2000Lossless), HEADER)
     monkeypatch.undo()
     assert np.array_equal(DECODER.decode(second, str(JPEG2000Lossless), HEADER), sound)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_gets_a_decoder_of_its_own_whatever_its_parent_does(tmp_path):
+    pixels = encapsulate([frame_of(write(tmp_path, slices(WIDE), syntax=JPEG2000Lossless)[0])])
+    sound = DECODER.decode(pixels, str(JPEG2000Lossless), HEADER)
+    before = DECODER._process
+    with DECODER._lock:  # as if another thread were decoding
+        child = os.fork()
+        if child == 0:
+            try:
+                same = np.array_equal(DECODER.decode(pixels, str(JPEG2000Lossless), HEADER), sound)
+                DECODER.close()
+                os._exit(0 if same else 1)
+            except BaseException:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+    assert np.array_equal(DECODER.decode(pixels, str(JPEG2000Lossless), HEADER), sound)
+    assert DECODER._process is before

@@ -12,7 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pydicom
+from pydicom import config
 from pydicom.dataelem import RawDataElement
+from pydicom.filereader import _read_file_meta_info, read_partial, read_preamble
+from pydicom.uid import UID
 
 from ..errors import ImageError
 from .archive import SMALL
@@ -74,8 +78,6 @@ def is_dicom(path: Path) -> bool:
 @contextmanager
 def pydicom_silent() -> Iterator[None]:
     """Silence the warnings and logs of pydicom: they quote the header."""
-    from pydicom import config
-
     log = logging.getLogger("pydicom")
     was_disabled, log.disabled = log.disabled, True
     try:
@@ -93,8 +95,6 @@ def read_dataset(stream: Stream) -> Any:
         BrokenFileError: a deflated file grows beyond the limit.
         Exception: whatever pydicom raises on damaged headers.
     """
-    from pydicom.filereader import read_partial
-    from pydicom.uid import UID
 
     def beyond() -> Callable[[int, str | None, int], bool]:
         tags = [0]  # what follows the pixels may be padding that reads as thousands of elements
@@ -125,8 +125,6 @@ def read_dataset(stream: Stream) -> Any:
 
 def _inflate(stream: Stream) -> tuple[Any, bytes]:
     """File meta information and inflated data set of a deflated file; pydicom has no size limit."""
-    from pydicom.filereader import _read_file_meta_info, read_preamble
-
     read_preamble(stream, not stream.is_marked)
     meta = _read_file_meta_info(stream)
     packed = stream.read()
@@ -148,8 +146,6 @@ def bomb(file: Path, size: int, packed: int) -> ImageError:
 
 def uid_of(file: Path) -> str:
     """SeriesInstanceUID of a file whose pixels cannot be read; empty if absent."""
-    import pydicom
-
     try:
         with Stream(file) as stream:
             if stream.is_deflated:

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -48,7 +49,7 @@ class Decoder:
     def __init__(self, program: str = __file__) -> None:
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
-        self._owner, self._lock = os.getpid(), threading.Lock()
+        self._lock = threading.Lock()
 
     def decode(self, pixels: bytes, syntax: str, header: Mapping[str, Any]) -> np.ndarray:
         """(frames · rows · columns) decoded values.
@@ -86,7 +87,7 @@ class Decoder:
         return decoded
 
     def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+        if self._process is None or self._process.poll() is not None:
             # -P: the modules beside this file have names that others may have, too
             paths = os.pathsep.join(filter(None, sys.path))
             environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -97,7 +98,6 @@ class Decoder:
                 stderr=subprocess.DEVNULL,
                 env=environment,
             )
-            self._owner = os.getpid()
             if not self._process.stdout.readline():  # type: ignore[union-attr]  # it is a pipe
                 raise UndecodableError("the decoder does not start")
         return self._process
@@ -109,9 +109,9 @@ class Decoder:
         return f"not done after {limit:.0f} s" if is_late else f"the decoder ended with status {process.returncode}"
 
     def close(self) -> None:
-        """End the process, if it is ours."""
+        """End the process."""
         process, self._process = self._process, None
-        if process is not None and self._owner == os.getpid():
+        if process is not None:
             process.kill()
             process.communicate()
 
@@ -135,6 +135,8 @@ def _ask(process: subprocess.Popen[bytes], request: Mapping[str, Any], pixels: b
 
 DECODER = Decoder()
 atexit.register(DECODER.close)
+if hasattr(os, "register_at_fork"):  # a fork gets a process of its own, and a lock that nobody holds
+    os.register_at_fork(after_in_child=DECODER.__init__)  # type: ignore[misc]  # it starts anew
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
@@ -182,8 +184,6 @@ def _decoded(pixels: bytes, syntax: str, header: Mapping[str, Any]) -> np.ndarra
 
 
 if __name__ == "__main__":
-    import warnings
-
     warnings.simplefilter("ignore")
     # what decoders print must not get between the answers
     _answers = os.fdopen(os.dup(1), "wb")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import FileMetaDataset
 
 from ..errors import ImageError, SuperResolutionWarning
 from .archive import MOST_RATIO, SMALL
@@ -101,8 +102,6 @@ def frames_of_header(dataset: Any) -> list[Frame]:
     Raises:
         NotAnImageError, BrokenFileError: as :func:`read_frames`.
     """
-    from pydicom.dataset import FileMetaDataset
-
     uid = str(dataset.get("SeriesInstanceUID") or "")
     if not hasattr(dataset, "file_meta"):
         dataset.file_meta = FileMetaDataset()

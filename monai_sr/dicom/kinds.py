@@ -6,6 +6,8 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from pydicom.uid import UID
+
 from ..errors import ImageError, SuperResolutionError
 
 MODALITY_OF = {
@@ -109,8 +111,6 @@ def check_kind(dataset: Any, name: str, *, own_results: bool) -> None:
 
 def is_of_another_class(sop_class: str) -> bool:
     """Whether a SOP class is one of the standard, and not of CT or MR images."""
-    from pydicom.uid import UID
-
     return sop_class not in MODALITY_OF and sop_class != "" and UID(sop_class).name != sop_class
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataelem import RawDataElement
-from pydicom.uid import RLELossless
+from pydicom.uid import UID, RLELossless
 
 from ..errors import ImageError
 from .codestreams import check_codestreams
@@ -177,27 +177,26 @@ def _masked(stored: np.ndarray, head: Any) -> np.ndarray:
 
 
 def _undecodable(head: Any, frame: Frame, error: Exception) -> ImageError:
-    import pydicom
-
-    syntax = str(head.file_meta.get("TransferSyntaxUID", ""))
+    syntax = UID(head.file_meta.get("TransferSyntaxUID", ""))
     if syntax == JPEG_EXTENDED and int(head.get("BitsStored") or 0) > 8 and not find_spec("libjpeg"):
         return ImageError(
             "E-DCM-CODEC",
             f"{frame.file.name} is compressed by lossy JPEG of 12 bits, whose only decoder is not installed",
             fix="export uncompressed, or pip install pylibjpeg-libjpeg (GPL)",
         )
-    name = pydicom.uid.UID(syntax).name
     try:
         from pydicom.pixels import get_decoder
 
-        known = get_decoder(pydicom.uid.UID(syntax)).is_available
+        known = get_decoder(syntax).is_available
     except (ImportError, NotImplementedError):
         known = False
     if known:
         reason = str(error) if isinstance(error, UndecodableError) else type(error).__name__
-        return ImageError("E-DCM-PIXELS", f"the pixels of {frame.file.name} cannot be decoded ({name}; {reason})")
+        return ImageError(
+            "E-DCM-PIXELS", f"the pixels of {frame.file.name} cannot be decoded ({syntax.name}; {reason})"
+        )
     return ImageError(
         "E-DCM-CODEC",
-        f"{frame.file.name} is compressed by {name}, for which no decoder is installed",
+        f"{frame.file.name} is compressed by {syntax.name}, for which no decoder is installed",
         fix="pip install python-gdcm pylibjpeg pylibjpeg-openjpeg, or export uncompressed",
     )
