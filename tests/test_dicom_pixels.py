@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -189,6 +190,7 @@ def test_a_fork_gets_a_decoder_of_its_own_whatever_its_parent_does(tmp_path):
     with DECODER._lock:  # as if another thread were decoding
         child = os.fork()
         if child == 0:
+            signal.alarm(30)  # which ends it if it waits for the lock
             try:
                 same = np.array_equal(DECODER.decode(pixels, str(JPEG2000Lossless), HEADER), sound)
                 DECODER.close()
