@@ -8,15 +8,17 @@ import numpy as np
 import phantoms
 import pytest
 import torch
+from catalogue import fault
 from scipy import ndimage
 
 from monai_sr.acquired import Acquired
 from monai_sr.cli.main import main
+from monai_sr.errors import collect_notices
 from monai_sr.grid import grid_of, on_grid
 from monai_sr.io.images import write_image
 from monai_sr.slices import apply_along, profile_matrix
 from monai_sr.transforms import simulate_thick_slices
-from monai_sr.trust.resolution import METHOD, effective_resolution, measure_resolution
+from monai_sr.trust.resolution import METHOD, check_width, effective_resolution, measure_resolution
 
 
 def tissue(shape=(48, 48, 64)):
@@ -54,6 +56,41 @@ def test_units_and_contrast_do_not_matter():
     thick = simulate_thick_slices(tissue(), 4.0, axis=2)
     other = on_grid(-3 * thick.as_tensor() + 1000, grid_of(thick), thick)
     assert measure_resolution(other, 2).mm == pytest.approx(measure_resolution(thick, 2).mm, rel=1e-3)
+
+
+@fault("I35", "W-SR-WIDTH")
+@pytest.mark.parametrize(
+    ("given", "codes"), [(None, ["W-SR-WIDTH"]), (4.0, []), (6.0, []), (2.5, []), (2.2, ["W-SR-WIDTH"])]
+)
+def test_slices_much_wider_than_their_thickness_are_warned_of(given, codes):
+    thick = simulate_thick_slices(tissue(), 2.0, slice_thickness=4.0, axis=2)
+    acquired = Acquired.of(thick, axis=2, slice_thickness=given)
+    with collect_notices() as notices:
+        check_width(acquired, effective_resolution(acquired, thick)[0])
+    assert [notice.code for notice in notices] == codes
+    assert all(notice.facts["estimated"] == pytest.approx(4.0, rel=0.15) for notice in notices)
+
+
+@fault("I35", "W-SR-WIDTH")
+def test_a_run_warns_of_slices_that_overlap_and_are_not_known_to(tmp_path, capsys):
+    thick = simulate_thick_slices(tissue(), 2.0, slice_thickness=4.0, axis=2)
+    path = write_image(thick, tmp_path / "thick.nii.gz")
+    words = ["run", str(path), str(tmp_path / "thin.nii.gz"), "--factor", "2", "--bundle", "none"]
+    assert main(words) == 0
+    assert "W-SR-WIDTH" in capsys.readouterr().err
+    assert main([*words, "--slice-thickness", "4"]) == 0
+    assert "W-SR-WIDTH" not in capsys.readouterr().err
+
+
+def test_slices_with_gaps_and_volumes_that_cannot_be_measured_give_no_warning():
+    for thick in (
+        simulate_thick_slices(tissue(), 4.0, slice_thickness=1.0, axis=2),
+        simulate_thick_slices(tissue((8, 8, 64)), 4.0, axis=2),
+    ):
+        acquired = Acquired.of(thick, axis=2, slice_thickness=1.0)
+        with collect_notices() as notices:
+            check_width(acquired, effective_resolution(acquired, thick)[0])
+        assert notices == []
 
 
 def test_what_cannot_be_told_is_said():

@@ -37,7 +37,7 @@ from ..labels import carry_labels
 from ..options import Acquisition, RunOptions
 from ..profiles import Protocol, known_profile, read_protocols
 from ..trust.consistency import Consistency, check_result
-from ..trust.resolution import METHOD, effective_resolution
+from ..trust.resolution import METHOD, check_width, effective_resolution
 from ..trust.uncertainty import uncertainty_map
 from .cases import Case
 from .claims import ClaimedError, hold_claim
@@ -140,6 +140,7 @@ def assess(
     limit = model.calibration.get("consistency", {}).get("limit")
     consistency = check_result(acquired, sr, limit=limit, strict=options.wanted.strict)
     before, after = effective_resolution(acquired, sr)
+    check_width(acquired, before)
     trust: dict[str, Any] = {
         "consistency": consistency.summary() | _verdict(consistency, limit),
         "resolution": {"method": METHOD, "before": before.record(), "after": after.record()},

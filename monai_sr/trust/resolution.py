@@ -22,6 +22,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from ..acquired import Acquired
+from ..errors import warn
 from ..grid import Grid, grid_of, voxels_of
 from ..slices import apply_along, profile_matrix
 
@@ -29,6 +30,10 @@ METHOD = "in-plane axes seen through slice profiles, ratio of squared difference
 
 WIDTHS = np.geomspace(0.25, 4.0, 17)
 """Widths of the tried profiles, in lags."""
+
+WIDER = 1.7
+"""Estimated divided by used thickness above which slices give a warning; see ``tests/benchmarks/resolution`` for how
+often that is wrong."""
 
 FEWEST = 4
 """Minimum number of lags along an axis."""
@@ -82,6 +87,26 @@ def effective_resolution(acquired: Acquired, result: MetaTensor) -> tuple[Resolu
     before = _measure(acquired, acquired.image, acquired.axis, None)
     after = _measure(acquired, result, acquired.axis, acquired.slice_spacing / 2)
     return _sampled(before, acquired.grid), _sampled(after, grid_of(result))
+
+
+def check_width(acquired: Acquired, before: Resolution) -> None:
+    """Warn where slices are much wider than the thickness that was used (W-SR-WIDTH).
+
+    The estimate is too uncertain to be used itself, and noise makes slices look thinner than they are; so only slices
+    that are estimated at more than :data:`WIDER` times their thickness give a warning.
+
+    Args:
+        acquired: the volume.
+        before: its resolution, see :func:`effective_resolution`.
+    """
+    thickness = float(np.median(acquired.slice_thickness))
+    if before.bounded or not before.mm > WIDER * thickness:
+        return
+    facts = {"estimated": before.mm, "thickness": thickness, "source": acquired.source_of("slice_thickness")}
+    text = (
+        "the slices look {estimated:.3g} mm thick; {thickness:.3g} mm ({source}) is used, so the result stays blurred"
+    )
+    warn("W-SR-WIDTH", text, path=acquired.path or None, facts=facts)
 
 
 def _sampled(resolution: Resolution, grid: Grid) -> Resolution:

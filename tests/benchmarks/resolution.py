@@ -4,7 +4,8 @@
 
 Thick slices of known thickness are simulated along every axis of near-finest spacing and measured; so are the
 thin volumes blurred by the same profiles without thinning them out, as a super-resolved volume would be. Each
-line tells the mean and standard deviation over volumes and axes of measured over true thickness.
+line tells the mean and standard deviation over volumes and axes of measured over true thickness, and how many of the
+thick volumes would give a warning (W-SR-WIDTH): with their true thickness, and with half of it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from monai_sr.io.images import read_image
 from monai_sr.io.volumes import find_volumes
 from monai_sr.slices import apply_along, profile_matrix
 from monai_sr.transforms import simulate_thick_slices
-from monai_sr.trust.resolution import measure_resolution
+from monai_sr.trust.resolution import WIDER, measure_resolution
 
 torch.set_num_threads(1)
 RATIOS = (0.6, 1.0, 1.4)
@@ -64,7 +65,8 @@ def main() -> None:
             pairs = np.array([measured(hr, axis, factor, ratio, profile, noise) for hr, axis in loaded])
             name = f"×{factor:g}, {profile}, thickness {ratio:g} of spacing{', 2 % noise' if noise else ''}"
             cells = " | ".join(f"{np.nanmean(c):.2f} ± {np.nanstd(c):.2f}" for c in pairs.T)
-            print(f"{name:50} {cells}", flush=True)
+            warned = " | ".join(f"{np.nanmean(error * pairs[:, 0] > WIDER):.1%}" for error in (1, 2))
+            print(f"{name:50} {cells} | warned {warned}", flush=True)
 
 
 if __name__ == "__main__":
