@@ -82,6 +82,12 @@ def acquisition_meta(
     return facts | ({"sidecar_facts": tuple(facts)} if source == "sidecar" else {})
 
 
+def protocol_in(meta: Mapping[str, Any]) -> tuple[Protocol, float | None]:
+    """Protocol and typical slice thickness (mm) in the metadata of an image; None without a thickness."""
+    thickness = meta.get("slice_thickness")
+    return Protocol(**meta.get("protocol", {})), None if thickness is None else float(np.median(thickness))
+
+
 def stored_dtype_of(image: Tensor) -> np.dtype:
     """The voxel type of the file that an image was read from; float32 without a file."""
     return np.dtype(_meta_of(image).get("stored_dtype", "float32"))
@@ -349,9 +355,8 @@ def _source_in(meta: Mapping[str, Any], fact: str) -> Source:
 
 def _known_of(meta: Mapping[str, Any], protocols: Sequence[ProtocolWidth]) -> Known | None:
     """What is known of the protocol in the metadata."""
-    thickness = meta.get("slice_thickness")
-    typical = None if thickness is None else float(np.median(thickness))
-    known = known_profile(Protocol(**meta.get("protocol", {})), thickness=typical, table=protocols)
+    protocol, thickness = protocol_in(meta)
+    known = known_profile(protocol, thickness=thickness, table=protocols)
     is_sidecar = bool(meta.get("sidecar_facts"))  # no image has a JSON and a protocol in its header
     return known._replace(source="sidecar") if known and known.source == "header" and is_sidecar else known
 

@@ -162,7 +162,7 @@ def codes_of(paths, **options) -> list[str]:
 def test_two_series_of_one_scan_are_a_pair(tmp_path):
     assert codes_of(dicom_pair(tmp_path)) == []
     pair = read_pair(tmp_path / "thick", tmp_path / "thin")
-    assert pair.kernels == ("UB", "UB") and pair.protocol["kernel"] == "UB"
+    assert pair.kernels == ("UB", "UB") and pair.protocol.kernel == "UB"
 
 
 @pytest.mark.parametrize(
@@ -372,6 +372,21 @@ def read_text(text: str) -> tuple[ProtocolWidth, ...]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "table.tsv").write_text(text)
         return read_protocols(Path(folder, "table.tsv"))
+
+
+def test_a_nifti_has_the_protocol_of_the_json_beside_it(call, tmp_path):
+    thick, thin = pair_of(tmp_path, thin_ct(), profile="triangle", width=4.5)
+    stated = {"Manufacturer": "GE", "ConvolutionKernel": "STANDARD", "ScanOptions": "HELICAL MODE", "Modality": "CT"}
+    (tmp_path / "thick.json").write_text(json.dumps(stated | {"SliceThickness": 5.0}))
+    table = tmp_path / "protocols.tsv"
+    assert call("calibrate", "--pairs", thick, thin, "--protocols", table)[0] == 0
+    (row,) = read_protocols(table)
+    assert row.protocol == Protocol("ge", "STANDARD", "helical") and row.width == pytest.approx(4.5, abs=0.1)
+    words = ["run", thick, tmp_path / "thin4.nii.gz", "--bundle", "none", "--factor", "4", "--protocols", table]
+    assert call(*words)[0] == 0
+    record = json.loads((tmp_path / "thin4.json").read_text())["monai_sr"]
+    assert record["acquired"]["slice_thickness"] == {"value": pytest.approx(row.width), "source": "protocol"}
+    assert record["options"]["acquisition"]["slice_thickness"] == pytest.approx(row.width)
 
 
 @fault("R27", "E-PROTOCOLS")

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monai.data import MetaTensor
 
-from ..acquired import Acquired, acquisition_meta
+from ..acquired import Acquired, acquisition_meta, protocol_in
 from ..bids import derivative_sidecar
 from ..bundles import Model
 from ..dicom import MadeBy, protocol_of, write_derived_series
@@ -32,10 +31,10 @@ from ..errors import (
 from ..files import temporary_beside
 from ..grid import grid_of
 from ..inference import acquire
-from ..io.images import image_suffix, read_dicom, read_image, read_labels, refuse_file_options, write_image
+from ..io.images import image_suffix, read_dicom, read_header, read_image, read_labels, refuse_file_options, write_image
 from ..labels import carry_labels
 from ..options import Acquisition, RunOptions
-from ..profiles import Protocol, known_profile, read_protocols
+from ..profiles import known_profile, read_protocols
 from ..trust.consistency import Consistency, check_result
 from ..trust.resolution import METHOD, check_width, effective_resolution
 from ..trust.uncertainty import uncertainty_map
@@ -297,11 +296,17 @@ def decided_acquisition(case: Case, options: RunOptions) -> Acquisition:
     said = options.acquisition
     if case.bids is not None:
         return said.or_else(Acquisition(slice_thickness=case.bids.slice_thickness))
-    if case.series is None or not said.protocols or case.series.slice_thickness is None:
+    if not said.protocols:
         return said
-    typical, protocol = float(np.median(case.series.slice_thickness)), Protocol(**protocol_of(case.series))
-    known = known_profile(protocol, thickness=typical, table=read_protocols(said.protocols))
-    if known is None or known.source != "protocol":
+    if case.series is None:
+        with collect_notices():  # they are given when the image is read
+            meta = read_header(case.source, geometry=options.reading.geometry).meta
+    else:
+        protocol = protocol_of(case.series)
+        meta = acquisition_meta(slice_thickness=case.series.slice_thickness, protocol=protocol)
+    stated, typical = protocol_in(meta)
+    known = known_profile(stated, thickness=typical, table=read_protocols(said.protocols))
+    if known is None or known.source != "protocol" or typical is None:
         return said
     return said.or_else(Acquisition(slice_thickness=round(known.ratio * typical, 6), profile=known.profile))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,13 +10,14 @@ import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import SpatialCrop
 
-from ..acquired import Acquired
-from ..dicom import Series, find_series, is_dicom_source, protocol_of
+from ..acquired import Acquired, protocol_in
+from ..dicom import Series, find_series, is_dicom_source
 from ..dicom.attributes import attribute_of, grouped_values
 from ..errors import ImageError, UsageError, naming, warn
 from ..grid import Grid, grid_of
 from ..io.images import read_dicom, read_image
 from ..io.volumes import find_volumes
+from ..profiles import Protocol
 from .conditions import middle
 from .registration import register_rigidly
 
@@ -36,7 +36,7 @@ class Pair:
         step: distance of the thin voxels across the thick slices, mm.
         moved: mm and degrees of the registration; None without one.
         kernels: of thick and thin, as the headers give them; empty where they do not.
-        protocol: of the thick one, see :class:`monai_sr.profiles.Protocol`.
+        protocol: of the thick one.
         nominal: slice thickness in the header of the thick one, mm; None where there is none.
     """
 
@@ -47,7 +47,7 @@ class Pair:
     step: float
     moved: tuple[float, float] | None
     kernels: tuple[str, str]
-    protocol: Mapping[str, str]
+    protocol: Protocol
     nominal: float | None
 
     @property
@@ -78,10 +78,10 @@ def read_pair(
             thin slices are not thinner (E-PAIR-THIN).
     """
     (one, first), (two, second) = _read(thick), _read(thin)
-    kernels, moved = ("", ""), None
+    stated, moved = [protocol_in(image.meta) for image in (one, two)], None
     with naming(thick):
         if first is not None and second is not None:
-            kernels = _check_headers(first, second, register=register)
+            _check_headers(first, second, register=register)
         acquired = Acquired.of(one, slice_thickness=slice_thickness)
         _check_overlap(acquired, two, is_registered=register)
         if register:
@@ -93,8 +93,7 @@ def read_pair(
             acquired = Acquired.of(one, slice_thickness=slice_thickness, axis=axis, modality=modality)
         two = _within(two, grid_of(one))
     step = _step_across(grid_of(two), acquired)
-    protocol, thickness = ({}, None) if first is None else (protocol_of(first), first.slice_thickness)
-    nominal = None if thickness is None else float(np.median(thickness))
+    (protocol, nominal), kernels = stated[0], (stated[0][0].kernel, stated[1][0].kernel)
     return Pair(Path(thick).name, one, two, acquired, step, moved, kernels, protocol, nominal)
 
 
@@ -112,8 +111,8 @@ def _read(source: str | Path) -> tuple[MetaTensor, Series | None]:
         return read_dicom(series, path=path), series
 
 
-def _check_headers(thick: Series, thin: Series, *, register: bool) -> tuple[str, str]:
-    """The kernels of two series, once their headers agree that they are of one patient and frame of reference."""
+def _check_headers(thick: Series, thin: Series, *, register: bool) -> None:
+    """Check that headers agree that two series are of one patient, frame of reference and time."""
     heads = [series.frames[0].header for series in (thick, thin)]
     for name in ("PatientID", "PatientBirthDate"):
         values = [str(head.get(name) or "") for head in heads]
@@ -128,7 +127,6 @@ def _check_headers(thick: Series, thin: Series, *, register: bool) -> tuple[str,
     if gap > APART:
         text = "the series were acquired {seconds:.0f} s apart; contrast and motion may differ"
         warn("W-PAIR-PHASE", text, facts={"seconds": gap})
-    return protocol_of(thick)["kernel"], protocol_of(thin)["kernel"]
 
 
 def _times(series: Series) -> list[float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from scipy.optimize import minimize, nnls
 
 from ..errors import ImageError, warn
 from ..grid import grid_of
-from ..profiles import Protocol, ProtocolWidth
+from ..profiles import ProtocolWidth
 from ..slices import PROFILES, Profile, profile_matrix
 from .metrics import foreground
 from .pairs import Pair, normal_of
@@ -232,7 +232,7 @@ def fit_record(pair: Pair, fit: PairFit) -> dict[str, Any]:
     return {
         "pair": pair.name,
         "modality": pair.acquired.modality,
-        "protocol": dict(pair.protocol),
+        "protocol": asdict(pair.protocol),
         "kernels": list(pair.kernels),
         "slice_spacing": round(pair.acquired.slice_spacing, 4),
         "thin_spacing": round(pair.step, 4),
@@ -264,9 +264,9 @@ def protocol_width(pair: Pair, fit: PairFit) -> ProtocolWidth:
         ImageError: the thick series has no header that names its protocol and thickness (E-PAIR-PROTOCOL), or the thin
             one does not explain it (E-PAIR-FIT).
     """
-    protocol = Protocol(**pair.protocol)
+    protocol = pair.protocol
     if not (protocol.manufacturer and protocol.scan and pair.nominal):
-        problem = "the header does not give manufacturer, kind of scan and slice thickness"
+        problem = "the header, or the JSON beside it, does not give manufacturer, kind of scan and slice thickness"
         raise ImageError("E-PAIR-PROTOCOL", problem)
     if fit.explained < EXPLAINED:
         problem = (
