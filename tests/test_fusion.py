@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from nifti_tools import save_nifti
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+from test_story import check_record
 
 from monai_sr import fuse, load_bundle, simulate_thick_slices
 from monai_sr.acquired import Acquired
@@ -27,6 +28,7 @@ from monai_sr.fusion.operators import ObliqueOperator, ParallelOperator, operato
 from monai_sr.fusion.registration import angle_of, find_motion
 from monai_sr.fusion.scaling import fit_scaling
 from monai_sr.fusion.solver import Term, solve
+from monai_sr.fusion.sources import choose_series
 from monai_sr.fusion.stacks import Stack, common_grid
 from monai_sr.fusion.weights import noise_of
 from monai_sr.grid import Grid, grid_of
@@ -169,8 +171,9 @@ def test_the_common_grid_is_isotropic_and_keeps_the_voxels_of_the_first_stack(hr
 
 def test_a_field_is_the_union_the_intersection_or_the_first(hr):
     whole = placed(stacks_of(hr)[0])
-    part = hr[:, 8:30, :40]
-    part.affine[:3, 3] = torch.tensor([8.0, 0, 0])
+    affine = np.eye(4)
+    affine[:3, 3] = (8, 0, 0)
+    part = volume(hr[0].as_tensor()[8:30, :40].clone(), affine)
     beside = placed(stacks_of(part)[1], np.array([[1, 0, 0, -12], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
     assert common_grid([whole, beside], field="union").shape == (SIDE + 4, SIDE, SIDE)
     assert common_grid([whole, beside], field="intersection").shape == (18, 40, SIDE)
@@ -414,7 +417,7 @@ def test_the_command_line_fuses_files_and_writes_the_record(files, tmp_path, cap
     image = nib.load(target)
     assert image.shape == (SIDE,) * 3 and image.get_data_dtype() == np.int16
     assert decibels(torch.from_numpy(image.get_fdata()), hr) > 30
-    record = json.loads((tmp_path / "fused.json").read_text())["monai_sr"]
+    record = check_record(tmp_path / "fused.json")
     stacks = record["fusion"]["stacks"]
     assert len(stacks) == 3 and len({stack["input_sha256"] for stack in stacks}) == 3
     assert [stack["acquired"]["axis"]["value"] for stack in stacks] == [2, 1, 0]
@@ -485,3 +488,83 @@ def test_headers_of_another_patient_or_contrast_are_noticed(tmp_path):
 def test_another_frame_of_reference_is_said(tmp_path):
     _, codes = fuse_dicom(tmp_path, FrameOfReferenceUID=dicom_phantoms.uid_of("another"))
     assert "W-FUSE-FRAME" in codes
+
+
+def test_uneven_slices_are_fused_at_their_positions(tmp_path):
+    offsets = (-15.0, -11.0, -7.0, -3.0, 1.0, 6.0, 10.0, 15.0)
+    uneven = dicom_phantoms.Stack(offsets, rows=30, columns=30, pixel_spacing=(1.1, 1.1))
+    dicom_phantoms.write(tmp_path / "ax", dicom_phantoms.slices(uneven, series=1, SliceThickness=4.0))
+    with collect_notices() as notices:
+        fused, _ = fuse_files(
+            [tmp_path / "ax", dicom_stack(tmp_path / "cor", "coronal ++", 2)], tmp_path / "f.nii", SPLINE
+        )
+    assert "W-DCM-UNEVEN" in {notice.code for notice in notices}
+    assert not {notice.code for notice in notices if "FUSE" in notice.code}
+    assert not fused.stacks[0].acquired.is_even
+    assert all(stack.agreement.nrmse < 0.03 for stack in fused.stacks)
+
+
+def test_an_organ_that_moved_between_stacks_leaves_fewer_artifacts(hr, spline, monkeypatch):
+    moved = hr[0].as_tensor().clone()
+    organ = (slice(14, 34),) * 3
+    moved[organ] = moved[organ].roll(7, dims=0).flip(2)
+    stacks = stacks_of(hr)
+    stacks[1] = stacks_of(volume(moved))[1]
+    acquired = [Acquired.of(stack, profile="gaussian") for stack in stacks]
+
+    def errors() -> tuple[float, float]:
+        with collect_notices():
+            squared = (fuse(acquired, spline, register=False).image[0].as_tensor() - hr[0].as_tensor()).square()
+        inside = torch.zeros(squared.shape, dtype=torch.bool)
+        inside[organ] = True
+        inside &= moved != hr[0].as_tensor()
+        return float(squared[inside].mean()), float(squared[~inside].mean())
+
+    there, elsewhere = errors()
+    monkeypatch.setattr("monai_sr.fusion.weights.CONTRADICTION", 0.0)
+    followed, _ = errors()
+    assert there < 0.9 * followed
+    assert elsewhere < 0.2 * there
+
+
+def study(folder: Path, **third) -> Path:
+    """An axial and a coronal series of one contrast, and a third series."""
+    dicom_stack(folder, "axial ++", 1, modality="MR", EchoTime=100)
+    dicom_stack(folder, "coronal ++", 2, modality="MR", EchoTime=104)
+    return dicom_stack(folder, "sagittal ++", 3, **({"modality": "MR", "EchoTime": 100} | third))
+
+
+@pytest.mark.parametrize(
+    ("third", "differs"),
+    [
+        ({"EchoTime": 20}, "EchoTime"),
+        ({"FrameOfReferenceUID": dicom_phantoms.uid_of("another")}, "FrameOfReferenceUID"),
+        ({"ContrastBolusAgent": "Gadolinium"}, "ContrastBolusAgent"),
+        ({}, None),
+    ],
+)
+def test_the_series_of_one_contrast_are_chosen_from_a_study(third, differs, tmp_path):
+    with collect_notices() as notices:
+        chosen = choose_series(study(tmp_path / "study", **third), SPLINE)
+    assert [series.number for series in chosen] == ([1, 2] if differs else [1, 2, 3])
+    left = [notice for notice in notices if notice.code == "W-LEFT-OUT"]
+    assert [notice.facts["code"] for notice in left] == (["E-FUSE-UNLIKE"] if differs else [])
+    assert not differs or differs in left[0].problem
+
+
+def test_a_study_is_fused(tmp_path, capsys):
+    target = tmp_path / "fused.nii.gz"
+    words = ["fuse", str(study(tmp_path / "study", EchoTime=20)), str(target), "--bundle", "none"]
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert f"{target}: 2 stacks" in captured.out and "series 3 differs in EchoTime" in captured.err
+    assert len(check_record(tmp_path / "fused.json")["fusion"]["stacks"]) == 2
+
+
+@fault("F01", "E-FUSE-FEW")
+def test_a_study_without_two_series_alike_is_refused(tmp_path):
+    dicom_stack(tmp_path / "study", "axial ++", 1, modality="MR", EchoTime=100)
+    dicom_stack(tmp_path / "study", "coronal ++", 2, modality="MR", EchoTime=20)
+    with pytest.raises(UsageError) as caught:
+        choose_series(tmp_path / "study", SPLINE)
+    assert caught.value.code == "E-FUSE-FEW"

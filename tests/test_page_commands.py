@@ -111,6 +111,10 @@ def inputs(tmp_path_factory) -> Path:
     (folder / "list.csv").write_text("input,output\nscans/one.nii.gz,one.nii.gz\n")
     for name in ("dicom", "dicom_folder", "export"):
         dicom_phantoms.write(folder / name, dicom_phantoms.slices(dicom_phantoms.Stack(), series=4))
+    for series, plane in enumerate(("axial ++", "coronal ++"), 1):
+        dicom_phantoms.write(
+            folder / "study", dicom_phantoms.slices(dicom_phantoms.Stack(orientation=plane), series=series)
+        )
     shutil.make_archive(str(folder / "export"), "zip", folder / "export")
     raw = folder / "dataset" / "sub-01" / "anat" / "sub-01_T2w.nii.gz"
     raw.parent.mkdir(parents=True)

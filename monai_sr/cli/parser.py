@@ -98,13 +98,14 @@ def make_parser() -> Parser:
     sub = command(
         "fuse",
         "Make one volume of several stacks of a patient, such as axial, coronal and sagittal",
-        usage="monai-sr fuse [OPTIONS] STACK STACK [STACK ...] OUTPUT",
+        usage="monai-sr fuse [OPTIONS] STACK [STACK ...] OUTPUT",
     )
     sub.add_argument(
         "stacks",
         metavar="STACK",
         nargs="+",
-        help="file, or folder or zip of one DICOM series; the first gives the axes",
+        help="file, or folder or zip of one DICOM series; the first gives the axes. Or a DICOM study alone: its series "
+        "of one contrast",
     )
     sub.add_argument("output", metavar="OUTPUT", help="file to write (.nii.gz, .nii, .nrrd, .mha)")
     for parameter in OWN:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..acquired import Acquired
 from ..batch import check_target
 from ..batch.model import load_model
 from ..batch.record import (
@@ -23,49 +21,22 @@ from ..batch.record import (
     sha256_of,
     write_record,
 )
-from ..dicom import Series, find_series, is_dicom_source
 from ..engine import Progress
 from ..engine.memory import reset_peak
 from ..engine.selection import describe_engine
 from ..errors import (
-    ImageError,
-    InputMissingError,
     OutputError,
     SuperResolutionWarning,
-    UsageError,
     collect_notices,
     give,
-    naming,
-    warn,
 )
 from ..grid import grid_of, on_grid
-from ..inference import acquire
-from ..io.images import files_of, image_suffix, read_dicom, read_image, refuse_file_options, write_image
+from ..io.images import image_suffix, write_image
 from ..options import RunOptions
 from ..trust.resolution import METHOD
 from .fuse import Fused, fuse
+from .sources import Source, read_sources
 from .stacks import Field
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A stack as it was read.
-
-    Attributes:
-        path: the file or folder.
-        acquired: the volume.
-        files: what it was read from.
-        series: of DICOM.
-    """
-
-    path: Path
-    acquired: Acquired
-    files: tuple[Path, ...]
-    series: Series | None = None
-
-    def header(self, name: str) -> str:
-        """An attribute of the DICOM header; empty without one."""
-        return "" if self.series is None else str(self.series.frames[0].header.get(name) or "")
 
 
 def fuse_files(
@@ -81,7 +52,8 @@ def fuse_files(
     """Fuse stacks from files and write the result with the record beside it.
 
     Args:
-        sources: NIfTI, NRRD or MetaImage files, or folders or zips of one DICOM series each.
+        sources: NIfTI, NRRD or MetaImage files, or folders or zips of one DICOM series each; or one folder or zip of
+            a DICOM study, of which the series of one contrast and frame of reference are chosen.
         target: the file to write.
         options: bundle, spacing, how to read and to compute; those of the acquisition hold for every stack.
         field, register: see :func:`monai_sr.fusion.fuse.fuse`.
@@ -98,8 +70,6 @@ def fuse_files(
     started, target, options = time.monotonic(), Path(target), options or RunOptions()
     reset_peak()
     paths = [Path(source) for source in sources]
-    if len(paths) < 2:
-        raise UsageError("E-FUSE-FEW", f"{len(paths)} stack(s) (minimum 2)", fix="use monai-sr run for one stack")
     for path in paths:
         check_target(path, target)
     beside = [target, *([stacks_map_path(target)] if maps else [])]
@@ -107,15 +77,14 @@ def fuse_files(
         _check_replaceable(path, overwrite=options.outputs.overwrite)
     with _noting() as notices:
         model = load_model(options)
-        stacks = [_read(path, options) for path in paths]
-        _check_headers(stacks)
+        stacks = read_sources(paths, options)
         fused = fuse(
             [stack.acquired for stack in stacks],
             model,
             spacing=options.wanted.spacing,
             field=field,
             register=register,
-            names=[str(path) for path in paths],
+            names=[stack.name for stack in stacks],
             strict=options.wanted.strict,
             progress=progress,
         )
@@ -190,59 +159,3 @@ def _check_replaceable(path: Path, *, overwrite: bool) -> None:
             fix="move it away, or give --overwrite",
             path=path,
         )
-
-
-def _read(path: Path, options: RunOptions) -> Source:
-    """A stack from a file, or from a folder or zip of one DICOM series."""
-    reading = options.reading
-    if not path.exists():
-        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=path)
-    if path.is_dir() or is_dicom_source(path):
-        refuse_file_options(volume=reading.volume, geometry=reading.geometry)
-        with naming(path):
-            series = find_series(path, merge_by_geometry=reading.merge_by_geometry).only(None)
-        image = read_dicom(series, path=path, fill_gaps=reading.fill_gaps)
-        files = tuple(dict.fromkeys(frame.file for frame in series.frames))
-    else:
-        series, files = None, tuple(files_of(path))
-        image = read_image(path, volume=reading.volume, nan=reading.nan, geometry=reading.geometry)
-    with naming(path):
-        return Source(path, acquire(image, options.acquisition), files, series)
-
-
-def _check_headers(stacks: Sequence[Source]) -> None:
-    """Compare what DICOM headers say of patient, frame of reference and contrast with those of the first stack.
-
-    Raises:
-        ImageError: another patient (E-FUSE-UNLIKE).
-    """
-    first = stacks[0]
-    for stack in stacks[1:]:
-        pairs = {name: (first.header(name), stack.header(name)) for name in (*_PATIENT, _FRAME, *_TIMES)}
-        differing = {name for name, (a, b) in pairs.items() if a and b and a != b}
-        if differing & set(_PATIENT):
-            problem = "its header gives another patient than that of the first stack"
-            raise ImageError("E-FUSE-UNLIKE", problem, fix="fuse stacks of one patient", path=stack.path)
-        if _FRAME in differing:
-            problem = "it has another frame of reference than the first stack, so its position may be far off"
-            warn("W-FUSE-FRAME", problem, path=stack.path)
-        times = {name: _sorted_times(*pairs[name]) for name in _TIMES if name in differing}
-        others = [f"{name} {t[0]:g} and {t[1]:g} ms" for name, t in times.items() if t and t[1] > SAME_TIMING * t[0]]
-        if others:
-            problem = f"its contrast differs from that of the first stack ({', '.join(others)})"
-            warn("W-FUSE-UNLIKE", problem, path=stack.path)
-
-
-_PATIENT, _FRAME = ("PatientID", "PatientName"), "FrameOfReferenceUID"
-_TIMES = ("EchoTime", "RepetitionTime", "InversionTime")
-
-SAME_TIMING = 1.5
-"""Echo times and the like that differ by this factor give another contrast."""
-
-
-def _sorted_times(a: str, b: str) -> tuple[float, float] | None:
-    """Two times of a header; None where one is no number."""
-    try:
-        return min(float(a), float(b)), max(float(a), float(b))
-    except ValueError:
-        return None

@@ -23,7 +23,7 @@ from ..intensities import CT_LEAST
 from ..io.adapters import as_volume
 from ..options import Wanted
 from ..trust.resolution import Resolution, measure_resolution
-from .operators import resample
+from .operators import is_known, resample
 from .prior import combine
 from .registration import SMALL_MOTION, Motion, align, coarse
 from .scaling import Scaling, fit_scaling, mean_over_cubes
@@ -32,8 +32,9 @@ from .stacks import Field, Stack, common_grid, planes_are_parallel
 from .trust import Agreement, measure_agreement, warn_of_disagreement
 from .weights import noise_of, weigh
 
-PER_VOXEL = 48
-"""Bytes per voxel of the common grid: the solver's five volumes, the prior's, and what one step makes."""
+PER_VOXEL, PER_STACK = 64, 8
+"""Bytes per voxel of the common grid, and more of them for each stack: peak resident memory of two oblique stacks fused
+to 320³ voxels, rounded up."""
 
 AFTER_RESULTS, AFTER_MOTION, AFTER_PRIOR, AFTER_WEIGHTS = 0.5, 0.65, 0.7, 0.8
 """Fractions of the work that are done after super-resolution, registration, combination and weighing."""
@@ -157,7 +158,7 @@ def fuse(
         warn("W-FUSE-PLANE", "all stacks have their slices in one plane; they are averaged and little detail is gained")
     memory = memory_budget() if memory is None else memory
     wanted = spacing or min(stack.in_plane_spacing for stack in placed)
-    _check_memory(common_grid(placed, spacing=wanted, field="first" if register else field), memory)
+    _check_memory(common_grid(placed, spacing=wanted, field="first" if register else field), len(placed), memory)
     model = model or load_bundle("residual")
     results = []
     for number, stack in enumerate(placed):
@@ -171,7 +172,7 @@ def fuse(
     report(AFTER_MOTION)
     placed, results, scalings = _scaled(placed, results)
     grid = common_grid(placed, spacing=wanted, field=field)
-    _check_memory(grid, memory)
+    _check_memory(grid, len(placed), memory)
     prior = combine(placed, results, grid)
     del results
     report(AFTER_PRIOR)
@@ -213,13 +214,13 @@ def _part(progress: Progress, start: float, length: float) -> Progress:
     return lambda done: progress(start + length * done)
 
 
-def _check_memory(grid: Grid, memory: int) -> None:
+def _check_memory(grid: Grid, stacks: int, memory: int) -> None:
     """Refuse a common grid that surely does not fit.
 
     Raises:
         MemoryShortError: E-MEM.
     """
-    needed = PROCESS + PER_VOXEL * math.prod(grid.shape)
+    needed = PROCESS + (PER_VOXEL + PER_STACK * stacks) * math.prod(grid.shape)
     if needed > memory:
         raise MemoryShortError(
             "E-MEM",
@@ -260,7 +261,7 @@ def _scaled(
         if stack.acquired.modality == "MR":
             values, known, there = _coarse(stack, sr)
             reference, inside = resample(first[0], first[2], there)
-            mask = known & inside & (resample(first[1].float(), first[2], there)[0] > 0.5)
+            mask = known & inside & is_known(first[1], first[2], there)
             # their different blur does not matter for means over cubes as large as a slice is thick
             cube = max(s.acquired.slice_spacing for s in (placed[0], stack))
             (reference, values), mask, there = mean_over_cubes((reference, values), mask, there, cube)
@@ -274,8 +275,7 @@ def _scaled(
 def _coarse(stack: Stack, sr: MetaTensor) -> tuple[Tensor, Tensor, Grid]:
     """A result, its measured voxels and its grid as moved, at the working spacing of registration."""
     grid = stack.moved(grid_of(sr))
-    known = resample(stack.known.float(), stack.grid, grid)[0] > 0.5
-    return coarse(sr.as_tensor()[0].cpu(), known, grid)
+    return coarse(sr.as_tensor()[0].cpu(), is_known(stack.known, stack.grid, grid), grid)
 
 
 def _mean_weight(term: Term) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -207,8 +208,8 @@ def _split(points: Tensor) -> tuple[int, Tensor]:
     return part, points.reshape(part, -1, *points.shape[1:])
 
 
-def resample(voxels: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Tensor]:
-    """A volume on another grid by cubic interpolation.
+def resample(voxels: Tensor, source: Grid, target: Grid, *, degree: Literal[1, 3] = 3) -> tuple[Tensor, Tensor]:
+    """A volume on another grid by cubic interpolation (degree 3), or linear (degree 1).
 
     Args:
         voxels: (X, Y, Z) on ``source``.
@@ -220,7 +221,7 @@ def resample(voxels: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Tensor
     """
     parallel = turned(target, source)
     if parallel is None:
-        return _resample_oblique(voxels, source, target)
+        return _resample_oblique(voxels, source, target, degree)
     there, order, flips = parallel
     voxels = voxels.permute(order).flip(flips)
     inside = torch.ones(target.shape, dtype=torch.bool)
@@ -231,14 +232,21 @@ def resample(voxels: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Tensor
         inside &= within.reshape([-1 if b == a else 1 for b in range(3)])
         if len(ours) != len(theirs) or np.abs(ours - theirs).max() > EDGE * target.spacing[a]:
             places, index = np.unique(np.clip(ours, theirs[0], theirs[-1]), return_inverse=True)
-            voxels = apply_along(interpolation_matrix(theirs, places)[index], voxels, a)
+            voxels = apply_along(interpolation_matrix(theirs, places, order=degree)[index], voxels, a)
     return voxels.clone(), inside
 
 
-def _resample_oblique(voxels: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Tensor]:
+def is_known(known: Tensor, source: Grid, target: Grid) -> Tensor:
+    """A mask on another grid: the voxels around are known; those beyond the source count as the ones at its edge."""
+    if bool(known.all()):
+        return torch.ones(target.shape, dtype=torch.bool)
+    return resample(known.float(), source, target, degree=1)[0] > 0.5
+
+
+def _resample_oblique(voxels: Tensor, source: Grid, target: Grid, degree: int) -> tuple[Tensor, Tensor]:
     matrix = np.linalg.inv(source.affine) @ target.affine
     made = ndimage.affine_transform(
-        voxels.numpy(), matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=3, mode="nearest"
+        voxels.numpy(), matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=degree, mode="nearest"
     )
     inside = torch.ones(target.shape, dtype=torch.bool)
     for a, size in enumerate(source.shape):

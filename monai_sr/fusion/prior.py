@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from ..grid import Grid, grid_of
-from .operators import resample
+from .operators import is_known, resample
 from .stacks import Stack
 
 FAINT = 1e-3
@@ -48,7 +48,7 @@ def combine(stacks: Sequence[Stack], results: Sequence[MetaTensor], grid: Grid) 
     count, nearest = (torch.zeros(grid.shape, dtype=torch.uint8) for _ in range(2))
     for number, (stack, sr) in enumerate(zip(stacks, results, strict=True), 1):
         values, inside = resample(sr.as_tensor()[0].cpu(), stack.moved(grid_of(sr)), grid)
-        known = inside & _known(stack, grid)
+        known = inside & is_known(stack.known, stack.grid, grid)
         weight = torch.where(known, confidence(stack, grid), 0.0)
         count += known
         nearest = torch.where(weight > best, number, nearest)
@@ -86,10 +86,3 @@ def confidence(stack: Stack, grid: Grid) -> Tensor:
             thickness = float(np.mean(acquired.slice_thickness))
             made /= 1 + (distance / thickness).square_()
     return made
-
-
-def _known(stack: Stack, grid: Grid) -> Tensor:
-    """(X, Y, Z) of the common grid: the nearest voxel of the stack was measured."""
-    if bool(stack.known.all()):
-        return torch.ones(grid.shape, dtype=torch.bool)
-    return resample(stack.known.float(), stack.grid, grid)[0] > 0.5

@@ -13,14 +13,14 @@ from ..errors import ImageError, warn
 from ..grid import Grid
 from ..io.fields import LPS_TO_RAS
 from ..io.itk import to_itk
-from .operators import resample
+from .operators import is_known, resample
 from .scaling import mean_over_cubes
 from .stacks import no_overlap
 
 Image = tuple[Tensor, Tensor, Grid]
 """(X, Y, Z) voxels, mask of known ones, and their grid."""
 
-WORKING_SPACING = 1.0
+WORKING_SPACING = 1.2
 """mm; finer images are registered at this spacing, which is finer than what thick slices resolve."""
 
 LEVELS = ((4, 2.0), (2, 1.0), (1, 0.0))
@@ -133,7 +133,7 @@ def _refined(images: Sequence[Image], motions: Sequence[Motion], number: int) ->
             continue
         moved = Grid(image[2].shape, motion.matrix @ image[2].affine)
         values, inside = resample(image[0], moved, grid)
-        known = inside & (resample(image[1].float(), moved, grid)[0] > 0.5)
+        known = inside & is_known(image[1], moved, grid)
         total += torch.where(known, values, 0.0)
         count += known
     again = find_motion((total / count.clamp(min=1), count > 0, grid), images[number], start=mine.matrix)
@@ -208,7 +208,7 @@ def find_motion(fixed: Image, moving: Image, *, start: np.ndarray | None = None)
     method.SetSmoothingSigmasPerLevel([sigma for _, sigma in LEVELS])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=1.0, minStep=1e-3, numberOfIterations=100, gradientMagnitudeTolerance=1e-6
+        learningRate=1.0, minStep=1e-4, numberOfIterations=200, relaxationFactor=0.7, gradientMagnitudeTolerance=1e-6
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)
@@ -237,8 +237,7 @@ def _agreement(fixed: Image, moving: Image, matrix: np.ndarray) -> tuple[float, 
     """Correlation of the images where both are known, and that region of the fixed one."""
     grid = Grid(moving[2].shape, matrix @ moving[2].affine)
     moved, inside = resample(moving[0], grid, fixed[2])
-    known = resample(moving[1].float(), grid, fixed[2])[0] > 0.5
-    mask = fixed[1] & inside & known
+    mask = fixed[1] & inside & is_known(moving[1], grid, fixed[2])
     return correlation(fixed[0], moved, mask), mask
 
 

@@ -21,7 +21,7 @@ from .stacks import Stack
 NOISE_FLOOR = 0.004
 """Fraction of the range that a stack is never trusted below: rounding, interpolation between pixels."""
 
-FIRST_WEIGHT, FIRST_ITERATIONS = 100.0, 6
+FIRST_WEIGHT, FIRST_ITERATIONS = 100.0, 4
 """Of the first solution, which shows how far the stacks can be brought together at all."""
 
 LEFT = 0.2
