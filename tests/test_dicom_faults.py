@@ -863,6 +863,21 @@ def test_a_rescale_that_gives_no_values_is_refused(tmp_path, name, value, count)
         assert error.code == "E-DCM-HEADER" and found.series == ()
 
 
+@fault("D43", "W-IO-MORE")
+@pytest.mark.parametrize("many_frames", [False, True], ids=["classic", "enhanced"])
+def test_more_pixels_than_the_header_says_are_warned_of(tmp_path, many_frames):
+    stack = slices()
+    for path in write(tmp_path, enhanced(stack) if many_frames else stack):
+        set_raw(path, "Rows", b"\x15\0")
+    (series,) = find_series(tmp_path).series
+    assert [warning.code for warning in series.warnings] == ["W-IO-MORE"]
+
+
+def test_a_byte_that_makes_the_pixels_even_is_no_more_pixels(tmp_path):
+    write(tmp_path, slices(Stack(even(3, 4.0), rows=5, columns=5), dtype="uint8", rescale=(8.0, -1024.0)))
+    assert find_series(tmp_path).series[0].warnings == ()
+
+
 def set_raw(path: Path, name: str, value: bytes) -> None:
     """Write other bytes as the value of an element of an explicit VR little endian file."""
     tag = pydicom.datadict.tag_for_keyword(name)

@@ -50,6 +50,7 @@ MOST_RESCALED = 1e20
 _ITEM = 8
 """Bytes of an empty compressed frame."""
 _NO_PREAMBLE = SuperResolutionWarning("W-DCM-PREAMBLE", "files without the DICOM preamble were read")
+_MORE = SuperResolutionWarning("W-IO-MORE", "files hold more pixels than their header says; these are not read")
 _NO_CLASS = SuperResolutionWarning("W-DCM-CLASS", "the SOP class is unknown; the files are read by their Modality")
 
 
@@ -211,9 +212,20 @@ def _area(a: float, b: float, c: float, d: float, e: float, f: float) -> float:
 
 def warnings_of(dataset: Any) -> set[SuperResolutionWarning]:
     """Warnings about this file."""
-    sop_class = str(dataset.get("SOPClassUID") or "")
-    found = (_NO_PREAMBLE, dataset.preamble is None), (_NO_CLASS, sop_class and sop_class not in MODALITY_OF)
+    sop_class, length = str(dataset.get("SOPClassUID") or ""), getattr(pixel_element(dataset), "length", None)
+    has_more = length not in (None, UNDEFINED_LENGTH) and length > _size_of(dataset) + 1  # of even length
+    found = (
+        (_NO_PREAMBLE, dataset.preamble is None),
+        (_NO_CLASS, sop_class and sop_class not in MODALITY_OF),
+        (_MORE, has_more),
+    )
     return {warning for warning, applies in found if applies}
+
+
+def _size_of(dataset: Any) -> int:
+    """Bytes of the pixels by the header."""
+    bits, count = int(dataset.get("BitsAllocated") or 16), int(dataset.get("NumberOfFrames") or 1)
+    return int(dataset.Rows) * int(dataset.Columns) * max(count, 1) * bits // 8
 
 
 def _numbers(value: Any) -> list[float]:
@@ -236,8 +248,7 @@ def _check_length(dataset: Any, file: Path, uid: str) -> None:
     length, start = getattr(element, "length", None), getattr(element, "value_tell", None)
     if length is None or start is None:
         return
-    bits, count = int(dataset.get("BitsAllocated") or 16), int(dataset.get("NumberOfFrames") or 1)
-    size = int(dataset.Rows) * int(dataset.Columns) * max(count, 1) * bits // 8
+    size, count = _size_of(dataset), int(dataset.get("NumberOfFrames") or 1)
     have = os.path.getsize(file)
     if str(dataset.file_meta.get("TransferSyntaxUID", "")) == DEFLATED:
         have, need = len(element.value or b""), size
