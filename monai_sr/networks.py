@@ -92,17 +92,45 @@ class ResidualNet(nn.Module):
         return x + residual[..., :slices]
 
 
+class PyramidLevel(nn.Module):
+    """The feature branch of a level of :class:`PyramidNet`: the residual of the doubled image.
+
+    It embeds the image, refines the features by ``depth`` convolutions, doubles the slices of the features, and
+    computes the residual from them.
+
+    Args:
+        features: channels.
+        depth: convolutions between embedding and doubling, even, at least 2.
+
+    Shape: ``(B, 1, X, Y, m)`` to ``(B, 1, X, Y, 2m)``.
+    """
+
+    def __init__(self, features: int, depth: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv3d(1, features, 3, padding=1)
+        self.body = nn.Sequential(*[LinkedPair(features) for _ in range(depth // 2)])
+        self.double_features = nn.ConvTranspose3d(features, features, (1, 1, 4), (1, 1, 2), (0, 0, 1))
+        self.residual = nn.Conv3d(features, 1, 3, padding=1)
+        _prepare(self, last=self.residual)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.double_features(self.body(torch.relu(self.embed(image))))
+        return self.residual(torch.relu(features))
+
+
 class PyramidNet(nn.Module):
     """Laplacian pyramid along the slices: every level doubles the slices and adds a residual.
 
-    A level embeds its image, refines features by ``depth`` convolutions, doubles the slices of the features and of
-    the image, and adds the residual computed from the features. The sum is the input of the next level. Levels
-    share their weights, so one network serves ×2, ×4, ×8. Only the image is passed from level to level. If features
-    are passed too, as in the paper, they grow through the identity connections; weights trained in that way had
-    later levels in which no ReLU ever opened.
+    The sum is the input of the next level. Only the image is passed from level to level. If features are passed too,
+    as in the paper, they grow through the identity connections; weights trained in that way had later levels in
+    which no ReLU ever opened.
+
+    The last level has weights of its own, because it makes slices near the in-plane resolution; all levels before it
+    share theirs. So one network serves ×2, ×4, ×8. With the same weights for all levels the first of two levels
+    stays behind: its last layer, solved for it alone, gains 0.05 to 0.09 dB.
 
     Args:
-        features: channels of the feature branch.
+        features: channels of the feature branches.
         depth: convolutions of the feature branch in each level, even.
         levels: default number of doublings in :meth:`forward`.
 
@@ -110,7 +138,7 @@ class PyramidNet(nn.Module):
     levels, from coarse to fine, for deep supervision.
 
     Source: Lai 2017, "Deep Laplacian Pyramid Networks"; weights shared over levels as in Lai 2018
-    (MS-LapSRN), section 3.2.
+    (MS-LapSRN), section 3.2, but for the last one.
     """
 
     works_on: Final[str] = "thick"
@@ -123,12 +151,9 @@ class PyramidNet(nn.Module):
         if depth < 2 or depth % 2:
             raise ValueError(f"depth is {depth}, must be even and at least 2")
         self.depth, self.levels = depth, levels
-        self.embed = nn.Conv3d(1, features, 3, padding=1)
-        self.body = nn.Sequential(*[LinkedPair(features) for _ in range(depth // 2)])
-        self.double_features = nn.ConvTranspose3d(features, features, (1, 1, 4), (1, 1, 2), (0, 0, 1))
-        self.residual = nn.Conv3d(features, 1, 3, padding=1)
+        self.earlier = PyramidLevel(features, depth)
+        self.last = PyramidLevel(features, depth)
         self.register_buffer("doubling", _doubling_weights(), persistent=False)
-        _prepare(self, last=self.residual)
 
     def reach_of(self, levels: int) -> tuple[int, int]:
         """Reach to each side: voxels in plane, *thick* slices through plane."""
@@ -147,9 +172,12 @@ class PyramidNet(nn.Module):
         """The images of all levels, ×2 first."""
         image = x
         outputs: list[Tensor] = []
-        for _ in range(levels):
-            features = self.double_features(self.body(torch.relu(self.embed(image))))
-            image = self.double_image(image) + self.residual(torch.relu(features))
+        for level in range(levels):
+            if level == levels - 1:  # TorchScript has no variable that holds a module
+                residual = self.last(image)
+            else:
+                residual = self.earlier(image)
+            image = self.double_image(image) + residual
             outputs.append(image)
         return outputs
 

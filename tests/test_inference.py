@@ -10,6 +10,7 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, LoadImaged, Orientation, SaveImaged
+from small_networks import idle
 from torch import nn
 
 from monai_sr.errors import ImageError, SuperResolutionWarning, UsageError
@@ -31,14 +32,6 @@ def lively(network: nn.Module, strength: float = 1.0) -> nn.Module:
     for parameter in network.parameters():
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 25
         nn.init.normal_(parameter, std=strength * (1.5 / fan_in) ** 0.5)
-    return network.eval()
-
-
-def idle(network: nn.Module) -> nn.Module:
-    """The same network adding nothing."""
-    last = network.tail if isinstance(network, ResidualNet) else network.residual
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
     return network.eval()
 
 

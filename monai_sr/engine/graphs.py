@@ -99,12 +99,13 @@ class _Graph:
     def pyramid(self, network: PyramidNet, levels: int) -> Any:
         """The graph of a PyramidNet; its input is (1, x, Y, m, 1), its output (1, x, Y, m·2^levels, 1)."""
         image = self._input(1)
-        for level in range(levels):
-            x = self._quantized(self._convolved(image, network.embed, relu=True), f"{level}.embed", signed=False)
-            x = self._pairs(x, network.body, f"{level}.body", whole=False)
-            seen = self._quantized(self._halves(x, network.double_features), f"{level}.detail", signed=False)
+        for after in reversed(range(levels)):
+            level = network.earlier if after else network.last
+            x = self._quantized(self._convolved(image, level.embed, relu=True), f"{after}.embed", signed=False)
+            x = self._pairs(x, level.body, f"{after}.body", whole=False)
+            seen = self._quantized(self._halves(x, level.double_features), f"{after}.detail", signed=False)
             seen = self._interleaved(seen)
-            image = self._added(self._doubled_image(image, network), self._convolved(seen, network.residual))
+            image = self._added(self._doubled_image(image, network), self._convolved(seen, level.residual))
         return self._model(image)
 
     # ---------------------------------------------------------------- layers

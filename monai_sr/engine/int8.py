@@ -25,7 +25,7 @@ from ..networks import LinkedPair, PyramidNet, ResidualNet
 from .graphs import Ranges
 
 LEVELS = 3
-"""Levels of a pyramid with own ranges: up to a factor of 8."""
+"""Levels of a pyramid with own ranges, counted from the last one: up to a factor of 8."""
 
 VERSION = 1
 """Version of the file; it changes when the same ranges would give another network."""
@@ -43,10 +43,12 @@ def weights_fingerprint(network: nn.Module) -> str:
 def quantized_tensors(network: nn.Module) -> list[str]:
     """The names of the quantized tensors of a network, as in :mod:`monai_sr.engine.graphs`.
 
-    A PyramidNet has them for its first levels; deeper levels, for which it was not trained, use those of the last.
+    Levels of a PyramidNet are counted from the last one, 0. Levels beyond those of training use the ranges of the
+    one with the highest number.
     """
     assert isinstance(network, ResidualNet | PyramidNet)
-    body = [f"body.{index}{part}" for index in range(len(network.body)) for part in (".inner", "")]
+    pairs = network.body if isinstance(network, ResidualNet) else network.last.body
+    body = [f"body.{index}{part}" for index in range(len(pairs)) for part in (".inner", "")]
     if isinstance(network, ResidualNet):
         return ["head", *body]
     # the last sum stays in float32, see _Graph._pairs
@@ -70,7 +72,8 @@ def read_ranges(path: str | Path | None, network: nn.Module) -> Ranges:
         raise _unusable("the 8-bit form of this bundle is damaged", path) from error
     if form != VERSION:
         raise _unusable(f"its 8-bit form is of version {form!r}, {VERSION} is known", path)
-    channels = network.body[0].first.in_channels  # type: ignore[index, union-attr]
+    branch = network.last if isinstance(network, PyramidNet) else network
+    channels = branch.body[0].first.in_channels  # type: ignore[index, union-attr]
     found = [ranges.get(name, []) for name in quantized_tensors(network)]
     if not all(len(values) == channels and all(0 < v < math.inf for v in values) for values in found):
         raise _unusable("the 8-bit form of this bundle is damaged", path)
@@ -142,7 +145,7 @@ def _best_ranges(values: Tensor) -> list[float]:
 @contextmanager
 def _watched(network: ResidualNet | PyramidNet, note: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Call ``note`` with every tensor that :class:`monai_sr.engine.graphs._Graph` quantizes, by its name there."""
-    level = -1
+    level = 0
 
     def plain(name: str, values: Tensor) -> None:
         note(name if isinstance(network, ResidualNet) else f"{level}.{name}", values)
@@ -153,25 +156,29 @@ def _watched(network: ResidualNet | PyramidNet, note: Callable[[str, Tensor], No
     def on(module: nn.Module, report: Callable[[Tensor], None]) -> Any:
         return module.register_forward_hook(lambda _module, _inputs, output: report(output))
 
-    def next_level(_: Tensor) -> None:
+    def start(_: nn.Module, inputs: tuple[Tensor, int]) -> None:
         nonlocal level
-        level += 1
+        level = inputs[1]
 
-    def first_level(*_: Any) -> None:
+    def next_level(*_: Any) -> None:
         nonlocal level
-        level = -1
+        level -= 1  # the levels that follow
 
-    handles = [network.register_forward_pre_hook(first_level)]
-    for index, pair in enumerate(network.body):
-        assert isinstance(pair, LinkedPair)
-        handles.append(on(pair.first, partial(positive, f"body.{index}.inner")))
-        handles.append(on(pair, partial(plain, f"body.{index}")))
-    if isinstance(network, ResidualNet):
-        handles.append(on(network.head, partial(positive, "head")))
-    else:
-        handles.append(on(network.embed, next_level))
-        handles.append(network.body.register_forward_pre_hook(lambda _, inputs: plain("embed", inputs[0])))
-        handles.append(on(network.double_features, partial(positive, "detail")))
+    handles: list[Any] = []
+    branches = [network] if isinstance(network, ResidualNet) else [network.earlier, network.last]
+    for branch in branches:
+        for index, pair in enumerate(branch.body):
+            assert isinstance(pair, LinkedPair)
+            handles.append(on(pair.first, partial(positive, f"body.{index}.inner")))
+            handles.append(on(pair, partial(plain, f"body.{index}")))
+        if isinstance(branch, ResidualNet):
+            handles.append(on(branch.head, partial(positive, "head")))
+        else:
+            handles.append(branch.register_forward_pre_hook(next_level))
+            handles.append(on(branch.embed, partial(positive, "embed")))
+            handles.append(on(branch.double_features, partial(positive, "detail")))
+    if isinstance(network, PyramidNet):
+        handles.append(network.register_forward_pre_hook(start))
     try:
         yield
     finally:

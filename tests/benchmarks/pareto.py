@@ -88,16 +88,18 @@ def residual(features: int, fold: int = 2, kernels: tuple[Kernel, Kernel] = CUBE
 def pyramid(features: int, depth: int = 8, kernels: tuple[Kernel, Kernel] = CUBES) -> nn.Module:
     """The pyramid network, with other kernels in the layers before the doubling, in turn."""
     network = PyramidNet(features, depth)
-    _change_kernels(network.body, kernels)
-    _prepare(network, last=network.residual)
+    for branch in (network.earlier, network.last):
+        _change_kernels(branch.body, kernels)
+        _prepare(branch, last=branch.residual)
     return network
 
 
 def shuffled_pyramid(features: int) -> nn.Module:
     """The pyramid network with a convolution and a shuffle of slices for the transposed convolution."""
     network = PyramidNet(features)
-    network.double_features = ShuffledDoubling(features)
-    _prepare(network, last=network.residual)
+    for branch in (network.earlier, network.last):
+        branch.double_features = ShuffledDoubling(features)
+        _prepare(branch, last=branch.residual)
     return network
 
 
@@ -149,15 +151,17 @@ class TrunkPyramid(PyramidNet):
 
     def __init__(self, features: int, trunk: int, depth: int) -> None:
         super().__init__(features, depth)
+        del self.earlier
         self.trunk = nn.Sequential(*[LinkedPair(features) for _ in range(trunk // 2)])
-        _prepare(self, last=self.residual)
+        _prepare(self, last=self.last.residual)
 
     def every_level(self, x: Tensor, levels: int) -> list[Tensor]:
         image, outputs = x, []
         for level in range(levels):
-            features = torch.relu(self.embed(image))
-            features = self.body(features if level else self.trunk(features))
-            image = self.double_image(image) + self.residual(torch.relu(self.double_features(features)))
+            features = torch.relu(self.last.embed(image))
+            features = self.last.body(features if level else self.trunk(features))
+            features = torch.relu(self.last.double_features(features))
+            image = self.double_image(image) + self.last.residual(features)
             outputs.append(image)
         return outputs
 

@@ -13,6 +13,21 @@ def lively(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+def last_layers(network: nn.Module) -> list[nn.Conv3d]:
+    """The layers that make what a network adds to the image."""
+    if hasattr(network, "tail"):
+        return [network.tail]
+    return [network.earlier.residual, network.last.residual]
+
+
+def idle(network: nn.Module) -> nn.Module:
+    """The same network, which adds nothing; in eval mode."""
+    for layer in last_layers(network):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return network.eval()
+
+
 def computed(engine, image, levels=0):
     """What an engine makes of (1, 1, X, Y, Z), as ``super_resolve`` asks for it."""
     slices, made = image[0, 0], {}
