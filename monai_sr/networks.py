@@ -173,10 +173,8 @@ class PyramidNet(nn.Module):
         image = x
         outputs: list[Tensor] = []
         for level in range(levels):
-            if level == levels - 1:  # TorchScript has no variable that holds a module
-                residual = self.last(image)
-            else:
-                residual = self.earlier(image)
+            # TorchScript has no variable that holds a module
+            residual = self.last(image) if level == levels - 1 else self.earlier(image)
             image = self.double_image(image) + residual
             outputs.append(image)
         return outputs

@@ -60,7 +60,9 @@ def test_a_pyramid_in_training_shows_every_level_lowest_first(levels):
     outputs = network.train()(image, levels)
     assert [o.shape[-1] for o in outputs] == [4 * 2 ** (k + 1) for k in range(levels)]
     torch.testing.assert_close(outputs[-1], last)
-    torch.testing.assert_close(outputs[0], network.double_image(image) + (network.last if levels == 1 else network.earlier)(image))
+    torch.testing.assert_close(
+        outputs[0], network.double_image(image) + (network.last if levels == 1 else network.earlier)(image)
+    )
 
 
 def test_a_level_adds_the_residual_of_its_branch_to_the_doubled_image():

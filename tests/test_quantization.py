@@ -9,12 +9,8 @@ import numpy as np
 import phantoms
 import pytest
 import torch
-<<<<<<< HEAD
 from runs import make_bundle
-from small_networks import computed, lively
-=======
 from small_networks import computed, idle, lively
->>>>>>> 85fd7e5 (networks: give the last level of the pyramid weights of its own)
 
 from monai_sr.bundles import NAMES, bundle_path, load_bundle
 from monai_sr.cli.main import main

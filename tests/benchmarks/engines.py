@@ -81,7 +81,9 @@ def operations(model: Model, voxels_in: int, factor: float) -> float:
         taps = sum(p.numel() for name, p in network.named_parameters() if name.endswith("weight"))
         return 2 * taps * voxels_in * factor / network.fold
     assert isinstance(network, PyramidNet)
-    same = sum(p.numel() for layer in (network.last.embed, network.last.body) for p in layer.parameters() if p.dim() == 5)
+    same = sum(
+        p.numel() for layer in (network.last.embed, network.last.body) for p in layer.parameters() if p.dim() == 5
+    )
     doubling = network.last.double_features.weight.numel()
     each = same + doubling + 2 * network.last.residual.weight.numel() + network.doubling.numel()
     levels = max(1, math.ceil(math.log2(factor) - 1e-6))
