@@ -202,7 +202,8 @@ def load_bundle(
         name_or_path: "residual", "pyramid", "none" for the consistent spline, or a bundle folder.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
         engine: "auto" for the fastest that is installed, "torch" or "openvino". Default: as the bundle says.
-        precision: "float32"; on the CPU "int8", on a GPU "float16" or "bfloat16". Default: as the bundle says.
+        precision: "auto", "float32"; on the CPU "int8", on a GPU "float16" or "bfloat16". Default: as the bundle
+            says ("auto": int8 on the CPU where it is calibrated, else float32).
         trust_bundle: let a bundle that does not ship with monai-sr run its code.
 
     Raises:

@@ -315,7 +315,7 @@ class SuperResolutionInferer(Inferer):
         self,
         *,
         engine: str = "torch",
-        precision: str = "float32",
+        precision: str = "auto",
         int8: str | None = None,
         **options: Unpack[NetworkOptions],
     ) -> None:

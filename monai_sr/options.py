@@ -157,7 +157,7 @@ def _parameters_of(group: type[_Group], name: str = "") -> tuple[Parameter, ...]
 class Wanted(_Group):
     """what to make"""
 
-    bundle: str = _option("residual", "residual, pyramid, none (spline only) or a bundle folder")
+    bundle: str = _option("pyramid", "pyramid, residual, none (spline only) or a bundle folder")
     factor: float | None = _option(None, "output slices per acquired slice, such as 4 or 2.5", excludes=("spacing",))
     spacing: float | None = _option(
         None, "wanted slice spacing", unit="mm", unset="the finer in-plane spacing", excludes=("factor",)
@@ -224,8 +224,10 @@ class Compute(_Group):
     engine: Literal["auto", "torch", "openvino"] | None = _option(
         None, "what computes the network", unset="auto: on the CPU the fastest installed, see monai-sr info"
     )
-    precision: Literal["float32", "int8", "float16", "bfloat16"] | None = _option(
-        None, "of the convolutions: int8 on the CPU, float16 or bfloat16 on a GPU", unset="float32"
+    precision: Literal["auto", "float32", "int8", "float16", "bfloat16"] | None = _option(
+        None,
+        "of the convolutions: int8 on the CPU, float16 or bfloat16 on a GPU",
+        unset="auto: int8 by OpenVINO where the bundle is calibrated for it, else float32",
     )
     trust_bundle: bool = _option(False, "let a bundle that does not ship with monai-sr run its code")
 

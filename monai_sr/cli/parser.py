@@ -178,7 +178,7 @@ def make_parser() -> Parser:
     sub.add_argument("runs", metavar="RUNS", help="output_dir of the training")
     sub.add_argument("target", metavar="BUNDLE", help="folder to make")
     sub.add_argument("dataset", metavar="DATASET", help="datalist or folder, as for training")
-    sub.add_argument("--bundle", default="residual", help="the bundle that was trained [%(default)s]")
+    sub.add_argument("--bundle", default="pyramid", help="the bundle that was trained [%(default)s]")
     sub.add_argument("--crop", type=_voxels, default=96, metavar="VOXELS", help="of each volume, a side [%(default)s]")
     _add(sub, PARAMETERS["trust_bundle"], default=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from ..errors import UsageError
+from ..errors import BundleError, UsageError
 from ..options import PARAMETERS
 from . import Engine
 from .graphs import can_stream, openvino
@@ -22,7 +23,7 @@ from .torch_engine import HALVES, SplineEngine, TorchEngine
 def choose_engine(network: nn.Module, *, engine: str, precision: str, device: torch.device) -> str:
     """The name of the engine to use. "auto" is, on the CPU, the fastest that is installed and supports the network.
 
-    Any other engine must fit network, precision and device.
+    Any other engine must fit network, precision and device. The precision "auto" fits all of them.
 
     Raises:
         UsageError: they do not fit (E-ENGINE), or OpenVINO is needed and not installed (E-EXTRA).
@@ -52,13 +53,14 @@ def choose_engine(network: nn.Module, *, engine: str, precision: str, device: to
 
 
 def make_engine(
-    network: nn.Module, *, engine: str = "auto", precision: str = "float32", int8: str | Path | None = None
+    network: nn.Module, *, engine: str = "auto", precision: str = "auto", int8: str | Path | None = None
 ) -> Engine:
     """Make the engine of a network.
 
     Args:
         network: in eval mode on its device, in float32.
-        engine, precision: see :class:`monai_sr.options.Compute`.
+        engine, precision: see :class:`monai_sr.options.Compute`. "auto" is int8 where OpenVINO computes and ``int8``
+            was made from these weights, else float32.
         int8: the bundle's ``models/int8.json``.
 
     Raises:
@@ -67,8 +69,11 @@ def make_engine(
     """
     device = next(network.parameters()).device
     if choose_engine(network, engine=engine, precision=precision, device=device) == "torch":
-        return TorchEngine(network, precision)
-    ranges = read_ranges(int8, network) if precision == "int8" else None
+        return TorchEngine(network, "float32" if precision == "auto" else precision)
+    ranges = None
+    if precision != "float32":
+        with suppress(BundleError) if precision == "auto" else nullcontext():
+            ranges = read_ranges(int8, network)
     return OpenVinoEngine(network, ranges=ranges)  # type: ignore[arg-type]
 
 
