@@ -127,7 +127,10 @@ def test_progress_of_streamed_rows_grows_to_the_whole():
 @pytest.mark.parametrize("bundle", sorted(NAMES))
 def test_both_engines_give_the_same_voxels_on_a_phantom(bundle):
     image = phantoms.body((34, 30, 12), (1.0, 1.0, 3.0))
-    results = {engine: load_bundle(bundle, device="cpu", engine=engine)(image) for engine in ("torch", "openvino")}
+    results = {
+        engine: load_bundle(bundle, device="cpu", engine=engine, precision="float32")(image)
+        for engine in ("torch", "openvino")
+    }
     spread = float(np.ptp(results["torch"].numpy()))
     assert (results["openvino"] - results["torch"]).abs().max() < 1e-4 * spread
 
@@ -137,7 +140,8 @@ def test_both_engines_give_the_same_voxels_on_a_phantom(bundle):
 def test_both_engines_give_the_same_voxels_on_a_scan(bundle, shared_data):
     image = read_image(shared_data / "volumes" / "ct" / "chest_cta_rider0117_0p8mm.nii.gz")[:, 100:140, 100:130, 30:42]
     results = {
-        engine: load_bundle(bundle, device="cpu", engine=engine)(image, factor=3) for engine in ("torch", "openvino")
+        engine: load_bundle(bundle, device="cpu", engine=engine, precision="float32")(image, factor=3)
+        for engine in ("torch", "openvino")
     }
     spread = float(np.ptp(results["torch"].numpy()))
     assert 0 < (results["openvino"] - results["torch"]).abs().max() < 1e-4 * spread
@@ -287,10 +291,10 @@ def test_the_json_tells_engine_and_precision_and_another_engine_makes_the_result
         return outcome.status, json.loads((tmp_path / "scan.json").read_text())["monai_sr"]
 
     status, told = record()
-    assert status == "done" and told["engine"].startswith("openvino ") and told["engine"].endswith(", float32")
+    assert status == "done" and told["engine"].startswith("openvino ") and told["engine"].endswith(", int8")
     assert told["options"] == {
-        "wanted": {"bundle": "pyramid", "factor": 2.0},
-        "compute": {"device": "cpu", "engine": "openvino", "precision": "float32"},
+        "wanted": {"factor": 2.0},
+        "compute": {"device": "cpu", "engine": "openvino", "precision": "int8"},
     }
     assert record()[0] == "skipped"
     assert record(engine="openvino")[0] == "skipped"  # which is what auto took

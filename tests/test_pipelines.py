@@ -43,7 +43,7 @@ def options_of(command: str, words: list[str]) -> dict:
 
 def test_parameters_are_what_the_parser_knows():
     known = {one.name: one for one in parameters("run")}
-    assert known["bundle"].default == "residual"
+    assert known["bundle"].default == "pyramid"
     assert (known["factor"].kind, known["factor"].flag) == ("number", "--factor")
     assert known["factor"].excludes == ("spacing",)
     assert known["spacing"].excludes == ("factor",)
@@ -51,7 +51,7 @@ def test_parameters_are_what_the_parser_knows():
     assert known["modality"].choices == ("CT", "MR")
     assert known["axis"].choices == (0, 1, 2)
     assert known["strict"].kind == "flag" and known["include"].many
-    assert known["input"].flag == "" and "[residual]" in known["bundle"].text
+    assert known["input"].flag == "" and "[pyramid]" in known["bundle"].text
     assert not {"help", "debug", "xml"} & set(known)
     with pytest.raises(KeyError):
         parameters("no such command")
@@ -113,7 +113,7 @@ def test_every_option_of_one_file_is_an_input_and_untouched_ones_are_not_passed(
 def test_what_is_set_in_nipype_is_set_on_the_command_line(nipype, thick):
     given = {
         "factor": 2.5,
-        "bundle": "pyramid",
+        "bundle": "residual",
         "axis": 2,
         "modality": "MR",
         "strict": True,

@@ -16,6 +16,7 @@ from monai_sr.bundles import NAMES, bundle_path, load_bundle
 from monai_sr.cli.main import main
 from monai_sr.engine.int8 import find_ranges, quantized_tensors, read_ranges, weights_fingerprint, write_ranges
 from monai_sr.engine.openvino import OpenVinoEngine
+from monai_sr.engine.selection import make_engine
 from monai_sr.errors import BundleError
 from monai_sr.evaluation import quantize
 from monai_sr.inference import super_resolve
@@ -214,8 +215,20 @@ def test_one_command_makes_the_8_bit_form_that_the_command_line_then_runs(bundle
     assert main(words) == 0
     model = load_bundle(bundle, device="cpu", precision="int8", trust_bundle=True)
     assert (model.engine.name, model.engine.precision) == ("openvino", "int8")
-    exact = load_bundle(bundle, device="cpu", trust_bundle=True)(read_image(thick)).numpy()
+    exact = load_bundle(bundle, device="cpu", precision="float32", trust_bundle=True)(read_image(thick)).numpy()
     assert 0 < np.abs(read_image(thin).numpy() - exact).max() < 0.05 * np.ptp(exact)
+
+
+def test_the_precision_auto_is_int8_where_the_form_is_of_the_weights(network, tmp_path):
+    write_ranges(tmp_path / "int8.json", network, find_ranges(network, seen_by(network, 1)), made_by="a test")
+    int8 = {"int8": tmp_path / "int8.json"}
+    assert make_engine(network, **int8).precision == "int8"
+    assert make_engine(network, engine="torch", **int8).precision == "float32"
+    assert make_engine(network, precision="float32", **int8).precision == "float32"
+    assert make_engine(network).precision == "float32"  # there is no such form
+    with torch.no_grad():
+        next(network.parameters()).mul_(2)
+    assert make_engine(network, **int8).precision == "float32"
 
 
 def test_an_8_bit_form_that_loses_too_much_is_not_written(bundle, dataset, monkeypatch, capsys):
