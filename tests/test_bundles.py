@@ -100,7 +100,10 @@ SMALL = ("--epoch_length", "2", "--val_interval", "1", "--val_size", "24", "--cr
 
 def test_a_bundle_has_the_rooms_of_the_model_zoo(bundle):
     for name in (
-        *(f"configs/{c}.json" for c in (*CONFIGS, "calibration", "evaluate", "metadata", "multi_gpu_train")),
+        *(
+            f"configs/{c}.json"
+            for c in (*CONFIGS, "calibration", "evaluate", "metadata", "multi_gpu_train", "train_on_device")
+        ),
         "configs/logging.conf",
         "models/model.pt",
         "models/model.ts",
@@ -463,6 +466,21 @@ def test_two_processes_keep_equal_replicas(bundle, volumes, tmp_path):
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
     assert (tmp_path / "runs" / "checkpoint_epoch=1.pt").is_file()
+
+
+@pytest.mark.slow
+def test_training_with_batches_made_on_the_device_starts_from_weights_and_resumes(bundle, volumes, tmp_path):
+    configs = [str(bundle / "configs" / name) for name in ("train.json", "train_on_device.json")]
+    runs = tmp_path / "runs"
+    words = ("run", "--config_file", str(configs), "--dataset_dir", str(volumes), "--output_dir", str(runs))
+    start = ("--start_from", str(bundle / "models" / "model.pt"), *SMALL, "--batch_size", "2", "--bfloat16", "False")
+    output = monai(*words, *start, "--epochs", "1", cwd=tmp_path)
+    assert "crops/s" in output
+    assert float(re.search(r"Metrics -- loss: (-[\d.]+)", output)[1]) < -5  # a logarithm, of weights that are trained
+    assert (runs / "model.pt").is_file()
+    assert (runs / "checkpoint_epoch=1.pt").is_file()
+    monai(*words, *start, "--epochs", "2", cwd=tmp_path)
+    assert (runs / "checkpoint_epoch=2.pt").is_file()
 
 
 @pytest.mark.slow

@@ -7,11 +7,14 @@ from typing import Any
 
 # Imported on first use: clipping needs ignite, which takes a second to load and only training needs.
 _HOME = {
+    "BatchesOnDevice": "monai_sr.training.on_device",
     "CharbonnierLoss": "monai_sr.training.losses",
     "ConsistentInferer": "monai_sr.training.inferer",
     "ForegroundPSNR": "monai_sr.evaluation.metrics",
     "ForegroundSSIM": "monai_sr.evaluation.metrics",
     "GradientClipping": "monai_sr.training.clipping",
+    "LogErrorLoss": "monai_sr.training.losses",
+    "Muon": "monai_sr.training.muon",
     "NormalizeIntensitiesd": "monai_sr.transforms",
     "PyramidLoss": "monai_sr.training.losses",
     "RandCoarseCropd": "monai_sr.training.augmentation",

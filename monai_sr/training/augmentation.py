@@ -76,11 +76,11 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         self.mistaken, self.mistake = mistaken, mistake
         self.noise, self.noisy, self.isotropy = noise, noisy, isotropy
 
-    def randomize(self, spacing: Sequence[float]) -> None:  # type: ignore[override]
-        """Draw all random values; ``spacing`` decides which axes can be the slice axis."""
+    def randomize(self, spacing: Sequence[float], *, factor: float | None = None) -> None:  # type: ignore[override]
+        """Draw all random values; ``spacing`` decides which axes can be the slice axis, ``factor`` may be given."""
         near = [a for a in range(3) if spacing[a] <= self.isotropy * min(spacing)]
         self.axis = int(self.R.choice(near))
-        self.factor = float(self.R.choice(self.factors))
+        self.factor = float(self.R.choice(self.factors)) if factor is None else factor
         ratio, draw = float(self.R.uniform(*self.thickness_ratios)), self.R.random()
         self.ratio = 1.0 if draw < self.usual else 1 / self.factor if draw < self.usual + self.gaps else ratio
         self.profile: Profile = "box" if self.R.random() < self.box else "gaussian"
@@ -99,26 +99,34 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
     def _pair(self, key: Hashable, volume: Tensor) -> dict[Hashable, Any]:
         self.randomize(grid_of(volume).spacing)
         hr = torch.movedim(voxels_of(volume), self.axis + 1, -1).float().contiguous()
-        n = hr.shape[-1]
+        true, to_input, acquisition, spline = self.matrices(hr.shape[-1])
+        lr = apply_along(true, hr)
+        if self.sigma:
+            lr = lr + torch.from_numpy(self.R.normal(0, self.sigma, lr.shape)).to(lr)
+        return {
+            key: apply_along(to_input, lr),
+            "label": hr,
+            "acquired": lr,
+            "acquisition": acquisition.float(),
+            "spline": spline.float(),
+        }
+
+    def matrices(self, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The drawn acquisition of ``n`` thin slices: thin to thick, thick to the input, and A and B as given.
+
+        Raises:
+            ValueError: a pyramid needs a number of slices that is a multiple of the factor.
+        """
         m = max(2, round(n / self.factor))
         if self.works_on == "thick" and m * self.factor != n:
             raise ValueError(f"{n} thin slices are not a multiple of the factor {self.factor:g}")
         thin, thick = np.arange(n) - (n - 1) / 2, (np.arange(m) - (m - 1) / 2) * self.factor
         true = profile_matrix(thin, thick, slice_thickness=self.ratio * self.factor, profile=self.profile)
-        lr = apply_along(true, hr)
-        if self.sigma:
-            lr = lr + torch.from_numpy(self.R.normal(0, self.sigma, lr.shape)).to(lr)
         model = SliceModel.between(
             thick, thin, slice_thickness=self.given_ratio * self.factor, profile=self.given_profile
         )
         to_input = model.spline if self.works_on == "thin" else model.standard_slices()
-        return {
-            key: apply_along(to_input, lr),
-            "label": hr,
-            "acquired": lr,
-            "acquisition": model.acquisition.float(),
-            "spline": model.spline.float(),
-        }
+        return true, to_input, model.acquisition, model.spline
 
 
 class RandCoarseCropd(Randomizable, MapTransform):

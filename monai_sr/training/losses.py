@@ -52,6 +52,30 @@ class PyramidLoss(nn.Module):
         return torch.stack([self.loss(sr, level_target(hr, sr.shape[-1])) for sr in outputs]).sum()
 
 
+class LogErrorLoss(nn.Module):
+    """Logarithm of each crop's mean squared error: the gain in dB, whatever the contrast of the crop.
+
+    Args:
+        before: weight of the levels before the last one.
+        floor: added to the error, so that a crop without content counts little.
+        margin: voxels at the in-plane borders that do not count, because the network lacks what is beyond.
+    """
+
+    def __init__(self, before: float = 0.3, floor: float = 2e-6, margin: int = 4) -> None:
+        super().__init__()
+        self.before, self.floor, self.margin = before, floor, margin
+
+    def forward(self, levels: Sequence[Tensor] | Tensor, hr: Tensor) -> Tensor:
+        """Args: ``levels`` from coarse to fine, the last on the grid of ``hr`` (B, 1, X, Y, n), or that one alone."""
+        outputs = [levels] if isinstance(levels, Tensor) else list(levels)
+        inside = slice(self.margin, -self.margin or None)
+        errors = [
+            (sr - level_target(hr, sr.shape[-1]))[:, :, inside, inside].square().flatten(1).mean(1) for sr in outputs
+        ]
+        losses = [torch.log(error + self.floor).mean() for error in errors]
+        return losses[-1] + self.before * sum(losses[:-1], start=torch.zeros_like(losses[-1]))
+
+
 def level_target(hr: Tensor, slices: int) -> Tensor:
     """``hr`` (..., n) averaged to ``slices`` slices with a thickness equal to their spacing."""
     n = hr.shape[-1]
