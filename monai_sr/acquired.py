@@ -128,6 +128,7 @@ class Acquired:
         path: the file; empty without a file.
         sources: of ``axis``, ``slice_spacing``, ``slice_thickness`` and ``modality``.
         said_profile: the slice profile that the user or the protocol gives, and who; see :attr:`slice_profile`.
+        noise: standard deviation of the noise that was measured and removed, in the file's units; None where none was.
     """
 
     image: Tensor
@@ -145,6 +146,7 @@ class Acquired:
     path: str
     sources: Mapping[str, Source]
     said_profile: tuple[Profile, Source] | None = None
+    noise: float | None = None
 
     @classmethod
     def of(
@@ -241,7 +243,7 @@ class Acquired:
 
     def source_of(self, fact: str) -> Source:
         """Source of ``axis``, ``slice_spacing``, ``slice_thickness``, ``slice_profile`` or ``modality``."""
-        return self._profile[1] if fact == "slice_profile" else self.sources[fact]
+        return self._profile[1] if fact == "slice_profile" else "estimated" if fact == "noise" else self.sources[fact]
 
     def record(self) -> dict[str, Any]:
         """The facts that were used and their sources, as JSON holds them; lengths in mm."""
@@ -253,6 +255,8 @@ class Acquired:
         }
         if "_profile" in vars(self):  # an image that is passed through needs none
             facts["slice_profile"] = self.slice_profile
+        if self.noise is not None:
+            facts["noise"] = float(f"{self.noise:.4g}")
         return {name: {"value": value, "source": self.source_of(name)} for name, value in facts.items()}
 
     def wanted_grid(self, *, spacing: float | None = None, factor: float | None = None) -> Grid:

@@ -183,6 +183,7 @@ class Acquisition(_Group):
         None, "slice profile", unset="the DICOM header's, else estimated from the slices"
     )
     protocols: str | None = _option(None, "table of slice widths by protocol, of calibrate --pairs", placeholder="FILE")
+    consistency: Literal["exact", "noise"] = _option("exact", "agree with the slices, or with them without their noise")
     axis: int | None = _option(
         None, "through-plane axis", kind="choice", choices=(0, 1, 2), unset="the one of largest spacing"
     )
@@ -364,7 +365,7 @@ _OF_A_RUN = {parameter.name for parameter in PARAMETERS.values() if parameter.gr
 LEFT_OUT: dict[str, set[str]] = {
     "run": set(),
     "bids": _DICOM_ONLY,
-    "slicer": _DICOM_ONLY | _OF_A_RUN,
+    "slicer": _DICOM_ONLY | _OF_A_RUN | {"consistency"},  # whose name is that of its map there
     "watch": _OF_A_RUN | {"input", "output", "format", "series", "volume", "nan", "geometry", "merge_by_geometry"},
     "check": {p.name for p in PARAMETERS.values() if p.group not in ("reading", "acquisition")} | {"series"},
 }

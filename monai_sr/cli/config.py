@@ -21,8 +21,8 @@ def run_options(given: argparse.Namespace) -> RunOptions:
     Raises:
         UsageError: the file cannot be used, or options contradict each other.
     """
-    see_help = f"see monai-sr {given.command} --help"
-    chosen = {name: value for name, value in vars(given).items() if name in PARAMETERS}
+    see_help, known = f"see monai-sr {given.command} --help", PARAMETERS.keys() - LEFT_OUT[given.command]
+    chosen = {name: value for name, value in vars(given).items() if name in known}
     places = [chosen.pop(name) for name in ("input", "output") if name in chosen]
     for name in ("input", "output"):
         option = getattr(given, f"{name}_option", None)

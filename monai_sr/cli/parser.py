@@ -122,6 +122,7 @@ def make_parser() -> Parser:
     sub.add_argument("thin", metavar="THIN", help="super-resolved volume, on any grid with parallel axes")
     for name in ("slice_thickness", "profile", "axis", "volume"):
         _add(sub, PARAMETERS[name], default=None)
+    _add(sub, PARAMETERS["consistency"], default="exact")
     sub.add_argument("--map", metavar="FILE", help="write the residual of each acquired voxel there")
     sub.add_argument(
         "--json", metavar="FILE", nargs="?", const="", help="print one JSON document for programs, or write it to FILE"

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import cast
 
+from monai.data import MetaTensor
+
+from ..acquired import Acquired
 from ..bundles import read_calibration
 from ..dicom import is_dicom_source
 from ..errors import naming
 from ..files import write_json
+from ..inference import without_noise
 from ..io.images import check_writable, read_image, write_image
 from ..trust.consistency import measure_consistency
 from .terminal import answer, say
@@ -24,6 +29,8 @@ def verify(options: argparse.Namespace) -> int:
         read_image(source, volume=None if is_dicom_source(source) else options.volume, own_results=True)
         for source in sources
     )
+    if options.consistency == "noise":
+        acquired = cast(MetaTensor, without_noise(Acquired.of(acquired, axis=options.axis)).image)
     with naming(sources[1]):
         consistency = measure_consistency(
             acquired,
