@@ -1,7 +1,7 @@
 """What a user chooses for a run: one typed record from the command line to the record beside a result.
 
-The argument parser, the descriptors of 3D Slicer, Boutiques and Nipype, configuration files and the
-record of provenance are made from the fields of :class:`RunOptions`. Needs no torch.
+The parser, the descriptors of 3D Slicer, Boutiques and Nipype, configuration files and the record of provenance
+are made from the fields of :class:`RunOptions`. Needs no torch.
 """
 
 from __future__ import annotations
@@ -226,9 +226,7 @@ class Compute(_Group):
         None, "what computes the network", unset="auto: on the CPU the fastest installed, see monai-sr info"
     )
     precision: Literal["auto", "float32", "int8", "float16", "bfloat16"] | None = _option(
-        None,
-        "of the convolutions: int8 on the CPU, float16 or bfloat16 on a GPU",
-        unset="auto: int8 by OpenVINO where the bundle is calibrated for it, else float32",
+        None, "of the convolutions: int8 on the CPU, float16 or bfloat16 on a GPU", unset="auto: int8 where calibrated"
     )
     trust_bundle: bool = _option(False, "let a bundle that does not ship with monai-sr run its code")
 
