@@ -175,15 +175,15 @@ def multiply_adds(network: nn.Module, factor: int) -> float:
     Every weight meets every place of the grid that its layer works on once. The pyramid's doubling of the image
     is no layer and not counted, 17 multiply-adds.
     """
-    weights = {
-        name: sum(parameter.numel() for parameter in part.parameters() if parameter.ndim == 5)
-        for name, part in network.named_children()
-    }
+
+    def count(part: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in part.parameters() if parameter.ndim == 5)
+
     if works_on(network) == "thin":
-        return sum(weights.values()) / network.head.in_channels  # voxels that are one place of the folded grid
-    trunk = weights.pop("trunk", 0)
+        return count(network) / network.head.in_channels  # voxels that are one place of the folded grid
     # a level reads its residual on the slices that it makes, everything else works on half of them
-    level = weights.pop("residual") + sum(weights.values()) / 2
+    level = count(network.last.residual) + (count(network.last) - count(network.last.residual)) / 2
+    trunk = count(network.trunk) if hasattr(network, "trunk") else 0
     return level * sum(0.5**above for above in range(round(math.log2(factor)))) + trunk / factor
 
 

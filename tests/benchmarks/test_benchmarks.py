@@ -273,7 +273,7 @@ def test_the_table_tells_cost_gain_and_who_is_on_the_front():
     assert "| 251 | 251 | 502 | +0.80 | +1.00 | **+0.90** (+0.80, +1.00) | ×2, ×4 | 3.0 |" in text
     assert "| 63 | 63 | 126 | +0.60 | +0.80 | **+0.70** | ×2, ×4 | 1.5 |" in text
     assert "| 141 | 141 | 283 | +0.50 | +0.70 | **+0.60** | – | 1.5 |" in text
-    assert "| 114 | 171 | 227 | +0.50 | +0.70 | **+0.60** (+0.40, +0.80) | ×2, ×4 | 3.0 |" in text
+    assert "| 114 | 171 | 455 | +0.50 | +0.70 | **+0.60** (+0.40, +0.80) | ×2, ×4 | 3.0 |" in text
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert [line.split("|")[2].strip() for line in lines[2:5]] == ["63", "141", "251"]
 
