@@ -191,6 +191,7 @@ def load_bundle(
     device: str | torch.device = "auto",
     engine: str | None = None,
     precision: str | None = None,
+    quality: str | None = None,
     trust_bundle: bool = False,
 ) -> Model:
     """Load a bundle by its ``inference.json``, to run as with ``python -m monai.bundle run``.
@@ -204,6 +205,7 @@ def load_bundle(
         engine: "auto" for the fastest that is installed, "torch" or "openvino". Default: as the bundle says.
         precision: "auto", "float32"; on the CPU "int8", on a GPU "float16" or "bfloat16". Default: as the bundle
             says ("auto": int8 on the CPU where it is calibrated, else float32).
+        quality: "usual", or "best" for the mean over mirror images. Default: as the bundle says.
         trust_bundle: let a bundle that does not ship with monai-sr run its code.
 
     Raises:
@@ -235,7 +237,7 @@ def load_bundle(
         )
     load_weights(network, weights)
     network = network.to(where, memory_format=torch.channels_last_3d).eval()
-    given = {"engine": engine, "precision": precision}
+    given = {"engine": engine, "precision": precision, "quality": quality}
     computed = make_engine(network, **inferer.engine | {name: value for name, value in given.items() if value})
     return bundle_model(folder, weights, computed, inferer.defaults)
 

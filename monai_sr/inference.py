@@ -338,8 +338,8 @@ class SuperResolutionInferer(Inferer):
     and axis.
 
     Args:
-        engine, precision, int8: see :func:`monai_sr.engine.selection.make_engine`; the network must not be trained
-            further.
+        engine, precision, quality, int8: see :func:`monai_sr.engine.selection.make_engine`; the network must not be
+            trained further.
         options: see :class:`NetworkOptions`.
 
     Attributes:
@@ -352,11 +352,12 @@ class SuperResolutionInferer(Inferer):
         *,
         engine: str = "torch",
         precision: str = "auto",
+        quality: str = "usual",
         int8: str | None = None,
         **options: Unpack[NetworkOptions],
     ) -> None:
         super().__init__()
-        self.engine: dict[str, Any] = {"engine": engine, "precision": precision, "int8": int8}
+        self.engine: dict[str, Any] = {"engine": engine, "precision": precision, "quality": quality, "int8": int8}
         self.defaults = Settings.of(**options)
         self._computed: Engine | None = None
         self.facts: list[dict[str, Any]] = []

@@ -228,6 +228,7 @@ class Compute(_Group):
     precision: Literal["auto", "float32", "int8", "float16", "bfloat16"] | None = _option(
         None, "of the convolutions: int8 on the CPU, float16 or bfloat16 on a GPU", unset="auto: int8 where calibrated"
     )
+    quality: Literal["usual", "best"] = _option("usual", "best: mean over mirror images, more accurate, 4 times slower")
     trust_bundle: bool = _option(False, "let a bundle that does not ship with monai-sr run its code")
 
 
@@ -341,7 +342,7 @@ class RunOptions(_Group):
             wanted=replace(self.wanted, format=None, strict=False),
             acquisition=replace(self.acquisition, protocols=None),
             reading=replace(self.reading, series=None),
-            compute=Compute(engine=self.compute.engine, precision=self.compute.precision),
+            compute=replace(self.compute, device=Compute.device, trust_bundle=False),
         )
 
 

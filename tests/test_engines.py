@@ -281,6 +281,36 @@ def test_16_bits_on_a_gpu_stay_near_32(bundle, precision):
     assert (model.on(CPU)(image) - exact).abs().max() < 1e-4 * np.ptp(exact.numpy())
 
 
+@pytest.mark.parametrize("name", ["residual", "pyramid"])
+def test_the_best_quality_is_the_mean_over_the_mirror_images(name):
+    network, image = NETWORKS[name](), phantoms.body((18, 15, 9), (1.0, 1.0, 2.0))
+    options = {"factor": 2.0, "modality": "MR"}
+    mirrored = [
+        super_resolve(image.flip(axes), make_engine(network, engine="torch"), **options).flip(axes).numpy()
+        for axes in ([], [1], [2], [1, 2])
+    ]
+    best = super_resolve(image, make_engine(network, engine="torch", quality="best"), **options).numpy()
+    spread = np.ptp(best)
+    assert np.abs(best - np.mean(mirrored, axis=0)).max() < 1e-4 * spread
+    assert np.abs(best - mirrored[0]).max() > 1e-3 * spread
+    small = super_resolve(image, make_engine(network, engine="torch", quality="best"), tile_voxels=1, **options)
+    assert np.abs(small.numpy() - best).max() < 1e-4 * spread
+
+
+def test_the_best_quality_needs_memory_for_the_sum_and_is_recorded(thick, tmp_path):
+    usual, best = (make_engine(NETWORKS["pyramid"](), quality=quality) for quality in ("usual", "best"))
+    size = {"voxels_in": 1000, "voxels_out": 4000}
+    assert best.tile_bytes(4000, **size) - usual.tile_bytes(4000, **size) >= 2 * 4 * 4000
+    with pytest.raises(UsageError, match=r"E-ENGINE.*'finest'"):
+        make_engine(NETWORKS["pyramid"](), quality="finest")
+    for name, quality in (("a", "usual"), ("b", "best"), ("a", "best")):
+        target = tmp_path / f"{name}.nii.gz"
+        assert main(["run", str(thick), str(target), "--factor", "2", "--quality", quality, "--overwrite"]) == 0
+    records = [json.loads((tmp_path / f"{name}.json").read_text())["monai_sr"] for name in "ab"]
+    assert [one["options"]["compute"]["quality"] for one in records] == ["best", "best"]
+    assert records[0]["output_sha256"] == records[1]["output_sha256"]
+
+
 # ---------------------------------------------------------- what is written down
 
 

@@ -199,7 +199,7 @@ def test_the_keys_of_a_bundle_are_the_options_with_their_defaults(name):
     config = json.loads((BUNDLES / name / "configs" / "inference.json").read_text())
     groups = ("wanted", "acquisition", "reading", "compute")
     shared = {one.name: one.default for one in PARAMETERS.values() if one.group in groups} | {"engine": "auto"}
-    shared |= {"precision": "auto"}
+    shared |= {"precision": "auto"}  # quality is "usual" in both
     assert {key: config[key] for key in shared if key not in NOT_OF_A_BUNDLE} == {
         key: value for key, value in shared.items() if key not in NOT_OF_A_BUNDLE
     }

@@ -34,6 +34,7 @@ def load_model(options: RunOptions, *, device: str | None = None) -> Model:
         device=device or compute.device,
         engine=compute.engine,
         precision=compute.precision,
+        quality=compute.quality,
         trust_bundle=compute.trust_bundle,
     )
     if options.outputs.uncertainty and not model.calibration.get("uncertainty"):

@@ -14,6 +14,7 @@ from torch import nn
 from ..errors import BundleError, UsageError
 from ..options import PARAMETERS
 from . import Engine
+from .averaged import AveragedEngine
 from .graphs import can_stream, openvino
 from .int8 import read_ranges
 from .openvino import OpenVinoEngine
@@ -53,20 +54,32 @@ def choose_engine(network: nn.Module, *, engine: str, precision: str, device: to
 
 
 def make_engine(
-    network: nn.Module, *, engine: str = "auto", precision: str = "auto", int8: str | Path | None = None
+    network: nn.Module,
+    *,
+    engine: str = "auto",
+    precision: str = "auto",
+    quality: str = "usual",
+    int8: str | Path | None = None,
 ) -> Engine:
     """Make the engine of a network.
 
     Args:
         network: in eval mode on its device, in float32.
-        engine, precision: see :class:`monai_sr.options.Compute`. "auto" is int8 where OpenVINO computes and ``int8``
-            was made from these weights, else float32.
+        engine, precision, quality: see :class:`monai_sr.options.Compute`. The precision "auto" is int8 where OpenVINO
+            computes and ``int8`` was made from these weights, else float32.
         int8: the bundle's ``models/int8.json``.
 
     Raises:
-        UsageError: see :func:`choose_engine`.
+        UsageError: see :func:`choose_engine`; or the quality is unknown (E-ENGINE).
         BundleError: the file for int8 is missing, damaged or of other weights (E-W-INT8).
     """
+    if quality not in PARAMETERS["quality"].choices:
+        raise _unfit(f"the quality {quality!r} is unknown", fix="give usual or best")
+    computed = _make_one(network, engine, precision, int8)
+    return AveragedEngine(computed) if quality == "best" else computed
+
+
+def _make_one(network: nn.Module, engine: str, precision: str, int8: str | Path | None) -> Engine:
     device = next(network.parameters()).device
     if choose_engine(network, engine=engine, precision=precision, device=device) == "torch":
         return TorchEngine(network, "float32" if precision == "auto" else precision)

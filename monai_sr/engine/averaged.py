@@ -1,0 +1,77 @@
+"""The mean of what a network proposes for a volume and its mirror images: more accurate, at four times the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import Engine, Place, Progress
+from .tiles import blocks_of_rows
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
+"""In-plane axes that are reversed."""
+
+
+class AveragedEngine:
+    """Another engine, asked for the volume and its three in-plane mirror images.
+
+    A network was trained on mirrored crops as often as on others, so its errors on them differ by chance and partly
+    cancel in the mean.
+
+    Args:
+        engine: what computes the network.
+
+    Source: Timofte 2016, "Seven ways to improve example-based single image super resolution", section 3.7.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.name, self.precision, self.works_on = engine.name, engine.precision, engine.works_on
+
+    @property
+    def device(self) -> torch.device:
+        """See :class:`Engine`."""
+        return self.engine.device
+
+    @property
+    def network(self) -> nn.Module | None:
+        """See :class:`Engine`."""
+        return self.engine.network
+
+    def reach(self, levels: int = 0) -> tuple[int, int]:
+        """See :meth:`Engine.reach`."""
+        return self.engine.reach(levels)
+
+    def propose(
+        self, slices: Tensor, along: Tensor, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
+    ) -> Iterator[tuple[Place, Tensor]]:
+        """See :meth:`Engine.propose`; blocks of rows, when all mirror images are done."""
+        mean = torch.zeros(*slices.shape[:2], len(along) * 2**levels, dtype=slices.dtype, device=slices.device)
+        options: dict[str, Any] = {"levels": levels, "tile_voxels": tile_voxels}
+        for done, axes in enumerate(MIRRORS):
+            seen, into = slices.flip(axes), mean.flip(axes)
+            for place, part in self.engine.propose(seen, along, **options):
+                into[place] += part / len(MIRRORS)
+            mean = into.flip(axes)
+            if progress:
+                progress((done + 1) / len(MIRRORS))
+        yield from ((place, mean[place]) for place in blocks_of_rows(mean))
+
+    def tile_bytes(self, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
+        """See :meth:`Engine.tile_bytes`; also the sum, its mirror image, and mirrored slices, in float32."""
+        one = self.engine.tile_bytes(tile_voxels, voxels_in=voxels_in, voxels_out=voxels_out)
+        return one + 4 * (voxels_in + 2 * voxels_out)
+
+    def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
+        """See :meth:`Engine.usual_tile`."""
+        return self.engine.usual_tile(voxels_in=voxels_in, voxels_out=voxels_out)
+
+    def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
+        """See :meth:`Engine.tile_sizes`."""
+        return self.engine.tile_sizes(voxels_in=voxels_in, voxels_out=voxels_out)
