@@ -78,7 +78,7 @@ def make_parser() -> Parser:
     sub = command(
         "run",
         "Super-resolve one volume or many, and go on where an earlier run stopped",
-        usage="monai-sr run [OPTIONS] INPUT OUTPUT",
+        usage="monai-sr run [OPTIONS] INPUT OUTPUT   (or: -i INPUT -o OUTPUT)",
         epilog=EXAMPLES,
     )
     _add_options(sub, "run")

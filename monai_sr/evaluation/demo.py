@@ -85,7 +85,7 @@ def run_demo(output: Path, *, device: str = "auto", report: Callable[[str], None
         panels = {
             f"thick slices\n{grid.spacing[axis]:g} mm": thick,
             f"cubic\n{figures['cubic'][0]:.1f} dB": results["cubic"],
-            f"residual\n{figures['residual'][0]:.1f} dB": results["residual"],
+            f"pyramid\n{figures['pyramid'][0]:.1f} dB": results["pyramid"],
             f"reference\n{spacing:g} mm": reference,
         }
         draw_comparison(panels, output / "comparison.png")
