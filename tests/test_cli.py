@@ -719,6 +719,13 @@ def test_info_lists_versions_devices_and_bundles(call, shipped):
     assert any(line[0] == "none" for line in lines)
 
 
+def test_info_prints_the_folder_of_one_bundle_alone(call, shipped):
+    for short, name in NAMES.items():
+        assert call("info", "--bundle-path", short) == (0, f"{(shipped / name).resolve()}\n", "")
+    code, out, err = call("info", "--bundle-path", "piramid")
+    assert (code, out) == (7, "") and "E-W-BUNDLE" in err
+
+
 def test_info_comes_at_once_because_it_needs_neither_torch_nor_monai():
     code = "import sys, monai_sr.cli.main as c; c.main(['info']); print({'torch', 'monai', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLES.parent, capture_output=True, text=True, check=True)

@@ -17,6 +17,10 @@ from .terminal import answer, say
 
 def info(options: argparse.Namespace) -> int:
     """``monai-sr info``"""
+    if options.bundle_path:
+        say(bundle_path(options.bundle_path))
+        answer(bundles={options.bundle_path: {"folder": str(bundle_path(options.bundle_path))}})
+        return 0
     say(f"monai-sr {__version__} - {NOTICE}")
     fastest = "torch"
     versions: dict[str, str | None] = {}

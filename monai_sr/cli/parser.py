@@ -198,7 +198,8 @@ def make_parser() -> Parser:
     _add_archive(sub)
     _add_options(sub, "watch")
 
-    command("info", "List versions, devices and bundles")
+    sub = command("info", "List versions, devices and bundles")
+    sub.add_argument("--bundle-path", metavar="BUNDLE", help="print only the folder of this bundle")
 
     sub = command("errors", "Explain an error or warning by its code, or all of them")
     sub.add_argument("code", metavar="CODE", nargs="?", help="such as E-IO-CRC [all]")
