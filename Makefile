@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint release-check clean
 
 demo: $(VENV)/installed
 	$(BIN)/monai-sr demo --output demo_output
@@ -23,6 +23,9 @@ lint: $(VENV)/developed
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
+release-check: $(VENV)/developed
+	$(BIN)/python .github/release_check.py
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch
@@ -34,4 +37,4 @@ $(VENV)/developed: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo_output
+	rm -rf $(VENV) demo_output dist
