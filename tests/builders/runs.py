@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,9 @@ def command(*arguments, **options) -> subprocess.Popen:
     """``monai-sr`` as a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{BUILDERS}"}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment} | options
+    # a process inherits that SIGINT is ignored, as it is under nohup and in the background of a shell
+    if os.name == "posix":
+        options.setdefault("preexec_fn", partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
     return subprocess.Popen([sys.executable, "-m", "monai_sr", *map(str, arguments)], **options)
 
 
