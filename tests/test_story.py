@@ -16,6 +16,7 @@ from nifti_tools import save_nifti
 
 import monai_sr
 from monai_sr.batch.record import record_beside, sha256_of_result
+from monai_sr.cli.config import read_config
 from monai_sr.cli.main import main
 from monai_sr.dicom import sidecar
 from monai_sr.io.images import write_image
@@ -93,6 +94,15 @@ def test_a_volume_that_fails_is_an_outcome_in_python(tmp_path):
 
 
 # ------------------------------------------------------------- a record as a file of options
+
+
+def test_a_record_as_config_names_its_bundle_whatever_is_the_default_now(tmp_path):
+    record = {"bundle": "residual_super_resolution", "options": {"wanted": {"factor": 2.0}}}
+    path = tmp_path / "thin.json"
+    path.write_text(json.dumps({"monai_sr": record}))
+    assert read_config(path) == {"bundle": "residual", "factor": 2.0}
+    path.write_text(json.dumps({"monai_sr": record | {"options": {"wanted": {"bundle": "folder"}}}}))
+    assert read_config(path) == {"bundle": "folder"}
 
 
 @pytest.mark.parametrize("target", ["first.nii.gz", "first.nrrd"])

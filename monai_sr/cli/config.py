@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, naming
-from ..options import LEFT_OUT, PARAMETERS, RunOptions, flat_options
+from ..options import BUNDLES, LEFT_OUT, PARAMETERS, RunOptions, flat_options
 
 MOST_BRACKETS = 1000
 """In a YAML file: nested ones take time by the square of their number."""
@@ -52,14 +52,17 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError("E-CONFIG", f"it cannot be read ({first})", path=path) from error
-    record = content.get("monai_sr") if isinstance(content, Mapping) else None
+    record, default = content.get("monai_sr") if isinstance(content, Mapping) else None, {}
     if isinstance(record, Mapping):
         content = record.get("options")
+        # the options of a record leave out a default bundle, and another version may have another default
+        short = str(record.get("bundle")).removesuffix("_super_resolution")
+        default = {"bundle": short} if short in BUNDLES else {}
     if not isinstance(content, Mapping):
         raise UsageError("E-CONFIG", "it does not name options", fix="write 'factor: 4', for example", path=path)
     with naming(path):
         RunOptions.from_dict(content)
-        return flat_options(content)
+        return default | flat_options(content)
 
 
 def _from_yaml(text: str) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 from .. import __version__
 from ..clients.slicer.description import given
 from ..engine.imports import import_monai_to_run
-from ..errors import SuperResolutionError, SuperResolutionWarning, UsageError, collect_notices
+from ..errors import SuperResolutionError, SuperResolutionWarning, collect_notices
 from .parser import make_parser
 from .terminal import answer_in_json, complain, flush_stdout, print_json
 
@@ -55,22 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _in_order(words: Sequence[str]) -> list[str]:
-    """The words of ``run`` with ``-i INPUT -o OUTPUT``, as many tools have it, in the order INPUT OUTPUT.
-
-    Raises:
-        UsageError: one of the two is missing, or given twice.
-    """
-    places = {flag: [at for at, word in enumerate(words) if word == flag] for flag in ("-i", "-o")}
-    if words[:1] != ["run"] or not any(places.values()):
-        return list(words)
-    if [len(at) for at in places.values()] != [1, 1] or max(places["-i"] + places["-o"]) + 1 == len(words):
-        raise UsageError("E-USE", "-i INPUT and -o OUTPUT belong together", fix="see monai-sr run --help")
-    ((i,), (o,)) = places.values()
-    taken = {i, i + 1, o, o + 1}
-    return [*(word for at, word in enumerate(words) if at not in taken), words[i + 1], words[o + 1]]
-
-
 def _asks_for_json(words: Sequence[str]) -> bool:
     """Whether stdout is to hold one JSON document; after ``verify --json`` a file may be named instead."""
     if "--json" not in words[1:]:
@@ -84,7 +68,7 @@ def _run(words: list[str], *, of_its_own: bool) -> int:
     failure: Exception
     try:
         try:
-            options = make_parser().parse_args(_in_order(words))
+            options = make_parser().parse_args(words)
         finally:
             flush_stdout()  # of --help
         options.words = words
