@@ -203,8 +203,9 @@ def measure_speed(model: Model, options: RunOptions) -> tuple[float, float]:
     take less.
     """
     _seconds_of(model, options, _FIRST)
-    few, short = _seconds_of(model, options, _FIRST)
-    side = round(_FIRST * min(max((_ENOUGH / max(short, 1e-3)) ** 0.5, 1.5), 5.0))
+    few, short = min(_seconds_of(model, options, _FIRST) for _ in range(2))
+    # far enough apart that a moment in which the machine was busy does not decide the slope
+    side = round(_FIRST * min(max((_ENOUGH / max(short, 1e-3)) ** 0.5, 2.5), 5.0))
     many, long = min(_seconds_of(model, options, side) for _ in range(2))  # the first time memory is new
     per_voxel = max(long - short, 0.0) / (many - few) or long / many
     return max(short - per_voxel * few, 0.0), per_voxel
