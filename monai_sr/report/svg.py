@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 WIDTH, HEIGHT = 660, 330
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 14, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 80, 14, 14, 46
 
 
 @dataclass(frozen=True)
