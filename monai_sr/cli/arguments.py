@@ -1,0 +1,197 @@
+"""The arguments of commands that have their own, beside the options of a run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..fusion.options import OWN, TAKEN
+from ..options import BUNDLES, PARAMETERS, Parameter
+
+
+def add_parameter(place: Any, parameter: Parameter, *, default: Any = argparse.SUPPRESS) -> None:
+    """One option; by default it is not set unless it is given."""
+    flags = [parameter.flag, *(["--participant_label"] if parameter.name == "participant_label" else [])]
+    how: dict[str, Any] = {"default": default, "help": parameter.text}
+    if parameter.kind == "flag":
+        place.add_argument(*flags, action="store_true", **how)
+        return
+    if parameter.many:
+        how |= {"action": "extend", "nargs": "+"} if parameter.many == "words" else {"action": "append"}
+    elif parameter.kind != "text":
+        how["type"] = _typed(parameter)
+    choices = parameter.kind == "choice" and f"{{{','.join(map(str, parameter.choices))}}}"
+    place.add_argument(*flags, metavar=choices or parameter.unit.upper() or parameter.placeholder or None, **how)
+
+
+def _typed(parameter: Parameter) -> Callable[[str], Any]:
+    def convert(word: str) -> Any:
+        try:
+            return parameter.convert(word)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def add_compute(parser: argparse.ArgumentParser) -> None:
+    """The options of computing, each with its default."""
+    for parameter in PARAMETERS.values():
+        if parameter.group == "compute":
+            add_parameter(parser, parameter, default=parameter.default)
+
+
+positive_number = _typed(Parameter("number", kind="number"))
+count = _typed(Parameter("count", kind="count"))
+
+
+def number_from_0(text: str) -> float:
+    """A number of at least 0."""
+    return 0.0 if text in ("0", "0.0") else positive_number(text)
+
+
+def side(text: str) -> int:
+    """A side in voxels."""
+    if not text.isdecimal() or int(text) < 8:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 8")
+    return int(text)
+
+
+def add_fuse(sub: argparse.ArgumentParser) -> None:
+    """Those of ``fuse``."""
+    sub.add_argument(
+        "stacks",
+        metavar="STACK",
+        nargs="+",
+        help="file, or folder or zip of one DICOM series; the first gives the axes. Or a DICOM study alone: its series "
+        "of one contrast",
+    )
+    sub.add_argument("output", metavar="OUTPUT", help="file to write (.nii.gz, .nii, .nrrd, .mha)")
+    for parameter in OWN:
+        add_parameter(sub, parameter, default=parameter.default)
+    for name in TAKEN:
+        add_parameter(sub, PARAMETERS[name])
+
+
+def add_evaluate(sub: argparse.ArgumentParser) -> None:
+    """Those of ``evaluate``."""
+    sub.add_argument("volumes", metavar="VOLUME", nargs="*", help="files, DICOM folders, or folders of them")
+    sub.add_argument(
+        "--pair",
+        action="append",
+        default=[],
+        nargs=2,
+        metavar=("THICK", "THIN"),
+        help="instead of volumes: thick and thin series of one scan; fits the slice profile too; may be repeated",
+    )
+    sub.add_argument("--register", action="store_true", help="align the thin series of a pair rigidly to the thick one")
+    add_parameter(
+        sub, replace(PARAMETERS["slice_thickness"], help="of the thick series of a pair, by its protocol"), default=None
+    )
+    sub.add_argument("--bundle", action="append", help=f"bundle to measure; may be repeated [{' and '.join(BUNDLES)}]")
+    sub.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="another program to measure: 'name=command {lr} {out} --factor {factor}', both NIfTI; more fields: "
+        "{axis} {modality} {thickness} {spacing}; may be repeated",
+    )
+    sub.add_argument(
+        "--factor",
+        type=positive_number,
+        nargs="+",
+        metavar="F",
+        help="thin slices per thick one [2 3 4; or 4 with --robustness]",
+    )
+    sub.add_argument(
+        "--robustness",
+        action="store_true",
+        help="a fixed list of harder conditions: wrong profile and thickness, noise, gaps, odd factors, few slices",
+    )
+    sub.add_argument(
+        "--profile",
+        nargs="+",
+        choices=(*PARAMETERS["profile"].choices, "point"),
+        help="slice profiles to simulate; point is plain subsampling [gaussian]",
+    )
+    sub.add_argument(
+        "--thickness-ratio", type=positive_number, nargs="+", metavar="R", help="slice thickness in slice spacings [1]"
+    )
+    sub.add_argument(
+        "--given-thickness",
+        type=positive_number,
+        nargs="+",
+        metavar="R",
+        help="thickness given to methods, divided by the true one [1]",
+    )
+    sub.add_argument(
+        "--noise",
+        type=number_from_0,
+        nargs="+",
+        metavar="FRACTION",
+        help="noise on the thick slices, fraction of their range [0]",
+    )
+    sub.add_argument(
+        "--axis",
+        nargs="+",
+        choices=("0", "1", "2", "near"),
+        help="slice axes, each by itself; near: all whose spacing is within 1.3 of the finest "
+        "[the one of largest spacing]",
+    )
+    sub.add_argument(
+        "--crop", type=side, metavar="VOXELS", help="only the middle of each volume, so many voxels a side"
+    )
+    sub.add_argument("--limit", type=count, metavar="N", help="only the first volumes")
+    add_compute(sub)
+    sub.add_argument("--output", metavar="FOLDER", help="write scores.csv, scores.json and charts (.svg) there")
+    sub.add_argument("--markdown", metavar="FILE", help="write the table there, ready for a model card")
+
+
+def add_archive(parser: argparse.ArgumentParser) -> None:
+    """Those of ``watch`` about the archive."""
+    parser.add_argument("--dicomweb", metavar="URL", required=True, help="root of the service: https://host/dicom-web")
+    parser.add_argument(
+        "--state", metavar="FOLDER", required=True, help="state of each series; several watches may share it"
+    )
+    parser.add_argument(
+        "--auth-file",
+        metavar="FILE",
+        help="credentials, 'user:password' or 'Bearer TOKEN' [MONAI_SR_DICOMWEB_USER and MONAI_SR_DICOMWEB_PASSWORD, "
+        "else MONAI_SR_DICOMWEB_TOKEN, else ~/.netrc]",
+    )
+    parser.add_argument("--ca-file", metavar="FILE", help="trust these certificates (PEM) and no others")
+    parser.add_argument("--once", action="store_true", help="look once and end, for cron")
+    parser.add_argument(
+        "--interval", type=positive_number, default=60.0, metavar="SECONDS", help="between looks [%(default)g]"
+    )
+    parser.add_argument(
+        "--settle",
+        type=number_from_0,
+        default=60.0,
+        metavar="SECONDS",
+        help="take a series when no slice came for so long [%(default)g]",
+    )
+    parser.add_argument(
+        "--days",
+        type=count,
+        default=7,
+        metavar="N",
+        help="only studies dated within the last N days [%(default)s]",
+    )
+    parser.add_argument(
+        "--thick-ratio",
+        type=positive_number,
+        default=2.0,
+        metavar="R",
+        help="minimum slice spacing of a thick series, in pixels [%(default)g]",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=positive_number,
+        default=60.0,
+        metavar="SECONDS",
+        help="give up a connection on which nothing comes for so long [%(default)g]",
+    )
