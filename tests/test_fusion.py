@@ -23,6 +23,7 @@ from monai_sr.acquired import Acquired
 from monai_sr.cli.main import main
 from monai_sr.errors import ImageError, UsageError, collect_notices
 from monai_sr.evaluation.metrics import psnr
+from monai_sr.fusion import gains
 from monai_sr.fusion.files import fuse_files
 from monai_sr.fusion.operators import ObliqueOperator, ParallelOperator, operator_of, resample
 from monai_sr.fusion.registration import angle_of, find_motion
@@ -568,3 +569,36 @@ def test_a_study_without_two_series_alike_is_refused(tmp_path):
     with pytest.raises(UsageError) as caught:
         choose_series(tmp_path / "study", SPLINE)
     assert caught.value.code == "E-FUSE-FEW"
+
+
+# ---------------------------------------------------------------- what it gains
+
+
+def test_evaluate_fuse_measures_what_fusing_gains(tmp_path, hr, capsys, monkeypatch):
+    chosen = gains.SETTINGS[:2] + gains.SETTINGS[3:4]
+    monkeypatch.setattr(gains, "SETTINGS", chosen)
+    path = save_nifti(tmp_path / "head.nii.gz", np.rint(hr[0].numpy()).astype(np.int16), np.asarray(hr.affine))
+    words = ["--bundle", "none", "--crop", "48", "--output", str(tmp_path / "o"), "--markdown", str(tmp_path / "t.md")]
+    assert main(["evaluate", "--fuse", str(path), *words]) == 0
+    out = capsys.readouterr().out
+    rows = json.loads((tmp_path / "o" / "fusion.json").read_text())["scores"]
+    assert [row["stacks"] for row in rows[::4]] == [setting.name for setting in chosen]
+    assert all(setting.name in out and setting.name in (tmp_path / "t.md").read_text() for setting in chosen)
+    assert "Made by `monai-sr evaluate VOLUMES --bundle none --crop 48 --fuse`." in (tmp_path / "t.md").read_text()
+    values = {(row["stacks"], row["method"]): row["psnr_db"] for row in rows}
+    three, two, misaligned = (values[s.name, "fused"] - values[s.name, "single"] for s in chosen)
+    assert three > two > 1 and misaligned > 0
+    assert values["three, ×4, 5°, 3 mm", "cubic mean"] < values["three, ×4", "cubic mean"] - 2
+    assert len((tmp_path / "o" / "fusion.csv").read_text().splitlines()) == len(rows) + 1
+
+
+@pytest.mark.parametrize("words", [["--factor", "2"], ["--peer", "a=b {lr} {out}"], ["--noise", "0"], ["--robustness"]])
+def test_evaluate_fuse_has_its_own_conditions(words, tmp_path, capsys):
+    assert main(["evaluate", "--fuse", str(tmp_path), "--bundle", "none", *words]) == 2
+    assert f"{words[0]} was given" in capsys.readouterr().err
+
+
+def test_evaluate_fuse_says_that_a_volume_is_too_small(tmp_path, hr, capsys):
+    path = save_nifti(tmp_path / "head.nii.gz", np.rint(hr[0].numpy()).astype(np.int16)[:30], np.asarray(hr.affine))
+    assert main(["evaluate", "--fuse", str(path), "--bundle", "none"]) == 5
+    assert "minimum 48" in capsys.readouterr().err

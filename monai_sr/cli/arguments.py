@@ -112,6 +112,9 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
         help="a fixed list of harder conditions: wrong profile and thickness, noise, gaps, odd factors, few slices",
     )
     sub.add_argument(
+        "--fuse", action="store_true", help="simulate stacks in three planes, and measure what fusing them gains"
+    )
+    sub.add_argument(
         "--profile",
         nargs="+",
         choices=(*PARAMETERS["profile"].choices, "point"),

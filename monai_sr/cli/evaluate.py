@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..evaluation.pair_scores import PAIRS_EXPLAINED, pair_table, pairs_document
 from ..evaluation.pairs import read_pair
 from ..evaluation.profile_fit import fit_profile
 from ..files import make_folder, write_text
+from ..fusion.gains import GAINS_EXPLAINED, Gain, gain_table, measure_gains
 from ..io.volumes import find_volumes
 from ..options import BUNDLES
 from .terminal import answer, complain, progress_bar, say
@@ -55,6 +57,13 @@ def evaluate(options: argparse.Namespace) -> int:
         if options.debug:
             traceback.print_exception(error)
 
+    if options.fuse:
+        bar = progress_bar("evaluate")
+        gains = measure_gains(volumes, bundles, crop=options.crop, failed=count_failure, progress=bar)
+        if not gains:
+            return 5
+        _show_gains(gains, options, settings)
+        return 4 if failed else 0
     scores = evaluation.evaluate(
         volumes,
         models,
@@ -80,6 +89,20 @@ def evaluate(options: argparse.Namespace) -> int:
         make = tables.robustness_markdown if robust else tables.markdown
         say(write_text(make(scores, command=_command_of(options)), Path(options.markdown)))
     return 4 if failed else 0
+
+
+def _show_gains(gains: Sequence[Gain], options: argparse.Namespace, settings: Mapping[str, Any]) -> None:
+    """``monai-sr evaluate --fuse VOLUMES``"""
+    rows, table = [asdict(gain) for gain in gains], gain_table(gains)
+    say(f"{tables.aligned(table, left=2)}\n{GAINS_EXPLAINED}")
+    answer(scores=rows)
+    if options.output:
+        document = {"settings": settings, "figures": GAINS_EXPLAINED, "scores": rows}
+        for written in tables.write_rows(options.output, "fusion", rows, document):
+            say(written)
+    if options.markdown:
+        text = "\n\n".join([tables.piped(table), GAINS_EXPLAINED, f"Made by `{_command_of(options)}`."])
+        say(write_text(f"{text}\n", Path(options.markdown)))
 
 
 def _evaluate_pairs(options: argparse.Namespace, models: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
@@ -122,8 +145,11 @@ def _evaluate_pairs(options: argparse.Namespace, models: Mapping[str, Any], sett
     return 4 if failed else 0
 
 
-_OF_VOLUMES = ("volumes", "factor", "robustness", "axis", "limit")
+_OF_VOLUMES = ("volumes", "fuse", "factor", "robustness", "axis", "limit")
 """Options of evaluate that do not apply to pairs."""
+
+_NOT_OF_FUSION = ("factor", "robustness", "axis", "peer")
+"""Options of evaluate that do not apply to stacks, as do those of its conditions."""
 
 
 def _check_kind(options: argparse.Namespace) -> None:
@@ -137,10 +163,13 @@ def _check_kind(options: argparse.Namespace) -> None:
     if (options.register or options.slice_thickness) and not options.pair:
         problem = "--register and --slice-thickness are for pairs"
         raise UsageError("E-USE", problem, fix="give --pair THICK THIN, or omit them")
-    given = [name for name in (*_OF_VOLUMES, *_OWN_CONDITIONS) if options.pair and getattr(options, name)]
-    if given:
-        option = given[0] if given[0] == "volumes" else f"--{given[0].replace('_', '-')}"
-        raise UsageError("E-USE", f"--pair has no simulated slices, and {option} was given", fix="give one of them")
+    barred: dict[str, tuple[str, ...]] = {"pair": _OF_VOLUMES, "fuse": _NOT_OF_FUSION}
+    why = {"pair": "--pair has no simulated slices", "fuse": "--fuse has its own conditions"}
+    for kind, names in barred.items():
+        given = [name for name in (*names, *_OWN_CONDITIONS) if getattr(options, kind) and getattr(options, name)]
+        if given:
+            option = given[0] if given[0] == "volumes" else f"--{given[0].replace('_', '-')}"
+            raise UsageError("E-USE", f"{why[kind]}, and {option} was given", fix="give one of them")
 
 
 def _loading(options: argparse.Namespace) -> dict[str, Any]:
@@ -192,5 +221,5 @@ def _command_of(options: argparse.Namespace) -> str:
             values = value if isinstance(value, list) else [value]
             text += f" {option} {' '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}"
     text += "".join(f" --peer '{peer.split('=')[0]}=…'" for peer in options.peer)
-    flags = (name for name in ("robustness", "register") if getattr(options, name))
+    flags = (name for name in ("robustness", "register", "fuse") if getattr(options, name))
     return text + "".join(f" --{name}" for name in flags)

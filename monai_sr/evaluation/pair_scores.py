@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +12,6 @@ import numpy as np
 from ..acquired import Acquired
 from ..bundles import load_bundle
 from ..errors import SuperResolutionError
-from ..files import write_text
 from ..grid import grid_of
 from ..intensities import data_range
 from ..slices import Profile
@@ -24,7 +20,7 @@ from .methods import BASELINES, SPLINE, PeerError, SuperResolution, resample_to
 from .metrics import foreground, psnr, sharpness, ssim
 from .pairs import Pair
 from .profile_fit import PairFit, fit_record
-from .tables import aligned, piped
+from .tables import aligned, piped, write_rows
 
 PAIRS_EXPLAINED = (
     "Thick slices of a scan, super-resolved and compared with its thin slices inside the body (CT: above -500 HU; MR: "
@@ -186,14 +182,6 @@ def write_pairs(
     folder: str | Path, measured: Sequence[tuple[Pair, PairFit, list[PairScore]]], **settings: Any
 ) -> list[Path]:
     """Write ``pairs.csv``, and ``pairs.json`` with the settings and the fits."""
-    folder = Path(folder)
     made = pairs_document(measured)
-    rows = made["scores"]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     document = {"settings": settings, "figures": PAIRS_EXPLAINED} | made
-    write_text(text.getvalue(), folder / "pairs.csv")
-    write_text(json.dumps(document, indent=2) + "\n", folder / "pairs.json")
-    return [folder / "pairs.csv", folder / "pairs.json"]
+    return write_rows(folder, "pairs", made["scores"], document)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,17 +137,25 @@ def gains_over_cubic(scores: Sequence[Score], method: str) -> list[float]:
 
 def write_scores(scores: Sequence[Score], folder: str | Path, **settings: Any) -> list[Path]:
     """Write ``scores.csv`` and ``scores.json`` (with the settings and the definitions of the figures)."""
+    rows = [score_row(score) for score in scores]
+    document = {"settings": settings, "figures": FIGURES_EXPLAINED, "scores": rows}
+    return write_rows(folder, "scores", rows, document)
+
+
+def write_rows(
+    folder: str | Path, name: str, rows: Sequence[Mapping[str, Any]], document: Mapping[str, Any]
+) -> list[Path]:
+    """Write rows as ``<name>.csv`` and a document as ``<name>.json`` into a folder, which is made."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [score_row(score) for score in scores]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    document = {"settings": settings, "figures": FIGURES_EXPLAINED, "scores": rows}
-    write_text(text.getvalue(), folder / "scores.csv")
-    write_text(json.dumps(document, indent=2) + "\n", folder / "scores.json")
-    return [folder / "scores.csv", folder / "scores.json"]
+    made = [folder / f"{name}.csv", folder / f"{name}.json"]
+    write_text(text.getvalue(), made[0])
+    write_text(json.dumps(document, indent=2) + "\n", made[1])
+    return made
 
 
 # ------------------------------------------------------------- cells
