@@ -267,6 +267,29 @@ def test_in_16_bits_only_the_convolutions_are_rounded(name):
         assert torch.equal(computed(half, image, *levels), network(image, *levels))  # what is left is the image path
 
 
+def test_float32_is_not_rounded_to_tf32(monkeypatch):
+    network, cudnn = NETWORKS["pyramid"](), torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    settings = []
+    network.register_forward_hook(lambda *_: settings.append((cudnn.allow_tf32, cudnn.benchmark)))
+    before = cudnn.allow_tf32
+    for precision in ("float32", "bfloat16"):
+        computed(TorchEngine(network, precision), torch.rand(1, 1, 8, 8, 8), 2)
+    assert settings == [(False, True)] * 2
+    assert cudnn.allow_tf32 == before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bundle", sorted(NAMES))
+def test_float32_on_a_gpu_equals_the_cpu(bundle):
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    image = phantoms.body((34, 30, 12), (1.0, 1.0, 3.0))
+    exact = load_bundle(bundle, device="cpu", engine="torch")(image)
+    result = load_bundle(bundle, device="cuda", precision="float32")(image)
+    assert (result.cpu() - exact).abs().max() < 1e-4 * np.ptp(exact.numpy())
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 @pytest.mark.parametrize("bundle", sorted(NAMES))

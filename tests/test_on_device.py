@@ -15,7 +15,7 @@ from monai_sr.networks import PyramidNet
 from monai_sr.training import BatchesOnDevice, LogErrorLoss, Muon, RandSimulateThickSlicesd
 from monai_sr.training.muon import orthogonalize
 
-EXACT = {"mistaken": 0, "noisy": 0, "box_given": 1.0}
+EXACT = {"mistaken": 0, "noisy": 0, "profile_given": 1.0}
 
 
 def volume(shape=(20, 22, 24), spacing=(1.0, 1.0, 1.0), weight=1.0):

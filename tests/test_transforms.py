@@ -358,9 +358,9 @@ def test_the_pair_is_the_slab_of_the_thin_slices(factors):
 
 
 def test_the_slices_are_as_drawn_and_the_network_is_told_what_was_drawn_for_it():
-    transform = RandSimulateThickSlicesd("image", factors=(2, 4), usual=0, noisy=0, box=0.5, mistaken=0.5)
+    transform = RandSimulateThickSlicesd("image", factors=(2, 4), usual=0, noisy=0, box=0.4, triangle=0.3, mistaken=0.5)
     seen = set()
-    for seed in range(40):
+    for seed in range(120):
         (pair,) = drawn(transform, textured((16, 16, 16)), seed=seed)
         thin = np.arange(16)
         thick = (np.arange(16 / transform.factor) + 0.5) * transform.factor - 0.5
@@ -377,7 +377,8 @@ def test_the_slices_are_as_drawn_and_the_network_is_told_what_was_drawn_for_it()
         assert abs(transform.given_ratio / transform.ratio - 1) <= 0.25
         assert transform.given_profile in ("gaussian", transform.profile)
         seen.add((transform.profile, transform.given_profile, transform.given_ratio == transform.ratio))
-    assert len(seen) == 6
+    # three profiles, given as such or two of them as a Gaussian; a right or a wrong thickness
+    assert len(seen) == 10
 
 
 def test_slices_with_gaps_are_as_thin_as_those_wanted():

@@ -81,9 +81,17 @@ class TorchEngine:
         return (4 * in_plane + 1) ** 2 * (4 * through + self.fold) * 2**levels
 
     def _compute(self, part: Tensor, levels: int) -> Tensor:
-        """One tile, in float32; the image is added in full precision also if convolutions are in 16 bits."""
-        half = HALVES.get(self.precision)
-        with nullcontext() if half is None else torch.autocast(self.device.type, half):
+        """One tile, in float32; the image is added in full precision also if convolutions are in 16 bits.
+
+        cuDNN may not round float32 to the 10 bits of TF32, as it does unless it is forbidden.
+        """
+        half, cudnn = HALVES.get(self.precision), torch.backends.cudnn
+        with (
+            cudnn.flags(
+                cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+            ),
+            nullcontext() if half is None else torch.autocast(self.device.type, half),
+        ):
             made = self.network(part.to(self.device), *([levels] if levels else []))
         return made.float().to(part.device)
 

@@ -21,8 +21,8 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
 
     It draws, from ``self.R``: the slice axis among those with a spacing near the finest, the factor, the ratio of
     thickness to spacing, the profile, the noise, and the thickness and profile that are given to the network.
-    Sometimes a Gaussian is given instead of a box, or a wrong thickness, so that the network learns to tolerate
-    both. From a key ``image`` it makes
+    Sometimes a Gaussian is given instead of another profile, or a wrong thickness, so that the network learns to
+    tolerate both. From a key ``image`` it makes
 
     - ``image``: input of the network, normalized like the volume: the consistent spline on the thin grid
       (``works_on="thin"``), or the acquired slices converted to a standard profile (``works_on="thick"``), see
@@ -39,7 +39,9 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         usual: probability that thickness equals spacing instead.
         gaps: probability that slices are as thin as the output slices instead: plain subsampling.
         box: probability of a box profile.
-        box_given: probability that the network is given a box as such; otherwise it is given a Gaussian of that width.
+        triangle: probability of a triangle profile, as helical CT has it; all other slices have a Gaussian one.
+        profile_given: probability that the network is given a box or triangle as such; otherwise it is given a
+            Gaussian of that width.
         mistaken: probability that the given thickness is wrong.
         mistake: maximum relative error of the given thickness.
         noise: maximum standard deviation of noise on the thick slices, in units of the input.
@@ -57,7 +59,8 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         usual: float = 0.45,
         gaps: float = 0.15,
         box: float = 0.2,
-        box_given: float = 0.7,
+        triangle: float = 0.0,
+        profile_given: float = 0.7,
         mistaken: float = 0.15,
         mistake: float = 0.25,
         noise: float = 0.02,
@@ -72,7 +75,7 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
             raise ValueError(f"a pyramid is trained at powers of two, not at factors {tuple(factors)}")
         self.factors, self.works_on = tuple(factors), works_on
         self.thickness_ratios, self.usual, self.gaps = thickness_ratios, usual, gaps
-        self.box, self.box_given = box, box_given
+        self.box, self.triangle, self.profile_given = box, triangle, profile_given
         self.mistaken, self.mistake = mistaken, mistake
         self.noise, self.noisy, self.isotropy = noise, noisy, isotropy
 
@@ -83,8 +86,11 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         self.factor = float(self.R.choice(self.factors)) if factor is None else factor
         ratio, draw = float(self.R.uniform(*self.thickness_ratios)), self.R.random()
         self.ratio = 1.0 if draw < self.usual else 1 / self.factor if draw < self.usual + self.gaps else ratio
-        self.profile: Profile = "box" if self.R.random() < self.box else "gaussian"
-        self.given_profile: Profile = self.profile if self.R.random() < self.box_given else "gaussian"
+        draw = self.R.random()
+        self.profile: Profile = (
+            "box" if draw < self.box else "triangle" if draw < self.box + self.triangle else "gaussian"
+        )
+        self.given_profile: Profile = self.profile if self.R.random() < self.profile_given else "gaussian"
         mistake = float(self.R.uniform(-self.mistake, self.mistake))
         self.given_ratio = self.ratio * (1 + mistake if self.R.random() < self.mistaken else 1.0)
         sigma = float(self.R.uniform(0, self.noise))
