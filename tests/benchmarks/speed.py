@@ -225,12 +225,10 @@ def matrix_rate(device: str) -> float:
     return 2 * side**3 / best
 
 
-def write_phantom(size: str, path: Path) -> None:
-    """A body with structure and noise in air with noise, int16: neither its voxels nor its bytes are trivial."""
+def phantom(size: str) -> Any:
+    """A body with structure and noise in air with noise: neither its voxels nor its bytes are trivial."""
     import torch
     from monai.data import MetaTensor
-
-    from monai_sr.io.images import write_image
 
     shape, factor, modality = size_of(size)
     x, y, z = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in shape)]
@@ -240,7 +238,14 @@ def write_phantom(size: str, path: Path) -> None:
     if modality == "MR":
         voxels = np.maximum(voxels + 950, 0)
     affine = torch.diag(torch.tensor([0.7, 0.7, 0.7 * factor, 1.0], dtype=torch.float64))
-    write_image(MetaTensor(torch.from_numpy(voxels).float()[None], affine=affine), path, dtype=np.int16)
+    return MetaTensor(torch.from_numpy(voxels).float()[None], affine=affine)
+
+
+def write_phantom(size: str, path: Path) -> None:
+    """The phantom of a size as a file of int16."""
+    from monai_sr.io.images import write_image
+
+    write_image(phantom(size), path, dtype=np.int16)
 
 
 # ---------------------------------------------------------------- all rows

@@ -8,7 +8,7 @@ import numpy as np
 import phantoms
 import pytest
 import torch
-from benchmarks import convergence, pareto, speed, training
+from benchmarks import convergence, gpu, pareto, speed, training
 from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils.data import default_collate
@@ -399,3 +399,49 @@ def test_the_smallest_benchmark_of_speed_prints_a_table(tmp_path, capsys):
     for row in rows:
         assert f"| {row} |" in text and f"| 24x24x8x2, {row} |" in text
     assert "Not measured" not in text
+
+
+# ------------------------------------------------------------- a GPU, as far as a CPU shows
+
+
+def test_the_script_for_a_gpu_runs_on_a_cpu(tmp_path, capsys):
+    page = tmp_path / "gpu.md"
+    gpu.main(["--device", "cpu", "--tiny", "--output", str(page)])
+    text = page.read_text()
+    assert text == capsys.readouterr().out
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 2 * 2 * 3 + 2 * 4  # compared with the CPU, timed, and with too little memory
+    assert {len(row) for row in rows} == {11}
+    exact = [row for row in rows if row[2].startswith("float32") and row[3] != "–"]
+    assert len(exact) == 10 and all(float(row[3]) < gpu.FLOAT32_LIMIT for row in exact)
+    rounded = [float(row[3]) for row in rows if row[2] == "bfloat16" and row[3] != "–"]
+    assert len(rounded) == 4 and min(rounded) > 1e-4  # the comparison sees what rounding does
+    assert sum("ran out 1×" in row[-1] for row in rows) == 2
+
+
+def test_the_clock_of_a_network_counts_its_convolutions_and_their_time():
+    network = ResidualNet(4, 8)
+    clock = gpu.Clock(network, torch.device("cpu"))
+    shape, image = (6, 5, 8), torch.zeros(1, 1, 6, 5, 8)
+    network(image)
+    seconds = clock.stop()
+    assert clock.operations == pytest.approx(2 * speed.multiply_adds(network, shape, 1))
+    assert 0 < seconds < 60
+    network(image)
+    assert clock.operations == pytest.approx(2 * speed.multiply_adds(network, shape, 1))
+
+
+@pytest.mark.parametrize(
+    ("row", "failed"),
+    [
+        ({"how": "float32", "difference": 2e-4}, True),
+        ({"how": "float32", "difference": 5e-5, "decibels": 0.5}, False),
+        ({"how": "float16", "difference": 2e-4, "decibels": -0.03}, True),
+        ({"how": "float16", "difference": 2e-4, "decibels": 0.01}, False),
+        ({"how": "float32 in 10 MiB", "difference": 0.0}, True),
+        ({"how": "float32 in 10 MiB", "difference": 0.0, "note": "ran out 1×"}, False),
+        ({"how": "bfloat16", "note": "error: no"}, True),
+    ],
+)
+def test_a_limit_that_is_not_kept_is_named(row, failed):
+    assert bool(gpu.failures([gpu.Row("head", "residual", **row)])) == failed
