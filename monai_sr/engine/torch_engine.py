@@ -87,9 +87,7 @@ class TorchEngine:
         """
         half, cudnn = HALVES.get(self.precision), torch.backends.cudnn
         with (
-            cudnn.flags(
-                cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
-            ),
+            cudnn.flags(cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False),
             nullcontext() if half is None else torch.autocast(self.device.type, half),
         ):
             made = self.network(part.to(self.device), *([levels] if levels else []))
