@@ -18,7 +18,14 @@ from monai_sr.grid import grid_of, on_grid
 from monai_sr.io.images import write_image
 from monai_sr.slices import apply_along, profile_matrix
 from monai_sr.transforms import simulate_thick_slices
-from monai_sr.trust.resolution import METHOD, check_width, effective_resolution, measure_resolution
+from monai_sr.trust.resolution import (
+    METHOD,
+    Resolution,
+    check_width,
+    effective_resolution,
+    length_text,
+    measure_resolution,
+)
 
 
 def tissue(shape=(48, 48, 64)):
@@ -116,6 +123,35 @@ def test_every_result_tells_what_it_resolves_before_and_after(tmp_path):
     assert told["before"]["mm"] == pytest.approx(4, rel=0.15)
     # slices four times as many, and a spline that knows no more than it was given
     assert told["after"]["mm"] == pytest.approx(4, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("measured", "text"),
+    [
+        (Resolution(1.725, 1.0, 2), "1.73 mm"),
+        (Resolution(8.0, 4.0, 2, "at least"), "≥ 8 mm"),
+        (Resolution(4.0, 4.0, 2, "at most"), "≤ 4 mm"),
+        (Resolution(float("nan"), 4.0, 2), "unknown"),
+    ],
+)
+def test_a_resolution_that_is_only_a_limit_reads_as_one(measured, text):
+    assert length_text(measured.record()) == text
+
+
+def test_a_run_says_everywhere_that_a_resolution_is_only_a_limit(call, tmp_path):
+    thick = simulate_thick_slices(tissue(), 4.0, slice_thickness=1.0, axis=2)  # sharper than their spacing
+    (tmp_path / "in").mkdir()
+    source = write_image(thick, tmp_path / "in" / "a.nii.gz")
+    words = ["--bundle", "none", "--factor", "1.1", "--slice-thickness", "1"]
+    code, out, _ = call("run", source, tmp_path / "a.nii.gz", *words)
+    assert code == 0 and "resolves ≤ 4 mm before, ≤ 3.64 mm after" in out
+    assert call("run", source.parent, tmp_path / "out", *words, "--report")[0] == 0
+    line = json.loads((tmp_path / "out" / "monai-sr-run.jsonl").read_text())
+    assert (line["resolution"], line["resolution_bounded"]) == (3.64, "at most")
+    head, row = [text.split("\t") for text in (tmp_path / "out" / "monai-sr-run.tsv").read_text().splitlines()]
+    assert dict(zip(head, row, strict=True))["resolution_bounded"] == "at most"
+    for page in ("index.html", "a.html"):
+        assert "≤ 3.64 mm" in (tmp_path / "out" / page).read_text(encoding="utf-8")
 
 
 def test_the_lag_of_a_result_is_half_a_slice_whatever_its_own_spacing():

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal
 from ..engine.memory import MemoryShortError, is_out_of_memory
 from ..errors import SuperResolutionError, SuperResolutionWarning, printable, write_error
 from ..files import write_text
+from ..trust.resolution import length_text
 
 Status = Literal["done", "skipped", "failed"]
 
@@ -72,8 +73,10 @@ class Outcome:
         facts = self.facts
         within = {True: "agrees with the scan", False: "does NOT agree with the scan", None: "differs from the scan by"}
         limit = f" (limit {100 * facts['limit']:.2g} %)" if facts["limit"] is not None else ""
-        widths = facts["resolution_before"], facts["resolution"]
-        before, after = ("unknown" if width is None else f"{width:.3g} mm" for width in widths)
+        before, after = (
+            length_text({"mm": facts[name], "bounded": facts[f"{name}_bounded"]})
+            for name in ("resolution_before", "resolution")
+        )
         thickness = facts["slice_thickness"]
         thick = f"{thickness:.4g} mm" if isinstance(thickness, float | int) else "varying"
         return (
@@ -131,7 +134,10 @@ def explain(error: Exception) -> SuperResolutionError:
 
 NAME = "monai-sr-run"
 
-FACTS = ("factor", "slice_spacing", "slice_thickness", "slice_profile", "score", "resolution")
+FACTS = (
+    *("factor", "slice_spacing", "slice_thickness", "slice_profile", "score", "resolution"),
+    "resolution_bounded",  # "at least" or "at most", where the resolution is only a limit
+)
 """Of a result, see :func:`monai_sr.batch.record.essentials`; lengths in mm, the score as a fraction."""
 
 COLUMNS = ("case", "status", "code", "reason", "output", "change", "seconds", "peak_memory_mib")

@@ -116,7 +116,8 @@ def essentials(content: Mapping[str, Any]) -> dict[str, Any]:
     """What a reader asks of a result first, from the JSON beside it: for tables, and for the line that a run shows."""
     block = content["monai_sr"]
     acquired, consistency = block["acquired"], block.get("consistency", {})
-    resolution, profile = block.get("resolution", {}), acquired.get("slice_profile", {})
+    profile = acquired.get("slice_profile", {})
+    before, after = (block.get("resolution", {}).get(when, {}) for when in ("before", "after"))
     return {
         "factor": float(f"{acquired['slice_spacing']['value'] / content['SpacingBetweenSlices']:.4g}"),
         "slice_spacing": content["SpacingBetweenSlices"],
@@ -127,8 +128,10 @@ def essentials(content: Mapping[str, Any]) -> dict[str, Any]:
         "score": consistency.get("score"),
         "limit": consistency.get("limit"),
         "within_limit": consistency.get("within_limit"),
-        "resolution_before": resolution.get("before", {}).get("mm"),
-        "resolution": resolution.get("after", {}).get("mm"),
+        "resolution_before": before.get("mm"),
+        "resolution_before_bounded": before.get("bounded"),
+        "resolution": after.get("mm"),
+        "resolution_bounded": after.get("bounded"),
     }
 
 

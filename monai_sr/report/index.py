@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -12,19 +12,24 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import SuperResolutionWarning
+from ..trust.resolution import length_text
 from .page import write_page
 
 _ORDER = {"failed": 0, "done": 1, "skipped": 2}
 _IMAGE = "data:image/png;base64,"
 
 
-FIGURES = (
-    ("factor", "factor", "×{:.3g}"),
-    ("resolution", "resolves", "{:.3g} mm"),
-    ("score", "worst slice", "{:.2%}"),
-    ("slice_profile", "profile", "{}"),
+def _resolution(facts: Mapping[str, Any]) -> str:
+    return length_text({"mm": facts["resolution"], "bounded": facts.get("resolution_bounded")})
+
+
+FIGURES: tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ...] = (
+    ("factor", "factor", lambda facts: f"×{facts['factor']:.3g}"),
+    ("resolution", "resolves", _resolution),
+    ("score", "worst slice", lambda facts: f"{facts['score']:.2%}"),
+    ("slice_profile", "profile", lambda facts: str(facts["slice_profile"])),
 )
-"""Columns of figures: the name in :attr:`IndexRow.facts`, the heading, how a value reads."""
+"""Columns of figures: the name in :attr:`IndexRow.facts`, the heading, how the facts read."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class IndexRow:
         status: done, failed or skipped.
         code, reason: why it is not done.
         change: grid before and after, in words.
-        facts: factor, slice_spacing, score, resolution, slice_profile, as far as they are known.
+        facts: factor, slice_spacing, score, resolution, resolution_bounded, slice_profile, as far as they are known.
         warnings: that came with it.
         seconds: it took.
         report: path of its page as seen from the index, if there is one.
@@ -87,7 +92,7 @@ def _row(row: IndexRow) -> str:
     seconds = f"{row.seconds:.3g} s" if row.seconds else ""
     grids = escape(row.change).replace("-&gt;", "<br>→ ")
     cells = "".join(
-        f'<td class="number" data-label="{escape(label)}">{escape(words.format(row.facts[name]))}</td>'
+        f'<td class="number" data-label="{escape(label)}">{escape(words(row.facts))}</td>'
         if isinstance(row.facts.get(name), int | float | str)
         else "<td></td>"
         for name, label, words in FIGURES

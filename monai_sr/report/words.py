@@ -10,6 +10,7 @@ import numpy as np
 
 from ..acquired import Acquired
 from ..grid import Grid
+from ..trust.resolution import length_text
 from .views import Scene, tilt
 
 BIBTEX = {
@@ -138,13 +139,7 @@ def resolution_text(resolution: Mapping[str, Any]) -> str:
 
 def resolution_tile(resolution: Mapping[str, Any]) -> str:
     """Effective slice thickness before and after, in one short line."""
-    lengths = []
-    for when in ("before", "after"):
-        measured = resolution.get(when) or {}
-        known = isinstance(measured.get("mm"), int | float)
-        sign = {"at least": "≥ ", "at most": "≤ "}.get(str(measured.get("bounded", "")), "")
-        lengths.append(f"{sign}{float(measured['mm']):.3g} mm" if known else "cannot tell")
-    return " → ".join(lengths)
+    return " → ".join(length_text(resolution.get(when) or {}) for when in ("before", "after"))
 
 
 def provenance(record: Mapping[str, Any], *, name: str, description: str, version: str) -> Rows:

@@ -13,6 +13,7 @@ equal smoothness.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,6 +67,14 @@ class Resolution:
     def text(self) -> str:
         """In words."""
         return "unknown" if np.isnan(self.mm) else f"{self.bounded} {self.mm:.2g} mm".strip()
+
+
+def length_text(measured: Mapping[str, Any]) -> str:
+    """What :meth:`Resolution.record` holds in short: ``1.7 mm``, ``≥ 8 mm`` or ``unknown``."""
+    if not isinstance(measured.get("mm"), int | float):
+        return "unknown"
+    sign = {"at least": "≥ ", "at most": "≤ "}.get(str(measured.get("bounded", "")), "")
+    return f"{sign}{float(measured['mm']):.3g} mm"
 
 
 def measure_resolution(image: MetaTensor, axis: int, *, lag: float | None = None) -> Resolution:
