@@ -85,6 +85,17 @@ def test_formats_that_are_only_read_become_nifti(tmp_path):
     assert [case.target.name for case in cases_of(tmp_path / "in", tmp_path / "out")] == ["a.nii.gz", "b.nii.gz"]
 
 
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_every_format_is_found_below_a_folder(tmp_path, name):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    formats.FORMATS[name](folder)
+    (folder / "sky.hdr").touch()  # a high dynamic range photograph, without voxels beside it
+    (case,) = cases_of(folder, tmp_path / "out")
+    with collect_notices():
+        assert read_image(case.source).shape == (1, *formats.SHAPE)
+
+
 def test_a_text_list_counts_from_its_folder_and_may_hold_what_is_missing(scans, tmp_path):
     (tmp_path / "list.txt").write_text("# those of today\nin/a.nii.gz\n\nin/deep/er/b.nii\nin/gone.nii.gz\n")
     outcomes = run(tmp_path / "list.txt", tmp_path / "out")

@@ -21,8 +21,8 @@ from .record import is_own_result, sidecar_path
 
 WRITTEN = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 
-READ = (*WRITTEN, ".nhdr", ".mhd")
-"""Names that are taken as images below a folder."""
+READ = (*WRITTEN, ".nhdr", ".mhd", ".mgh", ".mgz", ".mgh.gz", ".gipl", ".gipl.gz")
+"""Names that are taken as images below a folder; so is the header of a pair beside its voxels."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,7 @@ def _images_below(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(place, name)
-            if name.startswith(".") or image_suffix(path) not in READ or not path.is_file():
+            if name.startswith(".") or not (image_suffix(path) in READ or _is_header(path)) or not path.is_file():
                 continue
             if is_own_result(path):
                 own += 1
@@ -308,6 +308,13 @@ def _images_below(folder: Path) -> Iterator[Path]:
                 yield path.relative_to(folder)
     if own:
         warn_left_out(own, "made by monai-sr", "E-IMG-OWN")
+
+
+def _is_header(path: Path) -> bool:
+    """Whether it is the header of a NIfTI or Analyze pair; ``.hdr`` alone is also the name of other files."""
+    suffix = image_suffix(path)
+    stem = path.name[: len(path.name) - len(suffix)]
+    return suffix in (".hdr", ".hdr.gz") and any(path.with_name(f"{stem}.img{end}").is_file() for end in ("", ".gz"))
 
 
 def _bids_cases(source: Path, target: Path, participants: Sequence[str]) -> list[Case]:
