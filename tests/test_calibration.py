@@ -13,8 +13,9 @@ from runs import make_bundle
 
 from monai_sr.bundles import bundle_path, load_bundle, read_calibration
 from monai_sr.cli.main import main
+from monai_sr.engine.averaged import AveragedEngine
 from monai_sr.errors import BundleError
-from monai_sr.evaluation import packing, quantize
+from monai_sr.evaluation import calibration, packing, quantize
 from monai_sr.evaluation.calibration import calibrate, calibration_markdown
 from monai_sr.io.images import write_image
 
@@ -57,6 +58,14 @@ def test_a_bundle_is_calibrated_by_one_command(bundle, listed, tmp_path):
     text = card.read_text()
     assert "| MR | 0." in text
     assert text.endswith("Made by `monai-sr calibrate own DATALIST --crop 34`.\n")
+
+
+def test_a_bundle_is_calibrated_in_the_quality_that_was_asked_for(bundle, listed, monkeypatch):
+    engines = []
+    monkeypatch.setattr(calibration, "calibrate", lambda model, *_, **__: engines.append(model.engine) or {})
+    for quality in ("usual", "best"):
+        assert main(["calibrate", str(bundle), str(listed), "--quality", quality, "--trust-bundle"]) == 0
+    assert [isinstance(engine, AveragedEngine) for engine in engines] == [False, True]
 
 
 def test_the_card_tells_what_was_found():

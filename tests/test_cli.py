@@ -635,6 +635,25 @@ def test_evaluate_measures_every_combination_of_conditions(call, thin, tmp_path)
     assert len(rows) == len(found) * 5  # one volume, four baselines and "none"
 
 
+def test_evaluate_measures_bundles_that_agree_with_slices_without_their_noise(call, thin, tmp_path):
+    words = ["evaluate", thin, "--bundle", "none", "--factor", "2", "--axis", "2", "--noise", "0.05", "--json"]
+    card = tmp_path / "card.md"
+    exact, noise = (
+        {row["method"]: row["psnr_db"] for row in json.loads(call(*words, *more)[1])["scores"]}
+        for more in ((), ("--consistency", "noise", "--markdown", card))
+    )
+    assert {m for m in exact if exact[m] != noise[m]} == {"none"}
+    assert noise["none"] > exact["none"] + 0.5
+    assert card.read_text().endswith("--noise 0.05 --axis 2 --consistency noise`.\n")
+
+
+def test_evaluate_measures_the_quality_that_was_asked_for(call, thin, shipped):
+    words = ["evaluate", thin, "--bundle", "residual", "--factor", "2", "--axis", "2", "--json"]
+    usual, best = (json.loads(call(*words, *more)[1])["scores"][-1] for more in ((), ("--quality", "best")))
+    assert usual["method"] == best["method"] == "residual"
+    assert usual["psnr_db"] != best["psnr_db"]
+
+
 def test_evaluate_robustness_is_one_command(call, thin, tmp_path):
     card = tmp_path / "card.md"
     words = ["--bundle", "none", "--axis", "2", "--factor", "2", "--robustness", "--markdown", card]

@@ -27,6 +27,7 @@ def calibrate(options: argparse.Namespace) -> int:
         device=options.device,
         engine=options.engine,
         precision=options.precision,
+        quality=options.quality,
         trust_bundle=options.trust_bundle,
     )
     training, validation = (

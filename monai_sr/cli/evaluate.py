@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..evaluation.profile_fit import fit_profile
 from ..files import make_folder, write_text
 from ..fusion.gains import GAINS_EXPLAINED, Gain, gain_table, measure_gains
 from ..io.volumes import find_volumes
-from ..options import BUNDLES
+from ..options import BUNDLES, PARAMETERS
 from .terminal import answer, complain, progress_bar, say
 
 
@@ -38,6 +38,9 @@ def evaluate(options: argparse.Namespace) -> int:
     conditions, axes = _conditions(options), _evaluated_axes(options.axis)
     models: dict[str, Any] = dict(map(peer, options.peer))
     bundles = {name: load_bundle(name, **_loading(options)) for name in options.bundle or BUNDLES}
+    for model in bundles.values():
+        acquisition = replace(model.defaults.acquisition, consistency=options.consistency)
+        model.defaults = replace(model.defaults, acquisition=acquisition)
     models = bundles | models
     settings = {
         "command": options.words,
@@ -174,7 +177,7 @@ def _check_kind(options: argparse.Namespace) -> None:
 
 def _loading(options: argparse.Namespace) -> dict[str, Any]:
     """How a bundle is to be loaded."""
-    return {name: getattr(options, name) for name in ("device", "engine", "precision", "trust_bundle")}
+    return {name: getattr(options, name) for name in ("device", "engine", "precision", "quality", "trust_bundle")}
 
 
 _OWN_CONDITIONS = ("profile", "thickness_ratio", "given_thickness", "noise")
@@ -221,5 +224,8 @@ def _command_of(options: argparse.Namespace) -> str:
             values = value if isinstance(value, list) else [value]
             text += f" {option} {' '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}"
     text += "".join(f" --peer '{peer.split('=')[0]}=…'" for peer in options.peer)
+    for name in ("consistency", "engine", "precision", "quality"):
+        if getattr(options, name) != PARAMETERS[name].default:
+            text += f" --{name} {getattr(options, name)}"
     flags = (name for name in ("robustness", "register", "fuse") if getattr(options, name))
     return text + "".join(f" --{name}" for name in flags)
