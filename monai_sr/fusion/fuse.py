@@ -135,7 +135,7 @@ def fuse(
     Args:
         stacks: at least two volumes as of :func:`monai_sr.super_resolve`, or their
             :class:`monai_sr.acquired.Acquired`. The first gives axes, position and intensities.
-        model: a loaded bundle. Default: residual.
+        model: a loaded bundle. Default: pyramid.
         spacing: of the result, mm. Default: the finest in-plane spacing.
         field: what the result covers: the "union" of the stacks, their "intersection", or the "first".
         register: find rigid motions between the stacks; else their headers are believed.
@@ -159,7 +159,7 @@ def fuse(
     memory = memory_budget() if memory is None else memory
     wanted = spacing or min(stack.in_plane_spacing for stack in placed)
     _check_memory(common_grid(placed, spacing=wanted, field="first" if register else field), len(placed), memory)
-    model = model or load_bundle("residual")
+    model = model or load_bundle("pyramid")
     results = []
     for number, stack in enumerate(placed):
         done = _part(report, AFTER_RESULTS * number / len(placed), AFTER_RESULTS / len(placed))
