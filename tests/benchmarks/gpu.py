@@ -41,8 +41,7 @@ from monai_sr.transforms import simulate_thick_slices
 
 from .speed import SIZES, phantom, size_of
 
-PRECISIONS = ("float32", "float32, no TF32", "float16", "bfloat16")
-"""As monai-sr has them; the second forbids the convolutions of torch to round float32 to TF32, which is the default."""
+PRECISIONS = ("float32", "float16", "bfloat16")
 
 FLOAT32_LIMIT, HALF_LIMIT_DB = 1e-4, 0.02
 TINY = {"MR": "24x24x8x4"}
@@ -202,15 +201,14 @@ def measure(model: Model, volume: Volume, how: str, *, peak_rate: float, on: str
     """One row without the comparison, and the result."""
     device, network = model.device, model.network
     assert network is not None
-    engine = TimedEngine(network, how.split(",")[0])
+    engine = TimedEngine(network, how)
     clock = Clock(network, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
         reset_peak()
     started = time.perf_counter()
-    with _tf32(how != "float32, no TF32"):
-        result = made_by(model.computed_by(engine), volume, on=on)
+    result = made_by(model.computed_by(engine), volume, on=on)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - started
@@ -229,16 +227,6 @@ def measure(model: Model, volume: Volume, how: str, *, peak_rate: float, on: str
         peak=peak,
         planned=planned / 2**20,
     ), result.cpu()
-
-
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = before and allowed
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def compare(row: Row, result: MetaTensor, exact: MetaTensor, volume: Volume) -> Row:
@@ -266,7 +254,7 @@ def ladder(model: Model, volume: Volume, exact: MetaTensor, *, free: float) -> R
     row = Row(volume.name, _short(model), f"float32 in {free / 2**20:.0f} MiB", voxels=exact.numel())
     started = time.perf_counter()
     try:
-        with warnings.catch_warnings(), _card_limited(model.device, free), _tf32(False):
+        with warnings.catch_warnings(), _card_limited(model.device, free):
             warnings.simplefilter("ignore")
             sr, made = super_resolve_within(limited, acquired, Wanted(factor=volume.factor))
     except RuntimeError as error:
@@ -336,7 +324,7 @@ def rows(device: torch.device, sizes: Sizes, *, peak_rate: float, left: Callable
                     return
                 row, result = measure(model, volume, how, peak_rate=peak_rate)
                 yield row
-                if volume is timed[0] and how == "float32, no TF32":
+                if volume is timed[0] and how == "float32":
                     yield ladder(model, volume, result, free=0.6 * 2**20 * row.peak)
             if device.type != "cpu" and left():
                 yield on_card(model, volume, peak_rate)
