@@ -149,18 +149,22 @@ def check_mask(labels: MetaTensor, theirs: Grid) -> None:
     if ours.shape != theirs.shape:
         sizes = [" x ".join(map(str, grid.shape)) for grid in (ours, theirs)]
         raise ImageError("E-MASK-GRID", f"the mask has {sizes[0]} voxels, its image {sizes[1]}", path=path)
-    corners = np.array(np.meshgrid(*([0, n - 1] for n in theirs.shape), [1], indexing="ij")).reshape(4, -1)
-    off = (np.linalg.inv(theirs.affine) @ ours.affine - np.eye(4)) @ corners
-    if np.abs(off).max() > SAME_PLACE:
+    if (off := corner_distance(ours, theirs)) > SAME_PLACE:
         raise ImageError(
             "E-MASK-GRID",
-            f"the position of the mask differs from that of its image by up to {np.abs(off).max():.3g} voxels",
+            f"the position of the mask differs from that of its image by up to {off:.3g} voxels",
             path=path,
         )
     lowest, highest = float(labels.min()), float(labels.max())
     if _are_probabilities(labels) and (lowest < 0 or highest > 1):
         problem = f"the mask has values of {lowest:.4g} to {highest:.4g} that are not whole numbers"
         raise ImageError("E-MASK-VALUES", problem, path=path)
+
+
+def corner_distance(ours: Grid, theirs: Grid) -> float:
+    """Maximum distance between the corners of two grids of one shape, in voxels of the second."""
+    corners = np.array(np.meshgrid(*([0, n - 1] for n in theirs.shape), [1], indexing="ij")).reshape(4, -1)
+    return float(np.abs((np.linalg.inv(theirs.affine) @ ours.affine - np.eye(4)) @ corners).max())
 
 
 def _majority(stack: np.ndarray, matrix: np.ndarray) -> np.ndarray:

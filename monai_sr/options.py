@@ -243,10 +243,10 @@ class Outputs(_Group):
     )
     mask: tuple[str, ...] = _option(
         (),
-        "carry a mask or segmentation to the new grid; for many volumes a pattern such as '*_seg.nii.gz', where * is "
-        "the name of each; may be repeated",
+        "carry a mask or segmentation to the new grid; for many volumes a folder of them, or a pattern such as "
+        "'*_seg.nii.gz', where * is the name of each; may be repeated",
         many="repeat",
-        placeholder="FILE|PATTERN",
+        placeholder="FILE|FOLDER|PATTERN",
     )
     report: bool = _option(
         False, "write a page with pictures for each volume (.html), also where it fails, and an index.html of many"

@@ -35,6 +35,7 @@ from ..io.images import image_suffix, read_dicom, read_header, read_image, read_
 from ..labels import carry_labels
 from ..options import Acquisition, RunOptions
 from ..profiles import known_profile, read_protocols
+from ..trust.alignment import turned_to
 from ..trust.consistency import Consistency, check_result
 from ..trust.resolution import METHOD, check_width, effective_resolution
 from ..trust.uncertainty import uncertainty_map
@@ -118,7 +119,7 @@ def super_resolve_case(
     grid = acquired.wanted_grid(spacing=options.wanted.spacing, factor=options.wanted.factor)
     _check_space(case, acquired, len(acquired.image) * math.prod(grid.shape))
     sr, made = super_resolve_within(model, acquired, options.wanted, memory=memory, progress=progress)
-    masks = {path: carry_labels(mask, acquired, sr) for path, mask in labels.items()}
+    masks = {path: carry_labels(turned_to(acquired.grid, mask), acquired, sr) for path, mask in labels.items()}
     trust, maps = assess(acquired, sr, model, options)
     return Result(acquired, sr, made, trust, maps, masks)
 

@@ -12,12 +12,21 @@ from pathlib import Path
 
 from ..bids import BidsImage, find_bids_images, is_bids
 from ..dicom import Series, find_series, is_dicom_source, short_name
-from ..errors import InputMissingError, OutputError, SuperResolutionError, UsageError, printable, warn_left_out
+from ..errors import (
+    ImageError,
+    InputMissingError,
+    OutputError,
+    SuperResolutionError,
+    UsageError,
+    printable,
+    warn_left_out,
+)
 from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, check_writable, files_of, image_suffix
 from ..options import RunOptions
 from .companions import mask_path, masks_beside
 from .lists import LIST_SUFFIXES, read_list
-from .record import is_own_result, sidecar_path
+from .masks import Volume, masks_below, volume_of
+from .record import is_own_result, sidecar_path, stem_of
 
 WRITTEN = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 
@@ -105,7 +114,7 @@ def find_cases(options: RunOptions) -> list[Case]:
     if names_one_file(options):
         cases = [_named_case(source, target, options)]
     else:
-        cases = _with_masks(_cases_below(source, target, options), masks)
+        cases = _with_masks(_cases_below(source, target, options), masks, target)
     chosen = [case for case in cases if _is_chosen(case, selection.include, selection.exclude)]
     if not chosen:
         raise InputMissingError(
@@ -140,12 +149,14 @@ def _named_case(source: Path, target: Path, options: RunOptions) -> Case:
     if not source.exists():
         raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=source)
     masks = options.outputs.mask
-    named = [Path(text) for text in masks if "*" not in text]
+    folders = [Path(text) for text in masks if Path(text).is_dir()]
+    named = [Path(text) for text in masks if "*" not in text and Path(text) not in folders]
     for mask in named:
         if not mask.is_file():
             raise InputMissingError("E-IO-MISSING", "the mask does not exist", fix="check the path", path=mask)
     beside = masks_beside(source, [text for text in masks if "*" in text])
     case = Case(source.name, source, target, masks=(*named, *beside), is_named=True)
+    (case,) = _with_mask_folders([case], folders, target.parent)
     if not (source.is_dir() or is_dicom_source(source)):
         return case
     if options.wanted.format == "dicom":
@@ -199,22 +210,56 @@ def list_cases(source: Path, target: Path, options: RunOptions) -> list[Case]:
     return _found(source, target, options)
 
 
-def _with_masks(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
-    """The cases with the masks beside them, and without those that are such masks.
+def _with_masks(cases: Sequence[Case], given: Sequence[str], target: Path) -> list[Case]:
+    """The cases with the masks beside them or in a folder of masks, and without those that are such masks.
 
     Raises:
         UsageError: a pattern that would name one file for all.
     """
+    folders = [Path(text) for text in given if Path(text).is_dir()]
+    patterns = [text for text in given if Path(text) not in folders]
     for pattern in patterns:
         if "*" not in pattern:
             raise UsageError(
                 "E-USE",
                 f"--mask {pattern} names one file for many volumes",
-                fix="use * for the name of each image, such as '*_seg.nii.gz'",
+                fix="use * for the name of each image, such as '*_seg.nii.gz', or give a folder of masks",
             )
     found = [case if case.series else replace(case, masks=masks_beside(case.source, patterns)) for case in cases]
+    found = _with_mask_folders(found, folders, target)
     taken = {mask for case in found for mask in case.masks}
     return [case for case in found if case.series is not None or case.source not in taken]
+
+
+def _with_mask_folders(cases: Sequence[Case], folders: Sequence[Path], target: Path) -> list[Case]:
+    """The cases with the masks that folders hold for them, by the names of their results.
+
+    Warns of masks that belong to none.
+    """
+    if not folders:
+        return list(cases)
+    volumes = {_volume_of_case(case, target): case for case in cases}
+    found: dict[Volume, list[Path]] = {volume: [] for volume in volumes}
+    for folder in folders:
+        left = 0
+        for mask in masks_below(folder, [case.source for case in cases]):
+            try:
+                found[volume_of(mask, folder, list(volumes))].append(mask)
+            except ImageError:
+                left += 1
+        if left:
+            warn_left_out(left, "masks that belong to none of the volumes, or to several", "E-MASK-IMAGE")
+    return [replace(case, masks=(*case.masks, *found[volume])) for volume, case in volumes.items()]
+
+
+def _volume_of_case(case: Case, target: Path) -> Volume:
+    """What masks of a case may be called like: the path of its result, or in BIDS its entities."""
+    if case.bids is not None:
+        return Volume(case.source, frozenset([case.name]), entities=frozenset(case.bids.entities.items()))
+    names = {(case.target.relative_to(target).parent / stem_of(case.target)).as_posix()}
+    if case.is_named:
+        names = {stem_of(case.source)}
+    return Volume(case.source, frozenset(names), case.series)
 
 
 def check_names(cases: Iterable[Case]) -> None:

@@ -14,6 +14,7 @@ from ..files import write_json
 from ..io.images import image_suffix, write_image
 from ..io.nifti import is_super_resolved
 from ..options import NOTICE
+from .masks import carried_name, is_bids_mask
 from .record import sidecar_path, stem_of
 
 MAPS = ("consistency", "uncertainty")
@@ -43,14 +44,17 @@ def map_path(target: Path, kind: str) -> Path:
 
 def mask_path(target: Path, source: Path, mask: Path) -> Path:
     """Where a carried mask belongs: ``thin_seg.nii.gz`` beside ``thin.nii.gz`` if ``a_seg.nii.gz`` was
-    that of ``a.nii.gz``; ``thin_tumor.nii.gz`` for a mask called otherwise.
+    that of ``a.nii.gz``; ``thin_tumor.nii.gz`` for a mask called otherwise, ``thin_mask.nii.gz`` for one called
+    like its image. In BIDS a mask of a derivative keeps its entities.
 
     Args:
         target: the result.
         source: the image that the result is made from.
         mask: its mask.
     """
-    own = stem_of(mask).removeprefix(stem_of(source)).strip("_-. ") or stem_of(mask)
+    own = stem_of(mask).removeprefix(stem_of(source)).strip("_-. ") or "mask"
+    if _OF_BIDS in target.name and is_bids_mask(mask):  # of a BIDS derivative
+        return target.with_name(carried_name(mask, mask.parent, target).name)
     if _OF_BIDS in target.name:
         of = target.name.split(_OF_BIDS)[0]
         return target.with_name(f"{of}_res-thin_desc-SR{''.join(filter(str.isalnum, own))}_dseg.nii.gz")

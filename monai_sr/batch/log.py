@@ -152,10 +152,11 @@ class RunLog:
     Args:
         folder: where.
         part: number of this part and how many there are, for array jobs; each has its own log.
+        name: of the files, without their suffix.
     """
 
-    def __init__(self, folder: Path, *, part: tuple[int, int] | None = None) -> None:
-        stem = NAME if part is None else f"{NAME}.part-{part[0]}-of-{part[1]}"
+    def __init__(self, folder: Path, *, part: tuple[int, int] | None = None, name: str = NAME) -> None:
+        stem = name if part is None else f"{name}.part-{part[0]}-of-{part[1]}"
         self.lines, self.table = folder / f"{stem}.jsonl", folder / f"{stem}.tsv"
 
     def add(self, outcome: Outcome) -> None:

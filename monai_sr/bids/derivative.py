@@ -86,7 +86,12 @@ def derivative_sidecar(source: BidsImage, acquired: Acquired, result: Grid) -> d
 
 
 def write_dataset_description(
-    out_dir: str | Path, *, raw_root: str | Path, environment: Mapping[str, str] = os.environ
+    out_dir: str | Path,
+    *,
+    raw_root: str | Path,
+    environment: Mapping[str, str] = os.environ,
+    content: str = "Thin slices",
+    links: Mapping[str, Path] | None = None,
 ) -> Path:
     """Make a folder a BIDS derivative dataset: description, README and ``.bidsignore``.
 
@@ -96,6 +101,8 @@ def write_dataset_description(
         out_dir: the derivative dataset; made if it is absent.
         raw_root: the raw dataset; named by its path relative to ``out_dir``.
         environment: names the container that we run in.
+        content: what the dataset holds, for its name.
+        links: other datasets by their names in URIs; a dataset of monai-sr that is there gets them, and keeps its name.
 
     Returns:
         Path of the description.
@@ -107,11 +114,15 @@ def write_dataset_description(
     out_dir, raw_root = Path(out_dir), Path(raw_root)
     path = out_dir / DESCRIPTION
     there = read_description(out_dir)
-    content = _described(read_description(raw_root), raw_root.resolve(), out_dir.resolve(), environment)
-    if there and not (_is_ours(there) and there.get("Name") == content["Name"]):
+    described = _described(read_description(raw_root), raw_root.resolve(), out_dir.resolve(), environment, content)
+    if links:
+        others = {name: _link(root.resolve(), out_dir.resolve()) for name, root in links.items()}
+        described |= {"Name": there["Name"]} if _is_ours(there) and "Name" in there else {}
+        described["DatasetLinks"] = (there.get("DatasetLinks") or described["DatasetLinks"]) | others
+    if there and not (_is_ours(there) and there.get("Name") == described["Name"]):
         raise OutputError(
             "E-OUT-EXISTS",
-            f"the dataset {there.get('Name', 'without a name')!r} is there, {content['Name']!r} is to be written",
+            f"the dataset {there.get('Name', 'without a name')!r} is there, {described['Name']!r} is to be written",
             path=path,
         )
     ignore = out_dir / ".bidsignore"
@@ -124,8 +135,8 @@ def write_dataset_description(
         write_text("\n".join([*dict.fromkeys([*ignored, *IGNORED]), ""]), ignore)
     if not any(out_dir.glob("README*")):
         write_text(README.rstrip() + "\n", out_dir / "README.md")
-    if there != content:
-        write_json(content, path)
+    if there != described:
+        write_json(described, path)
     return path
 
 
@@ -135,8 +146,14 @@ def _is_ours(description: Mapping[str, Any]) -> bool:
     return description.get("DatasetType") == "derivative" and ours
 
 
-def _described(raw: dict[str, Any], raw_root: Path, out_dir: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    link = quote(os.fsencode(Path(os.path.relpath(raw_root, out_dir)).as_posix()))
+def _link(root: Path, out_dir: Path) -> str:
+    """The path of a dataset relative to another, as a URI."""
+    return quote(os.fsencode(Path(os.path.relpath(root, out_dir)).as_posix()))
+
+
+def _described(
+    raw: dict[str, Any], raw_root: Path, out_dir: Path, environment: Mapping[str, str], content: str
+) -> dict[str, Any]:
     maker: dict[str, Any] = {
         "Name": PACKAGE,
         "Version": version(PACKAGE),
@@ -144,11 +161,11 @@ def _described(raw: dict[str, Any], raw_root: Path, out_dir: Path, environment: 
     }
     container = _container(environment)
     return {
-        "Name": f"Thin slices of {raw.get('Name') or raw_root.name}",
+        "Name": f"{content} of {raw.get('Name') or raw_root.name}",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [maker | ({"Container": container} if container else {})],
-        "DatasetLinks": {RAW: link},
+        "DatasetLinks": {RAW: _link(raw_root, out_dir)},
         **({"SourceDatasets": [{"DOI": raw["DatasetDOI"]}]} if raw.get("DatasetDOI") else {}),
         # a result is still made of the data of its source
         **{name: raw[name] for name in ("License", "HowToAcknowledge") if raw.get(name)},

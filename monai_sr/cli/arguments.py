@@ -59,6 +59,21 @@ def side(text: str) -> int:
     return int(text)
 
 
+def add_carry(sub: argparse.ArgumentParser) -> None:
+    """Those of ``carry``."""
+    sub.add_argument(
+        "mask", metavar="MASK", help="labels, or probabilities of 0 to 1; a folder or BIDS dataset of them"
+    )
+    sub.add_argument("output", metavar="OUTPUT", help="file to write; of many masks a folder")
+    sub.add_argument(
+        "--from", dest="from_", metavar="IMAGE", required=True, help="the volume that the mask lies on, or their folder"
+    )
+    sub.add_argument("--to", metavar="IMAGE", required=True, help="the volume with the wanted slices, or their folder")
+    for name in ("slice_thickness", "profile", "axis", "volume", "include", "exclude"):
+        add_parameter(sub, PARAMETERS[name], default=None)
+    add_parameter(sub, PARAMETERS["overwrite"], default=False)
+
+
 def add_fuse(sub: argparse.ArgumentParser) -> None:
     """Those of ``fuse``."""
     sub.add_argument(

@@ -1,61 +1,36 @@
-"""``carry``: a mask of the thin slices on the thick ones, or of the thick slices on the thin ones."""
+"""``carry``: masks of the thin slices on the thick ones, or of the thick slices on the thin ones."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-import numpy as np
-from monai.data import MetaTensor
-
-from ..acquired import Acquired
-from ..batch import check_target, write_masks
-from ..dicom import is_dicom_source
-from ..errors import naming, warn
-from ..grid import SAME_SPACING, grid_of, on_grid
-from ..io.images import read_image, read_labels
-from ..labels import average_labels, carry_labels, check_mask
-from ..trust.alignment import not_aligned, turn_to
-from .terminal import say
+from ..batch import Outcome, exit_code, summary
+from ..batch.carry import carry_file, carry_folder, find_mask_cases
+from ..errors import printable
+from ..options import RunOptions
+from .terminal import complain, say
 
 
-def carry(options: argparse.Namespace) -> int:
+def carry(given: argparse.Namespace) -> int:
     """``monai-sr carry MASK --from IMAGE --to IMAGE OUTPUT``"""
-    mask, target = Path(options.mask), Path(options.output)
-    sources = Path(options.from_), Path(options.to)
-    for source in (mask, *sources):
-        check_target(source, target)
-    labels = read_labels(mask)
-    first, second = (
-        read_image(source, volume=None if is_dicom_source(source) else options.volume, own_results=True)
-        for source in sources
-    )
-    with naming(mask):
-        labels = on_grid(*turn_to(grid_of(first), labels), labels)
-        check_mask(labels, grid_of(first))
-        if not bool(labels.any()):
-            warn("W-MASK-EMPTY", "the mask holds no label", path=mask)
-        carried = _carried(labels, first, second, options)
-    write_masks({target: carried}, overwrite=options.overwrite)
-    say(f"{target}: {grid_of(labels).in_words()} -> {grid_of(carried).in_words()}")
-    return 0
+    names = ("slice_thickness", "profile", "axis", "volume", "overwrite")
+    options = RunOptions.from_dict({name: getattr(given, name) for name in names})
+    mask, target, first, second = map(Path, (given.mask, given.output, given.from_, given.to))
+    if not mask.is_dir():
+        _, record = carry_file(mask, target, first, second, options)
+        say(f"{target}: {record['monai_sr']['carried']['change']}")
+        return 0
+    cases = find_mask_cases(mask, target, first, second, include=given.include or (), exclude=given.exclude or ())
+    outcomes = carry_folder(cases, target, options, report=_show)
+    say(summary(outcomes))
+    return exit_code(outcomes)
 
 
-def _carried(labels: MetaTensor, first: MetaTensor, second: MetaTensor, options: argparse.Namespace) -> MetaTensor:
-    """The labels of the first volume on the grid of the second, averaged or interpolated.
-
-    Raises:
-        ImageError: the axes are not parallel, the slices are equally far apart, or the grids do not fit (E-CON-GRID).
-    """
-    given = {name: getattr(options, name) for name in ("slice_thickness", "profile", "axis")}
-    wanted = grid_of(second)
-    turned = on_grid(*turn_to(wanted, labels), labels)
-    growth = np.array(wanted.spacing) / grid_of(turned).spacing
-    axis = int(np.abs(np.log(growth)).argmax())
-    if growth[axis] > 1 + SAME_SPACING:
-        return average_labels(turned, Acquired.of(second, refined=grid_of(turned), **given))
-    if growth[axis] > 1 - SAME_SPACING:
-        raise not_aligned("both volumes have the same spacing", "give the thick slices and the thin ones of one scan")
-    thin = on_grid(*turn_to(grid_of(first), second), second)
-    carried = carry_labels(labels, Acquired.of(first, refined=grid_of(thin), **given), thin)
-    return on_grid(turn_to(wanted, carried)[0], wanted, carried)
+def _show(outcome: Outcome) -> None:
+    for notice in outcome.warnings:
+        complain(notice)
+    if outcome.error is not None:
+        complain(f"{outcome.code}: {outcome.case} - {outcome.reason}")
+    elif outcome.status == "done":
+        say(f"{printable(outcome.output)}: {outcome.change}")

@@ -11,7 +11,16 @@ from .. import __version__
 from ..clients.slicer.description import OVERLAYS
 from ..errors import UsageError
 from ..options import GROUPS, NOTICE, PARAMETERS, parameters
-from .arguments import add_archive, add_compute, add_evaluate, add_fuse, add_parameter, positive_number, side
+from .arguments import (
+    add_archive,
+    add_carry,
+    add_compute,
+    add_evaluate,
+    add_fuse,
+    add_parameter,
+    positive_number,
+    side,
+)
 
 EXAMPLES = """\
 examples:
@@ -122,14 +131,8 @@ def make_parser() -> Parser:
         help="maximum NRMSE of a slice [that of the residual bundle]",
     )
 
-    sub = command("carry", "Carry a mask of thin slices to the thick ones, or of thick slices to the thin ones")
-    sub.add_argument("mask", metavar="MASK", help="labels, or probabilities of 0 to 1")
-    sub.add_argument("output", metavar="OUTPUT", help="file to write")
-    sub.add_argument("--from", dest="from_", metavar="IMAGE", required=True, help="the volume that the mask lies on")
-    sub.add_argument("--to", metavar="IMAGE", required=True, help="the volume with the wanted slices")
-    for name in ("slice_thickness", "profile", "axis", "volume"):
-        add_parameter(sub, PARAMETERS[name], default=None)
-    add_parameter(sub, PARAMETERS["overwrite"], default=False)
+    text = "Carry masks of thin slices to the thick ones, or of thick slices to the thin ones"
+    add_carry(command("carry", text))
 
     sub = command("simulate", "Make a thick-slice volume from a thin-slice one")
     sub.add_argument("input", metavar="INPUT", help="volume of thin slices")

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from ..errors import ImageError
-from ..grid import SAME_SPACING, Grid, grid_of, positions_on
+from ..grid import SAME_SPACING, Grid, grid_of, on_grid, positions_on
 from ..slices import interpolation_matrix
 
 SAME_PLACE = 0.02
@@ -44,6 +44,11 @@ def turn_to(grid: Grid, result: MetaTensor) -> tuple[Tensor, Grid]:
             flipped.append(a + 1)
     shape = [there.shape[o] for o in order]
     return voxels.flip(flipped) if flipped else voxels, Grid((shape[0], shape[1], shape[2]), affine)
+
+
+def turned_to(grid: Grid, result: MetaTensor) -> MetaTensor:
+    """The result with axes in the order and direction of ``grid``, as :func:`turn_to`."""
+    return on_grid(*turn_to(grid, result), result)
 
 
 def in_plane_matrix(grid: Grid, there: Grid, axis: int) -> tuple[Tensor | None, str]:
