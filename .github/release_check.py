@@ -23,7 +23,7 @@ NEEDED = {
         for name in (
             *("LICENSE", "README.md", "docs/README.md", "docs/data_license.txt"),
             *("configs/inference.json", "configs/metadata.json", "configs/calibration.json"),
-            *("models/model.pt", "models/model.ts", "models/int8.json"),
+            *("models/model.pt", "models/model.ts", "models/int8.json", "models/self_test.json"),
         )
     ),
     *(
@@ -84,7 +84,7 @@ def compare_use(user: Path, work: Path, environment: dict[str, str]) -> None:
     elsewhere = work / "elsewhere"
     elsewhere.mkdir()
     checkout = environment | {"PYTHONPATH": str(ROOT)}
-    print(_run(environment, user, "-m", "monai_sr", "info", cwd=elsewhere))
+    print(_run(environment, user, "-m", "monai_sr", "doctor", cwd=elsewhere))
     for python, variables, name in ((user, environment, "wheel"), (Path(sys.executable), checkout, "checkout")):
         _run(variables, python, "-m", "monai_sr", "demo", "--output", f"{name}/demo", cwd=elsewhere)
         paths = {}

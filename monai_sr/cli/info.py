@@ -21,6 +21,22 @@ def info(options: argparse.Namespace) -> int:
         say(bundle_path(options.bundle_path))
         answer(bundles={options.bundle_path: {"folder": str(bundle_path(options.bundle_path))}})
         return 0
+    show_machine()
+    say("bundles")
+    for name, metadata in shipped_bundles().items():
+        say(f"  {name:12} {metadata['version']:8} {bundle_path(name)}")
+    say(f"  {SPLINE:12} {'':8} the consistent spline alone, no network")
+    answer(
+        bundles={
+            name: {"version": metadata["version"], "folder": str(bundle_path(name))}
+            for name, metadata in shipped_bundles().items()
+        },
+    )
+    return 0
+
+
+def show_machine() -> None:
+    """Versions of the packages that matter, and the devices."""
     say(f"monai-sr {__version__} - {NOTICE}")
     fastest = "torch"
     versions: dict[str, str | None] = {}
@@ -37,20 +53,11 @@ def info(options: argparse.Namespace) -> int:
     say(f"  cpu          {cpu_threads()} threads, computes by {fastest} (--engine auto)")
     for index, name in enumerate(gpu_names()):
         say(f"  cuda:{index}       {name}")
-    say("bundles")
-    for name, metadata in shipped_bundles().items():
-        say(f"  {name:12} {metadata['version']:8} {bundle_path(name)}")
-    say(f"  {SPLINE:12} {'':8} the consistent spline alone, no network")
     answer(
         packages=versions,
         devices={"cpu": {"threads": cpu_threads(), "engine": fastest}}
         | {f"cuda:{index}": {"name": name} for index, name in enumerate(gpu_names())},
-        bundles={
-            name: {"version": metadata["version"], "folder": str(bundle_path(name))}
-            for name, metadata in shipped_bundles().items()
-        },
     )
-    return 0
 
 
 def errors(options: argparse.Namespace) -> int:

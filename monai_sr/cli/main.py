@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 all good, 2 usage, 3 no usable input, 4 some volumes failed, 5 all failed, 6 output not
     writable or disk full, 7 bundle or weights missing, damaged or not trusted, 8 not enough memory, 9 not
-    consistent, 10 internal error, 11 the archive cannot be reached or refuses, 130 interrupted, 143 terminated.
+    consistent or not the expected result, 10 internal error, 11 the archive cannot be reached or refuses,
+    130 interrupted, 143 terminated.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["slicer"]:

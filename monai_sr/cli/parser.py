@@ -79,7 +79,7 @@ def make_parser() -> Parser:
         sub = subparsers.add_parser(name, help=text, description=f"{text}. {NOTICE}", **how)
         sub.set_defaults(command=name)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        if name in ("run", "bids", "check", "evaluate", "info"):
+        if name in ("run", "bids", "check", "evaluate", "info", "doctor"):
             sub.add_argument("--json", action="store_true", help="print one JSON document for programs, and no text")
         return sub
 
@@ -195,6 +195,9 @@ def make_parser() -> Parser:
 
     sub = command("info", "List versions, devices and bundles")
     sub.add_argument("--bundle-path", metavar="BUNDLE", help="print only the folder of this bundle")
+
+    sub = command("doctor", "Check whether monai-sr works here: packages, memory, a folder for results, a self-test")
+    sub.add_argument("folder", metavar="FOLDER", nargs="?", default=".", help="where results will go [this folder]")
 
     sub = command("errors", "Explain an error or warning by its code, or all of them")
     sub.add_argument("code", metavar="CODE", nargs="?", help="such as E-IO-CRC [all]")
