@@ -13,7 +13,7 @@ from catalogue import fault
 import monai_sr.cli
 from monai_sr.bundles import load_bundle
 from monai_sr.cli import doctor
-from monai_sr.engine.devices import instruction_sets
+from monai_sr.cli.doctor import instruction_sets
 from monai_sr.errors import BundleError
 from monai_sr.evaluation import self_test
 

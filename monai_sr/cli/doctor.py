@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -14,11 +15,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..engine.devices import instruction_sets
+import numpy as np
+
 from ..errors import OutputError, SuperResolutionError, UsageError, printable, write_error
 from ..options import BUNDLES
 from .info import show_machine
 from .terminal import answer, complain, say
+
+INSTRUCTIONS = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
+)
+"""What decides the speed of the networks, as Linux calls it: for x86 and for ARM."""
 
 BLOCK, BLOCKS = 2**20, 64
 """Bytes that are written at once to measure the speed of a folder, and how often."""
@@ -43,6 +51,16 @@ def doctor(options: argparse.Namespace) -> int:
         answer(self_test=results)
     say("all is well" if not faults else f"{len(faults)} fault(s): {', '.join(fault.code for fault in faults)}")
     return faults[0].exit_code if faults else 0
+
+
+def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """Those of :data:`INSTRUCTIONS` that the processor has; on other systems than Linux, what numpy finds."""
+    try:
+        found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    except OSError:
+        simd = np.show_config(mode="dicts")["SIMD Extensions"]  # type: ignore[index]
+        return [*simd["baseline"], *simd.get("found", [])]
+    return [name for name in INSTRUCTIONS if found and name in found[1].split()]
 
 
 def _look(at: Callable[[], Any], faults: list[SuperResolutionError]) -> Any:

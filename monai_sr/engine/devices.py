@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-
-import numpy as np
-
-INSTRUCTIONS = (
-    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
-    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
-)
-"""What decides the speed of the networks, as Linux calls it: for x86 and for ARM."""
 
 PATIENCE = 5.0
 """Maximum time of the driver to answer, seconds."""
@@ -27,16 +17,6 @@ def cpu_threads() -> int:
     if asked.isdigit() and int(asked):
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
-    """Those of :data:`INSTRUCTIONS` that the processor has; on other systems than Linux, what numpy finds."""
-    try:
-        found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
-    except OSError:
-        simd = np.show_config(mode="dicts")["SIMD Extensions"]  # type: ignore[index]
-        return [*simd["baseline"], *simd.get("found", [])]
-    return [name for name in INSTRUCTIONS if found and name in found[1].split()]
 
 
 def gpu_names() -> list[str]:
