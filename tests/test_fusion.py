@@ -547,7 +547,7 @@ def study(folder: Path, **third) -> Path:
 def test_the_series_of_one_contrast_are_chosen_from_a_study(third, differs, tmp_path):
     with collect_notices() as notices:
         chosen = choose_series(study(tmp_path / "study", **third), SPLINE)
-    assert [series.number for series in chosen] == ([1, 2] if differs else [1, 2, 3])
+    assert [source.series.number for source in chosen] == ([1, 2] if differs else [1, 2, 3])
     left = [notice for notice in notices if notice.code == "W-LEFT-OUT"]
     assert [notice.facts["code"] for notice in left] == (["E-FUSE-UNLIKE"] if differs else [])
     assert not differs or differs in left[0].problem

@@ -6,9 +6,7 @@ import math
 import os
 import shutil
 import time
-import warnings
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from ..bids import derivative_sidecar
 from ..bundles import Model
 from ..dicom import MadeBy, protocol_of, write_derived_series
 from ..engine import Progress
-from ..engine.memory import peak_mib, reset_peak
 from ..errors import (
     ImageError,
     OutputError,
@@ -39,10 +36,11 @@ from ..trust.alignment import turned_to
 from ..trust.consistency import Consistency, check_result
 from ..trust.resolution import METHOD, check_width, effective_resolution
 from ..trust.uncertainty import uncertainty_map
+from .attempt import attempt
 from .cases import Case
-from .claims import ClaimedError, hold_claim
+from .claims import hold_claim
 from .companions import MAPS, describe_companions, map_path, remove_maps, write_map, write_masks
-from .log import ALREADY_DONE, CLAIMED, Outcome
+from .log import ALREADY_DONE, Outcome
 from .model import super_resolve_within
 from .pages import CasePage
 from .record import (
@@ -177,31 +175,8 @@ def process(
         progress: called with the fraction that is done.
         also: called with the result before its record is written.
     """
-    started = time.monotonic()
-    reset_peak()
-    page = CasePage(case, options.outputs, folder=options.output)
-    with collect_notices() as notices, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other libraries
-        try:
-            for attempt in (1, 2):
-                try:
-                    outcome = _process(case, options, model, notices, page, memory, progress, also)
-                    break
-                except ImageError as error:
-                    if error.code != "E-IO-CHANGED" or attempt > 1:
-                        raise
-        except ClaimedError:
-            outcome = Outcome(case.name, "skipped", skipped=CLAIMED)
-        except Exception as error:
-            outcome = Outcome.failed(case.name, error)
-            page.show_failure(outcome.code, outcome.reason, _of_case(notices, case))
-    return replace(
-        outcome,
-        output=str(case.target) if case.target.exists() and outcome.error is None else "",
-        warnings=tuple(notices) if case.is_named else _of_case(notices, case),
-        seconds=round(time.monotonic() - started, 3),
-        peak_memory_mib=round(peak_mib(), 1),
-        report=page.written,
+    return attempt(
+        case, options, lambda notices, page: _process(case, options, model, notices, page, memory, progress, also)
     )
 
 
@@ -384,12 +359,3 @@ def _show_done(case: Case, options: RunOptions, model: Model, page: CasePage) ->
     image, record = read_case(case, options), record_beside(case.target) or {}
     sr = read_image(case.target, volume="all" if len(image) > 1 else None)
     page.show_result(acquire(image, options.acquisition), sr, record)
-
-
-def _of_case(notices: Sequence[SuperResolutionWarning], case: Case) -> tuple[SuperResolutionWarning, ...]:
-    """The warnings, which name the case and not its path."""
-    named = []
-    for notice in map(copy, notices):
-        notice.path = str(notice.path or case.name).replace(str(case.source), case.name)
-        named.append(notice)
-    return tuple(named)

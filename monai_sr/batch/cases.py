@@ -5,85 +5,33 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ..bids import BidsImage, find_bids_images, is_bids
-from ..dicom import Series, find_series, is_dicom_source, short_name
+from ..bids import find_bids_images, is_bids
+from ..dicom import find_series, is_dicom_source, short_name
 from ..errors import (
     ImageError,
     InputMissingError,
     OutputError,
     SuperResolutionError,
     UsageError,
-    printable,
     warn_left_out,
 )
-from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, check_writable, files_of, image_suffix
+from ..io.images import check_writable, image_suffix
 from ..options import RunOptions
-from .companions import mask_path, masks_beside
+from .chosen import WRITTEN as WRITTEN
+from .chosen import Case as Case
+from .chosen import check_names as check_names
+from .chosen import choose
+from .companions import masks_beside
 from .lists import LIST_SUFFIXES, read_list
 from .masks import Volume, masks_below, volume_of
-from .record import is_own_result, sidecar_path, stem_of
-
-WRITTEN = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+from .record import is_own_result, stem_of
 
 READ = (*WRITTEN, ".nhdr", ".mhd", ".mgh", ".mgz", ".mgh.gz", ".gipl", ".gipl.gz")
 """Names that are taken as images below a folder; so is the header of a pair beside its voxels."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One volume and the place of its result.
-
-    Attributes:
-        name: what logs call it: the path of an image file as the list or folder gives it, or a hash for DICOM,
-            so that no text of a header appears.
-        source: an image file; for DICOM the folder, zip or file that the series is in.
-        target: the file to be written, or the folder of a derived DICOM series.
-        series: the DICOM series.
-        bids: the image of a BIDS dataset.
-        masks: files of labels on its grid, to be carried along.
-        fault: why it cannot be processed, where that is known already.
-        is_named: its output was named as a file, so it is made anew where it is done already.
-        neighbors: targets of the case before and after it in a run; None at the ends.
-    """
-
-    name: str
-    source: Path
-    target: Path
-    series: Series | None = None
-    bids: BidsImage | None = None
-    masks: tuple[Path, ...] = ()
-    fault: SuperResolutionError | None = None
-    is_named: bool = False
-    neighbors: tuple[Path | None, Path | None] = (None, None)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", printable(self.name))  # it may hold bytes that are no UTF-8
-
-    @property
-    def files(self) -> list[Path]:
-        """The files that its voxels are read from, each once, in the order of the slices, and its masks."""
-        if self.series is not None:
-            return [*dict.fromkeys(frame.file for frame in self.series.frames), *self.masks]
-        return [*files_of(self.source), *self.masks]
-
-    @property
-    def mask_targets(self) -> tuple[Path, ...]:
-        """Where the carried masks belong."""
-        return tuple(mask_path(self.target, self.source, mask) for mask in self.masks)
-
-    def without_archive(self) -> Case:
-        """The same, fit to be sent to another process; this one keeps what a zip was unpacked to."""
-        return self if self.series is None else replace(self, series=replace(self.series, unpacked=None))
-
-    @property
-    def is_derived_dicom(self) -> bool:
-        """Whether the result is a DICOM series."""
-        return self.series is not None and image_suffix(self.target) not in WRITTEN
 
 
 def find_cases(options: RunOptions) -> list[Case]:
@@ -114,22 +62,12 @@ def find_cases(options: RunOptions) -> list[Case]:
     if names_one_file(options):
         cases = [_named_case(source, target, options)]
     else:
-        cases = _with_masks(_cases_below(source, target, options), masks, target)
-    chosen = [case for case in cases if _is_chosen(case, selection.include, selection.exclude)]
-    if not chosen:
-        raise InputMissingError(
-            "E-IO-MISSING",
-            f"no volume of {len(cases)} matches --include and --exclude" if cases else "no volume is there",
-            fix="check the path and the patterns",
-            path=source,
-        )
-    check_names(chosen)
+        check_folder(source, target, options)
+        cases = _with_masks(list_cases(source, target, options), masks, target)
+    chosen = choose(cases, options)
     if options.wanted.format == "dicom" and not all(case.is_derived_dicom or case.fault for case in chosen):
         raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="omit --format", path=source)
-    if selection.part_id is not None and selection.num_parts is not None:  # for array jobs
-        chosen = chosen[selection.part_id :: selection.num_parts]
-    targets = [None, *(case.target for case in chosen), None]
-    return [replace(case, neighbors=(targets[n], targets[n + 2])) for n, case in enumerate(chosen)]
+    return chosen
 
 
 def names_one_file(options: RunOptions) -> bool:
@@ -185,8 +123,13 @@ def check_target(source: Path, target: Path) -> None:
     check_writable(target)
 
 
-def _cases_below(source: Path, target: Path, options: RunOptions) -> list[Case]:
-    """:func:`list_cases`, once the folder of the results can be used."""
+def check_folder(source: Path, target: Path, options: RunOptions) -> None:
+    """Find out before any work whether results may go into a folder.
+
+    Raises:
+        OutputError: a file has its name.
+        UsageError: it is inside the input folder, but not where BIDS wants derivatives (E-OUT-SAME).
+    """
     if target.exists() and not target.is_dir():
         raise OutputError("E-OUT-FOLDER", "a file of that name exists", fix="name a folder", path=target)
     of_bids = options.selection.participant_label is not None or (source.is_dir() and is_bids(source))
@@ -195,7 +138,6 @@ def _cases_below(source: Path, target: Path, options: RunOptions) -> list[Case]:
     derivatives = (source / "derivatives").resolve()
     if inside and not (of_bids and derivatives in target.resolve().parents):
         raise UsageError("E-OUT-SAME", "the output is inside the input folder", path=target)
-    return list_cases(source, target, options)
 
 
 def list_cases(source: Path, target: Path, options: RunOptions) -> list[Case]:
@@ -262,46 +204,6 @@ def _volume_of_case(case: Case, target: Path) -> Volume:
     return Volume(case.source, frozenset(names), case.series)
 
 
-def check_names(cases: Iterable[Case]) -> None:
-    """Every result has a name of its own that can be written, and none is that of an input.
-
-    Raises:
-        UsageError: E-OUT-CLASH, E-OUT-SAME, E-OUT-FORMAT.
-    """
-    cases = list(cases)
-    inputs = {_identity(path): case for case in cases for path in (case.source, *case.masks) if case.series is None}
-    taken: dict[str, Case] = {}
-    for case in cases:
-        if case.series is None and case.fault is None and image_suffix(case.target) not in WRITTEN:
-            raise UsageError(
-                "E-OUT-FORMAT", "no image format has that suffix", fix=f"use {', '.join(WRITTEN)}", path=case.target
-            )
-        for path in (case.target, sidecar_path(case.target), *case.mask_targets):
-            if _identity(path) in inputs:
-                raise UsageError("E-OUT-SAME", f"the result of {case.name} would replace an input", path=path)
-            other = taken.setdefault(os.path.normcase(path.absolute()), case)
-            if other is not case:
-                raise UsageError("E-OUT-CLASH", f"{other.name} and {case.name} would both be written there", path=path)
-
-
-def _identity(path: Path) -> tuple[int, int] | str:
-    """The same for every name of one file."""
-    try:
-        found = path.stat()
-        return found.st_dev, found.st_ino
-    except OSError:
-        return os.path.normcase(path.resolve())
-
-
-def _is_chosen(case: Case, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    names = (case.name, case.name.rsplit("/", 1)[-1])
-
-    def fits(patterns: Sequence[str]) -> bool:
-        return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-    return (not include or fits(include)) and not fits(exclude)
-
-
 def _listed(path: Path, target: Path, options: RunOptions) -> Iterator[Case]:
     """The cases of a list of files; what is wrong with one of them is a fault of that one."""
     for entry, output in read_list(path):
@@ -331,14 +233,14 @@ def _found(source: Path, target: Path, options: RunOptions) -> list[Case]:
     """The cases of a file, folder or archive."""
     if not (source.is_dir() or is_dicom_source(source)):
         return [Case(source.name, source, target / _result_name(Path(source.name)))]
-    images = list(_images_below(source)) if source.is_dir() else []
+    images = list(images_below(source)) if source.is_dir() else []
     cases = [Case(p.as_posix(), source / p, target / _result_name(p)) for p in images]
     if cases and not is_dicom_source(source):
         return cases
     return cases + _series_cases(source, target, options, besides=len(cases))
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def images_below(folder: Path) -> Iterator[Path]:
     """Image files below a folder, relative to it, but for hidden ones and our own results."""
     own = 0
     for place, folders, names in os.walk(folder):

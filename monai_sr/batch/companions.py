@@ -73,7 +73,7 @@ def masks_beside(source: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
     return tuple(path for path in found if path.is_file() and path != source)
 
 
-def write_map(image: MetaTensor, path: Path, *, overwrite: bool = False) -> Path:
+def write_map(image: MetaTensor, path: Path, *, overwrite: bool = False, dtype: str = "float32") -> Path:
     """Write a map; it is marked as ours, so that it is never taken as an input.
 
     Raises:
@@ -81,7 +81,7 @@ def write_map(image: MetaTensor, path: Path, *, overwrite: bool = False) -> Path
     """
     _spare(path, overwrite=overwrite)
     image.meta["super_resolved"] = True
-    return write_image(image, path, dtype="float32")
+    return write_image(image, path, dtype=dtype)
 
 
 def describe_companions(

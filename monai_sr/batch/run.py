@@ -71,6 +71,7 @@ def run_cases(
     log: RunLog | None = None,
     report: Callable[[Outcome], None] | None = None,
     progress: Progress | None = None,
+    work: Callable[..., Outcome] = process,
 ) -> list[Outcome]:
     """Super-resolve every case that is not done yet.
 
@@ -81,6 +82,7 @@ def run_cases(
         log: written to as cases end, and closed in the end.
         report: called with each outcome as it comes.
         progress: called with the fraction that is done of a case, if all run in this process.
+        work: what is done with a case in this process, as of :func:`monai_sr.batch.process`.
 
     Returns:
         One outcome for every case, in their order.
@@ -99,7 +101,7 @@ def run_cases(
         for last in (False, True):
             # what another run holds is tried once more: it may be done then, or that run may be dead
             held = []
-            with closing(_outcomes(waiting, options, memory, progress)) as outcomes:
+            with closing(_outcomes(waiting, options, memory, progress, work)) as outcomes:
                 for case, outcome in outcomes:
                     if outcome.skipped == CLAIMED and not last:
                         held.append(case)
@@ -172,7 +174,7 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 
 def _outcomes(
-    cases: Sequence[Case], options: RunOptions, memory: int, progress: Progress | None
+    cases: Sequence[Case], options: RunOptions, memory: int, progress: Progress | None, work: Callable[..., Outcome]
 ) -> Generator[tuple[Case, Outcome], None, None]:
     sound, selection = [], options.selection
     for case in cases:
@@ -195,4 +197,4 @@ def _outcomes(
         return
     model = load_model(options)
     for case in sound:
-        yield case, process(case, options, model, memory=memory, progress=progress)
+        yield case, work(case, options, model, memory=memory, progress=progress)

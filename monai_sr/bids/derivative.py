@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,27 @@ def derivative_sidecar(source: BidsImage, acquired: Acquired, result: Grid) -> d
         "SpacingBetweenSlices": round(after, 6),
         "AcquiredSliceThickness": round(thickness, 6),
         "AcquiredSpacingBetweenSlices": round(before, 6),
+    }
+
+
+def fused_sidecar(sources: Sequence[BidsImage], result: Grid) -> dict[str, Any]:
+    """The JSON that belongs beside a volume that stacks were fused to: of their metadata what all agree on.
+
+    Args:
+        sources: the images of the stacks.
+        result: grid of the volume.
+
+    Raises:
+        ImageError: the metadata of a source cannot be read.
+    """
+    first, *others = (source.metadata for source in sources)
+    kept = {name: first[name] for name in KEPT if first.get(name) is not None}
+    return {name: value for name, value in kept.items() if all(other.get(name) == value for other in others)} | {
+        "Description": "One volume that agrees with several stacks of thick slices. Research only, not for diagnosis.",
+        "Sources": [source.uri for source in sources],
+        "SpatialReference": sources[0].uri,
+        "SkullStripped": all(source.metadata.get("SkullStripped") is True for source in sources),
+        "SliceThickness": round(result.spacing[2], 6),
     }
 
 

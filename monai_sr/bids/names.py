@@ -23,6 +23,9 @@ COMMON = {"sub", "ses", "task", "acq", "ce", "rec", "run", "part", "chunk"}
 RESULT = {"res": "thin", "desc": "SR"}
 """What the name of a result says besides that of its source."""
 
+OF_A_STACK = ("acq", "run")
+"""Entities in which the stacks of one contrast may differ."""
+
 WEIGHTED = ("T1w", "T2w", "PDw", "T2starw", "FLAIR", "inplaneT1", "inplaneT2", "PDT2", "angio", "T2star", "FLASH", "PD")
 
 ANAT: dict[str, tuple[set[str], set[str]]] = {
@@ -99,7 +102,7 @@ def parsed_name(path: Path, folders: dict[str, str]) -> tuple[dict[str, str], st
     return entities, suffix
 
 
-def result_name(entities: dict[str, str], suffix: str) -> str:
-    """Name of the result of an image, without its extension."""
-    labels = entities | RESULT
+def result_name(entities: dict[str, str], suffix: str, says: dict[str, str] = RESULT) -> str:
+    """Name of the result of an image, without its extension; ``says`` holds the entities of the result itself."""
+    labels = entities | says
     return "_".join([*(f"{key}-{labels[key]}" for key in ENTITIES if key in labels), suffix])

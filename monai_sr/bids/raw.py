@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ..errors import ImageError, UsageError, warn
 from ..io.images import NIFTI_SUFFIXES
 from .ignore import ignored_by
-from .names import NotTakenError, is_label, parsed_name, result_name
+from .names import OF_A_STACK, NotTakenError, is_label, parsed_name, result_name
 
 DESCRIPTION = "dataset_description.json"
 
@@ -55,6 +55,13 @@ class BidsImage:
     def target(self) -> Path:
         """Path of the result, relative to the derivative dataset."""
         return self.path.parent.relative_to(self.root) / f"{result_name(self.entities, self.suffix)}.nii.gz"
+
+    @property
+    def fused_target(self) -> Path:
+        """Path of the volume that this image and others of its contrast are fused to, relative to the derivative."""
+        entities = {key: label for key, label in self.entities.items() if key not in OF_A_STACK}
+        name = result_name(entities, self.suffix, {"desc": "fused"})
+        return self.path.parent.relative_to(self.root) / f"{name}.nii.gz"
 
     @cached_property
     def metadata(self) -> dict[str, Any]:

@@ -79,11 +79,18 @@ def add_fuse(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "stacks",
         metavar="STACK",
-        nargs="+",
+        nargs="*",
         help="file, or folder or zip of one DICOM series; the first gives the axes. Or a DICOM study alone: its series "
         "of one contrast",
     )
     sub.add_argument("output", metavar="OUTPUT", help="file to write (.nii.gz, .nii, .nrrd, .mha)")
+    sub.add_argument(
+        "--from",
+        dest="source",
+        metavar="FOLDER",
+        help="instead of stacks: a DICOM study. With a folder as OUTPUT: a BIDS dataset, or a folder of DICOM or of a "
+        "folder of images for each patient; the stacks of each patient and contrast become a volume",
+    )
     for parameter in OWN:
         add_parameter(sub, parameter, default=parameter.default)
     for name in TAKEN:

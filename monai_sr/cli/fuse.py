@@ -1,34 +1,54 @@
-"""``fuse``: several stacks of one patient into one volume."""
+"""``fuse``: several stacks of one patient into one volume, for one patient or many."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from ..fusion.files import fuse_files
+from ..batch.cases import names_one_file
+from ..errors import UsageError, printable
+from ..fusion.cases import FusionCase, find_fusions
+from ..fusion.files import fuse_files, process_stacks
 from ..fusion.fuse import Fused
-from ..fusion.options import TAKEN
+from ..fusion.options import TAKEN, FusionOptions
 from ..grid import grid_of
 from ..options import RunOptions
+from .run import work_on
 from .terminal import progress_bar, say
 
 
 def fuse(given: argparse.Namespace) -> int:
-    """``monai-sr fuse STACK STACK... OUTPUT``"""
-    options = RunOptions.from_dict({name: getattr(given, name) for name in TAKEN if hasattr(given, name)})
-    fused, written = fuse_files(
-        given.stacks,
-        given.output,
-        options,
-        field=given.field,
-        register=not given.no_register,
-        maps=given.maps,
-        progress=progress_bar(Path(given.output).name),
-    )
+    """``monai-sr fuse STACK STACK... OUTPUT``, or ``monai-sr fuse --from FOLDER OUTPUT``"""
+    chosen = {name: getattr(given, name) for name in TAKEN if hasattr(given, name)}
+    options = RunOptions.from_dict({"input": given.source or "", "output": given.output} | chosen)
+    fusion = FusionOptions(given.field, not given.no_register, given.maps)
+    if given.source and given.stacks:
+        problem = f"--from {given.source} and {len(given.stacks)} stack(s) were given"
+        raise UsageError("E-USE", problem, fix="give one of them")
+    if given.source and not names_one_file(options):
+        cases = find_fusions(options)
+        if options.selection.dry_run:
+            _show_plan(cases)
+            return 0
+        return work_on(cases, options, debug=given.debug, work=partial(process_stacks, fusion=fusion))
+    if options.selection.dry_run:
+        raise UsageError("E-USE", "--dry-run is for many stacks", fix="give --from FOLDER OUTFOLDER, or omit it")
+    sources = [given.source] if given.source else given.stacks
+    bar = progress_bar(Path(given.output).name)
+    fused, written = fuse_files(sources, given.output, options, fusion=fusion, progress=bar)
     say(text_of(fused, written[0]))
     for path in written[1:]:
         say(path)
     return 0
+
+
+def _show_plan(cases: Sequence[FusionCase]) -> None:
+    """Which stacks would be fused, and what the result would be called."""
+    for case in cases:
+        names = (stack.series.label if stack.series else stack.path.name for stack in case.stacks)
+        say(f"{printable(str(case.target))}: {len(case.stacks)} stacks ({printable(', '.join(names))})")
 
 
 def text_of(fused: Fused, target: Path) -> str:

@@ -106,7 +106,7 @@ def make_parser() -> Parser:
     sub = command(
         "fuse",
         "Make one volume of several stacks of a patient, such as axial, coronal and sagittal",
-        usage="monai-sr fuse [OPTIONS] STACK [STACK ...] OUTPUT",
+        usage="monai-sr fuse [OPTIONS] STACK [STACK ...] OUTPUT   (or: --from FOLDER OUTPUT)",
     )
     add_fuse(sub)
 

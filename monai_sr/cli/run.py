@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..batch import (
@@ -14,6 +15,7 @@ from ..batch import (
     forecast_table,
     load_model,
     open_log,
+    process,
     run_cases,
     summary,
 )
@@ -43,6 +45,11 @@ def super_resolve(options: RunOptions, debug: bool) -> int:
     cases = find_cases(options)
     if options.selection.dry_run:
         return foresee(cases, options)
+    return work_on(cases, options, debug=debug)
+
+
+def work_on(cases: Sequence[Case], options: RunOptions, *, debug: bool, work: Callable[..., Outcome] = process) -> int:
+    """Run cases and show what became of each; the exit code. ``work`` as of :func:`monai_sr.batch.run_cases`."""
     log = open_log(options)
     shown = bar(len(cases), cases[0].name if len(cases) == 1 else "volumes")
 
@@ -55,7 +62,7 @@ def super_resolve(options: RunOptions, debug: bool) -> int:
     def progress(done: float) -> None:
         shown.update(int(shown.n) + min(done, 0.99) - shown.n)
 
-    outcomes = run_cases(cases, options, log=log, report=report, progress=progress)
+    outcomes = run_cases(cases, options, log=log, report=report, progress=progress, work=work)
     shown.close()
     if log is not None:
         say(summary(outcomes))
@@ -80,7 +87,7 @@ def foresee(cases: list[Case], options: RunOptions) -> int:
     return 0
 
 
-def show(outcome: Outcome, cases: list[Case], *, debug: bool) -> None:
+def show(outcome: Outcome, cases: Sequence[Case], *, debug: bool) -> None:
     """One outcome to the user: results on stdout, what is wrong on stderr."""
     named = cases[0].is_named
     for notice in outcome.warnings:

@@ -12,31 +12,43 @@ from typing import Any
 import torch
 
 from ..batch import check_target
+from ..batch.attempt import attempt
+from ..batch.case import input_sha256
+from ..batch.claims import ClaimedError, hold_claim
+from ..batch.companions import write_map
+from ..batch.log import ALREADY_DONE, CLAIMED, Outcome
 from ..batch.model import load_model
 from ..batch.record import (
     INTENDED_USE,
     RECORD_VERSION,
-    is_own_result,
+    is_done,
+    made_by,
+    record_beside,
     resolve_options,
     sha256_of,
+    sidecar_path,
+    stamps,
     write_record,
 )
+from ..bids import fused_sidecar
+from ..bundles import Model
 from ..engine import Progress
 from ..engine.memory import reset_peak
 from ..engine.selection import describe_engine
-from ..errors import (
-    OutputError,
-    SuperResolutionWarning,
-    collect_notices,
-    give,
-)
+from ..errors import ImageError, OutputError, SuperResolutionWarning, collect_notices, give, write_error
+from ..files import write_json
 from ..grid import grid_of, on_grid
 from ..io.images import image_suffix, write_image
-from ..options import RunOptions
+from ..options import NOTICE, RunOptions
 from ..trust.resolution import METHOD
+from .cases import FusionCase
 from .fuse import Fused, fuse
-from .sources import Source, read_sources
-from .stacks import Field
+from .options import FusionOptions
+from .sources import Source, find_sources, read_stacks
+
+MAP_DESCRIPTION = "Which stack measured closest to each voxel, from 1; 0 for none."
+
+_OF_BIDS = "_desc-fused_"
 
 
 def fuse_files(
@@ -44,9 +56,7 @@ def fuse_files(
     target: str | Path,
     options: RunOptions | None = None,
     *,
-    field: Field = "union",
-    register: bool = True,
-    maps: bool = False,
+    fusion: FusionOptions | None = None,
     progress: Progress | None = None,
 ) -> tuple[Fused, list[Path]]:
     """Fuse stacks from files and write the result with the record beside it.
@@ -56,8 +66,7 @@ def fuse_files(
             a DICOM study, of which the series of one contrast and frame of reference are chosen.
         target: the file to write.
         options: bundle, spacing, how to read and to compute; those of the acquisition hold for every stack.
-        field, register: see :func:`monai_sr.fusion.fuse.fuse`.
-        maps: also write which stack measured closest to each voxel.
+        fusion: the options of a fusion alone.
         progress: called with the fraction that is done.
 
     Returns:
@@ -65,56 +74,134 @@ def fuse_files(
 
     Raises:
         SuperResolutionError: as of :func:`monai_sr.fusion.fuse.fuse`; a stack cannot be read, is of another patient
-            (E-FUSE-UNLIKE), or the result cannot be written.
+            (E-FUSE-UNLIKE), or the result cannot be written or is worked on by another process.
     """
-    started, target, options = time.monotonic(), Path(target), options or RunOptions()
+    target, options = Path(target), options or RunOptions()
     reset_peak()
     paths = [Path(source) for source in sources]
     for path in paths:
         check_target(path, target)
-    beside = [target, *([stacks_map_path(target)] if maps else [])]
-    for path in beside:
-        _check_replaceable(path, overwrite=options.outputs.overwrite)
     with _noting() as notices:
-        model = load_model(options)
-        stacks = read_sources(paths, options)
+        stacks = tuple(find_sources(paths, options))
+        case = FusionCase(target.name, paths[0], target, is_named=True, stacks=stacks)
+        try:
+            fused = _fuse_case(case, options, load_model(options), fusion or FusionOptions(), notices, None, progress)
+        except ClaimedError as error:
+            raise OutputError("E-OUT-EXISTS", CLAIMED, fix="wait for it, or name another file", path=target) from error
+    assert fused is not None, "what was named is made again"
+    return fused, [target, *([stacks_map_path(target)] if fusion and fusion.maps else [])]
+
+
+def process_stacks(
+    case: FusionCase,
+    options: RunOptions,
+    model: Model,
+    *,
+    fusion: FusionOptions,
+    memory: int | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Fuse the stacks of one case, unless that is done; never raises but for an interruption.
+
+    As :func:`monai_sr.batch.process`, for :func:`monai_sr.batch.run_cases`.
+    """
+
+    def story(notices: list[SuperResolutionWarning], _: Any) -> Outcome:
+        fused = _fuse_case(case, options, model, fusion, notices, memory, progress)
+        if fused is None:
+            return Outcome(case.name, "skipped", skipped=ALREADY_DONE)
+        change = f"{len(fused.stacks)} stacks -> {grid_of(fused.image).in_words()}"
+        facts = {
+            "slice_spacing": round(grid_of(fused.image).spacing[2], 6),
+            "score": max(float(stack.agreement.nrmse) for stack in fused.stacks),
+            "resolution": max(fused.resolution(axis).mm for axis in range(3)),
+        }
+        beside = (str(stacks_map_path(case.target)),) if fusion.maps else ()
+        return Outcome(case.name, "done", change=change, facts=facts, beside=beside)
+
+    return attempt(case, options, story)
+
+
+def _fuse_case(
+    case: FusionCase,
+    options: RunOptions,
+    model: Model,
+    fusion: FusionOptions,
+    notices: Sequence[SuperResolutionWarning],
+    memory: int | None,
+    progress: Progress | None,
+) -> Fused | None:
+    """Fuse, write, and write the record; None for what is done already."""
+    started = time.monotonic()
+    options = resolve_options(options, model)
+    made, before = made_by(options, model), stamps(case.files)
+    beside = stacks_map_path(case.target)
+    try:
+        case.target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(case.target.parent, error) from error
+    with hold_claim(case.target) as claim:
+        digest, overwrite = input_sha256(case), options.outputs.overwrite
+        done = is_done(
+            case.target,
+            made,
+            input_sha256=digest,
+            unfinished=claim.unfinished,
+            overwrite=overwrite,
+            again=case.is_named,
+        )
+        if done and _is_alike(case, fusion) and (not fusion.maps or beside.exists()):
+            return None
+        acquired = read_stacks(case.stacks, options)
+        if stamps(case.files) != before:
+            raise ImageError("E-IO-CHANGED", "it changed while it was read")
         fused = fuse(
-            [stack.acquired for stack in stacks],
+            acquired,
             model,
             spacing=options.wanted.spacing,
-            field=field,
-            register=register,
-            names=[stack.name for stack in stacks],
+            field=fusion.field,
+            register=fusion.register,
+            names=[stack.name for stack in case.stacks],
             strict=options.wanted.strict,
+            memory=memory,
             progress=progress,
         )
-        write_image(fused.image, target)
-        if maps:
+        if fusion.maps:
             nearest = on_grid(fused.nearest[None].float(), grid_of(fused.image), fused.image)
-            nearest.meta["super_resolved"] = True
-            write_image(nearest, beside[1], dtype="uint8")
-    content = describe_fusion(fused, stacks)
-    content["GeneratedBy"][0]["Description"] = model.name
-    content["monai_sr"] |= {
-        "bundle": model.name,
-        "bundle_version": model.version,
-        "weights_sha256": model.weights_sha256,
-        "options": resolve_options(options, model).deciding().to_dict(),
-        "engine": describe_engine(model.engine),
-        "device": str(model.device),
-    }
-    content["monai_sr"]["fusion"] |= {"field": field, "register": register}
-    digest = sha256_of(file for stack in stacks for file in stack.files)
-    write_record(target, content, input_sha256=digest, notices=notices, seconds=time.monotonic() - started)
-    return fused, beside
+            write_map(nearest, beside, overwrite=overwrite, dtype="uint8")
+        claim.begin_writing(case.target)
+        write_image(fused.image, case.target)
+        content = describe_fusion(fused, case.stacks, fusion)
+        content["GeneratedBy"][0]["Description"] = model.name
+        content["monai_sr"] |= {
+            "bundle": model.name,
+            "bundle_version": model.version,
+            "weights_sha256": model.weights_sha256,
+            "options": options.deciding().to_dict(),
+            "engine": describe_engine(model.engine),
+            "device": str(model.device),
+        }
+        images = [stack.bids for stack in case.stacks if stack.bids is not None]
+        if images:
+            derived = fused_sidecar(images, grid_of(fused.image))
+            content |= derived
+            if fusion.maps:
+                kept = {name: derived[name] for name in ("Sources", "SpatialReference", "SkullStripped")}
+                write_json(kept | {"Description": f"{MAP_DESCRIPTION} {NOTICE}"}, sidecar_path(beside))
+        seconds = time.monotonic() - started
+        write_record(case.target, content, input_sha256=digest, notices=notices, seconds=seconds)
+    return fused
 
 
 def stacks_map_path(target: Path) -> Path:
-    """Where the map of the stacks belongs: ``fused_stacks.nii.gz`` beside ``fused.nii.gz``."""
+    """Where the map of the stacks belongs: ``fused_stacks.nii.gz`` beside ``fused.nii.gz``; by BIDS as labels."""
+    if _OF_BIDS in target.name:
+        of, suffix = target.name.removesuffix(".nii.gz").split(_OF_BIDS)
+        return target.with_name(f"{of}_desc-fused{suffix}stacks_dseg.nii.gz")
     return target.with_name(f"{target.name[: -len(image_suffix(target))]}_stacks.nii.gz")
 
 
-def describe_fusion(fused: Fused, sources: Sequence[Source]) -> dict[str, Any]:
+def describe_fusion(fused: Fused, sources: Sequence[Source], fusion: FusionOptions) -> dict[str, Any]:
     """The JSON beside a result: how each stack was used, and how far the result agrees with it; no names of files."""
     return {
         "SpacingBetweenSlices": round(grid_of(fused.image).spacing[2], 6),
@@ -130,9 +217,27 @@ def describe_fusion(fused: Fused, sources: Sequence[Source]) -> dict[str, Any]:
                 ],
                 "voxels_by_stacks": torch.bincount(fused.count.flatten(), minlength=len(sources) + 1).tolist(),
                 "resolution": {"method": METHOD, "axes": [fused.resolution(axis).record() for axis in range(3)]},
+                "field": fusion.field,
+                "register": fusion.register,
             },
         },
     }
+
+
+def _is_alike(case: FusionCase, fusion: FusionOptions) -> bool:
+    """Whether a result that is there was made as is wanted: region, registration, and thickness by the BIDS JSON."""
+    record = record_beside(case.target) or {}
+    try:
+        described = record["fusion"]
+        alike: list[bool] = [described["field"] == fusion.field, described["register"] == fusion.register]
+        for stack, source in zip(described["stacks"], case.stacks, strict=True):
+            thickness = stack["acquired"]["slice_thickness"]
+            if source.bids is not None and thickness["source"] in ("sidecar", "assumed"):
+                said = source.bids.slice_thickness
+                alike.append((thickness["value"] if thickness["source"] == "sidecar" else None) == said)
+    except (KeyError, TypeError, ValueError):  # of another version, or no fusion
+        return False
+    return all(alike)
 
 
 @contextmanager
@@ -140,22 +245,8 @@ def _noting() -> Iterator[list[SuperResolutionWarning]]:
     """Warnings that are kept for the record and given to whoever collects outside, also where an error ends it."""
     notices: list[SuperResolutionWarning] = []
     try:
-        with collect_notices() as inner:
-            try:
-                yield notices
-            finally:
-                notices += inner
+        with collect_notices() as notices:
+            yield notices
     finally:
         for notice in notices:
             give(notice)
-
-
-def _check_replaceable(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace what monai-sr did not write."""
-    if path.exists() and not overwrite and not is_own_result(path):
-        raise OutputError(
-            "E-OUT-EXISTS",
-            "it exists already, and it is not a result of monai-sr",
-            fix="move it away, or give --overwrite",
-            path=path,
-        )

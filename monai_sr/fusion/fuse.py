@@ -24,11 +24,12 @@ from ..io.adapters import as_volume
 from ..options import Wanted
 from ..trust.resolution import Resolution, measure_resolution
 from .operators import is_known, resample
+from .options import Field
 from .prior import combine
 from .registration import SMALL_MOTION, Motion, align, coarse
 from .scaling import Scaling, fit_scaling, mean_over_cubes
 from .solver import Term, solve
-from .stacks import Field, Stack, common_grid, planes_are_parallel
+from .stacks import Stack, are_parallel, common_grid
 from .trust import Agreement, measure_agreement, warn_of_disagreement
 from .weights import noise_of, weigh
 
@@ -154,7 +155,7 @@ def fuse(
         raise UsageError("E-FUSE-FEW", f"{len(stacks)} stack(s) (minimum 2)", fix="use monai-sr run for one stack")
     report = progress or (lambda done: None)
     placed = _as_stacks(stacks, names)
-    if planes_are_parallel(placed):
+    if are_parallel([stack.normal for stack in placed]):
         warn("W-FUSE-PLANE", "all stacks have their slices in one plane; they are averaged and little detail is gained")
     memory = memory_budget() if memory is None else memory
     wanted = spacing or min(stack.in_plane_spacing for stack in placed)

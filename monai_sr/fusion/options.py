@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from ..options import PARAMETERS, Parameter
+
+Field = Literal["union", "intersection", "first"]
+"""What the common grid covers: all stacks, what every stack covers, or the first stack."""
 
 TAKEN = (
     *("bundle", "spacing", "strict", "slice_thickness", "profile", "modality", "protocols"),
     *(name for name, parameter in PARAMETERS.items() if parameter.group in ("reading", "compute") and name != "series"),
     "overwrite",
+    *("include", "exclude", "participant_label", "dry_run", "fail_fast", "num_parts", "part_id"),
 )
 """Options of a run that a fusion takes too; those of the acquisition hold for every stack."""
 
@@ -23,3 +30,18 @@ OWN = (
     Parameter("maps", kind="flag", default=False, help="write which stack measured closest as ..._stacks.nii.gz"),
 )
 """Options of a fusion alone."""
+
+
+@dataclass(frozen=True)
+class FusionOptions:
+    """The values of :data:`OWN`.
+
+    Attributes:
+        field: what the result covers.
+        register: find rigid motions between the stacks; else their headers are believed.
+        maps: also write which stack measured closest to each voxel.
+    """
+
+    field: Field = "union"
+    register: bool = True
+    maps: bool = False

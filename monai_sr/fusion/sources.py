@@ -1,16 +1,22 @@
-"""Stacks from files: one from each, or those of one contrast from a DICOM study."""
+"""Stacks from files: which belong together, by their headers, and the volumes in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from ..acquired import Acquired
+import numpy as np
+
+from ..acquired import Acquired, acquisition_meta
+from ..batch.record import sidecar_path
+from ..bids import BidsImage
+from ..bids.raw import read_json
 from ..dicom import Series, find_series, is_dicom_source
-from ..errors import ImageError, InputMissingError, UsageError, naming, warn, warn_left_out
+from ..errors import ImageError, InputMissingError, SuperResolutionError, UsageError, naming, warn, warn_left_out
 from ..inference import acquire
-from ..io.images import files_of, read_dicom, read_image, refuse_file_options
+from ..io.images import files_of, read_dicom, read_header, read_image, refuse_file_options
 from ..options import RunOptions
 
 SAME_TIMING = 1.5
@@ -18,52 +24,114 @@ SAME_TIMING = 1.5
 
 _PATIENT, _FRAME = ("PatientID", "PatientName"), "FrameOfReferenceUID"
 _TIMES = ("EchoTime", "RepetitionTime", "InversionTime")
-_SEQUENCE = ("Modality", "ScanningSequence", "ContrastBolusAgent")
+_AGENTS = ("ContrastBolusAgent", "ContrastBolusIngredient")  # of DICOM and of BIDS
+_SEQUENCE = ("Modality", "ScanningSequence", *_AGENTS)
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A stack as it was read.
+    """Where a stack is.
 
     Attributes:
         path: the file or folder.
-        acquired: the volume.
-        files: what it was read from.
         series: of DICOM.
+        bids: the image of a BIDS dataset.
     """
 
     path: Path
-    acquired: Acquired
-    files: tuple[Path, ...]
     series: Series | None = None
+    bids: BidsImage | None = None
+    is_one_of_many: bool = False
 
     @property
     def name(self) -> str:
         """In messages: the path, and the number of a series where several come from one folder."""
-        return str(self.path) if self.series is None else f"{self.path} (series {self.series.label})"
+        if self.series is None or not self.is_one_of_many:
+            return str(self.path)
+        return f"{self.path} (series {self.series.label})"
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """What it is read from."""
+        if self.series is None:
+            return tuple(files_of(self.path))
+        return tuple(dict.fromkeys(frame.file for frame in self.series.frames))
+
+    @cached_property
+    def facts(self) -> Mapping[str, str]:
+        """What the header, or the JSON of an image, says of patient, position and contrast."""
+        header: Mapping[str, object] = {}
+        if self.series is not None:
+            header = self.series.frames[0].header
+        elif self.bids is not None:
+            header = self.bids.metadata
+        elif sidecar_path(self.path).is_file():
+            try:
+                header = read_json(sidecar_path(self.path))
+            except ImageError:  # it may be anything
+                header = {}
+        return {name: str(header.get(name) or "") for name in (*_PATIENT, _FRAME, *_TIMES, *_SEQUENCE)}
+
+    @cached_property
+    def normal(self) -> np.ndarray | None:
+        """(3,) unit vector across the slices, of an image across its largest spacing; None if it cannot be read."""
+        if self.series is not None:
+            return self.series.frames[0].normal
+        try:
+            affine = read_header(self.path).affine[:3, :3]
+        except SuperResolutionError:
+            return None
+        spacing = np.linalg.norm(affine, axis=0)
+        return affine[:, spacing.argmax()] / spacing.max()
+
+    def read(self, options: RunOptions) -> Acquired:
+        """The volume.
+
+        Raises:
+            SuperResolutionError: it cannot be read.
+        """
+        reading = options.reading
+        with naming(self.path):
+            if self.series is not None:
+                refuse_file_options(volume=reading.volume, geometry=reading.geometry)
+                image = read_dicom(self.series, path=self.path, fill_gaps=reading.fill_gaps)
+            else:
+                image = read_image(self.path, volume=reading.volume, nan=reading.nan, geometry=reading.geometry)
+            if self.bids is not None:
+                thickness = self.bids.slice_thickness
+                said = acquisition_meta(modality=self.bids.modality, slice_thickness=thickness, source="sidecar")
+                image.meta |= said
+            return acquire(image, options.acquisition)
 
 
-def read_sources(paths: Sequence[Path], options: RunOptions) -> list[Source]:
-    """The stacks of files and folders, compared by their headers; of a single folder or zip those of its study.
+def find_sources(paths: Sequence[Path], options: RunOptions) -> list[Source]:
+    """The stacks of files and folders; of a single folder or zip those of its study.
 
     Raises:
-        SuperResolutionError: one cannot be read, there is only one (E-FUSE-FEW), or one is of another patient
-            (E-FUSE-UNLIKE).
+        SuperResolutionError: one is not there, or there is only one (E-FUSE-FEW).
     """
     for path in paths:
         if not path.exists():
             raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=path)
     if len(paths) == 1 and (paths[0].is_dir() or is_dicom_source(paths[0])):
-        stacks = [_read(paths[0], options, series) for series in choose_series(paths[0], options)]
-    else:
-        stacks = [_read(path, options) for path in paths] if len(paths) > 1 else []
-    if len(stacks) < 2:
-        raise UsageError("E-FUSE-FEW", "one stack (minimum 2)", fix="use monai-sr run for one stack")
-    _check_headers(stacks)
+        return choose_series(paths[0], options)
+    if len(paths) < 2:
+        raise UsageError("E-FUSE-FEW", f"{len(paths)} stack(s) (minimum 2)", fix="use monai-sr run for one stack")
+    return [_source_at(path, options) for path in paths]
+
+
+def read_stacks(sources: Sequence[Source], options: RunOptions) -> list[Acquired]:
+    """The volumes of stacks, compared by what their headers say.
+
+    Raises:
+        SuperResolutionError: one cannot be read, or is of another patient (E-FUSE-UNLIKE).
+    """
+    stacks = [source.read(options) for source in sources]
+    _check_headers(sources)
     return stacks
 
 
-def choose_series(study: Path, options: RunOptions) -> list[Series]:
+def choose_series(study: Path, options: RunOptions) -> list[Source]:
     """The series of a study that show the same: patient, frame of reference, sequence and times alike.
 
     Of several such groups the one of most series; the others are left out with a warning.
@@ -72,49 +140,48 @@ def choose_series(study: Path, options: RunOptions) -> list[Series]:
         UsageError: no two series show the same, or two groups are equally large (E-FUSE-FEW).
     """
     found = find_series(study, merge_by_geometry=options.reading.merge_by_geometry)
-    groups: list[list[Series]] = []
-    for series in found.series:
-        group = next((group for group in groups if not _differences(group[0], series)), None)
-        if group is None:
-            groups.append([series])
-        else:
-            group.append(series)
+    groups = group_alike([Source(study, series, is_one_of_many=True) for series in found.series])
     groups.sort(key=len, reverse=True)
-    labels = "; ".join(", ".join(series.label for series in group) for group in groups)
+    labels = "; ".join(", ".join(source.series.label for source in group if source.series) for group in groups)
     if not groups or len(groups[0]) < 2 or (len(groups) > 1 and len(groups[1]) == len(groups[0])):
         problem = f"no one group of series shows the same (series by contrast: {labels or 'no series'})"
         raise UsageError("E-FUSE-FEW", problem, fix="name the stacks, each in a folder of its own", path=study)
-    for group in groups[1:]:
-        for series in group:
-            differing = ", ".join(sorted(_differences(groups[0][0], series)))
-            warn_left_out(len(series.frames), f"series {series.label} differs in {differing}", "E-FUSE-UNLIKE")
+    for source in (source for group in groups[1:] for source in group if source.series):
+        assert source.series is not None
+        differing = ", ".join(sorted(_differences(groups[0][0], source)))
+        reason = f"series {source.series.label} differs in {differing}"
+        warn_left_out(len(source.series.frames), reason, "E-FUSE-UNLIKE")
     return groups[0]
 
 
-def _read(path: Path, options: RunOptions, series: Series | None = None) -> Source:
-    """A stack from a file, a folder or zip of one DICOM series, or a series that was found there."""
-    reading = options.reading
-    if series is None and not (path.is_dir() or is_dicom_source(path)):
-        image = read_image(path, volume=reading.volume, nan=reading.nan, geometry=reading.geometry)
-        with naming(path):
-            return Source(path, acquire(image, options.acquisition), tuple(files_of(path)))
-    refuse_file_options(volume=reading.volume, geometry=reading.geometry)
+def group_alike(sources: Sequence[Source]) -> list[list[Source]]:
+    """Stacks by patient, frame of reference and contrast, as their headers give them; in their order."""
+    groups: list[list[Source]] = []
+    for source in sources:
+        group = next((group for group in groups if not _differences(group[0], source)), None)
+        if group is None:
+            groups.append([source])
+        else:
+            group.append(source)
+    return groups
+
+
+def _source_at(path: Path, options: RunOptions) -> Source:
+    """The stack in a file, or a folder or zip of one DICOM series."""
+    if not (path.is_dir() or is_dicom_source(path)):
+        return Source(path)
     with naming(path):
-        series = series or find_series(path, merge_by_geometry=reading.merge_by_geometry).only(None)
-        image = read_dicom(series, path=path, fill_gaps=reading.fill_gaps)
-        files = tuple(dict.fromkeys(frame.file for frame in series.frames))
-        return Source(path, acquire(image, options.acquisition), files, series)
+        return Source(path, find_series(path, merge_by_geometry=options.reading.merge_by_geometry).only(None))
 
 
 def _check_headers(stacks: Sequence[Source]) -> None:
-    """Compare what DICOM headers say of patient, frame of reference and contrast with those of the first stack.
+    """Compare what headers say of patient, frame of reference and contrast with those of the first stack.
 
     Raises:
         ImageError: another patient (E-FUSE-UNLIKE).
     """
-    first = stacks[0].series
     for stack in stacks[1:]:
-        differing = _differences(first, stack.series) if first and stack.series else set()
+        differing = _differences(stacks[0], stack)
         if differing & set(_PATIENT):
             problem = "its header gives another patient than that of the first stack"
             raise ImageError("E-FUSE-UNLIKE", problem, fix="fuse stacks of one patient", path=stack.name)
@@ -126,12 +193,12 @@ def _check_headers(stacks: Sequence[Source]) -> None:
             warn("W-FUSE-UNLIKE", problem, path=stack.name)
 
 
-def _differences(a: Series, b: Series) -> set[str]:
+def _differences(a: Source, b: Source) -> set[str]:
     """Attributes that both headers give, and not alike; a contrast agent that one of them gives."""
     differing = set()
-    for name in (*_PATIENT, _FRAME, *_TIMES, *_SEQUENCE):
-        one, other = (str(series.frames[0].header.get(name) or "") for series in (a, b))
-        if name == "ContrastBolusAgent":
+    for name, one in a.facts.items():
+        other = b.facts[name]
+        if name in _AGENTS:
             different = bool(one) != bool(other)
         elif not one or not other:
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -15,9 +15,7 @@ from ..errors import ImageError, UsageError
 from ..grid import Grid
 from ..intensities import CT_AIR
 from ..trust.alignment import PARALLEL
-
-Field = Literal["union", "intersection", "first"]
-"""What the common grid covers: all stacks, what every stack covers, or the first stack."""
+from .options import Field
 
 SAME_PLANE = 20.0
 """Degrees; stacks whose slices are closer to parallel than this add little resolution to each other."""
@@ -155,10 +153,9 @@ def turned(grid: Grid, other: Grid) -> tuple[Grid, list[int], list[int]] | None:
     return Grid((shape[0], shape[1], shape[2]), affine), order, flips
 
 
-def planes_are_parallel(stacks: Sequence[Stack]) -> bool:
-    """Whether all stacks have their slices in the same plane, see :data:`SAME_PLANE`."""
-    cosines = [abs(float(stack.normal @ stacks[0].normal)) for stack in stacks[1:]]
-    return min(cosines) > np.cos(np.radians(SAME_PLANE))
+def are_parallel(normals: Sequence[np.ndarray]) -> bool:
+    """Whether all stacks have their slices in the same plane, by their normals; see :data:`SAME_PLANE`."""
+    return all(abs(float(normal @ normals[0])) > np.cos(np.radians(SAME_PLANE)) for normal in normals[1:])
 
 
 def no_overlap(problem: str) -> ImageError:

@@ -1,0 +1,65 @@
+"""One case from beginning to end: whatever goes wrong, its warnings, its time and its page make one outcome."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
+
+from ..engine.memory import peak_mib, reset_peak
+from ..errors import ImageError, SuperResolutionWarning, collect_notices
+from ..options import RunOptions
+from .cases import Case
+from .claims import ClaimedError
+from .log import CLAIMED, Outcome
+from .pages import CasePage
+
+
+def attempt(
+    case: Case, options: RunOptions, story: Callable[[list[SuperResolutionWarning], CasePage], Outcome]
+) -> Outcome:
+    """What became of a case; never raises but for an interruption.
+
+    Args:
+        case: which.
+        options: of the run.
+        story: does the work, given the warnings so far and the page of the case; it raises where the case fails, and
+            is begun once more where the input changed while it was read.
+    """
+    started = time.monotonic()
+    reset_peak()
+    page = CasePage(case, options.outputs, folder=options.output)
+    with collect_notices() as notices, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other libraries
+        try:
+            for trial in (1, 2):
+                try:
+                    outcome = story(notices, page)
+                    break
+                except ImageError as error:
+                    if error.code != "E-IO-CHANGED" or trial > 1:
+                        raise
+        except ClaimedError:
+            outcome = Outcome(case.name, "skipped", skipped=CLAIMED)
+        except Exception as error:
+            outcome = Outcome.failed(case.name, error)
+            page.show_failure(outcome.code, outcome.reason, _of_case(notices, case))
+    return replace(
+        outcome,
+        output=str(case.target) if case.target.exists() and outcome.error is None else "",
+        warnings=tuple(notices) if case.is_named else _of_case(notices, case),
+        seconds=round(time.monotonic() - started, 3),
+        peak_memory_mib=round(peak_mib(), 1),
+        report=page.written,
+    )
+
+
+def _of_case(notices: Sequence[SuperResolutionWarning], case: Case) -> tuple[SuperResolutionWarning, ...]:
+    """The warnings, which name the case and not its path."""
+    named = []
+    for notice in map(copy, notices):
+        notice.path = str(notice.path or case.name).replace(str(case.source), case.name)
+        named.append(notice)
+    return tuple(named)

@@ -1,0 +1,138 @@
+"""A case: one volume and the place of its result; and the cases that a run takes, each with a name of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TypeVar
+
+from ..bids import BidsImage
+from ..dicom import Series
+from ..errors import InputMissingError, SuperResolutionError, UsageError, printable
+from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, files_of, image_suffix
+from ..options import RunOptions
+from .companions import mask_path
+from .record import sidecar_path
+
+WRITTEN = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume and the place of its result.
+
+    Attributes:
+        name: what logs call it: the path of an image file as the list or folder gives it, or a hash for DICOM,
+            so that no text of a header appears.
+        source: an image file; for DICOM the folder, zip or file that the series is in.
+        target: the file to be written, or the folder of a derived DICOM series.
+        series: the DICOM series.
+        bids: the image of a BIDS dataset.
+        masks: files of labels on its grid, to be carried along.
+        fault: why it cannot be processed, where that is known already.
+        is_named: its output was named as a file, so it is made anew where it is done already.
+        neighbors: targets of the case before and after it in a run; None at the ends.
+    """
+
+    name: str
+    source: Path
+    target: Path
+    series: Series | None = None
+    bids: BidsImage | None = None
+    masks: tuple[Path, ...] = ()
+    fault: SuperResolutionError | None = None
+    is_named: bool = False
+    neighbors: tuple[Path | None, Path | None] = (None, None)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))  # it may hold bytes that are no UTF-8
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that its voxels are read from, each once, in the order of the slices, and its masks."""
+        if self.series is not None:
+            return [*dict.fromkeys(frame.file for frame in self.series.frames), *self.masks]
+        return [*files_of(self.source), *self.masks]
+
+    @property
+    def mask_targets(self) -> tuple[Path, ...]:
+        """Where the carried masks belong."""
+        return tuple(mask_path(self.target, self.source, mask) for mask in self.masks)
+
+    def without_archive(self) -> Case:
+        """The same, fit to be sent to another process; this one keeps what a zip was unpacked to."""
+        return self if self.series is None else replace(self, series=replace(self.series, unpacked=None))
+
+    @property
+    def is_derived_dicom(self) -> bool:
+        """Whether the result is a DICOM series."""
+        return self.series is not None and image_suffix(self.target) not in WRITTEN
+
+
+C = TypeVar("C", bound=Case)
+
+
+def choose(cases: Sequence[C], options: RunOptions) -> list[C]:
+    """The cases that the options select, each with its neighbors.
+
+    Raises:
+        InputMissingError: there are none.
+        UsageError: as of :func:`check_names`.
+    """
+    selection = options.selection
+    chosen = [case for case in cases if _is_chosen(case, selection.include, selection.exclude)]
+    if not chosen:
+        raise InputMissingError(
+            "E-IO-MISSING",
+            f"no volume of {len(cases)} matches --include and --exclude" if cases else "no volume is there",
+            fix="check the path and the patterns",
+            path=Path(options.input),
+        )
+    check_names(chosen)
+    if selection.part_id is not None and selection.num_parts is not None:  # for array jobs
+        chosen = chosen[selection.part_id :: selection.num_parts]
+    targets = [None, *(case.target for case in chosen), None]
+    return [replace(case, neighbors=(targets[n], targets[n + 2])) for n, case in enumerate(chosen)]
+
+
+def check_names(cases: Iterable[Case]) -> None:
+    """Every result has a name of its own that can be written, and none is that of an input.
+
+    Raises:
+        UsageError: E-OUT-CLASH, E-OUT-SAME, E-OUT-FORMAT.
+    """
+    cases = list(cases)
+    inputs = {_identity(path): case for case in cases for path in (case.source, *case.masks) if case.series is None}
+    taken: dict[str, Case] = {}
+    for case in cases:
+        if case.series is None and case.fault is None and image_suffix(case.target) not in WRITTEN:
+            raise UsageError(
+                "E-OUT-FORMAT", "no image format has that suffix", fix=f"use {', '.join(WRITTEN)}", path=case.target
+            )
+        for path in (case.target, sidecar_path(case.target), *case.mask_targets):
+            if _identity(path) in inputs:
+                raise UsageError("E-OUT-SAME", f"the result of {case.name} would replace an input", path=path)
+            other = taken.setdefault(os.path.normcase(path.absolute()), case)
+            if other is not case:
+                raise UsageError("E-OUT-CLASH", f"{other.name} and {case.name} would both be written there", path=path)
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    """The same for every name of one file."""
+    try:
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    except OSError:
+        return os.path.normcase(path.resolve())
+
+
+def _is_chosen(case: Case, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    names = (case.name, case.name.rsplit("/", 1)[-1])
+
+    def fits(patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+    return (not include or fits(include)) and not fits(exclude)

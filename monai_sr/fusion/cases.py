@@ -1,0 +1,130 @@
+"""Which stacks of many patients are fused, and where each result goes, decided before anything runs."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..batch.cases import check_folder, images_below
+from ..batch.chosen import Case, choose
+from ..bids import find_bids_images, is_bids
+from ..dicom import find_series, is_dicom_source, short_name
+from ..errors import InputMissingError, warn_left_out
+from ..options import RunOptions
+from .sources import Source, group_alike
+from .stacks import are_parallel
+
+
+@dataclass(frozen=True)
+class FusionCase(Case):
+    """Stacks of one patient and contrast, and the place of the volume that is made of them.
+
+    Attributes:
+        stacks: the first gives axes, position and intensities.
+    """
+
+    stacks: tuple[Source, ...] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of all stacks, each once."""
+        return [*dict.fromkeys(file for stack in self.stacks for file in stack.files)]
+
+
+def find_fusions(options: RunOptions) -> list[FusionCase]:
+    """Every group of stacks of one patient and contrast in several planes, with the name of its result.
+
+    A BIDS dataset: images of one participant, session and suffix whose other entities differ in ``acq-`` and ``run-``
+    only. DICOM: the series of a study. Else the images of one folder. Of these, stacks belong together whose headers
+    (JSON of an image) give one patient, frame of reference and contrast. The rest is left out with a warning.
+
+    Args:
+        options: of these ``input``, ``output``, ``reading`` and ``selection``.
+
+    Raises:
+        InputMissingError: there is no input, or there are no two stacks to fuse (E-FUSE-FEW).
+        UsageError, OutputError: as of :func:`monai_sr.batch.find_cases`.
+    """
+    source, target = Path(options.input), Path(options.output)
+    if not source.exists():
+        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=source)
+    check_folder(source, target, options)
+    participants = options.selection.participant_label
+    if participants is not None or (source.is_dir() and is_bids(source)):
+        cases = list(_of_bids(source, target, participants or ()))
+    else:
+        cases = [*_of_images(source, target), *_of_studies(source, target, options)]
+    if not cases:
+        problem = "no two stacks of one patient and contrast in different planes are there"
+        raise InputMissingError(
+            "E-FUSE-FEW", problem, fix="name the stacks: monai-sr fuse STACK STACK OUTPUT", path=source
+        )
+    return choose(cases, options)
+
+
+def _of_bids(source: Path, target: Path, participants: Sequence[str]) -> Iterator[FusionCase]:
+    found = find_bids_images(source, participant_labels=participants)
+    for (code, reason), files in Counter((left.code, left.reason) for left in found.left_out).items():
+        warn_left_out(files, reason, code)
+    groups: dict[Path, list[Source]] = defaultdict(list)
+    for image in found.images:
+        groups[image.fused_target].append(Source(image.path, bids=image))
+    for place, sources in groups.items():
+        for group in _fusible(sources, many=False):
+            yield FusionCase(place.as_posix(), source, target / place, bids=group[0].bids, stacks=tuple(group))
+
+
+def _of_images(source: Path, target: Path) -> Iterator[FusionCase]:
+    groups: dict[Path, list[Source]] = defaultdict(list)
+    for path in images_below(source) if source.is_dir() else ():
+        groups[path.parent].append(Source(source / path))
+    for folder, sources in groups.items():
+        for group in _fusible(sources, many=False):
+            place = folder.with_name(f"{folder.name}.nii.gz") if folder.name else Path("fused.nii.gz")
+            yield FusionCase(place.as_posix(), source, target / place, stacks=tuple(group))
+
+
+def _of_studies(source: Path, target: Path, options: RunOptions) -> Iterator[FusionCase]:
+    """Groups of DICOM series; each is named by a hash of its first series, as that alone would be."""
+    if not (source.is_dir() or is_dicom_source(source)):
+        return
+    found = find_series(source, merge_by_geometry=options.reading.merge_by_geometry)
+    for left in found.left_out:
+        if left.code != "E-IO-TYPE":  # the images beside the DICOM files
+            warn_left_out(left.files, left.reason, left.code)
+    for _, fault in found.broken:
+        warn_left_out(1, fault.problem, fault.code)
+    studies: dict[str, list[Source]] = defaultdict(list)
+    for series in sorted(found.series, key=lambda one: one.number or 0):
+        uid = str(series.frames[0].header.get("StudyInstanceUID") or "")
+        studies[uid].append(Source(source, series, is_one_of_many=True))
+    for sources in studies.values():
+        for group in _fusible(sources, many=True):
+            assert group[0].series is not None
+            name = short_name(group[0].series).replace("series-", "fused-", 1)
+            yield FusionCase(name, source, target / f"{name}.nii.gz", stacks=tuple(group))
+
+
+def _fusible(sources: Sequence[Source], *, many: bool) -> list[list[Source]]:
+    """The groups of stacks of one contrast in several planes; of the images for one name only the largest.
+
+    What cannot be fused is left out with a warning.
+    """
+    groups = []
+    for group in group_alike(sources):
+        normals = [source.normal for source in group if source.normal is not None]
+        if len(group) < 2:
+            warn_left_out(1, "the only stack of its patient and contrast", "E-FUSE-FEW")
+        elif len(normals) == len(group) and are_parallel(normals):
+            warn_left_out(len(group), "stacks of one patient and contrast in one plane", "W-FUSE-PLANE")
+        else:
+            groups.append(group)
+    if many or len(groups) < 2:
+        return groups
+    largest = max(groups, key=len)
+    for group in groups:
+        if group is not largest:
+            warn_left_out(len(group), "another contrast than the other stacks of this name", "E-FUSE-UNLIKE")
+    return [largest]
