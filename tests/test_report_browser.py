@@ -256,6 +256,24 @@ def test_pictures_are_true_to_the_millimetre_and_the_ruler_too(page):
         assert ruler[1] / box["width"] == pytest.approx(float(ruler[0].split()[0]) / width, rel=0.02)
 
 
+@pytest.mark.parametrize("shape", [(40, 34, 14), (40, 34, 6), (40, 34, 3), (30, 44, 12)])
+def test_planes_beside_each_other_are_equally_high(chromium, tmp_path, shape):
+    image = phantoms.body(shape, (1.0, 1.0, 4.0))
+    page = Opened(chromium, write_report(tmp_path / "a.html", image, super_resolve(image, None, factor=2)))
+    boxes = page.js(
+        "[...document.querySelectorAll('.plane')].map(p => [...[p.querySelector('.frame')].map(f =>"
+        " f.getBoundingClientRect())].map(b => [b.x, b.y, b.width, b.height])[0])"
+    )
+    (_, y1, w1, h1), (_, y2, w2, h2), (_, y3, w3, h3) = boxes
+    assert h1 == pytest.approx(h2, abs=1)
+    if y1 == pytest.approx(y3, abs=1) and y2 == pytest.approx(y3, abs=1):
+        assert h3 == pytest.approx(h1, abs=1)
+    else:  # a slab: its two planes above each other, beside the third
+        assert y2 > y1 + h1 and y3 == pytest.approx(y1, abs=1)
+        assert w1 >= w3 / 2
+        assert h1 + h2 <= h3 + 1
+
+
 @pytest.mark.parametrize("air", [0.0, -1000.0], ids=["MR", "CT"])
 def test_gray_on_the_screen_is_that_of_the_window(chromium, tmp_path, air):
     kind = "CT" if air else "MR"

@@ -21,8 +21,9 @@ PIXELS = 4_000_000
 MOST, LEAST = 9, 3
 """Pictures in a plane."""
 
-FLAT = 1.25
-"""Two planes whose heights together are at most so much of the third's are set above each other."""
+FLAT, WIDE = 1.25, 3.0
+"""Two planes of a slab, whose heights together are at most so much of the third's, are set above each other, and take
+at most so many times its width."""
 
 THUMBNAIL = 96
 """Pixels on the longer side of the picture in an index."""
@@ -45,20 +46,20 @@ def viewer(
     count = int(np.clip(PIXELS // max(1, pixels * len(layers)), LEAST, MOST))
     planes = [_plane(scene, windows, lacking, count, layers, overlays) for lacking in order]
     (w1, h1), (w2, h2), (w3, h3) = (sizes[lacking] for lacking in order)
-    # of a flat slab the two planes that matter go above each other, so that they are not small beside the third
+    # widths in proportion to width / height make all heights in the row equal
+    ratios = [w1 / h1, w2 / h2, w3 / h3]
     if h1 + h2 <= FLAT * h3:
-        style = f"--w:{max(w1, w2):.2f};--widest:{max(w1, w2):.2f}"
+        widest = max(w1, w2)
+        ratios = [min(widest / (h1 + h2), WIDE * ratios[2]), ratios[2]]
+        style = f"--ratio:{ratios[0]:.3f};--widest:{widest:.2f}"
         planes = [f'<div class="column" style="{style}">{planes[0]}{planes[1]}</div>', planes[2]]
-        wide, tall = max(w1, w2) + w3, max(h1 + h2, h3)
-    else:
-        wide, tall = w1 + w2 + w3, max(h1, h2, h3)
     shown = layers[-1]
     classes = "viewer" + (" alone" if len(layers) == 1 else "")
     scales = "".join(overlay.scale() for overlay, _ in overlays.values())
     return (
         f'<section class="{classes}" aria-label="Pictures" data-layer="{shown}" data-mode="flip" data-window="0">'
         f"{_filters(windows)}{_tools(windows, layers, list(overlays))}"
-        f'<div class="planes" style="--sum:{wide:.1f};--tall:{tall:.1f}">{"".join(planes)}</div>'
+        f'<div class="planes" style="--sum:{sum(ratios):.3f}">{"".join(planes)}</div>'
         f'<div class="scales">{scales}</div>'
         '<p class="hint">Keys: '
         + ("1, 2, 3 or space flip thick, cubic and SR in place; 4 side by side; " if len(layers) > 1 else "")
