@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import bids_datasets
 import dicom_phantoms
+import dicom_tools
 import nibabel as nib
 import numpy as np
 import phantoms
+import pydicom
 import pytest
 import torch
 from catalogue import fault
@@ -115,10 +118,81 @@ def test_the_series_of_each_study_and_contrast_are_fused(tmp_path, capsys):
     cases = find_fusions(options_of(tmp_path / "in", tmp_path / "out"))
     assert [[stack.series.number for stack in case.stacks] for case in cases] == [[1, 2], [3, 4], [5, 6]]
     assert all(case.name.startswith("fused-") for case in cases) and len({case.name for case in cases}) == 3
-    assert run(tmp_path / "in", tmp_path / "out", "--num-parts", "3", "--part-id", "1") == 0
+    assert run(tmp_path / "in", tmp_path / "out", "--format", "nifti", "--num-parts", "3", "--part-id", "1") == 0
     assert check_record(tmp_path / "out" / f"{cases[1].name}.json")["fusion"]["stacks"]
+    assert (tmp_path / "out" / f"{cases[1].name}.nii.gz").is_file()
     assert not (tmp_path / "out" / f"{cases[0].name}.nii.gz").exists()
     assert dicom_phantoms.CANARY not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.[jt]s*"))
+
+
+# ---------------------------------------------------------------- DICOM out
+
+
+@pytest.fixture
+def derived(tmp_path, capsys) -> list[pydicom.Dataset]:
+    """The files of a volume fused of a study, 100 and 104 ms; read in order."""
+    dicom_study(tmp_path / "in", "first", 4, EchoTime=100, RepetitionTime=4000)
+    for path in (tmp_path / "in" / "5").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.EchoTime = 104
+        dataset.save_as(path)
+    assert run(tmp_path / "in", tmp_path / "out", "--maps") == 0
+    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert check_record(folder.with_suffix(".json"))["fusion"]["stacks"]
+    assert folder.with_name(f"{folder.name}_stacks.nii.gz").is_file()
+    return dicom_tools.read(folder)
+
+
+def test_dicom_stacks_become_a_derived_series_with_references_to_all(derived, tmp_path):
+    axial, coronal = (dicom_tools.read(tmp_path / "in" / name) for name in ("4", "5"))
+    for instance in derived:
+        assert instance.SeriesNumber == 9504 and "fused" in instance.SeriesDescription
+        assert instance.StudyInstanceUID == axial[0].StudyInstanceUID
+        assert instance.FrameOfReferenceUID == axial[0].FrameOfReferenceUID
+        assert instance.PatientID == axial[0].PatientID and "8 + 8 slices" in instance.DerivationDescription
+        assert not instance.EchoTime and instance.RepetitionTime == 4000  # what both agree on
+        referenced = {item.ReferencedSOPInstanceUID for item in instance.SourceImageSequence}
+        assert {one.SOPInstanceUID for one in coronal} <= referenced  # each of them crosses the slice
+        assert 1 <= len(referenced & {one.SOPInstanceUID for one in axial}) <= 2
+    if shutil.which("dciodvfy"):
+        files = (path for path in (tmp_path / "out").glob("fused-*/*") if path.name in ("0001.dcm", "0020.dcm"))
+        assert not [line for f in files for line in dicom_tools.complaints("dciodvfy", f) if "Error" in line]
+
+
+def test_a_derived_series_lies_where_the_stacks_do(derived, tmp_path):
+    assert run(tmp_path / "in", tmp_path / "nifti", "--format", "nifti") == 0
+    (path,) = (tmp_path / "nifti").glob("*.nii.gz")
+    image = nib.load(path)
+    assert np.allclose(dicom_tools.affine(derived), image.affine, atol=1e-3)
+    stored = dicom_tools.values(derived)
+    assert np.abs(stored - image.get_fdata()).max() <= 1
+
+
+def test_a_derived_series_is_skipped_and_never_fused_again(derived, tmp_path, capsys):
+    before = sorted(path.read_bytes() for path in (tmp_path / "out").glob("fused-*/*"))
+    assert run(tmp_path / "in", tmp_path / "out", "--maps") == 0
+    assert "skipped      1" in capsys.readouterr().out
+    assert run(tmp_path / "in", tmp_path / "again", "--field", "first") == 0
+    other = dicom_tools.read(next((tmp_path / "again").glob("fused-*/")))
+    assert other[0].SeriesInstanceUID != derived[0].SeriesInstanceUID
+    assert sorted(path.read_bytes() for path in (tmp_path / "out").glob("fused-*/*")) == before
+    assert run(tmp_path / "out", tmp_path / "third") == 3
+
+
+def test_named_series_go_into_a_folder_too(tmp_path, capsys):
+    dicom_study(tmp_path / "in", "first", 4)
+    words = [str(tmp_path / "in" / "5"), str(tmp_path / "in" / "4"), f"{tmp_path / 'out'}/", *WORDS]
+    assert main(["fuse", *words]) == 0
+    (folder,) = (tmp_path / "out").glob("fused-*/")
+    assert dicom_tools.read(folder)[0].SeriesNumber == 9505  # the first that is named gives the axes
+
+
+@fault("F09", "E-OUT-FORMAT")
+def test_images_become_no_dicom(patients, tmp_path, capsys):
+    assert run(patients, tmp_path / "out", "--format", "dicom") == 2
+    images = [str(patients / "p1" / name) for name in ("ax.nii.gz", "cor.nii.gz")]
+    assert main(["fuse", *images, f"{tmp_path / 'out'}/"]) == 2
+    assert capsys.readouterr().err.count("E-OUT-FORMAT") == 2
 
 
 # ---------------------------------------------------------------- the run

@@ -324,14 +324,24 @@ def _write_result(sr: MetaTensor, case: Case, made: MadeBy) -> None:
     if not case.is_derived_dicom:
         write_image(sr, case.target)
         return
-    assert case.series is not None
-    old = temporary_beside(case.target.with_name(f"{case.target.name}-old"))
+    series = case.series
+    assert series is not None
+    replace_folder(case.target, lambda: write_derived_series(sr, series, case.target, made_by=made))
+
+
+def replace_folder(target: Path, write: Callable[[], Any]) -> None:
+    """Write a folder in the place of whatever of ours is there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    old = temporary_beside(target.with_name(f"{target.name}-old"))
     try:
-        if case.target.exists():
-            os.rename(case.target, old)
-        write_derived_series(sr, case.series, case.target, made_by=made)
+        if target.exists():
+            os.rename(target, old)
+        write()
     except OSError as error:
-        raise write_error(case.target, error) from error
+        raise write_error(target, error) from error
     finally:
         shutil.rmtree(old, ignore_errors=True)
 

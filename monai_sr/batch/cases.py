@@ -64,10 +64,7 @@ def find_cases(options: RunOptions) -> list[Case]:
     else:
         check_folder(source, target, options)
         cases = _with_masks(list_cases(source, target, options), masks, target)
-    chosen = choose(cases, options)
-    if options.wanted.format == "dicom" and not all(case.is_derived_dicom or case.fault for case in chosen):
-        raise UsageError("E-OUT-FORMAT", "only DICOM can become DICOM", fix="omit --format", path=source)
-    return chosen
+    return choose(cases, options)
 
 
 def names_one_file(options: RunOptions) -> bool:

@@ -80,7 +80,7 @@ def choose(cases: Sequence[C], options: RunOptions) -> list[C]:
 
     Raises:
         InputMissingError: there are none.
-        UsageError: as of :func:`check_names`.
+        UsageError: as of :func:`check_names`, or a format that cannot hold a result (E-OUT-FORMAT).
     """
     selection = options.selection
     chosen = [case for case in cases if _is_chosen(case, selection.include, selection.exclude)]
@@ -92,6 +92,9 @@ def choose(cases: Sequence[C], options: RunOptions) -> list[C]:
             path=Path(options.input),
         )
     check_names(chosen)
+    if options.wanted.format == "dicom" and not all(case.is_derived_dicom or case.fault for case in chosen):
+        problem = "only DICOM can become DICOM"
+        raise UsageError("E-OUT-FORMAT", problem, fix="omit --format", path=Path(options.input))
     if selection.part_id is not None and selection.num_parts is not None:  # for array jobs
         chosen = chosen[selection.part_id :: selection.num_parts]
     targets = [None, *(case.target for case in chosen), None]

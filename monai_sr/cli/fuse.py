@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from ..batch.cases import names_one_file
 from ..errors import UsageError, printable
-from ..fusion.cases import FusionCase, find_fusions
+from ..fusion.cases import FusionCase, find_fusion, find_fusions
 from ..fusion.files import fuse_files, process_stacks
 from ..fusion.fuse import Fused
 from ..fusion.options import TAKEN, FusionOptions
@@ -22,20 +23,21 @@ from .terminal import progress_bar, say
 def fuse(given: argparse.Namespace) -> int:
     """``monai-sr fuse STACK STACK... OUTPUT``, or ``monai-sr fuse --from FOLDER OUTPUT``"""
     chosen = {name: getattr(given, name) for name in TAKEN if hasattr(given, name)}
-    options = RunOptions.from_dict({"input": given.source or "", "output": given.output} | chosen)
+    options = RunOptions.from_dict({"output": given.output} | chosen)
     fusion = FusionOptions(given.field, not given.no_register, given.maps)
     if given.source and given.stacks:
         problem = f"--from {given.source} and {len(given.stacks)} stack(s) were given"
         raise UsageError("E-USE", problem, fix="give one of them")
-    if given.source and not names_one_file(options):
-        cases = find_fusions(options)
+    sources = [given.source] if given.source else given.stacks
+    options = replace(options, input=sources[0] if sources else "")
+    if sources and not names_one_file(options):
+        cases = find_fusions(options) if len(sources) == 1 else [find_fusion(list(map(Path, sources)), options)]
         if options.selection.dry_run:
             _show_plan(cases)
             return 0
         return work_on(cases, options, debug=given.debug, work=partial(process_stacks, fusion=fusion))
     if options.selection.dry_run:
         raise UsageError("E-USE", "--dry-run is for many stacks", fix="give --from FOLDER OUTFOLDER, or omit it")
-    sources = [given.source] if given.source else given.stacks
     bar = progress_bar(Path(given.output).name)
     fused, written = fuse_files(sources, given.output, options, fusion=fusion, progress=bar)
     say(text_of(fused, written[0]))

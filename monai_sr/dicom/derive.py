@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from math import floor, log10
 from pathlib import Path
@@ -35,14 +35,20 @@ PACKAGE = "monai-sr"
 
 DESCRIPTION = "SR research - not for diagnosis"
 
-NUMBERS_FROM = 9000
-"""Added to the source's SeriesNumber: above the "scan number x 100" that GE and Philips give to their own."""
+NUMBERS_FROM, FUSED_FROM = 9000, 9500
+"""Added to the source's SeriesNumber: above the "scan number x 100" that GE and Philips give to their own. A fused
+volume gets another number than the result of its first series alone."""
 
 NOT_ACQUIRED = "no slice was acquired here"
 
 SPATIAL_RESAMPLING = ("113085", "Spatial resampling")  # context group 7203 of PS3.16, image derivation
 SOURCE_IMAGE = ("121322", "Source image for image processing operation")  # 7202, purposes of reference
 MODIFYING_EQUIPMENT = ("109103", "Modifying Equipment")  # 7005, contributing equipment
+
+OF_FIRST = (0x0010, 0x0020, 0x0028)
+"""Groups of attributes that a fused volume has of its first source: patient, position, pixels."""
+
+OF_STUDY = ("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyDescription")
 
 FEWEST_STEPS = 100
 """MR signals of fewer stored steps get a finer rescale: some are decimals, of a range of 1."""
@@ -67,7 +73,9 @@ class MadeBy:
     options: RunOptions = field(default_factory=RunOptions)
 
 
-def write_derived_series(sr: MetaTensor, series: Series, folder: Path, *, made_by: MadeBy) -> Path:
+def write_derived_series(
+    sr: MetaTensor, series: Series, folder: Path, *, made_by: MadeBy, others: Sequence[Series] = (), fusion: str = ""
+) -> Path:
     """Write a super-resolved volume as a DICOM series of the study that its source belongs to.
 
     The folder appears whole or not at all. An enhanced multi-frame source gives classic images too.
@@ -79,6 +87,8 @@ def write_derived_series(sr: MetaTensor, series: Series, folder: Path, *, made_b
         series: the source.
         folder: the new folder, for ``0001.dcm`` and so on; its parent must exist.
         made_by: bundle and options.
+        others: more sources of a fused volume; patient, study, position and intensities are those of ``series``.
+        fusion: how they were fused; with it differ the UIDs.
 
     Returns:
         The folder.
@@ -94,7 +104,7 @@ def write_derived_series(sr: MetaTensor, series: Series, folder: Path, *, made_b
     try:
         hidden.mkdir()
         with pydicom_silent():
-            for number, instance in enumerate(_instances(sr, series, made_by), start=1):
+            for number, instance in enumerate(_instances(sr, series, made_by, others, fusion), start=1):
                 with open(hidden / f"{number:04d}.dcm", "wb") as file:
                     dcmwrite(file, instance)
                     file.flush()
@@ -107,7 +117,9 @@ def write_derived_series(sr: MetaTensor, series: Series, folder: Path, *, made_b
     return folder
 
 
-def _instances(sr: MetaTensor, series: Series, made_by: MadeBy) -> Iterator[FileDataset]:
+def _instances(
+    sr: MetaTensor, series: Series, made_by: MadeBy, others: Sequence[Series], fusion: str
+) -> Iterator[FileDataset]:
     """The files, slice by slice."""
     affine = LPS_FROM_RAS @ np.asarray(sr.affine, dtype=np.float64)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -118,20 +130,25 @@ def _instances(sr: MetaTensor, series: Series, made_by: MadeBy) -> Iterator[File
     if not np.isfinite(voxels).all():
         raise ValueError("every voxel must be finite, got NaN or infinite ones")
 
-    shared = attributes_of(series)
+    sources = replace(series, frames=tuple(frame for one in (series, *others) for frame in one.frames))
+    shared = attributes_of(sources)
+    if others:
+        of_first = (e for e in attributes_of(series) if e.tag.group in OF_FIRST or e.keyword in OF_STUDY)
+        shared.update({element.tag: element for element in of_first})
     slope, intercept = _describe_pixels(shared, voxels, series, padding_value_of(sr))
-    seed = _seed(voxels.shape, series, made_by)
+    seed = _seed(voxels.shape, sources, made_by) + fusion
     shared.SeriesInstanceUID = generate_uid(entropy_srcs=[seed])
-    shared.SeriesNumber = min((series.number or 0) + NUMBERS_FROM, 2**31 - 1)
-    shared.SeriesDescription = _text(", ".join((DESCRIPTION, *series.part_texts)), 64)
+    shared.SeriesNumber = min((series.number or 0) + (FUSED_FROM if others else NUMBERS_FROM), 2**31 - 1)
+    shared.SeriesDescription = _text(", ".join((DESCRIPTION, *(["fused"] if others else []), *series.part_texts)), 64)
     shared.ImageOrientationPatient = [decimal(value) for value in (*row, *column)]
     shared.PixelSpacing = [decimal(spacing[1]), decimal(spacing[0])]
     shared.SliceThickness = shared.SpacingBetweenSlices = decimal(spacing[2])
     shared.DerivationCodeSequence = [_code(*SPATIAL_RESAMPLING)]
     shared.ContributingEquipmentSequence = [*shared.get("ContributingEquipmentSequence", ()), _equipment(made_by)]
+    counts = " + ".join(str(len(one.frames)) for one in (series, *others))
     story = (
-        f"Super-resolution by {PACKAGE} {version(PACKAGE)} with {made_by.bundle} {made_by.bundle_version}: "
-        f"{len(series.frames)} slices became {voxels.shape[2]}, {spacing[2]:.4g} mm apart. {DESCRIPTION}."
+        f"{'Fusion' if others else 'Super-resolution'} by {PACKAGE} {version(PACKAGE)} with {made_by.bundle} "
+        f"{made_by.bundle_version}: {counts} slices became {voxels.shape[2]}, {spacing[2]:.4g} mm apart. {DESCRIPTION}."
     )
     filled = {int(index) for index in sr.meta.get("filled_slices", ())}
     for index in range(voxels.shape[2]):
@@ -140,7 +157,8 @@ def _instances(sr: MetaTensor, series: Series, made_by: MadeBy) -> Iterator[File
         instance.InstanceNumber = index + 1
         instance.ImagePositionPatient = [decimal(value) for value in position]
         instance.SliceLocation = decimal(position @ np.cross(row, column))
-        references = _references(_sources(series, position, across, spacing[2]), series.modality)
+        crossed = [frame for one in others for frame in one.frames if _meets(frame, position, across, spacing[2])]
+        references = _references([*_sources(series, position, across, spacing[2]), *crossed], series.modality)
         if references:
             instance.SourceImageSequence = references
         instance.DerivationDescription = _text(story, 1024)
@@ -226,6 +244,20 @@ def _sources(series: Series, position: np.ndarray, across: np.ndarray, spacing: 
     distances = np.abs(offsets - position @ across)
     near = np.flatnonzero(distances < (thickness + spacing) / 2 - 1e-6)
     return [series.frames[index] for index in (near if len(near) else [distances.argmin()])]
+
+
+def _meets(frame: Frame, position: np.ndarray, across: np.ndarray, spacing: float) -> bool:
+    """Whether an acquired slice of any direction meets a new one."""
+    rows, columns = (int(frame.header.get(name) or 1) for name in ("Rows", "Columns"))
+    along_row, along_column = frame.orientation[:3] @ across, frame.orientation[3:] @ across
+    ends = [
+        x * frame.pixel_spacing[1] * along_row + y * frame.pixel_spacing[0] * along_column
+        for x in (-0.5, columns - 0.5)
+        for y in (-0.5, rows - 0.5)
+    ]
+    reach = ((frame.slice_thickness or 0.0) * abs(frame.normal @ across) + spacing) / 2
+    start = (frame.position - position) @ across
+    return bool(start + min(ends) < reach and start + max(ends) > -reach)
 
 
 def _references(frames: list[Frame], modality: str) -> list[Dataset]:

@@ -11,9 +11,9 @@ from ..batch.cases import check_folder, images_below
 from ..batch.chosen import Case, choose
 from ..bids import find_bids_images, is_bids
 from ..dicom import find_series, is_dicom_source, short_name
-from ..errors import InputMissingError, warn_left_out
+from ..errors import InputMissingError, UsageError, warn_left_out
 from ..options import RunOptions
-from .sources import Source, group_alike
+from .sources import Source, find_sources, group_alike
 from .stacks import are_parallel
 
 
@@ -64,6 +64,23 @@ def find_fusions(options: RunOptions) -> list[FusionCase]:
     return choose(cases, options)
 
 
+def find_fusion(paths: Sequence[Path], options: RunOptions) -> FusionCase:
+    """The case of stacks that are named, in a folder: each one DICOM series.
+
+    Raises:
+        SuperResolutionError: as of :func:`monai_sr.fusion.sources.find_sources`, or of :func:`find_fusions`.
+        UsageError: a folder for images (E-OUT-FORMAT).
+    """
+    target = Path(options.output)
+    for path in paths:
+        check_folder(path, target, options)
+    stacks = find_sources(paths, options)
+    if not all(stack.series for stack in stacks):
+        problem = "a folder is for stacks of DICOM only"
+        raise UsageError("E-OUT-FORMAT", problem, fix="name a file such as fused.nii.gz", path=target)
+    return choose([case_of_series(paths[0], target, stacks, options)], options)[0]
+
+
 def _of_bids(source: Path, target: Path, participants: Sequence[str]) -> Iterator[FusionCase]:
     found = find_bids_images(source, participant_labels=participants)
     for (code, reason), files in Counter((left.code, left.reason) for left in found.left_out).items():
@@ -87,7 +104,7 @@ def _of_images(source: Path, target: Path) -> Iterator[FusionCase]:
 
 
 def _of_studies(source: Path, target: Path, options: RunOptions) -> Iterator[FusionCase]:
-    """Groups of DICOM series; each is named by a hash of its first series, as that alone would be."""
+    """Groups of DICOM series of one study."""
     if not (source.is_dir() or is_dicom_source(source)):
         return
     found = find_series(source, merge_by_geometry=options.reading.merge_by_geometry)
@@ -102,9 +119,16 @@ def _of_studies(source: Path, target: Path, options: RunOptions) -> Iterator[Fus
         studies[uid].append(Source(source, series, is_one_of_many=True))
     for sources in studies.values():
         for group in _fusible(sources, many=True):
-            assert group[0].series is not None
-            name = short_name(group[0].series).replace("series-", "fused-", 1)
-            yield FusionCase(name, source, target / f"{name}.nii.gz", stacks=tuple(group))
+            yield case_of_series(source, target, group, options)
+
+
+def case_of_series(source: Path, target: Path, stacks: Sequence[Source], options: RunOptions) -> FusionCase:
+    """The case of DICOM series, in a folder; its name is a hash of the first series, as that alone would have."""
+    first = stacks[0].series
+    assert first is not None
+    name = short_name(first).replace("series-", "fused-", 1)
+    place = target / (f"{name}.nii.gz" if options.wanted.format == "nifti" else name)
+    return FusionCase(name, source, place, series=first, stacks=tuple(stacks))
 
 
 def _fusible(sources: Sequence[Source], *, many: bool) -> list[list[Source]]:

@@ -13,7 +13,7 @@ import torch
 
 from ..batch import check_target
 from ..batch.attempt import attempt
-from ..batch.case import input_sha256
+from ..batch.case import input_sha256, replace_folder
 from ..batch.claims import ClaimedError, hold_claim
 from ..batch.companions import write_map
 from ..batch.log import ALREADY_DONE, CLAIMED, Outcome
@@ -28,17 +28,19 @@ from ..batch.record import (
     sha256_of,
     sidecar_path,
     stamps,
+    stem_of,
     write_record,
 )
 from ..bids import fused_sidecar
 from ..bundles import Model
+from ..dicom import MadeBy, write_derived_series
 from ..engine import Progress
 from ..engine.memory import reset_peak
 from ..engine.selection import describe_engine
 from ..errors import ImageError, OutputError, SuperResolutionWarning, collect_notices, give, write_error
 from ..files import write_json
 from ..grid import grid_of, on_grid
-from ..io.images import image_suffix, write_image
+from ..io.images import write_image
 from ..options import NOTICE, RunOptions
 from ..trust.resolution import METHOD
 from .cases import FusionCase
@@ -170,7 +172,7 @@ def _fuse_case(
             nearest = on_grid(fused.nearest[None].float(), grid_of(fused.image), fused.image)
             write_map(nearest, beside, overwrite=overwrite, dtype="uint8")
         claim.begin_writing(case.target)
-        write_image(fused.image, case.target)
+        _write_result(fused, case, made, fusion)
         content = describe_fusion(fused, case.stacks, fusion)
         content["GeneratedBy"][0]["Description"] = model.name
         content["monai_sr"] |= {
@@ -193,12 +195,25 @@ def _fuse_case(
     return fused
 
 
+def _write_result(fused: Fused, case: FusionCase, made: MadeBy, fusion: FusionOptions) -> None:
+    """An image file, or a DICOM series derived from all stacks."""
+    if not case.is_derived_dicom:
+        write_image(fused.image, case.target)
+        return
+    first, *others = (stack.series for stack in case.stacks if stack.series is not None)
+    how = f"field={fusion.field} register={fusion.register}"
+    replace_folder(
+        case.target,
+        lambda: write_derived_series(fused.image, first, case.target, made_by=made, others=others, fusion=how),
+    )
+
+
 def stacks_map_path(target: Path) -> Path:
     """Where the map of the stacks belongs: ``fused_stacks.nii.gz`` beside ``fused.nii.gz``; by BIDS as labels."""
     if _OF_BIDS in target.name:
         of, suffix = target.name.removesuffix(".nii.gz").split(_OF_BIDS)
         return target.with_name(f"{of}_desc-fused{suffix}stacks_dseg.nii.gz")
-    return target.with_name(f"{target.name[: -len(image_suffix(target))]}_stacks.nii.gz")
+    return target.with_name(f"{stem_of(target)}_stacks.nii.gz")
 
 
 def describe_fusion(fused: Fused, sources: Sequence[Source], fusion: FusionOptions) -> dict[str, Any]:

@@ -184,6 +184,8 @@ def fuse(
     warn_of_disagreement(placed, agreements)
     image = on_grid(sr[None], grid, placed[0].acquired.image)
     image.meta["super_resolved"] = True
+    for acquired in ("filled_slices", "padding_value", "padding_share"):  # of the first stack
+        image.meta.pop(acquired, None)
     report(1.0)
     made = [
         FusedStack(stack.name, stack.acquired, motion, scaling, noise_of(stack), _mean_weight(term), agreement)

@@ -11,7 +11,7 @@ Field = Literal["union", "intersection", "first"]
 """What the common grid covers: all stacks, what every stack covers, or the first stack."""
 
 TAKEN = (
-    *("bundle", "spacing", "strict", "slice_thickness", "profile", "modality", "protocols"),
+    *("bundle", "spacing", "format", "strict", "slice_thickness", "profile", "modality", "protocols"),
     *(name for name, parameter in PARAMETERS.items() if parameter.group in ("reading", "compute") and name != "series"),
     "overwrite",
     *("include", "exclude", "participant_label", "dry_run", "fail_fast", "num_parts", "part_id"),
