@@ -135,6 +135,11 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
         help="a fixed list of harder conditions: wrong profile and thickness, noise, gaps, odd factors, few slices",
     )
     sub.add_argument(
+        "--measure",
+        action="store_true",
+        help="also compare measurements with those of thin slices: HU, volumes, surfaces, texture",
+    )
+    sub.add_argument(
         "--fuse", action="store_true", help="simulate stacks in three planes, and measure what fusing them gains"
     )
     sub.add_argument(

@@ -16,6 +16,8 @@ from ..evaluation import scores as evaluation
 from ..evaluation import tables
 from ..evaluation.charts import write_charts
 from ..evaluation.conditions import every_condition, robustness_conditions
+from ..evaluation.measurement_tables import agreement_rows, measurement_text, page, write_measurements
+from ..evaluation.measurements import Study
 from ..evaluation.methods import BASELINES, peer
 from ..evaluation.pair_scores import PAIRS_EXPLAINED, pair_table, pairs_document, score_pair, write_pairs
 from ..evaluation.pairs import read_pair
@@ -51,7 +53,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.pair:
         return _evaluate_pairs(options, models, settings)
     volumes = [path for source in options.volumes for path in find_volumes(source)][: options.limit]
-    failed = 0
+    failed, study = 0, Study() if options.measure else None
 
     def count_failure(_: str, error: SuperResolutionError) -> None:
         nonlocal failed
@@ -73,9 +75,10 @@ def evaluate(options: argparse.Namespace) -> int:
         conditions=conditions,
         axes=axes,
         crop=options.crop,
-        baselines=("cubic",) if options.robustness else BASELINES,
+        baselines=("cubic",) if options.robustness or study else BASELINES,
         failed=count_failure,
         progress=progress_bar("evaluate"),
+        study=study,
     )
     if not scores:
         return 5
@@ -88,7 +91,9 @@ def evaluate(options: argparse.Namespace) -> int:
         if not options.robustness:  # whose conditions have a factor each, and a table that says more
             for written in write_charts(scores, options.output):
                 say(written)
-    if options.markdown:
+    if study is not None:
+        _show_measurements(study, options, settings)
+    elif options.markdown:
         make = tables.robustness_markdown if robust else tables.markdown
         say(write_text(make(scores, command=_command_of(options)), Path(options.markdown)))
     return 4 if failed else 0
@@ -110,7 +115,7 @@ def _show_gains(gains: Sequence[Gain], options: argparse.Namespace, settings: Ma
 
 def _evaluate_pairs(options: argparse.Namespace, models: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     """``monai-sr evaluate --pair THICK THIN``"""
-    measured, failed, bar = [], [], progress_bar("evaluate")
+    measured, failed, bar, study = [], [], progress_bar("evaluate"), Study() if options.measure else None
 
     def count_failure(name: str, error: SuperResolutionError) -> None:
         failed.append(name)
@@ -129,7 +134,9 @@ def _evaluate_pairs(options: argparse.Namespace, models: Mapping[str, Any], sett
                 register=options.register,
             )
             fit = fit_profile(pair)
-            measured.append((pair, fit, score_pair(pair, fit, models, failed=count_failure, progress=show)))
+            measured.append(
+                (pair, fit, score_pair(pair, fit, models, failed=count_failure, progress=show, study=study))
+            )
         except SuperResolutionError as error:
             count_failure(thick, error.at(thick))
             if options.debug:
@@ -141,17 +148,30 @@ def _evaluate_pairs(options: argparse.Namespace, models: Mapping[str, Any], sett
     if options.output:
         for written in write_pairs(options.output, measured, **settings):
             say(written)
-    if options.markdown:
+    if study is not None:
+        _show_measurements(study, options, settings)
+    elif options.markdown:
         parts = [pair_table(*one, markdown=True) for one in measured]
         text = "\n\n".join([*parts, PAIRS_EXPLAINED, f"Made by `{_command_of(options)}`."])
         say(write_text(f"{text}\n", Path(options.markdown)))
     return 4 if failed else 0
 
 
+def _show_measurements(study: Study, options: argparse.Namespace, settings: Mapping[str, Any]) -> None:
+    """Print the tables of ``--measure``, and write its page and files."""
+    say(measurement_text(study))
+    answer(agreement=agreement_rows(study))
+    if options.output:
+        for written in write_measurements(study, options.output, **settings):
+            say(written)
+    if options.markdown:
+        say(write_text(page(study, command=_command_of(options)), Path(options.markdown)))
+
+
 _OF_VOLUMES = ("volumes", "fuse", "factor", "robustness", "axis", "limit")
 """Options of evaluate that do not apply to pairs."""
 
-_NOT_OF_FUSION = ("factor", "robustness", "axis", "peer")
+_NOT_OF_FUSION = ("factor", "robustness", "measure", "axis", "peer")
 """Options of evaluate that do not apply to stacks, as do those of its conditions."""
 
 
@@ -227,5 +247,5 @@ def _command_of(options: argparse.Namespace) -> str:
     for name in ("consistency", "engine", "precision", "quality"):
         if getattr(options, name) != PARAMETERS[name].default:
             text += f" --{name} {getattr(options, name)}"
-    flags = (name for name in ("robustness", "register", "fuse") if getattr(options, name))
+    flags = (name for name in ("robustness", "register", "fuse", "measure") if getattr(options, name))
     return text + "".join(f" --{name}" for name in flags)

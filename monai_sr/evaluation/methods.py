@@ -165,11 +165,11 @@ class ExternalMethod:
         return PeerError("E-PEER", f"{self.name}: {what}")
 
 
-def resample_to(image: Tensor, grid: Grid) -> np.ndarray:
+def resample_to(image: Tensor, grid: Grid, *, order: int = 3) -> np.ndarray:
     """A (1, X, Y, Z) result as (X, Y, Z) voxels on ``grid``, by the two affines.
 
     Equal grids are not resampled, grids that differ by whole voxels are shifted, others are resampled by
-    cubic splines. The outermost voxels are repeated at the ends.
+    splines of an order (0 takes the nearest voxel). The outermost voxels are repeated at the ends.
     """
     voxels = image[0].detach().cpu().numpy()
     index = np.linalg.inv(grid_of(image).affine) @ grid.affine
@@ -181,7 +181,7 @@ def resample_to(image: Tensor, grid: Grid) -> np.ndarray:
             for n, o, size in zip(grid.shape, shift, voxels.shape, strict=True)
         ]
         return voxels[np.ix_(*places)]
-    return ndimage.affine_transform(voxels, turn, shift, output_shape=grid.shape, order=3, mode="nearest")
+    return ndimage.affine_transform(voxels, turn, shift, output_shape=grid.shape, order=order, mode="nearest")
 
 
 def peer(text: str) -> tuple[str, SuperResolution]:

@@ -28,7 +28,7 @@ def foreground(hr: np.ndarray, modality: Modality | None = None) -> np.ndarray:
         mask = hr > -500
     else:
         smooth = ndimage.gaussian_filter(hr, 1.0)
-        mask = smooth > _otsu(smooth)
+        mask = smooth > otsu(smooth)
     mask = ndimage.binary_opening(mask)
     labels, count = ndimage.label(mask)
     if count > 1:
@@ -196,7 +196,7 @@ def _decibels(above: float, below: float) -> float:
     return float(10 * np.log10(max(above, 1e-20) / max(below, 1e-20)))
 
 
-def _otsu(values: np.ndarray) -> float:
+def otsu(values: np.ndarray) -> float:
     """Otsu's threshold between the 0.5th and 99.5th percentile."""
     low, high = np.percentile(values, (0.5, 99.5))
     counts, edges = np.histogram(np.clip(values, low, high), 256)

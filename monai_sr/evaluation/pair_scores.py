@@ -16,10 +16,12 @@ from ..grid import grid_of
 from ..intensities import data_range
 from ..slices import Profile
 from .conditions import TRIM
+from .measurements import Study
 from .methods import BASELINES, SPLINE, PeerError, SuperResolution, resample_to
 from .metrics import foreground, psnr, sharpness, ssim
 from .pairs import Pair
 from .profile_fit import PairFit, fit_record
+from .structures import Region
 from .tables import aligned, piped, write_rows
 
 PAIRS_EXPLAINED = (
@@ -68,6 +70,7 @@ def score_pair(
     *,
     failed: Callable[[str, SuperResolutionError], None] | None = None,
     progress: Callable[[float], None] | None = None,
+    study: Study | None = None,
 ) -> list[PairScore]:
     """Measure interpolation, and the consistent spline and models with the header's and the fitted profile.
 
@@ -78,10 +81,13 @@ def score_pair(
             the profile.
         failed: called with the name of the pair and the error of another program. Default: raise.
         progress: called with the fraction that is done.
+        study: also takes measurements of every result with the header's profile.
     """
     acquired, hr = pair.acquired, pair.thin[0].numpy()
     grid, axis = grid_of(pair.thin), pair.acquired.axis
-    mask = _measured(pair, foreground(hr, acquired.modality))
+    counted = _counted(pair)
+    body = foreground(hr, acquired.modality)
+    mask = body & counted if (body & counted).any() else body
     across = int(np.argmax(np.abs(grid.affine[:3, :3].T @ acquired.grid.affine[:3, axis])))
     value_range, reference = data_range(hr), np.sort(hr[mask])
     nominal = np.asarray(acquired.slice_thickness), acquired.slice_profile, acquired.source_of("slice_thickness")
@@ -91,6 +97,9 @@ def score_pair(
     every: dict[str, SuperResolution] = {SPLINE: spline, **models}
     jobs += [(name, model, by) for name, model in every.items() for by in ("header", "fitted")]
     scores: list[PairScore] = []
+    if study is not None:
+        region = Region(hr, grid.spacing, counted, acquired.modality, acquired.slice_spacing)
+        subject = study.begin(pair.name, "pair", region, resample_to(pair.thick, grid, order=0))
     for done, (name, model, by) in enumerate(jobs, start=1):
         width, profile, source = fitted if by == "fitted" else nominal
         try:
@@ -101,6 +110,8 @@ def score_pair(
             failed(pair.name, error)
             continue
         voxels = resample_to(sr, grid)
+        if study is not None and by != "fitted" and name != "sinc":
+            subject.add(name, voxels)
         value = psnr(voxels, hr, value_range=value_range, mask=mask)
         scores.append(
             PairScore(
@@ -135,18 +146,18 @@ def _result(model: SuperResolution, pair: Pair, width: float, profile: Profile) 
     return model(pair.thick, factor=pair.factor, slice_thickness=width, axis=pair.acquired.axis, **options)
 
 
-def _measured(pair: Pair, body: np.ndarray) -> np.ndarray:
-    """Voxels of the thin series in the body and inside the thick one, without its first and last slice."""
+def _counted(pair: Pair) -> np.ndarray:
+    """(X, Y, Z) bool, voxels of the thin series inside the thick one, without its first and last slice."""
     turn = np.linalg.inv(pair.acquired.grid.affine) @ grid_of(pair.thin).affine
-    inside = body.copy()
+    shape = grid_of(pair.thin).shape
+    inside = np.ones(shape, dtype=bool)
     for axis, count in enumerate(pair.acquired.grid.shape):
         trim = TRIM if axis == pair.acquired.axis and count > 2 * TRIM + 1 else 0
         places = turn[axis, 3] + sum(
-            turn[axis, a] * np.arange(n).reshape([-1 if b == a else 1 for b in range(3)])
-            for a, n in enumerate(body.shape)
+            turn[axis, a] * np.arange(n).reshape([-1 if b == a else 1 for b in range(3)]) for a, n in enumerate(shape)
         )
         inside &= (places >= trim - 1e-3) & (places <= count - 1 - trim + 1e-3)
-    return inside if inside.any() else body
+    return inside
 
 
 def pair_table(pair: Pair, fit: PairFit, scores: Sequence[PairScore], *, markdown: bool = False) -> str:

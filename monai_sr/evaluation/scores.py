@@ -23,6 +23,7 @@ from ..intensities import data_range
 from ..io.images import read_image
 from ..slices import apply_along
 from .conditions import TRIM, Condition, acquire, middle
+from .measurements import Study
 from .methods import BASELINES, SPLINE, PeerError, SuperResolution, resample_to
 from .metrics import (
     ceiling,
@@ -35,6 +36,7 @@ from .metrics import (
     ssim,
     unseen_noise,
 )
+from .structures import Region
 
 NEAR = 1.3
 """An axis can be the slice axis if its spacing is at most this many times the finest."""
@@ -77,6 +79,7 @@ def evaluate(
     report: Callable[[Score], None] | None = None,
     failed: Callable[[str, SuperResolutionError], None] | None = None,
     progress: Callable[[float], None] | None = None,
+    study: Study | None = None,
 ) -> list[Score]:
     """Measure models and the baselines on volumes of thin slices.
 
@@ -93,6 +96,7 @@ def evaluate(
         failed: called with the name of a volume and its error, or the error of a peer on it; the others
             continue. Default: raise.
         progress: called with the fraction of the work that is done, 0..1.
+        study: also takes measurements of every result.
 
     Returns:
         One score for every volume, axis, condition and method; baselines first.
@@ -114,7 +118,7 @@ def evaluate(
                 hr = middle(hr, crop)
             cases = [(along, condition) for along in _axes(hr, axes) for condition in conditions]
             for done, (along, condition) in enumerate(cases, 1):
-                for score in _scores(hr, name, along, condition, methods, complain):
+                for score in _scores(hr, name, along, condition, methods, complain, study):
                     scores.append(score)
                     if report:
                         report(score)
@@ -132,6 +136,7 @@ def _scores(
     condition: Condition,
     methods: Mapping[str, SuperResolution],
     complain: Callable[[SuperResolutionError], None],
+    study: Study | None,
 ) -> list[Score]:
     """Scores of all methods on one simulated acquisition."""
     made = acquire(hr, condition, axis)
@@ -150,13 +155,21 @@ def _scores(
     lr = np.take(made.lr[0].numpy(), slices, axis=along)
     figures: dict[str, dict[str, float]] = {}
     errors = {}
+    grid, modality = grid_of(made.reference), Acquired.of(hr).modality
+    if study is not None:
+        inside = np.broadcast_to(counted, reference.shape)
+        region = Region(reference, grid.spacing, inside, modality, grid_of(made.lr).spacing[along])
+        group = f"x{condition.factor:g}" + ("" if condition.name == "plain" else f", {condition.name}")
+        subject = study.begin(f"{name}, axis {axis}", group, region, resample_to(made.lr, grid, order=0))
     for method, model in methods.items():
         try:
             sr = model(made.lr, factor=condition.factor, slice_thickness=made.slice_thickness, axis=along)
         except PeerError as problem:
             complain(problem)
             continue
-        voxels = resample_to(sr, grid_of(made.reference))
+        voxels = resample_to(sr, grid)
+        if study is not None:
+            subject.add(method, voxels)
         again = apply_along(matrix, torch.from_numpy(voxels), along).numpy()
         errors[method] = squared_error(voxels, reference, mask)
         figures[method] = {
@@ -169,7 +182,7 @@ def _scores(
     unseen = unseen_noise(made.matrix, reference_noise=noise, slice_noise=made.noise)
     voxels_of_slice = np.moveaxis(mask, along, -1).sum(axis=(0, 1))
     room = ceiling(errors[SPLINE], float(np.average(unseen, weights=voxels_of_slice)))
-    spline_db, modality = figures[SPLINE]["psnr_db"], Acquired.of(hr).modality
+    spline_db = figures[SPLINE]["psnr_db"]
     return [
         Score(name, modality, axis, condition, method, gain_db=row["psnr_db"] - spline_db, ceiling_db=room, **row)
         for method, row in figures.items()
