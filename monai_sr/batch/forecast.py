@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ import torch
 from monai.data import MetaTensor
 
 from ..bundles import Model
-from ..engine.memory import choose_tile, free_vram, memory_budget, needed_bytes
+from ..engine import Engine
+from ..engine.memory import choose_tile, free_vram, memory_budget, volume_bytes
 from ..errors import SuperResolutionError, SuperResolutionWarning, collect_notices, printable
 from ..inference import acquire
 from ..io.images import write_image
 from ..options import Acquisition, Reading, RunOptions
+from ..trust.resolution import SAMPLES, measure_resolution
 from .case import decided_acquisition, input_sha256, maps_wanted, process, read_case
 from .cases import Case
 from .companions import map_path
@@ -37,8 +40,9 @@ _FIRST = 48
 _ENOUGH = 1.5
 """Seconds that the second one is to take at most, by the speed of the first one."""
 
-_OF_TILE = 0.55
-"""What a run takes of the memory that is planned for its tiles, by the tables of speed in ``monai_sr/README.md``."""
+_BASE, _BLOCKS, _OF_TILE = 400 * 2**20, 200 * 2**20, 0.45
+"""Peak memory of a run, as measured: bytes without a volume, the most that blocks of matrices take, and the fraction of
+what is planned for tiles. A run is planned by the larger :mod:`monai_sr.engine.memory`, so that it is not killed."""
 
 
 @dataclass(frozen=True)
@@ -144,15 +148,14 @@ def forecast_cases(
         memory: bytes that this process may take; None to find out.
     """
     memory = memory_budget() if memory is None else memory
-    start, per_voxel = None, 0.0
+    seconds_of = None
     options = resolve_options(options, model)
     for case in cases:
         forecast = examine_case(case, options, model)
         if forecast.error is None:
-            if start is None:
-                start, per_voxel = measure_speed(model, options)
-            seconds = start + per_voxel * forecast.voxels[1]
-            forecast = _with_costs(replace(forecast, seconds=seconds), options, model, memory)
+            seconds_of = seconds_of or measure_speed(model, options)
+            forecast = replace(forecast, seconds=seconds_of(*forecast.voxels))
+            forecast = _with_costs(forecast, options, model, memory)
         yield forecast
 
 
@@ -176,9 +179,15 @@ def _with_costs(forecast: Forecast, options: RunOptions, model: Model, memory: i
         outputs += [map_path(case.target, kind) for kind in maps_wanted(options)]
     outputs += [report_path(case.target)] if options.outputs.report else []
     outputs += [report_path(case.target).with_suffix(".viewer.html")] if options.outputs.viewer else []
-    on_tile = model.engine.tile_bytes(tile, **size)
-    taken = needed_bytes(model.engine, tile, **size) - round((1 - _OF_TILE) * on_tile)
+    taken = peak_bytes(model.engine, tile, **size)
     return replace(forecast, is_done=done, outputs=tuple(outputs), memory=taken)
+
+
+def peak_bytes(engine: Engine, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
+    """Memory that a process takes at its peak for a volume of this size in these tiles, bytes."""
+    volume = volume_bytes(voxels_in, voxels_out)
+    on_tile = engine.tile_bytes(tile_voxels, voxels_in=voxels_in, voxels_out=voxels_out)
+    return _BASE + volume + min(2 * volume, _BLOCKS) + round(_OF_TILE * on_tile)
 
 
 def forecast_table(forecasts: Sequence[Forecast]) -> str:
@@ -196,19 +205,35 @@ def forecast_table(forecasts: Sequence[Forecast]) -> str:
     return "\n".join((*(line.rstrip() for line in lines), end))
 
 
-def measure_speed(model: Model, options: RunOptions) -> tuple[float, float]:
-    """Seconds that a volume takes on this machine from reading to writing, and that each new voxel adds.
+def measure_speed(model: Model, options: RunOptions) -> Callable[[int, int], float]:
+    """Seconds that a volume takes on this machine from reading to writing, by its voxels and those of its result.
 
-    By two small volumes of noise, once all is loaded and memory is there. Volumes with much empty background
-    take less.
+    By two small volumes of noise, once all is loaded and memory is there, and by the estimate of resolution alone,
+    which looks at :data:`SAMPLES` voxels at most. Volumes with much empty background take less.
     """
     _seconds_of(model, options, _FIRST)
     few, short = min(_seconds_of(model, options, _FIRST) for _ in range(2))
     # far enough apart that a moment in which the machine was busy does not decide the slope
     side = round(_FIRST * min(max((_ENOUGH / max(short, 1e-3)) ** 0.5, 2.5), 5.0))
     many, long = min(_seconds_of(model, options, side) for _ in range(2))  # the first time memory is new
-    per_voxel = max(long - short, 0.0) / (many - few) or long / many
-    return max(short - per_voxel * few, 0.0), per_voxel
+    per_sample = min(_seconds_per_sample() for _ in range(2))
+
+    def of_resolution(voxels_in: int, voxels_out: int) -> float:
+        # acquired slices are compared at twice the distance of the thin ones: half as many samples
+        return per_sample * (min(voxels_in, SAMPLES) / 2 + min(voxels_out, SAMPLES))
+
+    short, long = short - of_resolution(few // 4, few), long - of_resolution(many // 4, many)
+    per_voxel = max(long - short, 0.0) / (many - few) or max(long, 0.0) / many
+    start = max(short - per_voxel * few, 0.0)
+    return lambda voxels_in, voxels_out: start + per_voxel * voxels_out + of_resolution(voxels_in, voxels_out)
+
+
+def _seconds_per_sample() -> float:
+    """Seconds that the estimate of resolution takes for each voxel of a result of noise."""
+    noise = torch.from_numpy(np.random.default_rng(0).normal(500, 90, (1, 64, 64, 64)).astype(np.float32))
+    start = time.perf_counter()
+    measure_resolution(MetaTensor(noise, affine=torch.eye(4)), 2, lag=2.0)
+    return (time.perf_counter() - start) / noise.numel()
 
 
 def _seconds_of(model: Model, options: RunOptions, side: int) -> tuple[int, float]:

@@ -39,7 +39,7 @@ often that is wrong."""
 FEWEST = 4
 """Minimum number of lags along an axis."""
 
-_SAMPLES = 1_000_000
+SAMPLES = 1_000_000
 """Maximum number of voxels, from the middle of a larger volume."""
 
 
@@ -184,7 +184,7 @@ def _ratio(voxels: Tensor, axis: int, steps: int) -> float | None:
 
 def _middle(voxels: Tensor, axis: int) -> Tensor:
     """The middle of a large volume: all slices of fewer rows and columns."""
-    fraction = min(1.0, float(np.sqrt(_SAMPLES / voxels.numel())))
+    fraction = min(1.0, float(np.sqrt(SAMPLES / voxels.numel())))
     for a in range(3):
         if a != axis:
             kept = max(1, round(voxels.shape[a] * fraction))
