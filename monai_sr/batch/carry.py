@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 
 from ..acquired import Acquired
 from ..bids import write_dataset_description
-from ..dicom import MadeBy, is_dicom_source
+from ..dicom import MadeBy, is_dicom, is_dicom_source
 from ..errors import (
     InputMissingError,
     SuperResolutionError,
@@ -82,7 +82,7 @@ def carry_file(
         SuperResolutionError: as of :func:`carry_between`; an input cannot be read or the output written.
     """
     for source in (mask, first, second):
-        check_target(source, target)
+        check_target(source, target, dicom=True)
     if not mask.is_file():
         raise InputMissingError("E-IO-MISSING", "the mask does not exist", fix="check the path", path=mask)
     volumes = []
@@ -90,7 +90,7 @@ def carry_file(
         if not source.exists():
             raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=source)
         # a folder or zip holds one series, which is read by its path
-        volumes.append(Volume(source, frozenset([source.name])) if source.is_file() else _one_series(source))
+        volumes.append(_one_series(source) if is_dicom_source(source) else Volume(source, frozenset([source.name])))
     case = MaskCase(mask.name, mask, volumes[0], volumes[1], target)
     notices: list[SuperResolutionWarning] = []
     try:
@@ -138,6 +138,8 @@ def find_mask_cases(
             continue
         pair = next(pair for pair in pairs if pair[0] is of)
         place = target / carried_name(mask, masks, pair[1].path if of_bids else None)
+        if pair[1].series is not None and is_dicom(mask):
+            place = target / mask.relative_to(masks).with_suffix(".dcm")
         cases[mask] = MaskCase(name, mask, *pair, place, datasets)
     if not cases:
         raise InputMissingError("E-IO-MISSING", "no mask is there", fix="check the path and the patterns", path=masks)
@@ -280,9 +282,8 @@ def _carry(
     made = MadeBy("carry", version("monai-sr"), options=decided)
     make_folder(case.target.parent)
     with hold_claim(case.target) as claim:
-        with naming(case.mask):
-            labels = read_labels(case.mask)
         volumes = read(first, options.reading.volume), read(second, options.reading.volume)
+        labels = read_labels(case.mask, image=volumes[0])
         digest = sha256_of(file for path in ([case.mask], first.files, second.files) for file in path if file.is_file())
         overwrite = options.outputs.overwrite
         if is_done(
@@ -292,7 +293,9 @@ def _carry(
         with naming(case.mask):
             carried = carry_between(labels, *volumes, options.acquisition)
         claim.begin_writing(case.target)
-        write_masks({case.target: carried}, overwrite=overwrite)
+        if "slice_positions" in volumes[1].meta:
+            carried.meta["slice_positions"] = volumes[1].meta["slice_positions"]
+        write_masks({case.target: carried}, made_by=made, series=second.series, overwrite=overwrite)
         content = _described(case) | _record(labels, carried, made)
         seconds = time.monotonic() - started
         write_record(case.target, content, input_sha256=digest, notices=notices, seconds=seconds)

@@ -17,6 +17,7 @@ from ..acquired import Acquired, acquisition_meta, protocol_in
 from ..bids import derivative_sidecar
 from ..bundles import Model
 from ..dicom import MadeBy, protocol_of, write_derived_series
+from ..dicom.segmentation_out import import_highdicom
 from ..engine import Progress
 from ..errors import (
     ImageError,
@@ -113,13 +114,16 @@ def super_resolve_case(
             :func:`monai_sr.batch.model.super_resolve_within`; under ``strict`` also a result that
             contradicts the acquired slices.
     """
-    labels = {path: read_labels(mask) for path, mask in zip(case.mask_targets, case.masks, strict=True)}
+    masks = zip(case.mask_targets, case.masks, strict=True)
+    labels = {path: read_labels(mask, image=acquired.image) for path, mask in masks}
+    if any(path.suffix == ".dcm" for path in labels):
+        import_highdicom()  # its absence is found before the work
     grid = acquired.wanted_grid(spacing=options.wanted.spacing, factor=options.wanted.factor)
     _check_space(case, acquired, len(acquired.image) * math.prod(grid.shape))
     sr, made = super_resolve_within(model, acquired, options.wanted, memory=memory, progress=progress)
-    masks = {path: carry_labels(turned_to(acquired.grid, mask), acquired, sr) for path, mask in labels.items()}
+    carried = {path: carry_labels(turned_to(acquired.grid, mask), acquired, sr) for path, mask in labels.items()}
     trust, maps = assess(acquired, sr, model, options)
-    return Result(acquired, sr, made, trust, maps, masks)
+    return Result(acquired, sr, made, trust, maps, carried)
 
 
 def assess(
@@ -229,7 +233,7 @@ def _process(
         result = super_resolve_case(case, acquired, model, options, memory=memory, progress=making)
         claim.begin_writing(case.target)
         _write_result(result.sr, case, made)
-        write_masks(result.masks, overwrite=outputs.overwrite)
+        write_masks(result.masks, made_by=made, series=case.target, overwrite=outputs.overwrite)
         remove_maps(case.target, set(MAPS) - set(kinds))
         for kind, volume in result.maps.items():
             write_map(volume, map_path(case.target, kind), overwrite=outputs.overwrite)

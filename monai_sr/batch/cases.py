@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..bids import find_bids_images, is_bids
-from ..dicom import find_series, is_dicom_source, short_name
+from ..dicom import find_series, is_dicom, is_dicom_source, short_name
 from ..errors import (
-    ImageError,
     InputMissingError,
     OutputError,
     SuperResolutionError,
@@ -27,7 +26,7 @@ from .chosen import check_names as check_names
 from .chosen import choose
 from .companions import masks_beside
 from .lists import LIST_SUFFIXES, read_list
-from .masks import Volume, masks_below, volume_of
+from .masks import Volume, assign_masks
 from .record import is_own_result, stem_of
 
 READ = (*WRITTEN, ".nhdr", ".mhd", ".mgh", ".mgz", ".mgh.gz", ".gipl", ".gipl.gz")
@@ -91,9 +90,8 @@ def _named_case(source: Path, target: Path, options: RunOptions) -> Case:
             raise InputMissingError("E-IO-MISSING", "the mask does not exist", fix="check the path", path=mask)
     beside = masks_beside(source, [text for text in masks if "*" in text])
     case = Case(source.name, source, target, masks=(*named, *beside), is_named=True)
-    (case,) = _with_mask_folders([case], folders, target.parent)
     if not (source.is_dir() or is_dicom_source(source)):
-        return case
+        return _with_mask_folders([case], folders, target.parent)[0]
     if options.wanted.format == "dicom":
         raise UsageError("E-OUT-FORMAT", "a DICOM series needs a folder", fix="name a folder", path=target)
     found = find_series(source, merge_by_geometry=options.reading.merge_by_geometry)
@@ -103,11 +101,12 @@ def _named_case(source: Path, target: Path, options: RunOptions) -> Case:
         raise error.at(source) from error.__cause__
     for left in found.left_out:
         warn_left_out(left.files, left.reason, left.code)
-    return replace(case, name=short_name(series), series=series)
+    case = replace(case, name=short_name(series), series=series)
+    return _with_mask_folders([case], folders, target.parent)[0]
 
 
-def check_target(source: Path, target: Path) -> None:
-    """Find out before any work whether a file could be written.
+def check_target(source: Path, target: Path, *, dicom: bool = False) -> None:
+    """Find out before any work whether a file could be written; with ``dicom`` also one called ``.dcm``.
 
     Raises:
         UsageError: it is the input or lies inside it (E-OUT-SAME), or no format has its suffix.
@@ -117,7 +116,7 @@ def check_target(source: Path, target: Path) -> None:
         raise UsageError("E-OUT-SAME", "input and output are the same file", path=target)
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise UsageError("E-OUT-SAME", "the output is inside the input folder", path=target)
-    check_writable(target)
+    check_writable(target.with_suffix(".nii") if dicom and target.suffix.lower() == ".dcm" else target)
 
 
 def check_folder(source: Path, target: Path, options: RunOptions) -> None:
@@ -155,7 +154,7 @@ def _with_masks(cases: Sequence[Case], given: Sequence[str], target: Path) -> li
     Raises:
         UsageError: a pattern that would name one file for all.
     """
-    folders = [Path(text) for text in given if Path(text).is_dir()]
+    folders = [Path(text) for text in given if Path(text).is_dir() or is_dicom(Path(text))]
     patterns = [text for text in given if Path(text) not in folders]
     for pattern in patterns:
         if "*" not in pattern:
@@ -171,24 +170,9 @@ def _with_masks(cases: Sequence[Case], given: Sequence[str], target: Path) -> li
 
 
 def _with_mask_folders(cases: Sequence[Case], folders: Sequence[Path], target: Path) -> list[Case]:
-    """The cases with the masks that folders hold for them, by the names of their results.
-
-    Warns of masks that belong to none.
-    """
-    if not folders:
-        return list(cases)
-    volumes = {_volume_of_case(case, target): case for case in cases}
-    found: dict[Volume, list[Path]] = {volume: [] for volume in volumes}
-    for folder in folders:
-        left = 0
-        for mask in masks_below(folder, [case.source for case in cases]):
-            try:
-                found[volume_of(mask, folder, list(volumes))].append(mask)
-            except ImageError:
-                left += 1
-        if left:
-            warn_left_out(left, "masks that belong to none of the volumes, or to several", "E-MASK-IMAGE")
-    return [replace(case, masks=(*case.masks, *found[volume])) for volume, case in volumes.items()]
+    """The cases with the masks that folders hold for them, by their series or the names of their results."""
+    found = assign_masks([_volume_of_case(case, target) for case in cases], folders) if folders else [[] for _ in cases]
+    return [replace(case, masks=(*case.masks, *masks)) for case, masks in zip(cases, found, strict=True)]
 
 
 def _volume_of_case(case: Case, target: Path) -> Volume:

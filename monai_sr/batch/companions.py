@@ -9,9 +9,12 @@ from typing import Any
 
 from monai.data import MetaTensor
 
-from ..errors import OutputError
+from ..dicom import MadeBy, Series, find_series, is_dicom
+from ..dicom.planes import is_own_object
+from ..dicom.segmentation_out import write_segmentation
+from ..errors import OutputError, UsageError
 from ..files import write_json
-from ..io.images import image_suffix, write_image
+from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix, write_image
 from ..io.nifti import is_super_resolved
 from ..options import NOTICE
 from .masks import carried_name, is_bids_mask
@@ -59,6 +62,8 @@ def mask_path(target: Path, source: Path, mask: Path) -> Path:
         of = target.name.split(_OF_BIDS)[0]
         return target.with_name(f"{of}_res-thin_desc-SR{''.join(filter(str.isalnum, own))}_dseg.nii.gz")
     suffix = ".nii" if image_suffix(mask) == ".nii" else ".nii.gz"  # whose headers say that they are ours
+    if image_suffix(target) not in (*NIFTI_SUFFIXES, *ITK_SUFFIXES) and is_dicom(mask):
+        suffix = ".dcm"
     return target.with_name(f"{stem_of(target)}_{own}{suffix}")
 
 
@@ -103,20 +108,36 @@ def describe_companions(
         write_json(inherited | {"Description": f"{description} {NOTICE}"}, sidecar_path(path))
 
 
-def write_masks(masks: Mapping[Path, MetaTensor], *, overwrite: bool = False) -> None:
+def write_masks(
+    masks: Mapping[Path, MetaTensor], *, made_by: MadeBy, series: Path | Series | None = None, overwrite: bool = False
+) -> None:
     """Write carried masks, each where it belongs and in its own type.
 
+    Args:
+        masks: by the file; one called ``.dcm`` becomes a DICOM segmentation.
+        made_by: what made them.
+        series: that DICOM segmentations are about, or the folder of a derived one.
+        overwrite: also replace what is not ours.
+
     Raises:
+        UsageError: a DICOM segmentation is wanted, and there is no series or highdicom is missing.
         OutputError: what stands there is not ours, or it cannot be written.
     """
     for path, labels in masks.items():
         _spare(path, overwrite=overwrite)
-        write_image(labels, path)
+        if path.suffix.lower() != ".dcm":
+            write_image(labels, path)
+            continue
+        if isinstance(series, Path):
+            series = find_series(series, own_results=True).only()
+        if series is None:
+            raise UsageError("E-OUT-FORMAT", "a DICOM mask needs a DICOM series", fix="name an image file", path=path)
+        write_segmentation(labels, series, path, made_by=made_by)
 
 
 def _spare(path: Path, *, overwrite: bool) -> None:
     """Refuse to replace what we did not make."""
-    if os.path.exists(path) and not overwrite and not is_super_resolved(path):
+    if os.path.exists(path) and not overwrite and not (is_super_resolved(path) or is_own_object(path)):
         raise OutputError(
             "E-OUT-EXISTS",
             "it exists already, and monai-sr did not make it",

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..bids.raw import read_description
-from ..dicom import Series, find_series, is_dicom_source, short_name
-from ..errors import ImageError, InputMissingError, SuperResolutionError, collect_notices
+from ..dicom import Series, find_series, is_dicom_source, read_mask_object, regular_files, short_name
+from ..errors import ImageError, InputMissingError, SuperResolutionError, collect_notices, warn_left_out
 from ..grid import Grid
 from ..io.images import READ_SUFFIXES, image_suffix, read_header
 from ..io.nifti import is_super_resolved
@@ -54,6 +54,12 @@ class Volume:
             return [self.path]
         return list(dict.fromkeys(frame.file for frame in self.series.frames))
 
+    @property
+    def instances(self) -> frozenset[str]:
+        """SOPInstanceUIDs of the series."""
+        frames = self.series.frames if self.series is not None else ()
+        return frozenset(str(frame.header.get("SOPInstanceUID")) for frame in frames)
+
 
 def volumes_below(source: Path) -> list[Volume]:
     """The volumes of a file, folder, zip or BIDS dataset (raw or derivative), results of monai-sr included.
@@ -82,27 +88,30 @@ def volumes_below(source: Path) -> list[Volume]:
 
 
 def masks_below(folder: Path, besides: Iterable[Path] = ()) -> list[Path]:
-    """The image files of a folder that may be masks: not volumes, and not maps of monai-sr.
+    """The files of a folder that may be masks: images but not volumes and not maps of monai-sr, and DICOM objects.
 
     Args:
-        folder: searched to any depth.
+        folder: searched to any depth; or one file.
         besides: the volumes.
     """
+    if folder.is_file():
+        return [folder]
     volumes = {path.resolve() for path in besides}
     bids = is_bids_dataset(folder)
-    return [
+    images = [
         path
         for path in image_files(folder)
         if path.resolve() not in volumes and not _is_map(path) and (not bids or is_bids_mask(path))
     ]
+    return [*images, *(path for path in regular_files(folder) if read_mask_object(path) is not None)]
 
 
 def volume_of(mask: Path, folder: Path, volumes: Sequence[Volume]) -> Volume:
     """The volume that a mask belongs to.
 
-    A mask is called like its volume, with more after ``_``, ``-``, ``.`` or a blank, or lies in a folder of that
-    name. In BIDS it has the entities of its image; of several images the one that its JSON names as
-    SpatialReference or in Sources, or else the only one on its grid.
+    A DICOM object names its series. Another mask is called like its volume, with more after ``_``, ``-``, ``.`` or a
+    blank, or lies in a folder of that name. In BIDS it has the entities of its image; of several images the one
+    that its JSON names as SpatialReference or in Sources, or else the only one on its grid.
 
     Args:
         mask: the file.
@@ -113,7 +122,12 @@ def volume_of(mask: Path, folder: Path, volumes: Sequence[Volume]) -> Volume:
         ImageError: it belongs to none of them, or to several (E-MASK-IMAGE).
     """
     of_bids = [volume for volume in volumes if volume.entities is not None]
-    if of_bids:
+    with_series = [volume for volume in volumes if volume.series is not None]
+    dicom = read_mask_object(mask) if with_series else None
+    if dicom is not None:
+        fits = [v for v in with_series if v.series and v.series.uid in dicom.series]
+        fits = fits if len(fits) < 2 else [v for v in fits if v.instances & dicom.instances]
+    elif of_bids:
         entities = {(k, v) for k, v in entities_of(mask).items() if k not in NOT_OF_SOURCE}
         fits = [
             v for v in of_bids if v.entities and entities <= v.entities and _subject(entities) == _subject(v.entities)
@@ -129,6 +143,26 @@ def volume_of(mask: Path, folder: Path, volumes: Sequence[Volume]) -> Volume:
         problem = f"{len(fits)} volumes may be its own" if fits else "no volume is called like this mask"
         raise ImageError("E-MASK-IMAGE", problem, path=mask)
     return fits[0]
+
+
+def assign_masks(volumes: Sequence[Volume], folders: Iterable[Path]) -> list[list[Path]]:
+    """The masks in folders that belong to each volume. Warns of masks that belong to none, or to several.
+
+    Args:
+        volumes: the volumes.
+        folders: folders of masks, or DICOM files of one.
+    """
+    found: dict[Volume, list[Path]] = {volume: [] for volume in volumes}
+    for folder in folders:
+        left = 0
+        for mask in masks_below(folder, [volume.path for volume in volumes]):
+            try:
+                found[volume_of(mask, folder, volumes)].append(mask)
+            except ImageError:
+                left += 1
+        if left:
+            warn_left_out(left, "masks that belong to none of the volumes, or to several", "E-MASK-IMAGE")
+    return list(found.values())
 
 
 def carried_name(mask: Path, folder: Path, result: Path | None = None) -> Path:

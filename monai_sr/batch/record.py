@@ -40,7 +40,7 @@ def sidecar_path(target: Path) -> Path:
 def stem_of(path: Path) -> str:
     """The name of an image file without its suffix; of a folder its name."""
     suffix = image_suffix(path)
-    return path.name[: -len(suffix)] if suffix in (*NIFTI_SUFFIXES, *ITK_SUFFIXES) else path.name
+    return path.name[: -len(suffix)] if suffix in (*NIFTI_SUFFIXES, *ITK_SUFFIXES, ".dcm") else path.name
 
 
 def record_beside(target: Path) -> dict[str, Any] | None:

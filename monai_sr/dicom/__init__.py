@@ -2,7 +2,9 @@
 
 from .dataset import is_dicom
 from .derive import MadeBy, write_derived_series
-from .scan import Found, LeftOut, find_series, is_dicom_source, short_name
+from .planes import MaskObject, read_mask_object
+from .scan import Found, LeftOut, find_series, is_dicom_source, regular_files, short_name
+from .segmentation import read_segmentation
 from .series import Frame, Series
 from .sidecar import acquisition, protocol_of, series_description
 from .stack import SLICE_AXIS, Stack, read_series, stack_of
@@ -13,6 +15,7 @@ __all__ = [
     "Frame",
     "LeftOut",
     "MadeBy",
+    "MaskObject",
     "Series",
     "Stack",
     "acquisition",
@@ -20,7 +23,10 @@ __all__ = [
     "is_dicom",
     "is_dicom_source",
     "protocol_of",
+    "read_mask_object",
+    "read_segmentation",
     "read_series",
+    "regular_files",
     "series_description",
     "short_name",
     "stack_of",

@@ -139,12 +139,12 @@ def _instances(
     seed = _seed(voxels.shape, sources, made_by) + fusion
     shared.SeriesInstanceUID = generate_uid(entropy_srcs=[seed])
     shared.SeriesNumber = min((series.number or 0) + (FUSED_FROM if others else NUMBERS_FROM), 2**31 - 1)
-    shared.SeriesDescription = _text(", ".join((DESCRIPTION, *(["fused"] if others else []), *series.part_texts)), 64)
+    shared.SeriesDescription = text_of(", ".join((DESCRIPTION, *(["fused"] if others else []), *series.part_texts)), 64)
     shared.ImageOrientationPatient = [decimal(value) for value in (*row, *column)]
     shared.PixelSpacing = [decimal(spacing[1]), decimal(spacing[0])]
     shared.SliceThickness = shared.SpacingBetweenSlices = decimal(spacing[2])
     shared.DerivationCodeSequence = [_code(*SPATIAL_RESAMPLING)]
-    shared.ContributingEquipmentSequence = [*shared.get("ContributingEquipmentSequence", ()), _equipment(made_by)]
+    shared.ContributingEquipmentSequence = [*shared.get("ContributingEquipmentSequence", ()), equipment_item(made_by)]
     counts = " + ".join(str(len(one.frames)) for one in (series, *others))
     story = (
         f"{'Fusion' if others else 'Super-resolution'} by {PACKAGE} {version(PACKAGE)} with {made_by.bundle} "
@@ -161,9 +161,9 @@ def _instances(
         references = _references([*_sources(series, position, across, spacing[2]), *crossed], series.modality)
         if references:
             instance.SourceImageSequence = references
-        instance.DerivationDescription = _text(story, 1024)
+        instance.DerivationDescription = text_of(story, 1024)
         if index in filled:
-            instance.DerivationDescription = _text(f"{NOT_ACQUIRED.capitalize()}, it is filled in. {story}", 1024)
+            instance.DerivationDescription = text_of(f"{NOT_ACQUIRED.capitalize()}, it is filled in. {story}", 1024)
             instance.ImageComments = NOT_ACQUIRED
         stored = np.rint((voxels[:, :, index].T.astype(np.float64) - intercept) / slope)
         instance.add_new("PixelData", "OW", stored.astype("<i2" if shared.PixelRepresentation else "<u2").tobytes())
@@ -229,7 +229,7 @@ def _file(shared: Dataset, uid: UID) -> FileDataset:
     meta.MediaStorageSOPInstanceUID = uid
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
-    meta.ImplementationVersionName = _text(f"{PACKAGE} {version(PACKAGE)}", 16)
+    meta.ImplementationVersionName = text_of(f"{PACKAGE} {version(PACKAGE)}", 16)
     instance = FileDataset("", {}, preamble=b"\0" * 128, file_meta=meta, is_implicit_VR=False, is_little_endian=True)
     instance.update(shared)
     instance.SOPInstanceUID = uid
@@ -277,18 +277,18 @@ def _references(frames: list[Frame], modality: str) -> list[Dataset]:
     return [item for uid, item in items.items() if uid]
 
 
-def _equipment(made_by: MadeBy) -> Dataset:
-    """An item of ContributingEquipmentSequence."""
+def equipment_item(made_by: MadeBy) -> Dataset:
+    """An item of ContributingEquipmentSequence, by which results of monai-sr are known."""
     options = "; ".join(f"{name}={value}" for name, value in sorted(made_by.options.texts().items()))
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [_code(*MODIFYING_EQUIPMENT)]
     item.Manufacturer = PACKAGE
-    item.ManufacturerModelName = _text(made_by.bundle, 64)
+    item.ManufacturerModelName = text_of(made_by.bundle, 64)
     item.SoftwareVersions = [
-        _text(f"{PACKAGE} {version(PACKAGE)}", 64),
-        _text(f"{made_by.bundle} {made_by.bundle_version}", 64),
+        text_of(f"{PACKAGE} {version(PACKAGE)}", 64),
+        text_of(f"{made_by.bundle} {made_by.bundle_version}", 64),
     ]
-    item.ContributionDescription = _text(
+    item.ContributionDescription = text_of(
         f"Super-resolution. Weights SHA-256: {made_by.weights_sha256 or 'none'}. Options: {options or 'none'}.", 1024
     )
     return item
@@ -301,6 +301,6 @@ def _code(value: str, meaning: str) -> Dataset:
     return item
 
 
-def _text(text: str, length: int) -> str:
+def text_of(text: str, length: int) -> str:
     """Text that every character set and every VR can hold."""
     return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)[:length]

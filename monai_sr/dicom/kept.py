@@ -157,11 +157,11 @@ def _kept(dataset: Dataset) -> Dataset:
         keyword = keyword_for_tag(tag)
         of_series = tag.group in KEPT_GROUPS and keyword not in BUT_NOT.split()
         if keyword and (of_series or keyword in KEPT_BESIDES.split()) and not dictionary_is_retired(tag):
-            _copy(tag, dataset, kept)
+            copy_element(tag, dataset, kept)
     return kept
 
 
-def _copy(tag: BaseTag, source: Dataset, target: Dataset) -> None:
+def copy_element(tag: BaseTag, source: Dataset, target: Dataset) -> None:
     """Copy an element as the dictionary describes it, without private ones inside; not if its value is not allowed."""
     try:
         element = source[tag]
@@ -188,7 +188,7 @@ def _copy_item(item: Dataset) -> Dataset:
     copy = Dataset()
     for tag in list(item.keys()):
         if not tag.is_private:
-            _copy(tag, item, copy)
+            copy_element(tag, item, copy)
     return copy
 
 
@@ -210,7 +210,7 @@ def _set_lossy_history(shared: Dataset, series: Series) -> None:
         if lossy_flag == "01" or (lossy_flag != "00" and syntax in LOSSY_SYNTAXES):
             lossy = Dataset()
             for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-                _copy(Tag(keyword), frame.header, lossy)
+                copy_element(Tag(keyword), frame.header, lossy)
             shared.LossyImageCompression = "01"
             ratio = float(np.max(lossy.get("LossyImageCompressionRatio") or 0))
             if ratio > worst:

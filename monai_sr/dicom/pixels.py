@@ -34,6 +34,15 @@ def read_frame(frame: Frame) -> np.ndarray:
     return _frames(frame.header, frame)[frame.number]
 
 
+def read_stored(head: Any, file: Path) -> np.ndarray:
+    """(frames, rows, columns) integers of a whole file, as stored.
+
+    Raises:
+        ImageError: as :func:`read_frame`.
+    """
+    return _frames(head, Frame(file, 0, head, np.zeros(3), np.zeros(6), (1.0, 1.0)))
+
+
 def read_values(frames: Sequence[Frame], into: Sequence[np.ndarray]) -> tuple[float, float]:
     """Write frames of one file into (rows, columns) float32: HU of CT, signal of MR, padding as it is.
 

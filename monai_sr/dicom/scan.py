@@ -141,9 +141,9 @@ def find_series(source: str | Path, *, merge_by_geometry: bool = False, own_resu
     unpacked: tempfile.TemporaryDirectory[str] | None = None
     if source.is_file() and _is_zip(source):
         unpacked = unpack(source)
-        files: Iterable[Path] = _regular_files(Path(unpacked.name))
+        files: Iterable[Path] = regular_files(Path(unpacked.name))
     elif source.is_dir():
-        files = _regular_files(source)
+        files = regular_files(source)
     elif source.is_file():
         files = [source]
     else:
@@ -189,7 +189,7 @@ def _is_zip(file: Path) -> bool:
         return stream.read(4) == b"PK\3\4"
 
 
-def _regular_files(folder: Path) -> Iterator[Path]:
+def regular_files(folder: Path) -> Iterator[Path]:
     """Regular files below a folder, in a stable order; links to files count, links to folders do not."""
     for place, folders, names in os.walk(folder):
         folders.sort()
@@ -232,7 +232,7 @@ def is_dicom_source(path: Path) -> bool:
     """Whether a file or folder is to be read as DICOM: a zip, a DICOM file, or a folder that holds one."""
     if path.is_file():
         return _is_zip(path) or is_dicom(path)
-    return path.is_dir() and any(is_dicom(file) for file in _regular_files(path))
+    return path.is_dir() and any(is_dicom(file) for file in regular_files(path))
 
 
 def short_name(series: Series) -> str:

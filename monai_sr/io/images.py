@@ -105,16 +105,25 @@ def read_image(
             raise ImageError("E-IO-PERM", "the file may not be read") from error
 
 
-def read_labels(path: str | Path) -> MetaTensor:
-    """Read a mask or segmentation from an image file; it may be constant.
+def read_labels(path: str | Path, *, image: torch.Tensor | None = None) -> MetaTensor:
+    """Read a mask or segmentation from an image file, which may be constant, or from a DICOM SEG.
 
-    Returns, raises: as :func:`read_image`.
+    Args:
+        path: the file.
+        image: the image of the mask; a DICOM object needs it.
+
+    Returns, raises: as :func:`read_image`, :func:`monai_sr.dicom.segmentation.read_segmentation`.
     """
     path = Path(path)
     if not path.is_file():
         raise InputMissingError("E-IO-MISSING", "the mask does not exist", fix="check the path", path=path)
     with naming(path):
-        return make_volume(*_read_file(path, None), path=path, may_be_constant=True)
+        mask = dicom.read_mask_object(path)
+        if mask is None:
+            return make_volume(*_read_file(path, None), path=path, may_be_constant=True)
+        if image is None:
+            raise UsageError("E-USE", "a DICOM mask needs the image that it is about", fix="give its image, too")
+        return dicom.read_segmentation(mask, image)
 
 
 def refuse_file_options(*, volume: int | str | None = None, geometry: str | None = None) -> None:
