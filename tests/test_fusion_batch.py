@@ -20,6 +20,7 @@ import torch
 from catalogue import fault
 from monai.data import MetaTensor
 from nifti_tools import save_nifti
+from test_report import Page
 from test_story import check_record
 
 from monai_sr import simulate_thick_slices
@@ -28,6 +29,7 @@ from monai_sr.errors import InputMissingError, collect_notices
 from monai_sr.fusion import files as fusion_files
 from monai_sr.fusion.cases import find_fusions
 from monai_sr.options import RunOptions
+from monai_sr.report import summary_of
 
 SIDE = 36
 WORDS = ["--bundle", "none", "--modality", "MR", "--profile", "gaussian", "--no-register"]
@@ -213,6 +215,30 @@ def test_a_run_fuses_every_patient_and_skips_what_is_done(patients, tmp_path, ca
     assert run(patients, target, "--maps") == 0
     assert "skipped      2" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in target.glob("p*")} == before
+
+
+def test_a_report_shows_stacks_agreement_resolution_and_the_nearest_stack(patients, tmp_path, capsys):
+    target = tmp_path / "fused"
+    assert run(patients, target, "--report") == 0
+    page, record = Page(target / "p1.html"), check_record(target / "p1.json")
+    assert summary_of(target / "p1.html")["output_sha256"] == record["output_sha256"]
+    for entry, name in zip(record["fusion"]["stacks"], ("1 ax.nii.gz", "2 cor.nii.gz"), strict=True):
+        assert name in page.text and f"{100 * entry['consistency']['nrmse']:.2g} %" in page.text
+    assert [a["data-value"] for a in page.all("button") if a.get("data-do") == "overlay"] == ["stacks"]
+    assert len(page.all("img", **{"class": "overlay stacks"})) >= 9 and "R-L" in page.text and "S-I" in page.text
+    assert len(page.all("svg", **{"class": "plot"})) == 2  # one for each stack
+    assert len([a for t, a in page.elements if t == "a"]) >= 2  # to the index and the next patient
+    assert all(name in (target / "index.html").read_text() for name in ("p1.html", "p2.html"))
+    (target / "p1.html").unlink()
+    capsys.readouterr()
+    assert run(patients, target, "--report") == 0
+    assert "skipped      1" in capsys.readouterr().out and (target / "p1.html").exists()
+
+
+def test_the_page_of_a_patient_that_failed_says_why(patients, tmp_path, capsys):
+    (patients / "p1" / "cor.nii.gz").write_bytes(b"")
+    assert run(patients, tmp_path / "fused", "--report", "--include", "p1*") != 0
+    assert "E-IO-" in Page(tmp_path / "fused" / "p1.html").text
 
 
 @pytest.mark.parametrize("change", ["input", "field", "spacing", "map"])

@@ -95,6 +95,11 @@ class CasePage:
             ),
         )
 
+    def show(self, write: Callable[[Path], Any]) -> None:
+        """Write the page of a result that is no thin volume of one acquired volume, by a function of its own."""
+        if self.wanted:
+            self._write(self.path, lambda: write(self.path))
+
     def show_failure(self, code: str, reason: str, warnings: Sequence[SuperResolutionWarning] = ()) -> None:
         """Write the page of a case that failed."""
         if not self.wanted:

@@ -18,6 +18,7 @@ from ..batch.claims import ClaimedError, hold_claim
 from ..batch.companions import write_map
 from ..batch.log import ALREADY_DONE, CLAIMED, Outcome
 from ..batch.model import load_model
+from ..batch.pages import CasePage
 from ..batch.record import (
     INTENDED_USE,
     RECORD_VERSION,
@@ -46,6 +47,7 @@ from ..trust.resolution import METHOD
 from .cases import FusionCase
 from .fuse import Fused, fuse
 from .options import FusionOptions
+from .page import write_page_of
 from .sources import Source, find_sources, read_stacks
 
 MAP_DESCRIPTION = "Which stack measured closest to each voxel, from 1; 0 for none."
@@ -87,11 +89,14 @@ def fuse_files(
         stacks = tuple(find_sources(paths, options))
         case = FusionCase(target.name, paths[0], target, is_named=True, stacks=stacks)
         try:
-            fused = _fuse_case(case, options, load_model(options), fusion or FusionOptions(), notices, None, progress)
+            page = CasePage(case, options.outputs)
+            model, chosen = load_model(options), fusion or FusionOptions()
+            fused = _fuse_case(case, options, model, chosen, notices, page, None, progress)
         except ClaimedError as error:
             raise OutputError("E-OUT-EXISTS", CLAIMED, fix="wait for it, or name another file", path=target) from error
     assert fused is not None, "what was named is made again"
-    return fused, [target, *([stacks_map_path(target)] if fusion and fusion.maps else [])]
+    beside = [stacks_map_path(target)] if chosen.maps else []
+    return fused, [target, *beside, *([Path(page.written)] if page.written else [])]
 
 
 def process_stacks(
@@ -108,8 +113,8 @@ def process_stacks(
     As :func:`monai_sr.batch.process`, for :func:`monai_sr.batch.run_cases`.
     """
 
-    def story(notices: list[SuperResolutionWarning], _: Any) -> Outcome:
-        fused = _fuse_case(case, options, model, fusion, notices, memory, progress)
+    def story(notices: list[SuperResolutionWarning], page: CasePage) -> Outcome:
+        fused = _fuse_case(case, options, model, fusion, notices, page, memory, progress)
         if fused is None:
             return Outcome(case.name, "skipped", skipped=ALREADY_DONE)
         change = f"{len(fused.stacks)} stacks -> {grid_of(fused.image).in_words()}"
@@ -130,6 +135,7 @@ def _fuse_case(
     model: Model,
     fusion: FusionOptions,
     notices: Sequence[SuperResolutionWarning],
+    page: CasePage,
     memory: int | None,
     progress: Progress | None,
 ) -> Fused | None:
@@ -152,7 +158,7 @@ def _fuse_case(
             overwrite=overwrite,
             again=case.is_named,
         )
-        if done and _is_alike(case, fusion) and (not fusion.maps or beside.exists()):
+        if done and _is_alike(case, fusion) and (not fusion.maps or beside.exists()) and page.is_current:
             return None
         acquired = read_stacks(case.stacks, options)
         if stamps(case.files) != before:
@@ -192,6 +198,8 @@ def _fuse_case(
                 write_json(kept | {"Description": f"{MAP_DESCRIPTION} {NOTICE}"}, sidecar_path(beside))
         seconds = time.monotonic() - started
         write_record(case.target, content, input_sha256=digest, notices=notices, seconds=seconds)
+        record = content["monai_sr"]
+        page.show(lambda p: write_page_of(p, fused, case.stacks, name=case.name, record=record, links=page.links))
     return fused
 
 

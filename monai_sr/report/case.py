@@ -26,9 +26,9 @@ from ..trust.resolution import METHOD, effective_resolution
 from ..trust.uncertainty import uncertainty_map
 from .overlays import consistency_overlay, uncertainty_overlay
 from .page import script_json, write_page
-from .pictures import LAYERS, thumbnail, viewer
+from .pictures import thumbnail, viewer
 from .sections import curves, for_methods, help_dialog, navigation, notes, tables, tiles, trust
-from .views import Scene, turned
+from .views import LABELS, Scene, turned
 from .windows import windows_for
 from .words import Rows, geometry, methods, provenance, references, resolution_text, resolution_tile
 
@@ -104,7 +104,7 @@ def write_report(
         f"{acquired.modality}, {len(acquired.positions)} slices of {acquired.slice_spacing:.3g} mm to "
         f"{after.shape[acquired.axis]} of {after.spacing[acquired.axis]:.3g} mm"
     )
-    return _write(
+    return write_sections(
         path,
         title=name or "Super-resolved volume",
         heading=description or name or "Super-resolved volume",
@@ -114,7 +114,7 @@ def write_report(
         warnings=warnings,
         facts=facts,
         tiles=tiles(consistency, limit, resolution_tile(resolved), summary["codes"]),
-        viewer=viewer(scene, windows, list(LAYERS), overlays),
+        viewer=viewer(scene, windows, list(LABELS), overlays),
         curves=curves(scene),
         trust=trust(consistency, limit, deviation),
         methods=for_methods(paragraph, references(record, made_by)),
@@ -165,7 +165,7 @@ def write_failure_report(
         lead = f"{scene.modality}, {' × '.join(map(str, acquired.grid.shape))} voxels were read."
     facts["Provenance"] = provenance({}, name=name, description=description, version=version("monai-sr"))
     summary = {"kind": "failure", "code": code, "codes": [notice.code for notice in warnings], "thumbnail": small}
-    return _write(
+    return write_sections(
         path,
         title=f"{name} failed",
         heading=description or name,
@@ -179,7 +179,7 @@ def write_failure_report(
     )
 
 
-def _write(
+def write_sections(
     path: str | Path,
     *,
     title: str,

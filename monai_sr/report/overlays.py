@@ -27,6 +27,12 @@ _STEPS = 24
 """Steps from zero to the limit: more would not be visible."""
 
 _BELOW, _ABOVE = ((222, 240, 255), (58, 146, 255)), ((255, 236, 214), (255, 96, 43))
+_LABELS = ((86, 180, 233), (230, 159, 0), (204, 121, 167), (0, 158, 115), (240, 228, 66))
+"""Okabe and Ito's colors, distinguishable by color-blind readers."""
+
+LABEL_OPAQUE = 80
+"""Opacity of labels, of 255."""
+
 _GROWING = ((60, 15, 110), (187, 55, 84), (249, 142, 8), (252, 255, 164))
 """Some colors of matplotlib's "inferno", distinguishable in gray-scale prints and by color-blind readers."""
 
@@ -36,22 +42,27 @@ class Overlay:
     """How a map is drawn.
 
     Attributes:
-        kind: "consistency" or "uncertainty".
+        kind: "consistency", "uncertainty" or "stacks".
         title: meaning of the colors.
         limit: value of the strongest color, in the units of the file.
         signed: whether values are positive and negative.
         unit: unit of the values.
+        names: of the values 1, 2, 3 ...; empty where they are no labels.
     """
 
     kind: str
     title: str
     limit: float
-    signed: bool
-    unit: str
+    signed: bool = False
+    unit: str = ""
+    names: tuple[str, ...] = ()
 
     @property
     def palette(self) -> np.ndarray:
         """(k, 4) uint8; the middle (signed) or first color is transparent."""
+        if self.names:
+            colors = [(*_LABELS[n % len(_LABELS)], LABEL_OPAQUE) for n in range(len(self.names))]
+            return np.array([(0, 0, 0, 0), *colors], dtype=np.uint8)
         rising = np.linspace(0, 1, _STEPS + 1)
         alpha = np.minimum(HALF_OPAQUE, 300 * rising)
         if not self.signed:
@@ -62,6 +73,8 @@ class Overlay:
 
     def codes(self, values: np.ndarray) -> np.ndarray:
         """Index of each value in the palette; NaN is transparent."""
+        if self.names:
+            return np.asarray(values, dtype=np.uint8)
         steps = np.rint(np.clip(np.nan_to_num(values) / self.limit, -1 if self.signed else 0, 1) * _STEPS)
         return (steps + (_STEPS if self.signed else 0)).astype(np.uint8)
 
@@ -74,6 +87,8 @@ class Overlay:
 
     def scale(self) -> str:
         """A color bar with its ends in words, as HTML."""
+        if self.names:
+            return self._legend()
         colors = [f"rgba({r},{g},{b},{a / 255:.2f}) {100 * i / (len(self.palette) - 1):.1f}%"
                   for i, (r, g, b, a) in enumerate(self.palette.tolist())]  # fmt: skip
         unit = f" {self.unit}" if self.unit == "HU" else ""
@@ -83,6 +98,14 @@ class Overlay:
             f'<i style="background-image:linear-gradient(90deg,{",".join(colors)})"></i>'
             f"<span>{'+' if self.signed else '≥ '}{self.limit:g}{unit}</span></div>"
         )
+
+    def _legend(self) -> str:
+        """The colors of labels with their names, as HTML."""
+        items = "".join(
+            f'<i style="background:rgb({r},{g},{b})"></i><span>{escape(name)}</span>'
+            for (r, g, b, _), name in zip(self.palette[1:].tolist(), self.names, strict=True)
+        )
+        return f'<div class="scale labels {self.kind}"><b>{escape(self.title)}</b>{items}</div>'
 
 
 def round_up(value: float) -> float:

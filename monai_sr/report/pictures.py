@@ -12,9 +12,6 @@ from .png import data_url
 from .views import Scene, nearest_plane
 from .windows import Windows
 
-LAYERS = {"thick": "thick, as acquired", "cubic": "cubic interpolation", "sr": "super-resolved"}
-BUTTONS = {"thick": "Thick", "cubic": "Cubic", "sr": "SR"}
-
 PIXELS = 4_000_000
 """Of all pictures of a case together, which makes about 3 MB."""
 
@@ -37,8 +34,8 @@ def viewer(
     Args:
         scene: what is shown.
         windows: its gray.
-        layers: of :data:`LAYERS`; the last is shown first.
-        overlays: by kind, each with its values (a, b, m) or, for uncertainty, (a, b, n).
+        layers: of the scene; the last is shown first.
+        overlays: by kind, each with its values (a, b, m) or, but for consistency, (a, b, n).
     """
     order = scene.showing_order()
     sizes = {lacking: scene.size(lacking) for lacking in order}
@@ -58,11 +55,11 @@ def viewer(
     scales = "".join(overlay.scale() for overlay, _ in overlays.values())
     return (
         f'<section class="{classes}" aria-label="Pictures" data-layer="{shown}" data-mode="flip" data-window="0">'
-        f"{_filters(windows)}{_tools(windows, layers, list(overlays))}"
+        f"{_filters(windows)}{_tools(windows, scene, layers, list(overlays))}"
         f'<div class="planes" style="--sum:{sum(ratios):.3f}">{"".join(planes)}</div>'
         f'<div class="scales">{scales}</div>'
         '<p class="hint">Keys: '
-        + ("1, 2, 3 or space flip thick, cubic and SR in place; 4 side by side; " if len(layers) > 1 else "")
+        + (f"1, 2, 3 or space flip {_listed(scene)} in place; 4 side by side; " if len(layers) > 1 else "")
         + "← → slices; + − zoom; w window; ? all keys.</p></section>"
     )
 
@@ -80,7 +77,13 @@ def _filters(windows: Windows) -> str:
     return f'<svg width="0" height="0" aria-hidden="true" style="position:absolute">{"".join(filters)}</svg>'
 
 
-def _tools(windows: Windows, layers: list[str], overlays: list[str]) -> str:
+def _listed(scene: Scene) -> str:
+    """The layers in a sentence."""
+    first, second, third = (button if button.isupper() else button.lower() for button, _ in scene.labels.values())
+    return escape(f"{first}, {second} and {third}")
+
+
+def _tools(windows: Windows, scene: Scene, layers: list[str], overlays: list[str]) -> str:
     def button(action: str, text: str, key: str, *, value: str = "", label: str = "", toggles: bool = False) -> str:
         attributes = f' data-value="{value}"' if value else ""
         attributes += ' aria-pressed="false"' if toggles else ""
@@ -91,12 +94,16 @@ def _tools(windows: Windows, layers: list[str], overlays: list[str]) -> str:
     groups = []
     if len(layers) > 1:
         flips = [
-            button("layer", BUTTONS[layer], str(number), value=layer, toggles=True)
+            button("layer", escape(scene.labels[layer][0]), str(number), value=layer, toggles=True)
             for number, layer in enumerate(layers, 1)
         ]
         groups.append(("What is shown", "".join(flips) + button("side", "Side by side", "4", toggles=True)))
     if overlays:
-        names = {"consistency": ("Consistency", "c"), "uncertainty": ("Uncertainty", "u")}
+        names = {
+            "consistency": ("Consistency", "c"),
+            "uncertainty": ("Uncertainty", "u"),
+            "stacks": ("Nearest stack", "n"),
+        }
         maps = [button("overlay", names[o][0], names[o][1], value=o, toggles=True) for o in overlays]
         groups.append(("Maps", "".join(maps)))
     unit = f" {windows.unit}" if windows.unit else ""
@@ -141,10 +148,10 @@ def _plane(
         images = []
         for number, index in enumerate(places):
             codes = windows.encode(scene.picture(scene.plane(layer, lacking, index), lacking))
-            alt = f"{name}, {words[number]}, {LAYERS[layer]}"
+            alt = f"{name}, {words[number]}, {escape(scene.labels[layer][1])}"
             images.append(_img(data_url(codes), number, alt, css="gray", shown=number == middle))
         ruler, fraction = _ruler(width)
-        tag = f'<span class="tag {layer}">{escape(BUTTONS[layer])}</span>' if len(layers) > 1 else ""
+        tag = f'<span class="tag {layer}">{escape(scene.labels[layer][0])}</span>' if len(layers) > 1 else ""
         frames.append(
             f'<div class="frame {layer}" data-layer="{layer}"><div class="canvas">{"".join(images)}</div>'
             f'{tag}{corners}<span class="ruler" style="width:{fraction:.1f}%">{ruler}</span></div>'

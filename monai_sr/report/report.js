@@ -33,7 +33,7 @@
     const side = viewer.dataset.mode === "side";
     for (const layer of layers) pressed("layer", layer, !side && viewer.dataset.layer === layer);
     pressed("side", undefined, side);
-    for (const overlay of ["consistency", "uncertainty"]) pressed("overlay", overlay, viewer.classList.contains(overlay));
+    for (const overlay of ["consistency", "uncertainty", "stacks"]) pressed("overlay", overlay, viewer.classList.contains(overlay));
     pressed("voxels", undefined, viewer.classList.contains("voxels"));
   };
 
@@ -198,6 +198,7 @@
     0: actions.fit,
     c: () => toggle("consistency"),
     u: () => toggle("uncertainty"),
+    n: () => toggle("stacks"),
     w: () => pickWindow(Number(viewer.dataset.window) + 1),
     v: actions.voxels,
     "?": actions.help,

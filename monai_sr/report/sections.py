@@ -24,10 +24,15 @@ KEYS = (
     ("+ − 0", "zoom in, zoom out, reset; drag to move, double click to zoom in"),
     ("c", "map of the difference from the acquired slices"),
     ("u", "map of uncertainty"),
+    ("n", "map of the nearest stack, of a fused volume"),
     ("w", "next window"),
     ("v", "voxels as squares, or smooth"),
     ("?", "this help"),
 )
+
+
+Answer = tuple[str, str, str, str]
+"""A tile: title, state ("good", "bad", "warn", "plain" or "unknown"), answer, detail."""
 
 
 def curves(scene: Scene) -> str:
@@ -103,6 +108,11 @@ def tiles(found: Consistency, limit: float | None, resolution: str, codes: Seque
         ("Resolves across the slices", "plain", resolution, "before → after; voxel size is not resolution"),
         ("Warnings", *noted),
     )
+    return answers(rows)
+
+
+def answers(rows: Sequence[Answer]) -> str:
+    """Tiles under the title."""
     return "".join(
         f'<div class="tile {state}"><h2>{escape(title)}</h2><p class="answer">{escape(answer)}</p>'
         f"<p>{escape(detail)}</p></div>"

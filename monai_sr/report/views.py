@@ -7,6 +7,7 @@ across their own axis, so a picture has square voxels only on paper: it is drawn
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +27,13 @@ NAMES = ("sagittal", "coronal", "axial")
 
 LETTERS = ("RL", "AP", "SI")
 """Of each direction, what stands at the left or top of a picture and what opposite."""
+
+LABELS = {
+    "thick": ("Thick", "thick, as acquired"),
+    "cubic": ("Cubic", "cubic interpolation"),
+    "sr": ("SR", "super-resolved"),
+}
+"""Of each layer, its button and its name."""
 
 LARGEST_SIDE = 768
 """Pixels; a larger picture is averaged down."""
@@ -87,6 +95,11 @@ class Scene:
             axes=tuple(order),
             flips=tuple(flips),
         )
+
+    @property
+    def labels(self) -> Mapping[str, tuple[str, str]]:
+        """Of each layer, its button and its name."""
+        return LABELS
 
     @cached_property
     def nearest(self) -> np.ndarray:
