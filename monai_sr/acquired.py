@@ -9,28 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
-from torch import Tensor
 
-from .errors import ImageError, UsageError
+from .errors import ImageError, Later, UsageError
 from .grid import SAME_SPACING, Grid, decide_axis, grid_of, positions_on, slice_spacing, target_grid, voxels_of
-from .intensities import (
-    CT_AIR,
-    USUAL,
-    Modality,
-    Normalization,
-    NormalizedSlices,
-    chosen_voxels,
-    guess_modality,
-    intensity_range,
-    padding_of,
-)
+from .intensities import CT_AIR, USUAL, NormalizedSlices, chosen_voxels, guess_modality, intensity_range, padding_of
 from .profiles import Known, Protocol, ProtocolWidth, estimate_profile, known_profile
 from .slices import Profile, SliceModel
+
+if TYPE_CHECKING:
+    import torch
+    from monai import data
+    from torch import Tensor
+
+    from .intensities import Modality, Normalization
+else:
+    data, torch = Later("monai.data"), Later("torch")
 
 Source = Literal["option", "protocol", "corrected", "header", "sidecar", "estimated", "assumed"]
 """Where a fact comes from: the user, a table of protocols, the header corrected by what is known of its protocol, the
@@ -339,7 +335,7 @@ class Acquired:
 
 
 def _meta_of(image: Tensor) -> Mapping[str, Any]:
-    return image.meta if isinstance(image, MetaTensor) else {}
+    return image.meta if isinstance(image, data.MetaTensor) else {}
 
 
 def _uneven_positions(image: Tensor) -> np.ndarray | None:

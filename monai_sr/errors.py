@@ -13,10 +13,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 from .codes import CODES
+
+
+class Later(ModuleType):
+    """A package that is imported when it is first used: errors that need none of it come without its seconds.
+
+    For type checkers the package is imported as usual, under ``TYPE_CHECKING``.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        package = import_module(self.__name__)
+        self.__dict__.update(vars(package))
+        return getattr(package, name)
 
 
 class Notice(Exception):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import nibabel as nib
 import numpy as np
-import torch
-from monai.data import MetaTensor
-from torch import Tensor
 
-from .errors import ImageError, UsageError
+from .errors import ImageError, Later, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from monai import data
+    from monai.data import MetaTensor
+    from torch import Tensor
+else:
+    data, torch = Later("monai.data"), Later("torch")
 
 SAME_SPACING = 0.01
 """Relative difference below which two spacings count as equal (headers round to about this)."""
@@ -131,14 +136,14 @@ def grid_of(image: Tensor) -> Grid:
             f"a volume (channel, X, Y, Z) is needed, this has shape {tuple(image.shape)}",
             fix="give a three-dimensional volume",
         )
-    affine = image.affine if isinstance(image, MetaTensor) else torch.eye(4)
+    affine = image.affine if isinstance(image, data.MetaTensor) else torch.eye(4)
     x, y, z = (int(n) for n in image.shape[1:])
     return Grid((x, y, z), np.asarray(affine.cpu(), dtype=np.float64))
 
 
 def voxels_of(image: Tensor) -> Tensor:
     """Voxels without metadata."""
-    return image.as_tensor() if isinstance(image, MetaTensor) else image
+    return image.as_tensor() if isinstance(image, data.MetaTensor) else image
 
 
 def as_floating(image: Tensor) -> Tensor:
@@ -149,14 +154,14 @@ def as_floating(image: Tensor) -> Tensor:
 
 def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor:
     """``voxels`` as a MetaTensor on ``grid``, keeping the other metadata of ``like``."""
-    meta = dict(like.meta) if isinstance(like, MetaTensor) else {}
+    meta = dict(like.meta) if isinstance(like, data.MetaTensor) else {}
     affine = torch.from_numpy(grid.affine.copy())
     meta.update(original_affine=affine.clone(), spatial_shape=np.array(grid.shape))
     meta.pop("affine", None)
     # a new grid is even, has other slices, and every voxel is a number
     for acquired in ("slice_positions", "slice_thickness", "protocol", "nan_voxels"):
         meta.pop(acquired, None)
-    return MetaTensor(voxels_of(voxels), affine=affine, meta=meta)
+    return data.MetaTensor(voxels_of(voxels), affine=affine, meta=meta)
 
 
 def slice_spacing(spacing: float, uneven: np.ndarray | None = None) -> float:

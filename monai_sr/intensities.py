@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from scipy import ndimage
-from torch import Tensor
 
-from .errors import ImageError
+from .errors import ImageError, Later
 from .slices import Bounds
+
+if TYPE_CHECKING:
+    import torch
+    from scipy import ndimage
+    from torch import Tensor
+else:
+    ndimage, torch = Later("scipy.ndimage"), Later("torch")
 
 Modality = Literal["CT", "MR"]
 

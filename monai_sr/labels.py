@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
-from scipy import ndimage
 
 from .acquired import Acquired, path_of
-from .errors import ImageError, warn
+from .errors import ImageError, Later, warn
 from .grid import SAME_SPACING, Grid, grid_of, on_grid, positions_on
 from .slices import apply_along, interpolation_matrix, profile_matrix
+
+if TYPE_CHECKING:
+    import torch
+    from monai.data import MetaTensor
+    from scipy import ndimage
+else:
+    ndimage, torch = Later("scipy.ndimage"), Later("torch")
 
 SAME_PLACE = 0.05
 """Maximum distance between the corners of a mask and of its image, in voxels; headers round."""

@@ -14,13 +14,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from .errors import UsageError
 from .slices import PROFILES, Profile, apply_along, profile_matrix
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FEWEST_SLICES = 12
 """With fewer slices the differences between slices are not sufficient."""

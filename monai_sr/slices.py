@@ -20,13 +20,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
-from scipy.interpolate import make_interp_spline
-from scipy.special import ndtr
-from torch import Tensor
+
+from .errors import Later
+
+if TYPE_CHECKING:
+    import torch
+    from scipy import interpolate, special
+    from torch import Tensor
+else:
+    interpolate, special, torch = Later("scipy.interpolate"), Later("scipy.special"), Later("torch")
 
 Profile = Literal["gaussian", "box", "triangle"]
 
@@ -113,7 +118,7 @@ def profile_matrix(
 def _cumulative(distance: np.ndarray, width: np.ndarray, profile: Profile) -> np.ndarray:
     """What a profile collects below a distance from its center, 0 to 1; distance and FWHM in mm."""
     if profile == "gaussian":
-        return ndtr(distance * FWHM / width)
+        return special.ndtr(distance * FWHM / width)
     if profile == "box":
         return np.clip(distance / width + 0.5, 0, 1)
     if profile == "triangle":  # its base is twice its FWHM
@@ -154,7 +159,7 @@ def interpolation_matrix(source: np.ndarray | Tensor, target: np.ndarray | Tenso
     pad = _MIRRORED_SAMPLES
     positions = np.pad(source, pad, mode="reflect", reflect_type="odd")
     samples = np.pad(np.eye(m), ((pad, pad), (0, 0)), mode="reflect")
-    weights = make_interp_spline(positions, samples, k=3)(target)
+    weights = interpolate.make_interp_spline(positions, samples, k=3)(target)
     return torch.from_numpy(weights / weights.sum(axis=1, keepdims=True))
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import phantoms
 import pytest
 
 from monai_sr.engine.imports import without
+from monai_sr.errors import Later
 from monai_sr.io.images import write_image
 
 
@@ -43,3 +47,72 @@ def test_a_run_starts_without_what_monai_has_for_training(tmp_path):
     words = ["run", str(tmp_path / "thick.nii.gz"), str(tmp_path / "thin.nii.gz"), "--bundle", "none"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-3:] == ["True", "False", "False"]
+
+
+# ------------------------------------------------------------- refusals need no torch
+
+
+def test_a_later_package_is_imported_when_it_is_used_and_then_is_the_package(monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    colors = Later("colorsys")
+    assert "colorsys" not in sys.modules
+    assert colors.rgb_to_hsv(1.0, 0.0, 0.0) == (0.0, 1.0, 1.0)
+    assert vars(colors)["hls_to_rgb"] is sys.modules["colorsys"].hls_to_rgb  # not looked for again
+    with pytest.raises(AttributeError):
+        _ = colors.absent
+
+
+ANSWERS = (
+    "import json, sys; from monai_sr.cli.main import main; sys.argv[1:1] = []\n"
+    "for words in json.loads(sys.argv[1]):\n"
+    "    sys.argv[1:] = words\n"
+    "    try: code = main()\n"
+    "    except SystemExit as end: code = end.code\n"
+    "    print(json.dumps([code, sorted({'torch', 'monai', 'SimpleITK'} & set(sys.modules))]))"
+)
+
+
+def test_refusals_come_without_torch_and_monai(tmp_path):
+    thick, new = tmp_path / "thick.nii.gz", str(tmp_path / "new.nii.gz")
+    write_image(phantoms.body((16, 16, 8), (1.0, 1.0, 3.0)), thick, dtype=np.int16)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "notes.txt").write_text("no image")
+    (tmp_path / "text.nii").write_text("no image")
+    (tmp_path / "cut.nii.gz").write_bytes(gzip.compress(gzip.decompress(thick.read_bytes())[:200]))
+    (tmp_path / "list.csv").write_text("input,outptu\n")
+    absent, cut, text, texts = (str(tmp_path / name) for name in ("absent", "cut.nii.gz", "text.nii", "texts"))
+    out = str(tmp_path / "out")
+    expected = {
+        2: [
+            ["run", "--fator", "4"],
+            ["run", str(thick), new, "--factor", "4", "--spacing", "1"],
+            ["run", str(thick), str(thick)],
+            ["run", str(thick), str(tmp_path / "new.xyz")],
+            ["run", str(tmp_path / "list.csv"), f"{out}/"],
+            ["run", text, new, "--protocols", absent],
+            ["bids", texts, out, "participant"],
+        ],
+        3: [["run", absent, new], ["check", absent], ["run", texts, f"{out}/"], ["check", texts]],
+        5: [["run", cut, new], ["run", text, new], ["check", cut], ["check", text]],
+        6: [["run", str(thick), str(tmp_path / "absent" / "new.nii.gz")]],
+    }
+    words = [one for group in expected.values() for one in group]
+    done = subprocess.run(
+        [sys.executable, "-c", ANSWERS, json.dumps(words)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert dict(zip(map(tuple, words), found, strict=True)) == {
+        tuple(one): [code, []] for code, group in expected.items() for one in group
+    }
+    assert not Path(new).exists()
+
+
+def test_a_refusal_by_the_header_reads_as_that_of_a_run(tmp_path, call):
+    """The same line whether the header or the run refuses it (with --report the run does, which writes a page)."""
+    write_image(phantoms.body((16, 16, 8), (1.0, 1.0, 3.0)), tmp_path / "thick.nii", dtype=np.int16)
+    cut = tmp_path / "cut.nii"
+    cut.write_bytes((tmp_path / "thick.nii").read_bytes()[:200])
+    early = call("run", cut, tmp_path / "new.nii")
+    late = call("run", cut, tmp_path / "new.nii", "--report")
+    assert early[0] == late[0] == 5
+    assert early[2] == late[2] and early[2].startswith("monai-sr: E-")

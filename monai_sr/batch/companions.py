@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-from monai.data import MetaTensor
+from typing import TYPE_CHECKING, Any
 
 from ..dicom import MadeBy, Series, find_series, is_dicom
 from ..dicom.planes import is_own_object
@@ -19,6 +17,9 @@ from ..io.nifti import is_super_resolved
 from ..options import NOTICE
 from .masks import carried_name, is_bids_mask
 from .record import sidecar_path, stem_of
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 MAPS = ("consistency", "uncertainty")
 """Maps that a run may write beside each result, NIfTI of float32 in the file's units."""

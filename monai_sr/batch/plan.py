@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from ..dicom import SLICE_AXIS, stack_of
 from ..engine import Engine
 from ..engine.memory import TILE_LADDER, needed_bytes
-from ..errors import SuperResolutionError, collect_notices
+from ..errors import SuperResolutionError, collect_notices, naming
 from ..grid import Grid, decide_axis, target_grid
 from ..io.images import read_header
 from ..options import RunOptions
@@ -54,6 +55,18 @@ def plan_case(case: Case, options: RunOptions) -> Plan:
             return Plan(before, after)
         except SuperResolutionError:
             return Plan()
+
+
+def check_header(case: Case, options: RunOptions) -> None:
+    """Refuse a case for what its header shows, without its voxels and without torch.
+
+    Raises:
+        ImageError, UsageError: as :func:`monai_sr.io.images.read_header`.
+    """
+    if case.series is not None or not case.source.is_file():
+        return
+    with suppress(OSError), collect_notices(), naming(case.source):  # whoever reads the voxels says these
+        read_header(case.source, geometry=options.reading.geometry)
 
 
 def _header_of(case: Case, options: RunOptions) -> tuple[Grid, int | None, np.ndarray | None] | None:

@@ -11,12 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from monai.data import MetaTensor
+from typing import TYPE_CHECKING, Any
 
 from ..acquired import Acquired
-from ..bundles import NAMES, Model
 from ..dicom import MadeBy, Series, acquisition
 from ..engine.memory import peak_mib
 from ..errors import ImageError, OutputError, SuperResolutionWarning, UsageError, warn
@@ -24,7 +21,13 @@ from ..files import write_json
 from ..grid import grid_of
 from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix
 from ..io.nifti import is_super_resolved
+from ..io.shelf import NAMES
 from ..options import Outputs, RunOptions
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+    from ..bundles import Model
 
 RECORD_VERSION = 2
 """Of the block ``monai_sr``; a later monai-sr writes a higher one. Version 1 has warnings and options as texts."""

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..batch import Forecast, check_record, examine_case, list_cases
-from ..bundles import load_bundle
-from ..errors import collect_notices, give, printable
+from .. import batch
+from ..batch.cases import list_cases
+from ..batch.plan import check_header
+from ..batch.record import check_record
+from ..engine.imports import import_monai_to_run
+from ..errors import Later, collect_notices, give, printable
 from ..io.shelf import SPLINE
 from .config import run_options
-from .terminal import answer, say
+from .terminal import answer, in_json, say
+
+if TYPE_CHECKING:
+    from .. import bundles
+    from ..batch.forecast import Forecast
+else:
+    bundles = Later("monai_sr.bundles")
 
 NOWHERE = Path("results")
 """Results are named, and none is made."""
@@ -23,9 +32,13 @@ def check(given: argparse.Namespace) -> int:
     made = _check_result(source)
     with collect_notices() as notices:
         cases = list_cases(source, NOWHERE, options)
-    forecasts, spline = [], load_bundle(SPLINE)
+    if source.is_file() and len(cases) == 1 and not in_json():
+        check_header(cases[0], options)
+    if given.of_its_own:
+        import_monai_to_run()
+    forecasts, spline = [], bundles.load_bundle(SPLINE)
     for case in cases:
-        forecast = examine_case(case, options, spline)
+        forecast = batch.examine_case(case, options, spline)
         if forecast.error is not None and len(cases) == 1 and not source.is_dir() and case.series is None:
             raise forecast.error
         _show(forecast)

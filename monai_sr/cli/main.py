@@ -72,9 +72,9 @@ def _run(words: list[str], *, of_its_own: bool) -> int:
             options = make_parser().parse_args(words)
         finally:
             flush_stdout()  # of --help
-        options.words = words
+        options.words, options.of_its_own = words, of_its_own
         with _termination_heeded(), collect_notices(show=complain):
-            if of_its_own and options.command in ("run", "bids", "slicer") and not getattr(options, "xml", 0):
+            if of_its_own and options.command == "slicer" and not options.xml:
                 import_monai_to_run()
             module = import_module(f".{ELSEWHERE.get(options.command, options.command)}", __package__)
             return getattr(module, options.command)(options) or 0

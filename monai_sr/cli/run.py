@@ -5,52 +5,56 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from ..batch import (
-    Case,
-    Outcome,
-    exit_code,
-    find_cases,
-    forecast_cases,
-    forecast_table,
-    load_model,
-    open_log,
-    process,
-    run_cases,
-    summary,
-)
+from .. import batch
+from ..batch.cases import Case, find_cases
+from ..batch.plan import check_header
+from ..engine.imports import import_monai_to_run
 from ..errors import printable
 from ..options import RunOptions
 from ..profiles import read_protocols
 from .config import run_options
 from .terminal import answer, bar, complain, in_json, say
 
+if TYPE_CHECKING:
+    from ..batch.log import Outcome
+
 
 def run(given: argparse.Namespace) -> int:
     """``monai-sr run INPUT OUTPUT``"""
-    return super_resolve(run_options(given), debug=given.debug)
+    return super_resolve(run_options(given), given)
 
 
 def bids(given: argparse.Namespace) -> int:
     """``monai-sr bids BIDS_DIR OUTPUT_DIR participant``"""
     options = run_options(given)
     labels = options.selection.participant_label or ()
-    return super_resolve(replace(options, selection=replace(options.selection, participant_label=labels)), given.debug)
+    return super_resolve(replace(options, selection=replace(options.selection, participant_label=labels)), given)
 
 
-def super_resolve(options: RunOptions, debug: bool) -> int:
-    """Find the cases, plan or run them, and show what became of each; the exit code."""
+def super_resolve(options: RunOptions, given: argparse.Namespace) -> int:
+    """Find the cases, plan or run them, and show what became of each; the exit code.
+
+    What is refused before the first volume is read is refused without torch and MONAI, whose import takes seconds.
+    """
     if options.acquisition.protocols:
         read_protocols(options.acquisition.protocols)  # a table that is none fails before the work
     cases = find_cases(options)
+    if cases[0].is_named and not (options.selection.dry_run or options.outputs.report or in_json()):
+        check_header(cases[0], options)
+    if given.of_its_own:
+        import_monai_to_run()
     if options.selection.dry_run:
         return foresee(cases, options)
-    return work_on(cases, options, debug=debug)
+    return work_on(cases, options, debug=given.debug)
 
 
-def work_on(cases: Sequence[Case], options: RunOptions, *, debug: bool, work: Callable[..., Outcome] = process) -> int:
+def work_on(
+    cases: Sequence[Case], options: RunOptions, *, debug: bool, work: Callable[..., Outcome] | None = None
+) -> int:
     """Run cases and show what became of each; the exit code. ``work`` as of :func:`monai_sr.batch.run_cases`."""
-    log = open_log(options)
+    log = batch.open_log(options)
     shown = bar(len(cases), cases[0].name if len(cases) == 1 else "volumes")
 
     def report(outcome: Outcome) -> None:
@@ -62,24 +66,24 @@ def work_on(cases: Sequence[Case], options: RunOptions, *, debug: bool, work: Ca
     def progress(done: float) -> None:
         shown.update(int(shown.n) + min(done, 0.99) - shown.n)
 
-    outcomes = run_cases(cases, options, log=log, report=report, progress=progress, work=work)
+    outcomes = batch.run_cases(cases, options, log=log, report=report, progress=progress, work=work or batch.process)
     shown.close()
     if log is not None:
-        say(summary(outcomes))
+        say(batch.summary(outcomes))
     answer(volumes=[outcome.to_dict() for outcome in outcomes])
-    return exit_code(outcomes)
+    return batch.exit_code(outcomes)
 
 
 def foresee(cases: list[Case], options: RunOptions) -> int:
     """Show what would become of each case, and make nothing; the exit code."""
     forecasts = []
     with bar(len(cases), "volumes") as shown:
-        for forecast in forecast_cases(cases, options, load_model(options)):
+        for forecast in batch.forecast_cases(cases, options, batch.load_model(options)):
             forecasts.append(forecast)
             for notice in forecast.warnings:
                 complain(notice.at(forecast.case.name))
             shown.update()
-    say(forecast_table(forecasts))
+    say(batch.forecast_table(forecasts))
     if len(forecasts) == 1:
         for path in forecasts[0].outputs:
             say(f"would write {printable(str(path))}")

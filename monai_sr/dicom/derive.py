@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from math import floor, log10
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from monai.data import MetaTensor
 from pydicom import Dataset, FileDataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian, generate_uid
@@ -29,6 +29,9 @@ from .attributes import get
 from .dataset import pydicom_silent
 from .kept import SOP_CLASS, attributes_of, decimal
 from .series import Frame, Series
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 PACKAGE = "monai-sr"
 """Also the manufacturer of the contributing equipment, which identifies results of monai-sr."""

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from monai.data import MetaTensor
-from torch import Tensor
 
-from ..errors import ImageError
+from ..errors import ImageError, Later
 from ..grid import grid_of
 from .dataset import Stream, is_dicom, pydicom_silent, read_dataset
 from .kinds import BrokenFileError
+
+if TYPE_CHECKING:
+    from monai import data
+    from torch import Tensor
+else:
+    data = Later("monai.data")
 
 SAME_PLACE = 0.05
 """Maximum distance of a plane from its slice, and of its corners from those of the slice, in voxels."""
@@ -52,7 +56,7 @@ class MaskObject:
         Raises:
             ImageError: it is not (E-SEG-SERIES).
         """
-        uid = image.meta.get("series_uid") if isinstance(image, MetaTensor) else None
+        uid = image.meta.get("series_uid") if isinstance(image, data.MetaTensor) else None
         if uid and self.series and uid not in self.series:
             raise ImageError("E-SEG-SERIES", "it is about another series than the image", path=self.path)
 
@@ -114,7 +118,7 @@ class Planes:
     def __init__(self, image: Tensor) -> None:
         self.grid = grid_of(image)
         self.from_lps = np.linalg.inv(LPS_FROM_RAS @ self.grid.affine)
-        uneven = image.meta.get("slice_positions") if isinstance(image, MetaTensor) else None
+        uneven = image.meta.get("slice_positions") if isinstance(image, data.MetaTensor) else None
         self.uneven: np.ndarray | None = None
         if uneven is not None:  # along the last axis, around the middle
             middle = (self.grid.shape[2] - 1) / 2

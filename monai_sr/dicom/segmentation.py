@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
 
-from ..errors import ImageError
+from ..errors import ImageError, Later
 from .attributes import groups_of, in_group
 from .dataset import UNDEFINED_LENGTH, pixel_element
 from .pixels import read_stored
 from .planes import MaskObject, Planes
+
+if TYPE_CHECKING:
+    import torch
+    from monai import data
+    from monai.data import MetaTensor
+else:
+    data, torch = Later("monai.data"), Later("torch")
 
 _LABELMAP = "LABELMAP"
 
@@ -67,7 +72,7 @@ def read_segmentation(seg: MaskObject, image: torch.Tensor) -> MetaTensor:
         raise ImageError("E-SEG-OVERLAP", f"its segments overlap in {overlaps} voxels")
     dtype = "float32" if kind == "FRACTIONAL" else "uint8" if max(items, default=0) < 256 else "uint16"
     meta = {"stored_dtype": dtype, "filename_or_obj": str(seg.path), "segments": items}
-    return MetaTensor(torch.from_numpy(voxels)[None], affine=torch.as_tensor(planes.grid.affine), meta=meta)
+    return data.MetaTensor(torch.from_numpy(voxels)[None], affine=torch.as_tensor(planes.grid.affine), meta=meta)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from copy import copy
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from monai.data import MetaTensor
 from pydicom import Dataset, dcmwrite
 from pydicom.uid import generate_uid
 
@@ -21,6 +20,9 @@ from .derive import DESCRIPTION, NUMBERS_FROM, PACKAGE, MadeBy, equipment_item, 
 from .kept import copy_element
 from .planes import Planes
 from .series import Series
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 TISSUE = ("85756007", "SCT", "Tissue")
 """Category and type of a segment of which nothing is known."""

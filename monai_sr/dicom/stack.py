@@ -10,18 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from scipy import ndimage
 
 from ..acquired import MIN_SLICES, acquisition_meta
-from ..errors import ImageError, SuperResolutionWarning, give, warn
+from ..errors import ImageError, Later, SuperResolutionWarning, give, warn
 from ..grid import slice_spacing
 from ..intensities import CT_AIR, Modality
 from .pixels import padding_of, read_values
 from .series import Series, breaks_in
 from .sidecar import protocol_of
+
+if TYPE_CHECKING:
+    from scipy import ndimage
+else:
+    ndimage = Later("scipy.ndimage")
 
 SLICE_AXIS = 2
 """Of a stack, along which its slices lie."""

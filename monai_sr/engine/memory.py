@@ -9,12 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
 
-from ..errors import SuperResolutionError
+from ..errors import Later, SuperResolutionError
 from . import Engine
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Later("torch")
 
 try:
     import resource

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
 
 from ..acquired import acquisition_meta
-from ..errors import ImageError, UsageError, warn
+from ..errors import ImageError, Later, UsageError, warn
 from ..grid import Grid
+
+if TYPE_CHECKING:
+    import torch
+    from monai import data
+    from monai.data import MetaTensor
+else:
+    data, torch = Later("monai.data"), Later("torch")
 
 SHEAR = 1e-3
 """Maximum cosine between two axes; a larger one is not a rounding error."""
@@ -70,7 +75,7 @@ def make_volume(
         "space": "RAS",
     } | meta
     meta["spatial_shape"] = np.array(grid.shape)
-    return MetaTensor(torch.from_numpy(np.ascontiguousarray(volumes)), torch.from_numpy(grid.affine), meta)
+    return data.MetaTensor(torch.from_numpy(np.ascontiguousarray(volumes)), torch.from_numpy(grid.affine), meta)
 
 
 def _chosen(voxels: np.ndarray, volume: int | str | None) -> np.ndarray:

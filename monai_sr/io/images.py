@@ -7,20 +7,20 @@ and renamed, so an existing file is complete.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from monai.data import ImageReader, ImageWriter, MetaTensor
 
 from .. import dicom
 from ..acquired import stored_dtype_of
 from ..errors import (
     ImageError,
     InputMissingError,
+    Later,
     OutputError,
     SuperResolutionError,
     UsageError,
@@ -31,7 +31,6 @@ from ..errors import (
 )
 from ..files import write_atomically
 from ..grid import Grid
-from ..options import RunOptions
 from ..slices import blocks
 from .checks import make_volume
 from .forms import Form
@@ -42,6 +41,12 @@ from .nrrd import read_nrrd
 from .older import is_gipl, is_mgh, read_gipl, read_mgh
 from .sidecar import path_beside, read_sidecar
 from .stored import Header, start_of
+
+if TYPE_CHECKING:
+    import torch
+    from monai.data import MetaTensor
+else:
+    torch = Later("torch")
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".mha")
@@ -259,54 +264,11 @@ def beyond_type(voxels: np.ndarray, dtype: np.dtype) -> int:
     return count
 
 
-class VolumeReader(ImageReader):
-    """:func:`read_image` for MONAI's LoadImage, so that bundles check files as the command line does.
-
-    MONAI's own NIfTI reader reads gzip files with flipped bits silently, and its DICOM readers mix series
-    and do not report missing slices (MONAI 1.6.1).
-
-    Args:
-        reading: ``series``, ``volume`` and others, see :class:`monai_sr.options.Reading`.
-    """
-
-    def __init__(self, **reading: object) -> None:
-        self._reading = RunOptions.from_dict({"reading": reading}).reading
-
-    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
-        """Accept every path."""
-        return True
-
-    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> MetaTensor:
-        """Read the first of the paths."""
-        return read_image(data[0] if isinstance(data, list | tuple) else str(data), **asdict(self._reading))
-
-    def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
-        """(X, Y, Z) float32 and its metadata; (C, X, Y, Z) of several volumes."""
-        several = len(img) > 1
-        meta = dict(img.meta) | {"original_channel_dim": 0 if several else "no_channel"}
-        meta["spatial_shape"] = np.array(img.shape[1:])
-        return (img if several else img[0]).numpy(), meta
-
-
-class VolumeWriter(ImageWriter):
-    """:func:`write_image` for MONAI's SaveImage: same voxel type, same bytes, never resampled."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(image=None, meta={})
-
-    def set_data_array(self, data_array: Any, **kwargs: Any) -> None:
-        """Args: ``data_array`` (1, X, Y, Z)."""
-        self.image = torch.as_tensor(data_array)
-
-    def set_metadata(self, meta_dict: Mapping | None, **options: Any) -> None:
-        """Keep the affine and the stored type; ``options`` for resampling are ignored."""
-        self.meta = dict(meta_dict or {})
-
-    def write(self, filename: Any, verbose: bool = True, **kwargs: Any) -> None:
-        """Write, atomically."""
-        super().write(filename, verbose)
-        affine = torch.as_tensor(self.meta.pop("affine"))
-        write_image(MetaTensor(self.image, affine=affine, meta=self.meta), filename)
+def __getattr__(name: str) -> Any:
+    """The reader and writer for MONAI, which configs of bundles import from here."""
+    if name in ("VolumeReader", "VolumeWriter"):
+        return getattr(import_module(".readers", __package__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 # ---------------------------------------------------------------- reading

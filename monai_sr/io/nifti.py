@@ -6,20 +6,22 @@ import io
 import re
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
 from isal import igzip
 from nibabel.spatialimages import HeaderDataError
 from nibabel.spm2analyze import Spm2AnalyzeHeader
-from torch import Tensor
 
 from ..acquired import acquisition_meta, has_orientation
 from ..errors import ImageError, InputMissingError, UsageError, warn
 from ..grid import Grid
 from .forms import Form, nifti_affine
 from .stored import MOST_BYTES, Header, Stored, start_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COMPRESSION = 3
 """gzip level of results by ISA-L, its highest: for a CT a seventh of the time of zlib's level 3, in 3 % more

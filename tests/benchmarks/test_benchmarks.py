@@ -8,7 +8,7 @@ import numpy as np
 import phantoms
 import pytest
 import torch
-from benchmarks import convergence, gpu, pareto, speed, training
+from benchmarks import convergence, gpu, pareto, speed, start, training
 from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils.data import default_collate
@@ -445,3 +445,10 @@ def test_the_clock_of_a_network_counts_its_convolutions_and_their_time():
 )
 def test_a_limit_that_is_not_kept_is_named(row, failed):
     assert bool(gpu.failures([gpu.Row("head", "residual", **row)])) == failed
+
+
+def test_the_seconds_of_a_command_are_measured(capsys):
+    start.main(["--repeats", "1", "--only", "wrong option"])
+    (row,) = capsys.readouterr().out.splitlines()[2:]
+    name, spent, wall = (cell.strip() for cell in row.strip("|").split("|"))
+    assert name == "wrong option" and 0 < float(spent) <= float(wall) + 0.05

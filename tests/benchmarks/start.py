@@ -1,0 +1,90 @@
+"""How soon a command answers: help, refusals, and the shortest runs, each in a process of its own.
+
+``python -m tests.benchmarks.start`` prints a Markdown table: processor and wall seconds, the smallest of ``--repeats``.
+On a busy machine the processor's seconds tell more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from monai_sr.io.shelf import bundle_path
+
+EXAMPLE = str(bundle_path("residual") / "docs" / "example" / "thick.nii.gz")
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    """Words of each command by what it shows; inputs are written to ``folder``."""
+    (folder / "texts").mkdir()
+    (folder / "texts" / "notes.txt").write_text("no image")
+    (folder / "cut.nii.gz").write_bytes(gzip.compress(b"\x5c\x01\x00\x00" + bytes(200)))
+    (folder / "text.nii").write_text("no image")
+    new = str(folder / "new.nii.gz")
+    return {
+        "help": ["run", "--help"],
+        "versions and bundles": ["info"],
+        "wrong option": ["run", "--fator", "4"],
+        "input is missing": ["run", str(folder / "absent.nii.gz"), new],
+        "output folder is missing": ["run", EXAMPLE, str(folder / "absent" / "new.nii.gz")],
+        "no image": ["run", str(folder / "text.nii"), new],
+        "header cut": ["run", str(folder / "cut.nii.gz"), new],
+        "check of a cut header": ["check", str(folder / "cut.nii.gz")],
+        "folder without images": ["run", str(folder / "texts"), str(folder / "out/")],
+        "no BIDS dataset": ["bids", str(folder / "texts"), str(folder / "out"), "participant"],
+        "check of the example": ["check", EXAMPLE],
+        "dry run of the example": ["run", EXAMPLE, new, "--dry-run"],
+        "the example without a network": ["run", EXAMPLE, new, "--bundle", "none"],
+    }
+
+
+def seconds_of(words: list[str]) -> tuple[float, float]:
+    """Processor and wall seconds of one command."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "monai_sr", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    spent = 0.0
+    child = psutil.Process(process.pid)
+    while process.poll() is None:
+        try:
+            times = child.cpu_times()
+        except psutil.Error:
+            break
+        spent = max(spent, times.user + times.system)
+        time.sleep(0.005)
+    process.wait()
+    return spent, time.perf_counter() - started
+
+
+def rows(folder: Path, repeats: int, only: str) -> Iterator[str]:
+    """The rows of the table."""
+    yield "| | processor, s | wall, s |"
+    yield "|---|---|---|"
+    for name, words in commands(folder).items():
+        if only in name:
+            spent, wall = map(min, zip(*(seconds_of(words) for _ in range(repeats)), strict=True))
+            yield f"| {name} | {spent:.2f} | {wall:.2f} |"
+
+
+def main(words: list[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", default="", metavar="TEXT", help="commands with this in their name")
+    options = parser.parse_args(words)
+    with tempfile.TemporaryDirectory() as folder:
+        for row in rows(Path(folder), options.repeats, options.only):
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
