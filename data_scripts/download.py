@@ -14,12 +14,15 @@ import hashlib
 import http.client
 import os
 import shutil
+import stat
 import sys
 import tarfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -113,42 +116,68 @@ def fetch(file: RemoteFile, base_url: str, folder: Path, *, patience: Patience =
 def size_of(url: str, *, timeout: float = 20.0) -> int | None:
     """Bytes of a remote file as its server says, None if it does not say or does not answer."""
     try:
-        with _open(url, timeout, method="HEAD") as answer:
+        with open_url(url, timeout, method="HEAD") as answer:
             length = answer.headers.get("Content-Length")
     except (OSError, http.client.HTTPException, ValueError):
         return None
     return int(length) if length and length.isdigit() else None
 
 
+def unpacks(name: str) -> bool:
+    """Whether a file name is that of an archive that :func:`unpack` reads."""
+    return name.endswith((".tar", ".tar.gz", ".tgz", ".zip"))
+
+
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack a tar archive into the folder ``target``, which appears whole or not at all.
+    """Unpack a tar or zip archive into the folder ``target``, which appears whole or not at all.
 
     An archive whose members all lie in one folder called like ``target`` becomes that folder.
 
     Raises:
-        DownloadError: it is no tar archive or is damaged, a member would land outside, is a link or a
+        DownloadError: it is no such archive or is damaged, a member would land outside, is a link or a
             device, or the disk is too small.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with tarfile.open(archive) as tar:
-            members = [m for m in tar if not PurePosixPath(m.name).name.startswith("._")]
-            for member in members:
-                _refuse_outsiders(archive, member)
-            _need_room(target.parent, sum(m.size for m in members), f"unpacking {archive.name}")
-            temporary.mkdir(parents=True)
-            for member in members:
-                tar.extract(member, temporary, filter="data")
+        (_unpack_zip if archive.name.endswith(".zip") else _unpack_tar)(archive, temporary)
         inner = temporary / target.name
         whole = inner if [p.name for p in temporary.iterdir()] == [target.name] and inner.is_dir() else temporary
         os.replace(whole, target)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
         raise DownloadError(f"{archive}: cannot be unpacked ({error}); delete it and run this again") from error
     except OSError as error:
         raise DownloadError(f"{target}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unpack_tar(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as tar:
+        members = [m for m in tar if not PurePosixPath(m.name).name.startswith("._")]
+        for member in members:
+            _refuse_outsiders(archive, member.name, is_plain=member.isfile() or member.isdir())
+        _need_room(folder.parent, sum(m.size for m in members), f"unpacking {archive.name}")
+        folder.mkdir(parents=True)
+        for member in members:
+            tar.extract(member, folder, filter="data")
+
+
+def _unpack_zip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as packed:
+        members = [
+            m
+            for m in packed.infolist()
+            if not PurePosixPath(m.filename).name.startswith("._") and "__MACOSX" not in PurePosixPath(m.filename).parts
+        ]
+        for member in members:
+            mode = member.external_attr >> 16  # of Unix; 0 from other systems
+            plain = stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR)
+            _refuse_outsiders(archive, member.filename, is_plain=plain)
+        _need_room(folder.parent, sum(m.file_size for m in members), f"unpacking {archive.name}")
+        folder.mkdir(parents=True)
+        for member in members:
+            packed.extract(member, folder)  # checks the CRC
 
 
 def run(data: DataSet, argv: Sequence[str] | None = None, *, patience: Patience = Patience()) -> int:
@@ -217,7 +246,8 @@ def _list(data: DataSet, base_url: str) -> None:
 # ---------------------------------------------------------------- transfer
 
 
-def _open(url: str, timeout: float, *, method: str = "GET", start: int = 0) -> http.client.HTTPResponse:
+def open_url(url: str, timeout: float, *, method: str = "GET", start: int = 0) -> http.client.HTTPResponse:
+    """Ask for a URL, from byte ``start`` on; the caller closes the answer."""
     headers = {"User-Agent": "monai-sr", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -262,7 +292,7 @@ def _complete(url: str, part: Path, patience: Patience, room: float) -> None:
 def _transfer(url: str, part: Path, timeout: float, room: float) -> bool:
     """One request, appended to ``part``; whether the file is whole afterwards."""
     start = part.stat().st_size if part.exists() else 0
-    with _open(url, timeout, start=start) as answer:
+    with open_url(url, timeout, start=start) as answer:
         if answer.status != 206:
             start = 0  # the server ignores ranges and begins at the beginning
         elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -342,13 +372,14 @@ def _record(folder: Path, name: str, sha256: str) -> None:
     os.replace(temporary, folder / SUMS)
 
 
-def _refuse_outsiders(archive: Path, member: tarfile.TarInfo) -> None:
+def _refuse_outsiders(archive: Path, name: str, *, is_plain: bool) -> None:
     """Data sets need files and folders; anything else, or anything elsewhere, is an attack or a mistake.
 
-    tarfile's own "data" filter takes a leading slash off silently and admits links that stay inside.
+    tarfile's own "data" filter takes a leading slash off silently and admits links that stay inside, and zipfile
+    takes ".." out of names.
     """
-    posix, windows = PurePosixPath(member.name), PureWindowsPath(member.name)
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
     if posix.is_absolute() or windows.drive or windows.root or ".." in (*posix.parts, *windows.parts):
-        raise DownloadError(f"{archive}: the member {member.name!r} would land outside; the archive is not unpacked")
-    if not (member.isfile() or member.isdir()):
-        raise DownloadError(f"{archive}: the member {member.name!r} is a link or device; the archive is not unpacked")
+        raise DownloadError(f"{archive}: the member {name!r} would land outside; the archive is not unpacked")
+    if not is_plain:
+        raise DownloadError(f"{archive}: the member {name!r} is a link or device; the archive is not unpacked")

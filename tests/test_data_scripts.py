@@ -13,6 +13,7 @@ import sys
 import tarfile
 import threading
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,6 +35,7 @@ sys.path.insert(0, str(ROOT / "data_scripts"))
 import download  # noqa: E402 - the scripts are no package; they find each other by their folder
 import fetch_ixi  # noqa: E402
 import fetch_msd  # noqa: E402
+import fetch_rplhr  # noqa: E402
 import prepare_datalist  # noqa: E402
 import spectrum  # noqa: E402
 
@@ -351,6 +353,124 @@ def test_decathlon_addresses_and_checksums_are_monais():
     assert {f.key: fetch_msd.MSD.base_url + f.name for f in fetch_msd.MSD.files} == DecathlonDataset.resource
     assert set(fetch_msd.MSD.default) <= set(DecathlonDataset.md5)
     assert all(f.md5 for f in fetch_ixi.IXI.files)
+
+
+# ---------------------------------------------------------------- real pairs, with a license first
+
+
+def zipped(members: dict[str, bytes], *, links: tuple[str, ...] = ()) -> bytes:
+    """A zip file; members among ``links`` are symbolic links."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as file:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (0o120777 if name in links else 0o100644) << 16
+            file.writestr(info, content)
+    return packed.getvalue()
+
+
+def volume(slices: int, spacing: float) -> bytes:
+    return nib.Nifti1Image(np.zeros((6, 6, slices), np.int16), np.diag([1, 1, spacing, 1])).to_bytes()
+
+
+@pytest.fixture
+def rplhr(server: Server) -> Server:
+    """A server with a record of two archives, as Zenodo answers."""
+    pair = {"5mm/a.nii": volume(4, 5.0), "1mm/a.nii": volume(20, 1.0)}
+    lone = {"5mm/b.nii": volume(4, 5.0), "5mm/c.nii": volume(4, 5.0), "1mm/c.nii": volume(4, 5.0)}
+    server.files |= {
+        "test.zip": zipped({f"test/{name}": content for name, content in (pair | lone).items()}),
+        "val.zip": zipped({f"val/{name}": content for name, content in pair.items()}),
+    }
+    files = [
+        {"key": name, "size": len(content), "checksum": f"md5:{hashlib.md5(content).hexdigest()}"}
+        for name, content in server.files.items()
+        if name.endswith(".zip")
+    ]
+    record = {"metadata": {"title": "RPLHR-CT", "license": {"id": "cc-by-4.0"}}, "doi": "10.1/x", "files": files}
+    server.files[fetch_rplhr.RECORD] = json.dumps(record).encode()
+    return server
+
+
+def call_rplhr(server: Server, *words: object) -> int:
+    return fetch_rplhr.main([*map(str, words), "--server", server.url], patience=QUICK)
+
+
+@pytest.mark.parametrize("accepted", [[], ["--accept-license", "cc0-1.0"]])
+def test_the_license_is_shown_and_nothing_is_fetched_before_it_is_accepted(rplhr, tmp_path, capsys, accepted):
+    assert call_rplhr(rplhr, "--output", tmp_path / "out", *accepted) == 3
+    out, err = capsys.readouterr()
+    assert "License: cc-by-4.0" in out and "test.zip" in out and "--accept-license cc-by-4.0" in err
+    assert [path for _, path, _ in rplhr.seen] == [f"/api/records/{fetch_rplhr.RECORD}"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_record_without_a_license_cannot_be_accepted(rplhr, tmp_path):
+    record = json.loads(rplhr.files[fetch_rplhr.RECORD])
+    del record["metadata"]["license"]
+    rplhr.files[fetch_rplhr.RECORD] = json.dumps(record).encode()
+    assert call_rplhr(rplhr, "--output", tmp_path, "--accept-license", "") == 3
+
+
+def test_pairs_are_fetched_and_listed_and_a_second_call_fetches_nothing(rplhr, tmp_path, capsys):
+    words = ["--output", tmp_path, "--accept-license", "cc-by-4.0"]
+    assert call_rplhr(rplhr, *words) == 0
+    lines = [line.split("\t") for line in (tmp_path / "pairs.tsv").read_text().splitlines()]
+    assert lines == [
+        ["thick", "thin", "split", "thick_spacing", "thin_spacing"],
+        *([f"{split}/5mm/a.nii", f"{split}/1mm/a.nii", split, "5", "1"] for split in ("test", "val")),
+    ]
+    err = capsys.readouterr().err
+    assert "test/5mm/b.nii" in err and "test/5mm/c.nii" in err
+    for name in ("test.zip", "val.zip"):
+        (tmp_path / name).unlink()
+    rplhr.seen.clear()
+    assert call_rplhr(rplhr, *words) == 0
+    assert [path for _, path, _ in rplhr.seen] == [f"/api/records/{fetch_rplhr.RECORD}"]
+    assert fetch_rplhr.main(["--pairs-only", "--output", str(tmp_path)]) == 0
+
+
+def test_one_part_is_fetched_alone_and_a_wrong_one_is_refused(rplhr, tmp_path):
+    words = ["--output", tmp_path, "--accept-license", "cc-by-4.0"]
+    assert call_rplhr(rplhr, "val", *words) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["SHA256SUMS", "pairs.tsv", "val", "val.zip"]
+    with pytest.raises(SystemExit) as caught:
+        call_rplhr(rplhr, "training", *words)
+    assert caught.value.code == 2
+
+
+def test_a_damaged_archive_of_pairs_is_named_and_the_others_are_listed(rplhr, tmp_path, capsys):
+    rplhr.files["val.zip"] += b"x"
+    assert call_rplhr(rplhr, "--output", tmp_path, "--accept-license", "cc-by-4.0") == 4
+    assert "MD5" in capsys.readouterr().err and (tmp_path / "val.zip.bad").exists()
+    assert (tmp_path / "pairs.tsv").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"{}", b'{"metadata": {"title": "x"}, "files": [{}]}', None])
+def test_a_server_without_the_record_is_an_error_in_words(rplhr, tmp_path, capsys, answer):
+    rplhr.files.pop(fetch_rplhr.RECORD)
+    if answer is not None:
+        rplhr.files[fetch_rplhr.RECORD] = answer
+    assert call_rplhr(rplhr, "--output", tmp_path) == 5
+    assert "check --server" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "good/../../evil", "C:\\evil", "link"])
+def test_a_malicious_zip_leaves_nothing_behind(tmp_path, name):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "a.zip").write_bytes(zipped({"good": b"x", name: b"/etc"}, links=("link",)))
+    with pytest.raises(download.DownloadError, match="not unpacked"):
+        download.unpack(inner / "a.zip", inner / "A")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.zip", "inner"]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-30], lambda content: content.replace(b"xx", b"xy", 1)])
+def test_a_damaged_zip_leaves_nothing_behind(tmp_path, damage):
+    (tmp_path / "a.zip").write_bytes(damage(zipped({"1": b"x" * 1000})))
+    with pytest.raises(download.DownloadError, match="cannot be unpacked"):
+        download.unpack(tmp_path / "a.zip", tmp_path / "A")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip"]
 
 
 # ---------------------------------------------------------------- how thin is it

@@ -36,6 +36,7 @@ NOT_RUN = {
     r"^python -m tests\.benchmarks|^python tests/benchmarks": "a measurement of minutes: tests/benchmarks",
     r"^python -m monai\.bundle|^torchrun": "test_bundles.py",
     r"^monai-sr quantize": "test_quantization.py",
+    r"^monai-sr .*data/rplhr": "needs the data set",
     r"^python data_scripts": "downloads, or needs real volumes: test_data_scripts.py",
     r"^Slicer ": "needs 3D Slicer",
     r"^(snakemake|nextflow|bosh|docker|apptainer|srun) |^cd monai-sr$": "test_pipelines.py",
