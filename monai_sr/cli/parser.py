@@ -199,6 +199,9 @@ def make_parser() -> Parser:
     sub = command("doctor", "Check whether monai-sr works here: packages, memory, a folder for results, a self-test")
     sub.add_argument("folder", metavar="FOLDER", nargs="?", default=".", help="where results will go [this folder]")
 
+    sub = command("completion", "Print a script by which a shell completes commands, options and their values")
+    sub.add_argument("shell", choices=("bash", "zsh", "fish", "powershell", "tcsh"))
+
     sub = command("errors", "Explain an error or warning by its code, or all of them")
     sub.add_argument("code", metavar="CODE", nargs="?", help="such as E-IO-CRC [all]")
     return parser
