@@ -17,7 +17,7 @@ from monai_sr.bundles import NAMES, SPLINE
 from monai_sr.cli.config import run_options
 from monai_sr.cli.main import main
 from monai_sr.cli.parser import make_parser
-from monai_sr.clients.slicer.description import OVERLAYS, describe, given
+from monai_sr.clients.slicer.description import OVERLAYS, describe, describe_fusion, given
 from monai_sr.clients.slicer.tags import told_to_slicer
 from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
@@ -138,6 +138,42 @@ def test_what_was_left_alone_in_the_form_is_not_given(sent, meant):
 def test_the_module_s_folder_holds_the_description_of_this_version():
     kept = MODULE.with_suffix(".xml").read_text(encoding="utf-8")
     assert kept == describe() + "\n", f"make it anew: monai-sr slicer --xml > {MODULE.with_suffix('.xml')}"
+
+
+def test_the_module_that_fuses_is_described_too(tmp_path, caplog):
+    ctk_cli = pytest.importorskip("ctk_cli")
+    kept = MODULE.with_name("MonaiSRFuseCLI.xml").read_text(encoding="utf-8")
+    assert kept == describe_fusion() + "\n", "make it anew: monai-sr slicer --fuse --xml > MonaiSRFuseCLI.xml"
+    module = ctk_cli.CLIModule(str(MODULE.with_name("MonaiSRFuseCLI.xml")))
+    arguments, options, _ = module.classifyParameters()
+    assert [(one.name, one.channel, one.typ) for one in arguments] == [
+        ("input", "input", "image"),
+        ("output", "output", "image"),
+    ]
+    images = {one.name for one in options if one.typ == "image"}
+    assert images == {"second", "third"} and {"field", "no_register", "spacing", "bundle"} <= {o.name for o in options}
+    sent = given(["--fuse", *as_words(module)])
+    options = run_options(make_parser().parse_args(["slicer", *sent]))
+    assert options.to_dict() == {"input": "/tmp/input.nrrd", "output": "/tmp/output.nrrd"}
+    assert MODULE.read_bytes() == MODULE.with_name("MonaiSRFuseCLI.py").read_bytes() and not caplog.records
+
+
+def test_the_module_fuses_as_the_command_does(call, tmp_path):
+    hr = phantoms.known_value(phantoms.grid((24, 24, 24), (1.0, 1.0, 1.0)))
+    for name, axis in (("ax", 2), ("cor", 1), ("sag", 0)):
+        thick = simulate_thick_slices(hr, 3.0, axis=axis)
+        thick.meta["stored_dtype"] = "int16"
+        write_image(thick, tmp_path / f"{name}.nrrd")
+    stacks = [tmp_path / f"{name}.nrrd" for name in ("ax", "cor", "sag")]
+    words = ["--bundle", "none", "--no_register", "--modality", "MR"]
+    more = ["--spacing", "0", "--field", "first", "--second", stacks[1], "--third", stacks[2]]
+    code, out, err = call("slicer", "--fuse", *words, *more, stacks[0], tmp_path / "out.nrrd")
+    assert code == 0, err
+    words[2] = "--no-register"
+    assert call("fuse", *stacks, tmp_path / "fused.nrrd", *words, "--field", "first")[0] == 0
+    assert (tmp_path / "out.nrrd").read_bytes() == (tmp_path / "fused.nrrd").read_bytes()
+    assert "fusing 3 stacks" in out and "<filter-progress>1.000" in out
+    assert call("slicer", "--fuse", stacks[0], tmp_path / "one.nrrd")[0] == 2
 
 
 def test_slicer_takes_the_script_for_a_module():

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..clients.slicer.description import OVERLAYS
+from ..clients.slicer.description import OVERLAYS, STACKS
 from ..errors import UsageError
+from ..fusion.options import OWN
 from ..options import GROUPS, NOTICE, PARAMETERS, parameters
 from .arguments import (
     add_archive,
@@ -97,8 +98,9 @@ def make_parser() -> Parser:
 
     sub = command("slicer", "Super-resolve one volume as a command line module of 3D Slicer")
     sub.add_argument("--xml", action="store_true", help="print the description of the module, and no more")
-    for overlay in OVERLAYS:
-        add_parameter(sub, overlay)
+    sub.add_argument("--fuse", action="store_true", help="fuse INPUT with --second and --third, as monai-sr fuse does")
+    for one in (*OVERLAYS, *STACKS, *(one for one in OWN if one.name != "maps")):
+        add_parameter(sub, one)
     _add_options(
         sub, "slicer", input="volume of thick slices (NRRD, NIfTI, MetaImage)", output="volume of thin slices to write"
     )

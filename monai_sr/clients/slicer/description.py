@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from ... import __version__
+from ...fusion.options import OWN, TAKEN
 from ...options import BUNDLES, NOTICE, Parameter, parameters
 
 OVERLAYS = (
@@ -19,10 +20,20 @@ OVERLAYS = (
 )
 """Volumes that only Slicer asks for."""
 
+STACKS = (
+    Parameter("second", help="the second stack, in another plane", placeholder="FILE"),
+    Parameter("third", help="the third stack, if there is one", placeholder="FILE"),
+)
+"""More volumes of the module that fuses stacks."""
+
 AUTO = "auto"
 
 FIRST = ("bundle", "factor", "spacing", "slice_thickness", "profile", "modality")
 """What most users look at; the rest is hidden at first."""
+
+FIRST_OF_FUSION = ("bundle", "spacing", "field", "no_register", "slice_thickness", "modality")
+
+OF_FUSION = ("input", "output", "second", "third", "field", "no_register", *TAKEN)
 
 LEFT_OUT = ("trust_bundle",)
 """Of no use where the bundle is one of a list."""
@@ -36,29 +47,60 @@ _TYPES = _NUMBERS | {"flag": "boolean"}
 
 def describe() -> str:
     """The XML that ``monai-sr slicer --xml`` prints."""
-    root = ElementTree.Element("executable")
-    for name, text in (
-        ("category", "Super-Resolution"),
-        ("title", "MonaiSR (command line)"),
-        (
-            "description",
-            f"Thin slices from thick-slice CT and MR volumes, consistent with the acquired ones. {NOTICE}",
+    known = {one.name: one for one in (*parameters("slicer"), *OVERLAYS)}
+    text = "Thin slices from thick-slice CT and MR volumes, consistent with the acquired ones."
+    return _module(
+        *("MonaiSR (command line)", text, known, FIRST),
+        arguments=(("input", "Thick slices", "input"), ("output", "Thin slices", "output")),
+        options=(
+            ("difference", "Difference to the spline", "output"),
+            ("consistency", "Consistency map", "output"),
         ),
+    )
+
+
+def describe_fusion() -> str:
+    """The XML that ``monai-sr slicer --fuse --xml`` prints."""
+    known = {one.name: one for one in (*parameters("slicer"), *STACKS, *OWN) if one.name in OF_FUSION}
+    text = "One volume from stacks of a patient in several planes, consistent with each of them."
+    return _module(
+        *("MonaiSR fuse stacks (command line)", text, known, FIRST_OF_FUSION),
+        arguments=(("input", "First stack", "input"), ("output", "Fused volume", "output")),
+        options=(("second", "Second stack", "input"), ("third", "Third stack", "input")),
+    )
+
+
+_Image = tuple[str, str, str]
+
+
+def _module(
+    title: str,
+    text: str,
+    known: dict[str, Parameter],
+    first: Sequence[str],
+    *,
+    arguments: Sequence[_Image],
+    options: Sequence[_Image],
+) -> str:
+    """The XML of a module: its volumes (name, label, channel), then ``first``, then the other known options."""
+    root = ElementTree.Element("executable")
+    for name, content in (
+        ("category", "Super-Resolution"),
+        ("title", title),
+        ("description", f"{text} {NOTICE}"),
         ("version", __version__),
         ("license", "Apache-2.0"),
         ("contributor", "The monai-sr authors"),
     ):
-        ElementTree.SubElement(root, name).text = text
-    known = {one.name: one for one in (*parameters("slicer"), *OVERLAYS) if one.name not in LEFT_OUT}
+        ElementTree.SubElement(root, name).text = content
+    known = {name: one for name, one in known.items() if name not in LEFT_OUT}
     group = _group(root, "Volumes", "What is read and written")
-    for index, (name, label, channel) in enumerate(
-        (("input", "Thick slices", "input"), ("output", "Thin slices", "output"))
-    ):
+    for index, (name, label, channel) in enumerate(arguments):
         _image(group, known.pop(name), label, channel, index=str(index))
-    for name, label in (("difference", "Difference to the spline"), ("consistency", "Consistency map")):
-        _image(group, known.pop(name), label, "output", longflag=name)
+    for name, label, channel in options:
+        _image(group, known.pop(name), label, channel, longflag=name)
     group = _group(root, "Slices", "What is wanted, and how the slices were acquired")
-    for name in FIRST:
+    for name in first:
         _option(group, known.pop(name))
     group = _group(root, "More", "Options that are seldom needed")
     group.set("advanced", "true")
@@ -74,7 +116,7 @@ def given(words: Sequence[str]) -> list[str]:
     Args:
         words: after ``monai-sr slicer``; flags with hyphens or underscores.
     """
-    known = {one.name: one for one in (*parameters("slicer"), *OVERLAYS) if one.flag}
+    known = {one.name: one for one in (*parameters("slicer"), *OVERLAYS, *STACKS, *OWN) if one.flag}
     kept: list[str] = []
     rest = list(words)
     while rest:
