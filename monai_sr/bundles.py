@@ -49,10 +49,11 @@ class Model:
     """A bundle ready to run: ``model(image) -> image``.
 
     Attributes:
-        name: the bundle's folder name, or "none".
+        name: of the bundle, see :func:`monai_sr.io.shelf.name_of`; or "none".
         version: from its metadata.
         engine: of its network, or the consistent spline.
         weights_sha256: of the file of weights; empty without a network.
+        revision: commit of a snapshot of the Hugging Face hub; empty for other folders.
         calibration: see :func:`read_calibration`.
         defaults: the settings in its ``inference.json``.
     """
@@ -66,8 +67,9 @@ class Model:
         *,
         weights_sha256: str = "",
         calibration: Mapping[str, Any] | None = None,
+        revision: str = "",
     ) -> None:
-        self.name, self.version, self.weights_sha256 = name, version, weights_sha256
+        self.name, self.version, self.weights_sha256, self.revision = name, version, weights_sha256, revision
         self.engine = as_engine(network)
         self.calibration = dict(calibration or {})
         self.defaults = defaults or Settings()
@@ -200,7 +202,8 @@ def load_bundle(
     other is read only if ``trust_bundle`` is set.
 
     Args:
-        name_or_path: "residual", "pyramid", "none" for the consistent spline, or a bundle folder.
+        name_or_path: "residual", "pyramid", "none" for the consistent spline, or a bundle folder, such as a snapshot of
+            the Hugging Face hub or its folder in the hub's cache.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
         engine: "auto" for the fastest that is installed, "torch" or "openvino". Default: as the bundle says.
         precision: "auto", "float32"; on the CPU "int8", on a GPU "float16" or "bfloat16". Default: as the bundle
@@ -255,7 +258,12 @@ def bundle_model(folder: Path, weights: Path, engine: Engine, defaults: Settings
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", path=path) from error
     calibration = read_calibration(folder)
-    return Model(folder.name, version, engine, defaults, weights_sha256=digest, calibration=calibration)
+    return Model(
+        *(shelf.name_of(folder), version, engine, defaults),
+        weights_sha256=digest,
+        calibration=calibration,
+        revision=shelf.revision_of(folder),
+    )
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:

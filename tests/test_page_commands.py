@@ -39,6 +39,7 @@ NOT_RUN = {
     r"^monai-sr .*data/rplhr": "needs the data set",
     r"^python data_scripts": "downloads, or needs real volumes: test_data_scripts.py",
     r"^Slicer ": "needs 3D Slicer",
+    r"^monai-sr hub": "makes a folder of weights: test_publishing.py",
     r"^monai-sr completion": "needs shtab: test_completion.py",
     r"^(snakemake|nextflow|bosh|docker|apptainer|srun) |^cd monai-sr$": "test_pipelines.py",
     r"^(ulimit|python monai_sr/clients/deploy)": "test_deploy.py",

@@ -176,6 +176,13 @@ def make_parser() -> Parser:
     sub.add_argument("--crop", type=side, default=96, metavar="VOXELS", help="of each volume, a side [%(default)s]")
     add_parameter(sub, PARAMETERS["trust_bundle"], default=False)
 
+    sub = command("hub", "Make the folders in which the Hugging Face hub and MONAI's model zoo take a bundle")
+    sub.add_argument("bundle", metavar="BUNDLE", help="residual, pyramid or a bundle folder")
+    sub.add_argument("output", metavar="OUTPUT", help="folder to make; nothing is uploaded")
+    sub.add_argument(
+        "--repository", metavar="OWNER/NAME", help="of the hub; makes the zoo's entry that leads to it too"
+    )
+
     sub = command("quantize", "Make the 8-bit form of a bundle (models/int8.json) from its weights, and measure it")
     sub.add_argument("bundle", metavar="BUNDLE", help="residual, pyramid or a bundle folder that you trust")
     sub.add_argument("--dataset", metavar="DATASET", required=True, help="datalist or folder, as for training")

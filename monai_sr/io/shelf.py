@@ -20,14 +20,34 @@ SPLINE = "none"
 def bundle_path(name_or_path: str | Path) -> Path:
     """The folder of a bundle: one of :data:`NAMES`, or any path that holds ``configs/inference.json``.
 
+    Of a model in the cache of the Hugging Face hub (``models--OWNER--NAME``) it is the snapshot of its main branch.
+
     Raises:
         BundleError: there is no such bundle.
     """
     name = NAMES.get(str(name_or_path), str(name_or_path))
-    for folder in (*(home / name for home in homes()), Path(name_or_path)):
+    for folder in (*(home / name for home in homes()), Path(name_or_path), _snapshot_in(Path(name_or_path))):
         if (folder / "configs" / "inference.json").is_file():
             return folder.resolve()
     raise BundleError("E-W-BUNDLE", f"unknown bundle {str(name_or_path)!r}")
+
+
+def _snapshot_in(folder: Path) -> Path:
+    """The snapshot that a folder of the hub's cache names; the folder itself if it names none."""
+    try:
+        return folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return folder
+
+
+def revision_of(folder: Path) -> str:
+    """The commit of a snapshot of the hub; empty for other folders."""
+    return folder.name if folder.parent.name == "snapshots" else ""
+
+
+def name_of(folder: Path) -> str:
+    """The name of a bundle: that of its folder, or of the model that it is a snapshot of."""
+    return folder.parents[1].name.rsplit("--", 1)[-1] if revision_of(folder) else folder.name
 
 
 def shipped_bundles() -> dict[str, dict[str, Any]]:
