@@ -215,9 +215,9 @@ def test_a_volume_that_lacks_a_slice_is_told_by_instance_number(tmp_path):
     ],
     ids=["acquisition", "echo", "kernel"],
 )
-@pytest.mark.parametrize("offset", [1.5, 9.0])
+@pytest.mark.parametrize("offset", [1.5, 2.0, 9.0])
 def test_acquisitions_that_lie_between_one_another_are_two_volumes(tmp_path, first, second, offset):
-    """Each is even; together the steps are 1.5, 2.5, 1.5, ... mm."""
+    """Each is even; together the steps are 1.5, 2.5, 1.5, ... mm, or 2 mm."""
     other = Stack(tuple(np.array(even(6, 4.0)) + offset), rows=12, columns=14)
     write(tmp_path, slices(SMALL, modality="MR", **first))
     write(tmp_path, slices(other, modality="MR", **second))
@@ -227,6 +227,14 @@ def test_acquisitions_that_lie_between_one_another_are_two_volumes(tmp_path, fir
         volume = read_one(series)
         assert volume.voxels.shape[2] == 6 and "slice_positions" not in volume.meta
         assert volume.error().max() < ROUNDING
+
+
+def test_packages_of_one_acquisition_are_one_volume(tmp_path):
+    stack = slices(Stack(even(12, 2.0), rows=12, columns=14), modality="MR", SliceThickness=2)
+    for k, one in enumerate(stack):
+        one.AcquisitionNumber = 1 + k % 2
+    write(tmp_path, stack)
+    assert [len(series.frames) for series in find_series(tmp_path).series] == [12]
 
 
 @pytest.mark.parametrize("attributes", [{}, {"AcquisitionNumber": 1}])
@@ -332,6 +340,13 @@ def test_two_patients_or_studies_under_one_uid_are_two_volumes(tmp_path, first, 
     for series in found.series:
         assert [warning.code for warning in series.warnings] == ["W-DCM-PATIENT"]
         assert tells_nothing(series.label, series.warnings)
+
+
+def test_slices_without_the_patient_s_number_are_those_of_the_patient_of_that_name(tmp_path):
+    stack = slices(SMALL, PatientID="A")
+    update(stack[2], PatientID="")
+    write(tmp_path, stack)
+    assert [(len(series.frames), series.warnings) for series in find_series(tmp_path).series] == [(6, ())]
 
 
 def test_a_patient_that_some_slices_do_not_name_is_one(tmp_path):
@@ -458,8 +473,9 @@ def test_directions_that_drift_by_hundredths_of_a_degree_make_one_volume(tmp_pat
 
 
 @catalogue.fault("D32", "E-DCM-ORIENT")
-def test_slices_that_turn_on_and_on_are_refused(tmp_path):
-    write(tmp_path, turned(np.arange(20) * 0.2, 0))
+@pytest.mark.parametrize("step", [0.2, 0.5, 10.0])
+def test_slices_that_turn_on_and_on_are_refused(tmp_path, step):
+    write(tmp_path, turned(np.arange(20) * step, 0))
     ((_, error),) = find_series(tmp_path).broken
     assert error.code == "E-DCM-ORIENT"
 
@@ -521,6 +537,8 @@ QUANTITIES = {
     "T1 map": ("E-DCM-MAP", {"ImageType": ["DERIVED", "PRIMARY", "T1 MAP", "ND"]}),
     "T2 map": ("E-DCM-MAP", {"ImageType": ["ORIGINAL", "PRIMARY", "T2_MAP", "NONE"]}),
     "T2* contrast": ("E-DCM-MAP", {"ImageType": ["DERIVED", "PRIMARY", "VOLUME", "T2_STAR"]}),
+    "R2s": ("E-DCM-MAP", {"ImageType": ["DERIVED", "PRIMARY", "R2S"]}),
+    "B1": ("E-DCM-MAP", {"ImageType": ["ORIGINAL", "PRIMARY", "B1"]}),
     "R2*": ("E-DCM-MAP", {"ImageType": ["DERIVED", "PRIMARY", "R2_STAR", "R2_STAR", "DERIVED"]}),
     "perfusion": ("E-DCM-MAP", {"ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "relCBF"]}),
     "fat fraction": ("E-DCM-MAP", {"ImageType": ["ORIGINAL", "PRIMARY", "FAT_FRACTION"]}),
@@ -602,6 +620,16 @@ def test_the_private_image_type_of_ge_tells_phase(tmp_path):
         one.add_new((0x0043, 0x102F), "SS", 1)
     write(tmp_path, stack)
     assert [left.code for left in find_series(tmp_path).left_out] == ["E-DCM-PHASE"]
+
+
+@catalogue.fault("D35", "W-DCM-CLASS")
+def test_a_sop_class_against_the_modality_is_warned_of(tmp_path):
+    stack = slices(SMALL)
+    for dataset in stack:
+        dataset.Modality = "MR"
+    write(tmp_path, stack)
+    volume = read(tmp_path)
+    assert (volume.warnings, volume.meta["modality"]) == (["W-DCM-CLASS"], "CT")
 
 
 @catalogue.fault("D35", "W-DCM-CLASS")

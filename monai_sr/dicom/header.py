@@ -52,6 +52,9 @@ _ITEM = 8
 _NO_PREAMBLE = SuperResolutionWarning("W-DCM-PREAMBLE", "files without the DICOM preamble were read")
 _MORE = SuperResolutionWarning("W-IO-MORE", "files hold more pixels than their header says; these are not read")
 _NO_CLASS = SuperResolutionWarning("W-DCM-CLASS", "the SOP class is unknown; the files are read by their Modality")
+_TWO_MODALITIES = SuperResolutionWarning(
+    "W-DCM-CLASS", "SOP class and Modality name different modalities; the SOP class is used"
+)
 
 
 def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Frame], set[tuple[str, str]]]:
@@ -217,6 +220,7 @@ def warnings_of(dataset: Any) -> set[SuperResolutionWarning]:
     found = (
         (_NO_PREAMBLE, dataset.preamble is None),
         (_NO_CLASS, sop_class and sop_class not in MODALITY_OF),
+        (_TWO_MODALITIES, {MODALITY_OF.get(sop_class), str(dataset.get("Modality"))} == {"CT", "MR"}),
         (_MORE, has_more),
     )
     return {warning for warning, applies in found if applies}

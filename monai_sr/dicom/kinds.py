@@ -46,7 +46,7 @@ _PHASE_WORD = re.compile(
 )
 _MAP_WORD = re.compile(
     r".*MAPS?|.*\bE?ADC\b.*|AVERAGE DC|FA|TENSOR|(R|REL ?)?CB[FV]|(REL ?)?MTT|TTP|TMAX|KTRANS|KEP|IAUC\d*|R[12]"
-    r"|R2 ?STAR|R2\*|FF|PDFF|(FAT|WATER) ?FRAC(TION)?|UNI|UNI DEN|QSM|T1 ?RHO|STIFFNESS|STD DEVIATION"
+    r"|R2 ?S(TAR)?|R2\*|B1|FF|PDFF|(FAT|WATER) ?FRAC(TION)?|UNI|UNI DEN|QSM|T1 ?RHO|STIFFNESS|STD DEVIATION"
     r"|DIFFUSION ANISO|Z ?EFF"
 )
 """Values of ImageType after the second that name a quantity: the standard's, and what the vendors write."""

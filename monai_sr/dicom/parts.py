@@ -33,6 +33,9 @@ PARALLEL = 1e-3
 LINKED = 5e-3
 """Slices whose direction cosines differ by at most this (0.3 degrees) are neighbors in one stack."""
 
+TURNING = 0.2
+"""Slices that each differ by at most this from another (12 degrees) turn about an axis."""
+
 MOST_TURNED = 1e-2
 """Direction cosines of the slices of one volume differ by at most this (0.6 degrees) from their mean."""
 
@@ -103,7 +106,8 @@ def _by_owner(part: Part) -> list[Part]:
     """Split by patient and study."""
     notes: set[SuperResolutionWarning] = set()
     groups = [part.frames]
-    for name, key in (("StudyInstanceUID", lambda frame: _raw(frame, _STUDY)), ("PatientID", _patient)):
+    patients = _patients(part.frames)
+    for name, key in (("StudyInstanceUID", lambda frame: _raw(frame, _STUDY)), ("PatientID", lambda frame: patients[id(frame)])):
         groups = [finer for group in groups for finer in by_text(group, key, name, notes)]
     if len(groups) > 1:
         notes.add(_OWNERS)
@@ -124,7 +128,9 @@ def _by_plane(part: Part) -> list[Part]:
         notes.add(_MIXED)
     for plane in planes:
         for stack in by_text(plane, lambda frame: stack_of_frame(frame).encode()):
-            stacks += _parallel(stack)
+            parallel = _parallel(stack)
+            turning = len(parallel) == len(stack) >= MIN_SLICES and len(_parallel(stack, TURNING)) == 1
+            stacks += [stack] if turning else parallel  # refused later, by its angle
     for stack in stacks:
         normal = stack[0].normal
         stack.sort(key=lambda frame: float(frame.position @ normal))
@@ -199,10 +205,16 @@ def _raw(frame: Frame, tag: int | None) -> bytes:
     return value.strip(b" \0") if isinstance(value, bytes) else str(value or "").encode()
 
 
-def _patient(frame: Frame) -> bytes:
-    """PatientID, or name and birth date where there is none."""
-    identifier, name, birth = (_raw(frame, tag) for tag in _PATIENT)
-    return identifier or name + birth
+def _patients(frames: list[Frame]) -> dict[int, bytes]:
+    """PatientID by the id of each frame; where it is empty, that of the only patient of this name and birth date, or these."""
+    texts = {id(frame): [_raw(frame, tag) for tag in _PATIENT] for frame in frames}
+    known: dict[bytes, set[bytes]] = defaultdict(set)
+    for identifier, name, birth in texts.values():
+        known[name + birth] |= {identifier} - {b""}
+    return {
+        frame: identifier or (min(known[name + birth]) if len(known[name + birth]) == 1 else name + birth)
+        for frame, (identifier, name, birth) in texts.items()
+    }
 
 
 def _of_one_spacing(frames: list[Frame]) -> list[list[Frame]]:
@@ -218,7 +230,7 @@ def _of_one_spacing(frames: list[Frame]) -> list[list[Frame]]:
     return list(groups.values())
 
 
-def _parallel(frames: list[Frame]) -> list[list[Frame]]:
+def _parallel(frames: list[Frame], linked: float = LINKED) -> list[list[Frame]]:
     """Frames grouped by direction; a direction that drifts from slice to slice is one."""
     exact: dict[bytes, list[Frame]] = defaultdict(list)
     for frame in frames:
@@ -230,7 +242,7 @@ def _parallel(frames: list[Frame]) -> list[list[Frame]]:
         reached = [int(np.flatnonzero(left)[0])]
         left[reached] = False
         for number in reached:
-            near = np.flatnonzero(left & (np.abs(directions - directions[number]).max(axis=1) <= LINKED))
+            near = np.flatnonzero(left & (np.abs(directions - directions[number]).max(axis=1) <= linked))
             left[near] = False
             reached += near.tolist()
         groups.append([frame for number in sorted(reached) for frame in members[number]])

@@ -104,9 +104,14 @@ class _Stack:
         self.place = np.repeat(np.arange(len(places)), [len(place) for place in places])
         normal = self.frames[0].normal
         self.offsets = np.array([place[0].position @ normal for place in places])
-        self.has_choice = len(self.frames) > len(places) or not _is_even(self.offsets)
+        self.has_choice = len(self.frames) > len(places) or not _is_even(self.offsets) or self.is_covered_twice()
         self.grouped = [grouped_values(frame) for frame in self.frames] if self.has_choice else []
         self.columns: dict[str, list[float | str]] = {}
+
+    def is_covered_twice(self) -> bool:
+        """Whether slices overlap so far that every other one may be a volume; packages of one acquisition do not."""
+        thickness = [frame.slice_thickness or 0.0 for frame in self.frames]
+        return len(self.offsets) > 1 and float(np.median(thickness)) >= 1.5 * float(np.median(np.diff(self.offsets)))
 
     def divided(self) -> list[Divided]:
         every = np.arange(len(self.frames))

@@ -124,7 +124,8 @@ class Stored:
                         "E-SEC-BOMB", f"it unpacks to more than {seen >> 20} MiB, its header declares {end >> 20} MiB"
                     )
         except EOFError as error:
-            raise _too_short(path, f"{seen} bytes unpacked, {end} needed") from error
+            found = f"{seen} bytes unpacked, {end} needed" if seen < end else "the checksum is missing"
+            raise _too_short(path, found) from error
         self._compare(seen, end, path)
         if self.start + packed < length:
             warn_of_more(path, length - self.start - packed)
