@@ -19,6 +19,7 @@ from monai.data import MetaTensor
 from ..acquired import Acquired
 from ..bids import write_dataset_description
 from ..dicom import MadeBy, is_dicom, is_dicom_source
+from ..dicom.structures import Structures
 from ..errors import (
     InputMissingError,
     SuperResolutionError,
@@ -31,13 +32,13 @@ from ..errors import (
 )
 from ..files import make_folder, remove_leftovers
 from ..grid import SAME_SPACING, grid_of, on_grid
-from ..io.images import read_dicom, read_image, read_labels
+from ..io.images import read_dicom, read_image
 from ..labels import average_labels, carry_labels, check_mask
 from ..options import NOTICE, Acquisition, RunOptions
 from ..trust.alignment import not_aligned, turned_to
 from .cases import check_target
 from .claims import ClaimedError, hold_claim
-from .companions import write_masks
+from .companions import carry_mask, read_mask, write_masks
 from .log import ALREADY_DONE, CLAIMED, Outcome, RunLog
 from .masks import Volume, carried_name, is_bids_dataset, masks_below, volume_of, volumes_below
 from .record import INTENDED_USE, RECORD_VERSION, is_done, sha256_of, write_record
@@ -79,7 +80,7 @@ def carry_file(
         The case and its record.
 
     Raises:
-        SuperResolutionError: as of :func:`carry_between`; an input cannot be read or the output written.
+        SuperResolutionError: as of :func:`carrier`; an input cannot be read or the output written.
     """
     for source in (mask, first, second):
         check_target(source, target, dicom=True)
@@ -189,34 +190,43 @@ def carry_folder(
     return outcomes
 
 
-def carry_between(labels: MetaTensor, first: MetaTensor, second: MetaTensor, said: Acquisition) -> MetaTensor:
-    """Labels of one volume of a scan on the grid of the other: averaged to thicker slices, or interpolated.
+def carrier(first: MetaTensor, second: MetaTensor, said: Acquisition) -> Callable[[MetaTensor], MetaTensor]:
+    """What carries labels of one volume of a scan to the other: averages to thicker slices, or interpolates.
+
+    Its labels are (1, X, Y, Z) on the grid of ``first``, with axes in any order and direction.
 
     Args:
-        labels: (1, X, Y, Z) on the grid of ``first``, with axes in any order and direction.
         first, second: volumes with parallel axes, one in-plane grid and other slices.
         said: how the thick volume was acquired, where its metadata do not say.
 
     Raises:
-        ImageError: the mask is not on its grid (E-MASK-GRID), the axes are not parallel, the slices are equally far
-            apart or the grids do not fit (E-CON-GRID), or the values are neither labels nor probabilities.
+        ImageError: the axes are not parallel, the slices are equally far apart or the grids do not fit (E-CON-GRID);
+            when it is called also that a mask is not on its grid (E-MASK-GRID), or is no mask (E-MASK-VALUES).
     """
     given: dict[str, Any] = {"slice_thickness": said.slice_thickness, "profile": said.profile, "axis": said.axis}
-    labels = turned_to(grid_of(first), labels)
-    check_mask(labels, grid_of(first))
-    if not bool(labels.any()):
-        warn("W-MASK-EMPTY", "the mask holds no label")
-    wanted = grid_of(second)
-    turned = turned_to(wanted, labels)
-    growth = np.array(wanted.spacing) / grid_of(turned).spacing
+    wanted, thin = grid_of(second), turned_to(grid_of(first), second)
+    finer = grid_of(turned_to(wanted, first))
+    growth = np.array(wanted.spacing) / finer.spacing
     axis = int(np.abs(np.log(growth)).argmax())
-    if growth[axis] > 1 + SAME_SPACING:
-        return average_labels(turned, Acquired.of(second, refined=grid_of(turned), **given))
-    if growth[axis] > 1 - SAME_SPACING:
+    if abs(growth[axis] - 1) <= SAME_SPACING:
         raise not_aligned("both volumes have the same spacing", "give the thick slices and the thin ones of one scan")
-    thin = turned_to(grid_of(first), second)
-    carried = carry_labels(labels, Acquired.of(first, refined=grid_of(thin), **given), thin)
-    return on_grid(turned_to(wanted, carried).as_tensor(), wanted, carried)
+    is_thicker = growth[axis] > 1
+    thick = (
+        Acquired.of(second, refined=finer, **given)
+        if is_thicker
+        else Acquired.of(first, refined=grid_of(thin), **given)
+    )
+
+    def carry(labels: MetaTensor) -> MetaTensor:
+        labels = turned_to(grid_of(first), labels)
+        check_mask(labels, grid_of(first))
+        if not bool(labels.any()):
+            warn("W-MASK-EMPTY", "the mask holds no label")
+        if is_thicker:
+            return average_labels(turned_to(wanted, labels), thick)
+        return on_grid(turned_to(wanted, carry_labels(labels, thick, thin)).as_tensor(), wanted, labels)
+
+    return carry
 
 
 def _pairs(firsts: Sequence[Volume], seconds: Sequence[Volume]) -> list[tuple[Volume, Volume]]:
@@ -283,7 +293,7 @@ def _carry(
     make_folder(case.target.parent)
     with hold_claim(case.target) as claim:
         volumes = read(first, options.reading.volume), read(second, options.reading.volume)
-        labels = read_labels(case.mask, image=volumes[0])
+        labels = read_mask(case.mask, volumes[0], case.target)
         digest = sha256_of(file for path in ([case.mask], first.files, second.files) for file in path if file.is_file())
         overwrite = options.outputs.overwrite
         if is_done(
@@ -291,9 +301,9 @@ def _carry(
         ):
             return {}
         with naming(case.mask):
-            carried = carry_between(labels, *volumes, options.acquisition)
+            carried = carry_mask(labels, carrier(*volumes, options.acquisition))
         claim.begin_writing(case.target)
-        if "slice_positions" in volumes[1].meta:
+        if isinstance(carried, MetaTensor) and "slice_positions" in volumes[1].meta:
             carried.meta["slice_positions"] = volumes[1].meta["slice_positions"]
         write_masks({case.target: carried}, made_by=made, series=second.series, overwrite=overwrite)
         content = _described(case) | _record(labels, carried, made)
@@ -302,11 +312,11 @@ def _carry(
     return content
 
 
-def _record(labels: MetaTensor, carried: MetaTensor, made: MadeBy) -> dict[str, Any]:
+def _record(labels: MetaTensor | Structures, carried: MetaTensor | Structures, made: MadeBy) -> dict[str, Any]:
     """The JSON beside a carried mask: its grids, and the volume of each label before and after."""
-    before, after = grid_of(labels), grid_of(carried)
-    values = [value for value in labels.unique().tolist() if value != 0]
-    listed = values if all(float(v).is_integer() for v in values) and len(values) <= MOST_LABELS else []
+    before, after = (mask.grid if isinstance(mask, Structures) else grid_of(mask) for mask in (labels, carried))
+    counts, counts_after = (_counts(mask) for mask in (labels, carried))
+    listed = counts if len(counts) <= MOST_LABELS else {}
     sizes = [abs(float(np.linalg.det(grid.affine[:3, :3]))) for grid in (before, after)]
     return {
         "GeneratedBy": [{"Name": "monai-sr", "Version": version("monai-sr"), "Description": "carry"}],
@@ -322,15 +332,24 @@ def _record(labels: MetaTensor, carried: MetaTensor, made: MadeBy) -> dict[str, 
                 "change": f"{before.in_words()} -> {after.in_words()}",
                 "labels": [
                     {
-                        "label": int(value),
-                        "mm3_before": round(float((labels == value).sum()) * sizes[0], 3),
-                        "mm3_after": round(float((carried == value).sum()) * sizes[1], 3),
+                        "label": value,
+                        "mm3_before": round(count * sizes[0], 3),
+                        "mm3_after": round(counts_after.get(value, 0) * sizes[1], 3),
                     }
-                    for value in listed
+                    for value, count in listed.items()
                 ],
             },
         },
     }
+
+
+def _counts(labels: MetaTensor | Structures) -> dict[int, int]:
+    """Number of voxels of each label; empty for probabilities."""
+    if isinstance(labels, Structures):
+        return labels.voxels
+    values, counts = np.unique(labels.as_tensor().cpu().numpy(), return_counts=True)
+    is_labels = (values == np.rint(values)).all()
+    return {int(v): int(n) for v, n in zip(values, counts, strict=True) if v} if is_labels else {}
 
 
 def _described(case: MaskCase) -> dict[str, Any]:

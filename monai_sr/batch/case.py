@@ -17,7 +17,7 @@ from ..acquired import Acquired, acquisition_meta, protocol_in
 from ..bids import derivative_sidecar
 from ..bundles import Model
 from ..dicom import MadeBy, protocol_of, write_derived_series
-from ..dicom.segmentation_out import import_highdicom
+from ..dicom.structures import Structures
 from ..engine import Progress
 from ..errors import (
     ImageError,
@@ -29,7 +29,7 @@ from ..errors import (
 from ..files import temporary_beside
 from ..grid import grid_of
 from ..inference import acquire
-from ..io.images import image_suffix, read_dicom, read_header, read_image, read_labels, refuse_file_options, write_image
+from ..io.images import image_suffix, read_dicom, read_header, read_image, refuse_file_options, write_image
 from ..labels import carry_labels
 from ..options import Acquisition, RunOptions
 from ..profiles import known_profile, read_protocols
@@ -40,7 +40,7 @@ from ..trust.uncertainty import uncertainty_map
 from .attempt import attempt
 from .cases import Case
 from .claims import hold_claim
-from .companions import MAPS, describe_companions, map_path, remove_maps, write_map, write_masks
+from .companions import MAPS, carry_mask, describe_companions, map_path, read_mask, remove_maps, write_map, write_masks
 from .log import ALREADY_DONE, Outcome
 from .model import super_resolve_within
 from .pages import CasePage
@@ -81,7 +81,7 @@ class Result:
     made: dict[str, Any]
     trust: dict[str, Any]
     maps: dict[str, MetaTensor]
-    masks: dict[Path, MetaTensor]
+    masks: dict[Path, MetaTensor | Structures]
 
     @property
     def change(self) -> str:
@@ -115,13 +115,14 @@ def super_resolve_case(
             contradicts the acquired slices.
     """
     masks = zip(case.mask_targets, case.masks, strict=True)
-    labels = {path: read_labels(mask, image=acquired.image) for path, mask in masks}
-    if any(path.suffix == ".dcm" for path in labels):
-        import_highdicom()  # its absence is found before the work
+    labels = {path: read_mask(mask, acquired.image, path) for path, mask in masks}
     grid = acquired.wanted_grid(spacing=options.wanted.spacing, factor=options.wanted.factor)
     _check_space(case, acquired, len(acquired.image) * math.prod(grid.shape))
     sr, made = super_resolve_within(model, acquired, options.wanted, memory=memory, progress=progress)
-    carried = {path: carry_labels(turned_to(acquired.grid, mask), acquired, sr) for path, mask in labels.items()}
+    carried = {
+        path: carry_mask(mask, lambda one: carry_labels(turned_to(acquired.grid, one), acquired, sr))
+        for path, mask in labels.items()
+    }
     trust, maps = assess(acquired, sr, model, options)
     return Result(acquired, sr, made, trust, maps, carried)
 

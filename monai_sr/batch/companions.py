@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..dicom import MadeBy, Series, find_series, is_dicom
+from ..dicom import MadeBy, Series, find_series, is_dicom, read_mask_object
 from ..dicom.planes import is_own_object
-from ..dicom.segmentation_out import write_segmentation
-from ..errors import OutputError, UsageError
+from ..dicom.segmentation_out import import_highdicom, write_segmentation
+from ..dicom.structures import Structures, read_structures, write_structures
+from ..errors import OutputError, UsageError, naming
 from ..files import write_json
-from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix, write_image
+from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix, read_labels, write_image
 from ..io.nifti import is_super_resolved
 from ..options import NOTICE
 from .masks import carried_name, is_bids_mask
 from .record import sidecar_path, stem_of
 
 if TYPE_CHECKING:
+    import torch
     from monai.data import MetaTensor
 
 MAPS = ("consistency", "uncertainty")
@@ -109,15 +111,40 @@ def describe_companions(
         write_json(inherited | {"Description": f"{description} {NOTICE}"}, sidecar_path(path))
 
 
+def read_mask(path: Path, image: torch.Tensor, target: Path) -> MetaTensor | Structures:
+    """A mask of an image; a structure set that is to become one as such, because its regions may overlap.
+
+    Raises:
+        SuperResolutionError: as of :func:`monai_sr.io.images.read_labels`; a DICOM segmentation is to be written, and
+            highdicom is missing.
+    """
+    if target.suffix.lower() == ".dcm":
+        mask = read_mask_object(path)
+        if mask is not None and mask.modality == "RTSTRUCT":
+            with naming(path):
+                return read_structures(mask, image)
+        import_highdicom()  # its absence is found before the work
+    return read_labels(path, image=image)
+
+
+def carry_mask(mask: MetaTensor | Structures, carry: Callable[[MetaTensor], MetaTensor]) -> MetaTensor | Structures:
+    """A mask on other slices; of a structure set each region by itself."""
+    return mask.carried(carry) if isinstance(mask, Structures) else carry(mask)
+
+
 def write_masks(
-    masks: Mapping[Path, MetaTensor], *, made_by: MadeBy, series: Path | Series | None = None, overwrite: bool = False
+    masks: Mapping[Path, MetaTensor | Structures],
+    *,
+    made_by: MadeBy,
+    series: Path | Series | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write carried masks, each where it belongs and in its own type.
 
     Args:
-        masks: by the file; one called ``.dcm`` becomes a DICOM segmentation.
+        masks: by the file; one called ``.dcm`` becomes a DICOM segmentation or structure set.
         made_by: what made them.
-        series: that DICOM segmentations are about, or the folder of a derived one.
+        series: that DICOM masks are about, or the folder of a derived one.
         overwrite: also replace what is not ours.
 
     Raises:
@@ -127,13 +154,17 @@ def write_masks(
     for path, labels in masks.items():
         _spare(path, overwrite=overwrite)
         if path.suffix.lower() != ".dcm":
+            assert not isinstance(labels, Structures)
             write_image(labels, path)
             continue
         if isinstance(series, Path):
             series = find_series(series, own_results=True).only()
         if series is None:
             raise UsageError("E-OUT-FORMAT", "a DICOM mask needs a DICOM series", fix="name an image file", path=path)
-        write_segmentation(labels, series, path, made_by=made_by)
+        if isinstance(labels, Structures):
+            write_structures(labels, series, path, made_by=made_by)
+        else:
+            write_segmentation(labels, series, path, made_by=made_by)
 
 
 def _spare(path: Path, *, overwrite: bool) -> None:

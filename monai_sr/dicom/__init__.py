@@ -4,7 +4,7 @@ from .dataset import is_dicom
 from .derive import MadeBy, write_derived_series
 from .planes import MaskObject, read_mask_object
 from .scan import Found, LeftOut, find_series, is_dicom_source, regular_files, short_name
-from .segmentation import read_segmentation
+from .segmentation import read_mask_labels
 from .series import Frame, Series
 from .sidecar import acquisition, protocol_of, series_description
 from .stack import SLICE_AXIS, Stack, read_series, stack_of
@@ -23,8 +23,8 @@ __all__ = [
     "is_dicom",
     "is_dicom_source",
     "protocol_of",
+    "read_mask_labels",
     "read_mask_object",
-    "read_segmentation",
     "read_series",
     "regular_files",
     "series_description",

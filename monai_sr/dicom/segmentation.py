@@ -12,6 +12,7 @@ from .attributes import groups_of, in_group
 from .dataset import UNDEFINED_LENGTH, pixel_element
 from .pixels import read_stored
 from .planes import MaskObject, Planes
+from .structures import read_structures
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,16 @@ else:
     data, torch = Later("monai.data"), Later("torch")
 
 _LABELMAP = "LABELMAP"
+
+
+def read_mask_labels(mask: MaskObject, image: torch.Tensor) -> MetaTensor:
+    """A segmentation or structure set as labels on the grid of its image.
+
+    Raises:
+        ImageError: as of :func:`read_segmentation`, :func:`monai_sr.dicom.structures.read_structures`; regions of a
+            structure set overlap (E-SEG-OVERLAP).
+    """
+    return read_segmentation(mask, image) if mask.modality == "SEG" else read_structures(mask, image).labels()
 
 
 def read_segmentation(seg: MaskObject, image: torch.Tensor) -> MetaTensor:

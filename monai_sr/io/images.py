@@ -111,13 +111,13 @@ def read_image(
 
 
 def read_labels(path: str | Path, *, image: torch.Tensor | None = None) -> MetaTensor:
-    """Read a mask or segmentation from an image file, which may be constant, or from a DICOM SEG.
+    """Read a mask or segmentation from an image file, which may be constant, or from a DICOM SEG or RTSTRUCT.
 
     Args:
         path: the file.
         image: the image of the mask; a DICOM object needs it.
 
-    Returns, raises: as :func:`read_image`, :func:`monai_sr.dicom.segmentation.read_segmentation`.
+    Returns, raises: as :func:`read_image`, :func:`monai_sr.dicom.read_mask_labels`.
     """
     path = Path(path)
     if not path.is_file():
@@ -128,7 +128,7 @@ def read_labels(path: str | Path, *, image: torch.Tensor | None = None) -> MetaT
             return make_volume(*_read_file(path, None), path=path, may_be_constant=True)
         if image is None:
             raise UsageError("E-USE", "a DICOM mask needs the image that it is about", fix="give its image, too")
-        return dicom.read_segmentation(mask, image)
+        return dicom.read_mask_labels(mask, image)
 
 
 def refuse_file_options(*, volume: int | str | None = None, geometry: str | None = None) -> None:
