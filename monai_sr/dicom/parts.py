@@ -107,7 +107,8 @@ def _by_owner(part: Part) -> list[Part]:
     notes: set[SuperResolutionWarning] = set()
     groups = [part.frames]
     patients = _patients(part.frames)
-    for name, key in (("StudyInstanceUID", lambda frame: _raw(frame, _STUDY)), ("PatientID", lambda frame: patients[id(frame)])):
+    owners = (("StudyInstanceUID", lambda frame: _raw(frame, _STUDY)), ("PatientID", lambda f: patients[id(f)]))
+    for name, key in owners:
         groups = [finer for group in groups for finer in by_text(group, key, name, notes)]
     if len(groups) > 1:
         notes.add(_OWNERS)
@@ -206,7 +207,7 @@ def _raw(frame: Frame, tag: int | None) -> bytes:
 
 
 def _patients(frames: list[Frame]) -> dict[int, bytes]:
-    """PatientID by the id of each frame; where it is empty, that of the only patient of this name and birth date, or these."""
+    """PatientID by the id of each frame; where it is empty, that of the only patient of this name, or the name."""
     texts = {id(frame): [_raw(frame, tag) for tag in _PATIENT] for frame in frames}
     known: dict[bytes, set[bytes]] = defaultdict(set)
     for identifier, name, birth in texts.values():
