@@ -88,7 +88,13 @@ class Model:
         """This model on a device; itself if it is there already, else a copy, by torch in float32."""
         if self.network is None or device == self.device:
             return self
-        return self.computed_by(as_engine(copy.deepcopy(self.network).to(device)))
+        # straight to the device: a card that ran out of memory cannot hold the weights twice
+        moved: dict[int, Any] = {
+            id(weight): nn.Parameter(weight.detach().to(device), weight.requires_grad)
+            for weight in self.network.parameters()
+        }
+        moved |= {id(buffer): buffer.to(device) for buffer in self.network.buffers()}
+        return self.computed_by(as_engine(copy.deepcopy(self.network, moved)))
 
     def computed_by(self, engine: Engine) -> Model:
         """This model with another engine."""

@@ -304,6 +304,20 @@ def test_16_bits_on_a_gpu_stay_near_32(bundle, precision):
     assert (model.on(CPU)(image) - exact).abs().max() < 1e-4 * np.ptp(exact.numpy())
 
 
+def test_a_network_moves_without_a_second_copy_where_it_was(monkeypatch):
+    model = load_bundle("pyramid", engine="torch")
+
+    def full(*_):
+        raise torch.OutOfMemoryError("the card is full")
+
+    monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", full)
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", full)
+    moved = model.on(torch.device("meta"))
+    assert {weight.device.type for weight in moved.network.state_dict().values()} == {"meta"}
+    assert {buffer.device.type for buffer in moved.network.buffers()} == {"meta"}
+    assert model.device == CPU and not any(weight.is_meta for weight in model.network.parameters())
+
+
 @pytest.mark.parametrize("name", ["residual", "pyramid"])
 def test_the_best_quality_is_the_mean_over_the_mirror_images(name):
     network, image = NETWORKS[name](), phantoms.body((18, 15, 9), (1.0, 1.0, 2.0))
