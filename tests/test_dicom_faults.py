@@ -182,6 +182,8 @@ REFUSED = [
         f, counted_from_zero(RescaleSlope=1))[:0], says=("-1000", "Rescale")),
     entry("D18", "E-CT-HU", "frames", lambda f: write(
         f, enhanced(counted_from_zero()))[:0], says=("-1000", "Rescale")),
+    entry("D19", "E-DCM-RESCALE", "one without", lambda f: one_of(f, 3, RescaleSlope=None, RescaleIntercept=None)),
+    entry("D19", "E-DCM-RESCALE", "one without intercept", lambda f: one_of(f, 3, RescaleIntercept=None)),
     entry("D21", "E-DCM-CODEC", "MPEG2", lambda f: encapsulated(
         write(f, slices(WIDE))[1], [b"\0\0\1\xb3" * 40], MPEG2MPML), says=("MPEG2",)),
     entry("D21", "E-DCM-CODEC", "of the future", lambda f: replace_bytes(encapsulated(

@@ -279,7 +279,7 @@ def _straightened(part: Part) -> Part:
     if turned > MOST_TURNED:
         raise ImageError(
             "E-DCM-ORIENT",
-            f"the slices from {part.frames[0].file.name} on turn by {degrees:.2f} degrees from their mean direction, "
+            f"the slices from {part.frames[0].name} on turn by {degrees:.2f} degrees from their mean direction, "
             f"at most {np.degrees(MOST_TURNED):.1f} make a volume",
         )
     frames = []

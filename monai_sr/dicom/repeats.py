@@ -272,7 +272,7 @@ def _ambiguous(places: list[list[Frame]]) -> ImageError:
     """Error: repeats differ, and no attribute distinguishes them."""
     first, other, *_ = next(place for place in places if len(place) > 1)
     crowded = sum(len(place) > 1 for place in places)
-    problem = f"{first.file.name} and {other.file.name} lie at the same position and differ"
+    problem = f"{first.name} and {other.name} lie at the same position and differ"
     if crowded > 1 and crowded * 2 >= len(places):
         fix = "export the repeats as series of their own, or convert them by dcm2niix and choose a --volume"
         return ImageError("E-DCM-AMBIG", f"{problem}, as at {crowded - 1} other positions", fix=fix)

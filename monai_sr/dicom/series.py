@@ -43,6 +43,12 @@ class Frame:
     intercept: float | None = None
 
     @property
+    def name(self) -> str:
+        """Of its file, and which frame of it."""
+        several = int(self.header.get("NumberOfFrames") or 1) > 1
+        return f"{self.file.name} frame {self.number + 1}" if several else self.file.name
+
+    @property
     def normal(self) -> np.ndarray:
         """(3,) unit vector across the slice, LPS."""
         normal = np.cross(self.orientation[:3], self.orientation[3:])

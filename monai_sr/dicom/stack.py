@@ -120,7 +120,7 @@ def _unevenness(
     thickness = np.broadcast_to(0.0 if series.slice_thickness is None else series.slice_thickness, len(steps) + 1)
     breaks = breaks_in(series.offsets, thickness)
     at = int(breaks[0]) if len(breaks) else int(np.argmax(np.abs(steps - step)))
-    names = f"{series.frames[at].file.name} and {series.frames[at + 1].file.name}"
+    names = f"{series.frames[at].name} and {series.frames[at + 1].name}"
     where = f"at {series.offsets[at]:.2f} and {series.offsets[at + 1]:.2f} mm along the normal"
     whole = np.rint(steps / step)
     if len(breaks):
@@ -173,6 +173,7 @@ def read_series(
     by_file: dict[Path, list[int]] = {}
     for index, frame in enumerate(series.frames):
         by_file.setdefault(frame.file, []).append(index)
+    _check_rescale(series)
     least, greatest = np.inf, -np.inf
     for done, indices in enumerate(by_file.values(), start=1):
         ends = read_values([series.frames[i] for i in indices], [voxels[i] for i in indices])
@@ -212,6 +213,15 @@ def _padding(voxels: np.ndarray, series: Series) -> np.ndarray | None:
         return None
     voxels[mask] = next(ends for ends in padding if ends is not None)[0]
     return mask
+
+
+def _check_rescale(series: Series) -> None:
+    """Refuse a rescale that only some slices have: the others would be of another brightness."""
+    lacking = [frame.name for frame in series.frames if frame.slope is None or frame.intercept is None]
+    given = {(frame.slope, frame.intercept) for frame in series.frames} - {(1.0, 0.0)}
+    if lacking and any(None not in factors for factors in given):
+        text = f"{len(lacking)} of {len(series.frames)} slices have no rescale, the first is {lacking[0]}"
+        raise ImageError("E-DCM-RESCALE", text)
 
 
 def _check_hounsfield(voxels: np.ndarray, outside: np.ndarray | None) -> None:
