@@ -7,6 +7,7 @@
 import ast
 import importlib
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -453,6 +454,21 @@ def test_cmake_takes_along_every_file_of_the_module():
         assert str(path.relative_to(FOLDER)) in text, path
     top = (EXTENSION / "CMakeLists.txt").read_text()
     assert re.findall(r"add_subdirectory\((\w+)\)", top) == ["MonaiSR", "MonaiSRCLI"]
+
+
+def test_the_extensions_index_finds_what_it_asks_for():
+    top, page = (EXTENSION / "CMakeLists.txt").read_text(), (EXTENSION / "README.md").read_text()
+    fields = dict(re.findall(r'^set\(EXTENSION_(\w+) "(.*)"\)$', top, flags=re.MULTILINE))
+    assert "Research only" in fields["DESCRIPTION"] and "WO 2024/006944" in fields["DESCRIPTION"]
+    assert (EXTENSION / "LICENSE.txt").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    folder = re.search(r'MonaiSR_FOLDER "(.*)"', top)[1]
+    for name in ("ICONURL", "SCREENSHOTURLS"):
+        path = fields[name].replace("${MonaiSR_RAW}/", "").replace("${MonaiSR_FOLDER}", folder)
+        assert (ROOT / path).is_file(), path
+    assert (ROOT / folder / "README.md").samefile(EXTENSION / "README.md")
+    entry = json.loads(re.search(r"```json\n(.*?)```", page, flags=re.DOTALL)[1])
+    assert entry["build_dependencies"] == fields["DEPENDS"].split() and entry["category"] == fields["CATEGORY"]
+    assert entry["tier"] == 1
 
 
 def test_scripts_can_use_the_logic_without_the_panel(slicer, thick):
