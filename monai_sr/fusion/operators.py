@@ -56,6 +56,10 @@ class StackOperator:
         """The transpose, for voxels that are 0 where not :attr:`seen`."""
         raise NotImplementedError
 
+    def curvature(self, x: Tensor, weight: Tensor) -> Tensor:
+        """``(A T)ᵀ weight · A T x``, for weights that are 0 where not :attr:`seen`."""
+        return self.adjoint(weight * self.forward(x))
+
 
 class ParallelOperator(StackOperator):
     """One matrix along each axis; exact.
@@ -106,7 +110,7 @@ class ParallelOperator(StackOperator):
 
 @dataclass(frozen=True)
 class _Slab:
-    """Rows of a stack, the part of the grid around them, and where their points lie in it."""
+    """Rows of a stack, the part of the grid around them, and where their points lie in it, (parts, ..., 3)."""
 
     rows: slice
     box: tuple[slice, slice, slice]
@@ -169,9 +173,9 @@ class ObliqueOperator(StackOperator):
             if (places.max(axis=0) < -1).any() or (places.min(axis=0) > size).any():
                 continue
             x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-            scale = 2 / (high - low - 1)  # to -1..1, as grid_sample counts
-            first = (self._first + self._steps[:, 0] * start - low) * scale - 1
-            steps = torch.from_numpy(self._steps * scale[:, None]).float()
+            scale = 2 / (high - low - 1)  # to -1..1, the last axis first, as grid_sample counts
+            first = ((self._first + self._steps[:, 0] * start - low) * scale - 1)[::-1].copy()
+            steps = torch.from_numpy((self._steps * scale[:, None])[::-1].copy()).float()
             lines = [torch.arange(n, dtype=torch.float32) for n in (stop - start, columns, count)]
             points = (
                 torch.from_numpy(first).float()
@@ -179,33 +183,41 @@ class ObliqueOperator(StackOperator):
                 + lines[1][:, None, None] * steps[:, 1]
                 + lines[2][:, None] * steps[:, 2]
             )
-            yield _Slab(slice(start, stop), (x, y, z), points.flip(-1))
+            # torch samples the items of a batch in parallel
+            part = 2 if points.shape[0] % 2 == 0 and torch.get_num_threads() > 1 else 1
+            yield _Slab(slice(start, stop), (x, y, z), points.reshape(part, -1, *points.shape[1:]))
 
     def forward(self, x: Tensor) -> Tensor:
         made = torch.zeros(*self._counts[:2], len(self._profile))
         for slab in self._slabs():
-            part, points = _split(slab.points)
-            box = x[slab.box].expand(part, 1, -1, -1, -1)
-            lines = functional.grid_sample(box, points, padding_mode="border", align_corners=True)
-            made[slab.rows] = lines.reshape(slab.points.shape[:-1]) @ self._profile.T
+            made[slab.rows] = self._seen_in(slab, x)
         return made.permute(list(np.argsort(self._order)))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        x = torch.zeros(self._grid.shape)
-        y = y.permute(self._order)
+        x, y = torch.zeros(self._grid.shape), y.permute(self._order)
         for slab in self._slabs():
-            part, points = _split(slab.points)
-            box = x[slab.box].expand(part, 1, -1, -1, -1)
-            lines = (y[slab.rows] @ self._profile).reshape(part, 1, *points.shape[1:-1])
-            gradient = torch.ops.aten.grid_sampler_3d_backward(lines, box, points, 0, 1, True, [True, False])[0]
-            x[slab.box] += gradient.sum(dim=(0, 1))
+            self._spread(slab, y[slab.rows], x)
         return x
 
+    def curvature(self, x: Tensor, weight: Tensor) -> Tensor:
+        made, weight = torch.zeros(self._grid.shape), weight.permute(self._order)
+        for slab in self._slabs():  # a row of the stack needs no other: each slab is placed once
+            self._spread(slab, weight[slab.rows] * self._seen_in(slab, x), made)
+        return made
 
-def _split(points: Tensor) -> tuple[int, Tensor]:
-    """Points as a batch of two where their number is even: torch samples the items of a batch in parallel."""
-    part = 2 if points.shape[0] % 2 == 0 and torch.get_num_threads() > 1 else 1
-    return part, points.reshape(part, -1, *points.shape[1:])
+    def _seen_in(self, slab: _Slab, x: Tensor) -> Tensor:
+        """(rows, columns, m) of the stack as acquired from ``x``."""
+        box = x[slab.box].expand(len(slab.points), 1, -1, -1, -1)
+        lines = functional.grid_sample(box, slab.points, padding_mode="border", align_corners=True)
+        return lines.reshape(-1, self._counts[1], self._counts[2]) @ self._profile.T
+
+    def _spread(self, slab: _Slab, y: Tensor, x: Tensor) -> None:
+        """Add the transpose of rows of the stack to ``x``."""
+        box = x[slab.box].expand(len(slab.points), 1, -1, -1, -1)
+        lines = (y @ self._profile).reshape(len(slab.points), 1, *slab.points.shape[1:-1])
+        gradient = torch.ops.aten.grid_sampler_3d_backward(lines, box, slab.points, 0, 1, True, [True, False])[0]
+        for part in gradient:
+            x[slab.box] += part[0]
 
 
 def resample(voxels: Tensor, source: Grid, target: Grid, *, degree: Literal[1, 3] = 3) -> tuple[Tensor, Tensor]:

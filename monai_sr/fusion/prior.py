@@ -10,8 +10,9 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from ..acquired import Acquired
 from ..grid import Grid, grid_of
-from .operators import is_known, resample
+from .operators import EDGE, is_known, resample
 from .stacks import Stack
 
 FAINT = 1e-3
@@ -74,15 +75,24 @@ def confidence(stack: Stack, grid: Grid) -> Tensor:
     made = torch.ones(grid.shape)
     for axis, size in enumerate(stack.grid.shape):
         lines = [index[axis, k] * torch.arange(n, dtype=torch.float32) for k, n in enumerate(grid.shape)]
+        # where the stack is parallel to the grid, one line holds all places along an axis
+        flat = [np.abs(index[axis, k]) * n < EDGE for k, n in enumerate(grid.shape)]
+        lines = [torch.zeros(1) if still else line for still, line in zip(flat, lines, strict=True)]
         place = float(index[axis, 3]) + lines[0][:, None, None] + lines[1][:, None] + lines[2]
         spacing = stack.grid.spacing[axis]
         edge = torch.minimum(place + 0.5, size - 0.5 - place) * (spacing / acquired.slice_spacing)
         made *= edge.clamp_(FAINT, 1)
         if axis == acquired.axis:
-            centers = torch.from_numpy(acquired.positions_from_first).float()
-            at = place.mul_(spacing).contiguous()
-            after = torch.bucketize(at, centers).clamp_(1, len(centers) - 1)
-            distance = torch.minimum((at - centers[after - 1]).abs(), (at - centers[after]).abs())
             thickness = float(np.mean(acquired.slice_thickness))
-            made /= 1 + (distance / thickness).square_()
+            made /= 1 + (_distance_to_slice(acquired, place.mul_(spacing)) / thickness).square_()
     return made
+
+
+def _distance_to_slice(acquired: Acquired, at: Tensor) -> Tensor:
+    """mm from positions across the slices to the nearest slice; ``at`` counts from the first slice."""
+    centers = torch.from_numpy(acquired.positions_from_first).float()
+    if acquired.is_even:
+        step = float(centers[1] - centers[0])
+        return (at - (at / step).round_().clamp_(0, len(centers) - 1).mul_(step)).abs_()
+    after = torch.bucketize(at.contiguous(), centers).clamp_(1, len(centers) - 1)
+    return torch.minimum((at - centers[after - 1]).abs(), (at - centers[after]).abs())

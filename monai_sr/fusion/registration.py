@@ -112,7 +112,10 @@ def align(images: Sequence[Image], names: Sequence[str], *, shortest: float, reg
         before, overlap = _agreement(images[0], image, np.eye(4))
         if not bool(overlap.any()):
             raise no_overlap("it has no region in common with the first stack").at(name)
-        motions.append(find_motion(images[0], image) if register else Motion(np.eye(4), before, before))
+        known = before, overlap
+        motions.append(
+            find_motion(images[0], image, agreement=known) if register else Motion(np.eye(4), before, before)
+        )
     if register and len(images) > 2:
         motions = [motions[0], *(_refined(images, motions, number) for number in range(1, len(images)))]
     return [
@@ -163,12 +166,15 @@ def _judged(motion: Motion, name: str, shortest: float, register: bool) -> Motio
     return replace(motion, is_used=used)
 
 
-def find_motion(fixed: Image, moving: Image, *, start: np.ndarray | None = None) -> Motion:
+def find_motion(
+    fixed: Image, moving: Image, *, start: np.ndarray | None = None, agreement: tuple[float, Tensor] | None = None
+) -> Motion:
     """The rigid motion of ``moving`` that makes it correlate best with ``fixed``.
 
     Args:
         fixed, moving: (X, Y, Z) voxels, mask of known ones, and grid, in one frame of reference.
         start: (4, 4) motion to begin with. Default: identity.
+        agreement: correlation and common region at the start. Default: measured.
 
     Returns:
         The motion; where the overlap is too small it is the start, and ``after`` is NaN.
@@ -178,7 +184,7 @@ def find_motion(fixed: Image, moving: Image, *, start: np.ndarray | None = None)
     import SimpleITK as sitk
 
     start = np.eye(4) if start is None else start
-    before, overlap = _agreement(fixed, moving, start)
+    before, overlap = agreement or _agreement(fixed, moving, start)
     smaller = min(_volume(*fixed[1:]), _volume(*moving[1:]))
     size = overlap.sum().item() * abs(np.linalg.det(fixed[2].affine[:3, :3]))
     if np.isnan(before) or size < MIN_OVERLAP * smaller:
