@@ -358,13 +358,13 @@ PARAMETERS: dict[str, Parameter] = {
 }
 """Every option by its name, in the order of the help."""
 
-_DICOM_ONLY = {"format", "series", "fill_gaps", "merge_by_geometry", "protocols"}
+_DICOM_ONLY = {"format", "series", "fill_gaps", "merge_by_geometry"}
 _OF_A_RUN = {parameter.name for parameter in PARAMETERS.values() if parameter.group in ("outputs", "selection")}
 
 LEFT_OUT: dict[str, set[str]] = {
     "run": set(),
     "bids": _DICOM_ONLY,
-    "slicer": _DICOM_ONLY | _OF_A_RUN | {"consistency"},  # whose name is that of its map there
+    "slicer": _DICOM_ONLY | _OF_A_RUN | {"consistency", "protocols"},  # whose name is that of its map there
     "watch": _OF_A_RUN | {"input", "output", "format", "series", "volume", "nan", "geometry", "merge_by_geometry"},
     "check": {p.name for p in PARAMETERS.values() if p.group not in ("reading", "acquisition")} | {"series"},
 }

@@ -17,6 +17,7 @@ import phantoms
 import pydicom
 import pytest
 import torch
+from bids_datasets import put_json
 from catalogue import fault
 from dicom_phantoms import Stack, even, slices
 from monai.data import MetaTensor
@@ -334,6 +335,28 @@ def test_a_result_is_made_again_if_its_width_in_the_table_changes(call, tmp_path
         (result,) = (tmp_path / "out").rglob("*.nii.gz")
         made.append(result.stat().st_mtime_ns)
     assert made[0] == made[1] != made[2]
+
+
+def test_a_bids_dataset_uses_a_table_by_the_metadata_that_its_images_inherit(call, tmp_path):
+    root, table = tmp_path / "bids", tmp_path / "protocols.tsv"
+    thick = simulate_thick_slices(thin_ct(), 4.0, slice_thickness=3.5, axis=2)
+    put_json(root / "dataset_description.json", Name="x", BIDSVersion="1.10.0")
+    put_json(root / "FLAIR.json", SliceThickness=4, Manufacturer="Siemens", MRAcquisitionType="2D")
+    (root / "sub-01" / "anat").mkdir(parents=True)
+    write_image(thick + 1000, root / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz", dtype="int16")
+    words = ["bids", root, tmp_path / "out", "participant", "--bundle", "none", "--protocols", table]
+    rows = [ProtocolWidth(Protocol("siemens", "*", "2D"), 4.0, width, "gaussian") for width in (3.5, 3.2)]
+    decided, made = [], []
+    for text in (protocols_text([]), protocols_text(rows[:1]), protocols_text(rows[:1]), protocols_text(rows[1:])):
+        table.write_text(text)
+        code, _, err = call(*words)
+        assert code == 0, err
+        (result,) = (tmp_path / "out").rglob("*.nii.gz")
+        record = json.loads(result.with_name(result.name.replace(".nii.gz", ".json")).read_text())["monai_sr"]
+        decided.append(tuple(record["acquired"]["slice_thickness"].values()))
+        made.append(result.stat().st_mtime_ns)
+    assert decided == [(4.0, "sidecar"), (3.5, "protocol"), (3.5, "protocol"), (3.2, "protocol")]
+    assert made[0] != made[1] == made[2] != made[3]
 
 
 def test_the_option_is_stronger_than_the_table_and_the_table_than_the_header():

@@ -14,7 +14,7 @@ from typing import Any
 from monai.data import MetaTensor
 
 from ..acquired import Acquired, acquisition_meta, protocol_in
-from ..bids import derivative_sidecar
+from ..bids import BidsImage, derivative_sidecar
 from ..bundles import Model
 from ..dicom import MadeBy, protocol_of, write_derived_series
 from ..dicom.structures import Structures
@@ -30,6 +30,7 @@ from ..files import temporary_beside
 from ..grid import grid_of
 from ..inference import acquire
 from ..io.images import image_suffix, read_dicom, read_header, read_image, refuse_file_options, write_image
+from ..io.sidecar import protocol_in_json
 from ..labels import carry_labels
 from ..options import Acquisition, RunOptions
 from ..profiles import known_profile, read_protocols
@@ -267,19 +268,19 @@ def read_case(case: Case, options: RunOptions, *, progress: Progress | None = No
         return read_dicom(case.series, path=case.source, fill_gaps=reading.fill_gaps, progress=progress)
     image = read_image(case.source, volume=reading.volume, nan=reading.nan, geometry=reading.geometry)
     if case.bids is not None:
-        thickness = case.bids.slice_thickness
-        image.meta |= acquisition_meta(modality=case.bids.modality, slice_thickness=thickness, source="sidecar")
+        image.meta |= _bids_meta(case.bids, with_protocol=options.acquisition.protocols is not None)
     return image
 
 
 def decided_acquisition(case: Case, options: RunOptions) -> Acquisition:
     """How the volume of a case was acquired, by the options, the JSON of a BIDS dataset and the table of protocols."""
     said = options.acquisition
-    if case.bids is not None:
-        return said.or_else(Acquisition(slice_thickness=case.bids.slice_thickness))
+    by_metadata = said if case.bids is None else said.or_else(Acquisition(slice_thickness=case.bids.slice_thickness))
     if not said.protocols:
-        return said
-    if case.series is None:
+        return by_metadata
+    if case.bids is not None:
+        meta = _bids_meta(case.bids, with_protocol=True)
+    elif case.series is None:
         with collect_notices():  # they are given when the image is read
             meta = read_header(case.source, geometry=options.reading.geometry).meta
     else:
@@ -288,8 +289,16 @@ def decided_acquisition(case: Case, options: RunOptions) -> Acquisition:
     stated, typical = protocol_in(meta)
     known = known_profile(stated, thickness=typical, table=read_protocols(said.protocols))
     if known is None or known.source != "protocol" or typical is None:
-        return said
+        return by_metadata
     return said.or_else(Acquisition(slice_thickness=round(known.ratio * typical, 6), profile=known.profile))
+
+
+def _bids_meta(image: BidsImage, *, with_protocol: bool) -> dict[str, Any]:
+    """The metadata of an image of a BIDS dataset, with those that it inherits; its protocol for a table of them."""
+    protocol = protocol_in_json(image.metadata, image.modality) if with_protocol else None
+    return acquisition_meta(
+        modality=image.modality, slice_thickness=image.slice_thickness, protocol=protocol, source="sidecar"
+    )
 
 
 def maps_wanted(options: RunOptions) -> list[str]:

@@ -6,7 +6,7 @@ A header of NIfTI has no slice thickness, modality or manufacturer; the DICOM fi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..acquired import acquisition_meta
 from ..dicom.kinds import quantity_of, values_of
 from ..dicom.sidecar import protocol_from
 from ..errors import warn
+from ..intensities import Modality
 
 LONGEST = 2**24
 """Bytes; dcm2niix writes some kilobytes."""
@@ -72,11 +73,16 @@ def read_sidecar(path: Path, spacing: Sequence[float]) -> dict[str, Any]:
         warn("W-JSON-SPACING", text, path=path, facts=facts)
         return {}
     modality = modality if modality in ("CT", "MR") else None
-    protocol = protocol_from(lambda name: _lookup(content, name), modality) if modality else None
+    protocol = protocol_in_json(content, modality) if modality else None
     return acquisition_meta(slice_thickness=thickness, modality=modality, protocol=protocol, source="sidecar")
 
 
-def _lookup(content: dict[str, Any], name: str) -> Any:
+def protocol_in_json(content: Mapping[str, Any], modality: Modality) -> dict[str, str]:
+    """The protocol of an image by its JSON, as of :func:`monai_sr.profiles.protocol_from`."""
+    return protocol_from(lambda name: _lookup(content, name), modality)
+
+
+def _lookup(content: Mapping[str, Any], name: str) -> Any:
     """A value by its DICOM keyword; dcm2niix joins several values of these by underscores."""
     value = _flat(content.get(name))
     joined = isinstance(value, str) and name in ("ScanningSequence", "SequenceVariant", "ScanOptions")
