@@ -35,6 +35,7 @@ from ..labels import carry_labels
 from ..options import Acquisition, RunOptions
 from ..profiles import known_profile, read_protocols
 from ..trust.alignment import turned_to
+from ..trust.artifacts import check_artifacts, measure_artifacts
 from ..trust.consistency import Consistency, check_result
 from ..trust.resolution import METHOD, check_width, effective_resolution
 from ..trust.uncertainty import uncertainty_map
@@ -145,9 +146,12 @@ def assess(
     consistency = check_result(acquired, sr, limit=limit, strict=options.wanted.strict)
     before, after = effective_resolution(acquired, sr)
     check_width(acquired, before)
+    artifacts = measure_artifacts(acquired, sr)
+    check_artifacts(artifacts, path=acquired.path or None)
     trust: dict[str, Any] = {
         "consistency": consistency.summary() | _verdict(consistency, limit),
         "resolution": {"method": METHOD, "before": before.record(), "after": after.record()},
+        "artifacts": artifacts.record(),
     }
     maps = {"consistency": consistency.residual} if options.outputs.consistency_map else {}
     if options.outputs.uncertainty:

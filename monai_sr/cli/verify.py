@@ -15,6 +15,7 @@ from ..errors import naming
 from ..files import write_json
 from ..inference import without_noise
 from ..io.images import check_writable, read_image, write_image
+from ..trust.artifacts import check_artifacts, measure_artifacts
 from ..trust.consistency import measure_consistency
 from .terminal import answer, say
 
@@ -42,7 +43,13 @@ def verify(options: argparse.Namespace) -> int:
     say(f"{consistency.text()}\n{'limit':17} {limit:.3g} for each slice, and what rounding to integers costs")
     if options.map:
         say(write_image(consistency.residual, options.map, dtype="float32"))
-    record = {"consistency": consistency.record() | {"limit": limit}, "acquired": consistency.acquired.record()}
+    artifacts = measure_artifacts(consistency.acquired, cast(MetaTensor, result))
+    check_artifacts(artifacts, path=sources[1])
+    record = {
+        "consistency": consistency.record() | {"limit": limit},
+        "artifacts": artifacts.record(),
+        "acquired": consistency.acquired.record(),
+    }
     answer(**record, consistent=consistency.within(limit))
     if options.json:
         say(write_json(record, Path(options.json)))

@@ -21,6 +21,7 @@ from ..codes import CODES
 from ..errors import BundleError, SuperResolutionWarning, UsageError
 from ..grid import grid_of, on_grid
 from ..io.images import as_stored
+from ..trust.artifacts import measure_artifacts
 from ..trust.consistency import measure_consistency
 from ..trust.resolution import METHOD, effective_resolution
 from ..trust.uncertainty import uncertainty_map
@@ -30,7 +31,7 @@ from .pictures import thumbnail, viewer
 from .sections import curves, for_methods, help_dialog, navigation, notes, tables, tiles, trust
 from .views import LABELS, Scene, turned
 from .windows import windows_for
-from .words import Rows, geometry, methods, provenance, references, resolution_text, resolution_tile
+from .words import Rows, artifacts_text, geometry, methods, provenance, references, resolution_text, resolution_tile
 
 
 def write_report(
@@ -91,6 +92,8 @@ def write_report(
         "Provenance": provenance(record, name=name, description=description, version=made_by),
     }
     facts["Geometry"].append(("effective resolution", resolution_text(resolved)))
+    artifacts = record.get("artifacts") or measure_artifacts(acquired, sr).record()
+    facts["Geometry"].append(("stripes and texture", artifacts_text(artifacts)))
     limit = _calibrated(record).get("consistency", {}).get("limit")
     paragraph = methods(acquired, after, record=record, version=made_by, nrmse=consistency.nrmse)
     summary = {

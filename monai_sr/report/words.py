@@ -137,6 +137,12 @@ def resolution_text(resolution: Mapping[str, Any]) -> str:
     return f"{lengths[0]} before, {lengths[1]} after, across the slices ({resolution.get('method', 'method unknown')})"
 
 
+def artifacts_text(artifacts: Mapping[str, Any]) -> str:
+    """Stripes at the slice spacing, and the texture of flat regions, as ratios."""
+    known = [f"{name} ×{value:g}" for name, value in artifacts.items() if isinstance(value, int | float)]
+    return f"{', '.join(known) or 'cannot be measured'} (×1: not there)"
+
+
 def resolution_tile(resolution: Mapping[str, Any]) -> str:
     """Effective slice thickness before and after, in one short line."""
     return " → ".join(length_text(resolution.get(when) or {}) for when in ("before", "after"))

@@ -8,7 +8,7 @@ import numpy as np
 import phantoms
 import pytest
 import torch
-from benchmarks import convergence, gpu, pareto, speed, start, training
+from benchmarks import convergence, gallery, gpu, pareto, speed, start, training
 from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils.data import default_collate
@@ -452,3 +452,29 @@ def test_the_seconds_of_a_command_are_measured(capsys):
     (row,) = capsys.readouterr().out.splitlines()[2:]
     name, spent, wall = (cell.strip() for cell in row.strip("|").split("|"))
     assert name == "wrong option" and 0 < float(spent) <= float(wall) + 0.05
+
+
+def test_the_gallery_draws_measures_and_counts_warnings(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    phantom = gallery.plates(10)[:, 20:60, 20:60, :12]
+    monkeypatch.setattr(gallery, "plates", lambda noise: phantom)
+    monkeypatch.setattr(gallery, "PLATES", (10,))
+    words = [
+        "gallery",
+        "--output",
+        tmp_path,
+        "--plates",
+        "--spoil",
+        "--bundle",
+        "none",
+        "--markdown",
+        tmp_path / "t.md",
+    ]
+    monkeypatch.setattr("sys.argv", [str(word) for word in words])
+    gallery.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert (tmp_path / "plates_10HU.png").is_file()
+    assert [line.split()[2] for line in lines if line.startswith("plates_10HU ")] == ["thick", "cubic", "none"]
+    counts = {line[:15].strip(): line for line in lines if line.startswith(("as they are", "slices repeated"))}
+    assert counts.keys() == {"as they are", "slices repeated"}
+    assert "| slices repeated |" in (tmp_path / "t.md").read_text()

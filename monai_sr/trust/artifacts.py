@@ -1,0 +1,287 @@
+"""Artifacts of a result, measured without a reference: stripes, false texture, streaks and combs.
+
+All of them are ratios: 1 is a volume without the artifact. They compare a result with itself, or with the acquired
+slices, so units and contrast cancel. ``python -m tests.benchmarks.gallery`` measures them on real thick series.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+from scipy import ndimage
+
+from ..acquired import Acquired
+from ..errors import warn
+from ..grid import grid_of
+from ..intensities import CT_LEAST
+
+LIMITS = {"noise": 2.0, "steps": 4.0, "combs": 4.0, "bands": 1.4, "texture": 2.0}
+"""A larger ratio gives a warning. How often that is wrong is in the README of this folder."""
+
+PERIODS = 10
+"""Fewest slice spacings in a volume for a periodic measure."""
+
+CHANCE = 3.0
+"""Smaller amplitudes than this many standard errors count as none."""
+
+LARGEST = 99.0
+"""Larger ratios are reported as this one."""
+
+FLAT = 0.3
+"""Fraction of the body that counts as flat."""
+
+SEEN = 0.002
+"""Texture of less than this fraction of the data range counts as none."""
+
+_SAMPLES = 1_000_000
+"""Maximum number of voxels, from the middle of a larger volume."""
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Of one result.
+
+    Attributes:
+        noise: highest divided by lowest in-plane noise of its slices, as far as it repeats with the slice spacing.
+        steps: the same of the differences of neighboring slices.
+        combs: the same of the curvature across the slices along strong edges.
+        bands: brightness of whole slices that repeats, see :func:`bands`.
+        texture: in-plane standard deviation of flat regions, divided by that of the acquired slices there.
+    """
+
+    noise: float
+    steps: float
+    combs: float
+    bands: float
+    texture: float
+
+    def record(self) -> dict[str, Any]:
+        """For JSON; None where it cannot be measured."""
+        values = {name: getattr(self, name) for name in LIMITS}
+        return {name: None if np.isnan(value) else float(f"{value:.3g}") for name, value in values.items()}
+
+
+def check_artifacts(artifacts: Artifacts, *, path: str | Path | None = None) -> None:
+    """Warn of stripes (W-SR-STRIPES) and of false texture (W-SR-TEXTURE) above :data:`LIMITS`."""
+    facts = artifacts.record() | {f"{name}_limit": limit for name, limit in LIMITS.items()}
+    names = [name for name in LIMITS if name != "texture"]
+    if any(getattr(artifacts, name) > LIMITS[name] for name in names):
+        figures = ", ".join(f"{name} x{{{name}}} (limit {{{name}_limit:g}})" for name in names)
+        warn("W-SR-STRIPES", f"the spacing of the slices shows in the result: {figures}", path=path, facts=facts)
+    if artifacts.texture > LIMITS["texture"]:
+        text = "flat regions have {texture} times the texture of the acquired slices (limit {texture_limit:g})"
+        warn("W-SR-TEXTURE", text, path=path, facts=facts)
+
+
+def measure_artifacts(acquired: Acquired, result: MetaTensor) -> Artifacts:
+    """Stripes and false texture of a result (C, X', Y', Z') on the in-plane grid of its acquired volume.
+
+    NaN where there are too few slices or no flat region, or the result has another in-plane grid. Only the first
+    channel is measured, of a large volume the middle of its slices.
+    """
+    axis, grid = acquired.axis, grid_of(result)
+    places = np.linalg.inv(acquired.grid.affine) @ grid.affine
+    scale = np.array([places[axis, axis] if a == axis else 1.0 for a in range(3)])
+    same = np.allclose(places[:3, :3], np.diag(scale), atol=1e-2)
+    if not same or any(acquired.grid.shape[a] != grid.shape[a] for a in range(3) if a != axis):
+        return Artifacts(*[float("nan")] * len(LIMITS))
+    where = _middle(grid.shape, axis)
+    thick, thin = (volume[(0, *where)].float().cpu().numpy() for volume in (acquired.voxels, result.as_tensor()))
+    if acquired.modality == "CT":
+        thick, thin = (np.maximum(voxels, CT_LEAST) for voxels in (thick, thin))  # no padding
+    period = acquired.slice_spacing / grid.spacing[axis]
+    at = places[axis, axis] * np.arange(grid.shape[axis]) + places[axis, 3]
+    return Artifacts(
+        *stripes(thin, axis, period),
+        combs=combs(thin, axis, period),
+        bands=bands(thin, axis, period),
+        texture=false_texture(thick, thin, axis, at),
+    )
+
+
+def stripes(voxels: np.ndarray, axis: int, period: float) -> tuple[float, float]:
+    """How much in-plane noise and slice-to-slice differences repeat with the slice spacing.
+
+    Args:
+        voxels: (X, Y, Z) result.
+        axis: through-plane axis.
+        period: slice spacing in slices of the result; need not be whole.
+
+    Returns:
+        The highest divided by the lowest value of the periodic part; 1 without stripes, NaN for fewer than
+        :data:`PERIODS` periods. The rest of a series may change slowly from slice to slice.
+    """
+    slices = np.moveaxis(voxels, axis, 0).astype(np.float32)
+    body = _body(slices)
+    # differences along both axes at once: no anatomy but corners, and all of the noise
+    fine = np.abs(np.diff(np.diff(slices, axis=1), axis=2))
+    inside = body[:, 1:, 1:]
+    noise = np.array([_middle_mean(f[m]) for f, m in zip(fine, inside, strict=True)])
+    steps = np.array([_mean(np.abs(b - a)[m]) for a, b, m in zip(slices, slices[1:], body, strict=False)])
+    return _periodic(noise, period), _periodic(steps, period)
+
+
+def bands(voxels: np.ndarray, axis: int, period: float) -> float:
+    """How much the brightness of whole slices repeats with the slice spacing.
+
+    Args:
+        voxels: (X, Y, Z) result.
+        axis: through-plane axis.
+        period: slice spacing in slices of the result.
+
+    Returns:
+        1 plus the amplitude of the periodic part of the mean curvature across the slices, divided by the mean of its
+        size; 1 without bands, 2 if all of the curvature is bands; NaN for fewer than :data:`PERIODS` periods.
+    """
+    slices = np.moveaxis(voxels, axis, 0).astype(np.float32)
+    bend, body = slices[2:] - 2 * slices[1:-1] + slices[:-2], _body(slices)[1:-1]
+    if len(bend) < PERIODS * period or period < 2:
+        return float("nan")
+    size = _mean(np.abs(bend[body]))
+    return 1 + _amplitude(np.array([_mean(b[m]) for b, m in zip(bend, body, strict=True)]), period) / max(size, 1e-10)
+
+
+def false_texture(thick: np.ndarray, thin: np.ndarray, axis: int, at: np.ndarray) -> float:
+    """Texture of flat regions of a result, divided by that of the acquired slices.
+
+    A region is flat where an acquired slice and its neighbors have little contrast in plane; across the slices the
+    contrast may be large, as at a plate.
+
+    Args:
+        thick, thin: (X, Y, Z) acquired volume and result, on one in-plane grid.
+        axis: through-plane axis.
+        at: (n,) position of each slice of the result, in acquired slices.
+
+    Returns:
+        The ratio of root mean square deviations in windows of 5 x 5 voxels; NaN where nothing is flat.
+    """
+    before, after = (np.moveaxis(v, axis, 0).astype(np.float32) for v in (thick, thin))
+    spread = _local_deviation(before)
+    wide = ndimage.maximum_filter1d(spread, 3, axis=0)
+    body = _body(before)
+    flat = body & (wide <= np.quantile(wide[body], FLAT))
+    nearest = np.clip(np.round(at).astype(int), 0, len(before) - 1)
+    inside = flat[nearest]
+    if not inside.any():
+        return float("nan")
+    seen = (SEEN * float(np.subtract(*np.percentile(before, (99.9, 0.1))))) ** 2
+    made, there = ((deviation[inside] ** 2).mean() + seen for deviation in (_local_deviation(after), spread[nearest]))
+    return min(float(np.sqrt(made / there)), LARGEST) if there else 1.0
+
+
+def streaks(voxels: np.ndarray, axis: int, spacing: tuple[float, float, float], slice_spacing: float) -> float:
+    """Correlation length of the texture of flat regions along the slice axis, divided by that in plane.
+
+    Args:
+        voxels: (X, Y, Z).
+        axis: through-plane axis.
+        spacing: of the voxels, mm.
+        slice_spacing: of the acquired slices, mm: what is smoother than this is anatomy.
+    """
+    smooth = ndimage.gaussian_filter(voxels.astype(np.float32), [slice_spacing / s for s in spacing])
+    slope = np.sqrt(sum(np.gradient(smooth, s, axis=a) ** 2 for a, s in enumerate(spacing)))
+    body = _body(voxels)
+    flat = body & (slope <= np.quantile(slope[body], FLAT))
+    texture = np.where(flat, voxels - smooth, 0.0)
+    lengths = [_correlation_length(texture, flat, a, s, slice_spacing) for a, s in enumerate(spacing)]
+    return lengths[axis] / max(float(np.mean([lengths[a] for a in range(3) if a != axis])), 1e-6)
+
+
+def combs(voxels: np.ndarray, axis: int, period: float) -> float:
+    """How much the curvature across the slices repeats with the slice spacing along strong edges.
+
+    The teeth of a comb, and the steps of a contour, bend a result at every acquired slice and not between.
+
+    Args:
+        voxels: (X, Y, Z).
+        axis: through-plane axis.
+        period: slice spacing in slices of the result.
+
+    Returns:
+        The highest divided by the lowest mean curvature of the periodic part; 1 without combs, NaN for fewer than
+        :data:`PERIODS` periods.
+    """
+    slices = np.moveaxis(voxels, axis, 0).astype(np.float32)
+    if len(slices) < PERIODS * period:
+        return float("nan")
+    slope = np.hypot(*np.gradient(ndimage.uniform_filter1d(slices, max(round(period), 1), axis=0), axis=(1, 2)))
+    edge = slope >= np.quantile(slope[_body(slices)], 0.95)
+    bend = np.abs(slices[2:] - 2 * slices[1:-1] + slices[:-2])
+    return _periodic(np.array([_mean(b[e]) for b, e in zip(bend, edge[1:-1], strict=True)]), period)
+
+
+def _periodic(series: np.ndarray, period: float) -> float:
+    """Highest divided by lowest value of the part of a positive series that has a period, in samples."""
+    n = len(series)
+    if n < PERIODS * period or period < 2 or not np.isfinite(series).any():
+        return float("nan")
+    floor = 1e-3 * series[np.isfinite(series)].mean() + 1e-12
+    return min(float(np.exp(2 * _amplitude(np.log(np.maximum(series, floor)), period))), LARGEST)
+
+
+def _amplitude(series: np.ndarray, period: float) -> float:
+    """Amplitude of the part of a series that has a period, in samples, beside what changes more slowly."""
+    n, at, known = len(series), np.arange(len(series)), np.isfinite(series)
+    if not known.any():
+        return 0.0
+    series = np.where(known, series, np.median(series[known]))
+    slow = [np.cos(np.pi * k * (at + 0.5) / n) for k in range(max(int(n / period), 2))]  # up to half the frequency
+    waves = [np.cos(2 * np.pi * at / period), np.sin(2 * np.pi * at / period)][: 1 if period == 2 else 2]
+    design = np.stack([*slow, *waves], axis=1)
+    fitted = np.linalg.lstsq(design, series, rcond=None)[0]
+    free = max(n - design.shape[1], 1)
+    chance = float(np.sqrt(2 / n * ((series - design @ fitted) ** 2).sum() / free))
+    height = float(np.linalg.norm(fitted[len(slow) :]))
+    return height if height > CHANCE * chance else 0.0
+
+
+def _correlation_length(texture: np.ndarray, flat: np.ndarray, axis: int, step: float, reach: float) -> float:
+    """Distance at which the correlation of a texture falls to 1/2, mm; at most twice the reach."""
+    before, lag = 1.0, 0
+    lines, inside = np.moveaxis(texture, axis, 0), np.moveaxis(flat, axis, 0)
+    while lag * step < 2 * reach and lag + 1 < len(lines):
+        lag += 1
+        both = inside[lag:] & inside[:-lag]
+        a, b = lines[lag:][both], lines[:-lag][both]
+        now = float((a * b).sum() / max(np.sqrt(float((a * a).sum()) * float((b * b).sum())), 1e-12))
+        if now < 0.5:
+            return step * (lag - 1 + (before - 0.5) / (before - now))
+        before = now
+    return lag * step
+
+
+def _local_deviation(slices: np.ndarray) -> np.ndarray:
+    """Standard deviation in windows of 5 x 5 voxels of each slice (n, X, Y)."""
+    mean = ndimage.uniform_filter(slices, (1, 5, 5))
+    return np.sqrt(np.maximum(ndimage.uniform_filter(slices**2, (1, 5, 5)) - mean**2, 0))
+
+
+def _body(voxels: np.ndarray) -> np.ndarray:
+    """Voxels above the middle between the 1st percentile and the mean of what is above it: no air, no padding."""
+    low = float(np.percentile(voxels, 1))
+    high = voxels[voxels > low]
+    return voxels > (low + float(high.mean())) / 2 if high.size else np.ones(voxels.shape, bool)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _middle_mean(values: np.ndarray) -> float:
+    """Mean of the lower three quarters: edges do not count."""
+    return _mean(values[values <= np.quantile(values, 0.75)]) if values.size else float("nan")
+
+
+def _middle(shape: tuple[int, int, int], axis: int) -> tuple[slice, slice, slice]:
+    """The middle of a large volume: all slices of fewer rows and columns."""
+    fraction = min(1.0, float(np.sqrt(_SAMPLES / np.prod(shape))))
+    kept = [n if a == axis else max(1, round(n * fraction)) for a, n in enumerate(shape)]
+    starts = [0 if a == axis else (n - k) // 2 for a, (n, k) in enumerate(zip(shape, kept, strict=True))]
+    first, second, third = (
+        slice(s, None if a == axis else s + k) for a, (s, k) in enumerate(zip(starts, kept, strict=True))
+    )
+    return first, second, third
