@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -45,6 +46,24 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
 
 positive_number = _typed(Parameter("number", kind="number"))
 count = _typed(Parameter("count", kind="count"))
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """What a command may use of this machine, and what it says."""
+    place = parser.add_argument_group("this machine")
+    place.add_argument("--threads", type=count, metavar="N", help="processor threads [all that this process may use]")
+    place.add_argument(
+        "--memory", type=_bytes, metavar="SIZE", help="memory to plan with, such as 8G [all free memory]"
+    )
+    place.add_argument("--quiet", action="store_true", help="print only errors and warnings, and show no progress")
+
+
+def _bytes(text: str) -> int:
+    """Bytes of a size with a unit."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500M or 8G")
+    return int(float(found[1]) * 2 ** (10 * (1 + "KMGT".index(found[2].upper()))))
 
 
 def number_from_0(text: str) -> float:

@@ -5,7 +5,9 @@ Only this module and :mod:`monai_sr.cli` print.
 
 from __future__ import annotations
 
+import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -18,10 +20,11 @@ from typing import Any
 
 from .. import __version__
 from ..clients.slicer.description import given
+from ..engine.devices import MEMORY_LIMIT
 from ..engine.imports import import_monai_to_run
 from ..errors import SuperResolutionError, SuperResolutionWarning, collect_notices
 from .parser import make_parser
-from .terminal import answer_in_json, complain, flush_stdout, print_json
+from .terminal import answer_in_json, complain, flush_stdout, only_complaints, print_json
 
 ELSEWHERE = {"bids": "run", "errors": "info"}
 """Modules of commands that are not in a module of their name; each is imported when it is called."""
@@ -73,7 +76,8 @@ def _run(words: list[str], *, of_its_own: bool) -> int:
         finally:
             flush_stdout()  # of --help
         options.words, options.of_its_own = words, of_its_own
-        with _termination_heeded(), collect_notices(show=complain):
+        quiet = only_complaints(getattr(options, "quiet", False))
+        with _termination_heeded(), collect_notices(show=complain), _limited(options), quiet:
             if of_its_own and options.command == "slicer" and not options.xml:
                 import_monai_to_run()
             module = import_module(f".{ELSEWHERE.get(options.command, options.command)}", __package__)
@@ -115,6 +119,24 @@ def _termination_heeded() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _limited(options: argparse.Namespace) -> Iterator[None]:
+    """The environment as ``--threads`` and ``--memory`` say; processes that are started inherit it."""
+    given = {"OMP_NUM_THREADS": getattr(options, "threads", None), MEMORY_LIMIT: getattr(options, "memory", None)}
+    before, torch = {name: os.environ.get(name) for name in given}, sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else None
+    os.environ.update({name: str(value) for name, value in given.items() if value})
+    if torch and given["OMP_NUM_THREADS"]:  # which it reads when it is imported
+        torch.set_num_threads(given["OMP_NUM_THREADS"])
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        if torch and threads:
+            torch.set_num_threads(threads)
 
 
 def _quiet_libraries() -> None:

@@ -18,6 +18,7 @@ from .arguments import (
     add_compute,
     add_evaluate,
     add_fuse,
+    add_limits,
     add_parameter,
     positive_number,
     side,
@@ -80,6 +81,8 @@ def make_parser() -> Parser:
         sub = subparsers.add_parser(name, help=text, description=f"{text}. {NOTICE}", **how)
         sub.set_defaults(command=name)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if name not in ("info", "errors", "completion", "hub"):
+            add_limits(sub)
         if name in ("run", "bids", "check", "evaluate", "info", "doctor"):
             sub.add_argument("--json", action="store_true", help="print one JSON document for programs, and no text")
         return sub

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import Notice, SuperResolutionError, printable, write_error
 
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 _answer: ContextVar[dict[str, Any] | None] = ContextVar("answer", default=None)
 
 
@@ -25,6 +26,16 @@ def answer_in_json() -> Iterator[dict[str, Any]]:
         yield document
     finally:
         _answer.reset(token)
+
+
+@contextmanager
+def only_complaints(quiet: bool) -> Iterator[None]:
+    """While it is open, with ``quiet``, nothing is said and no progress is shown; complaints are."""
+    token = _quiet.set(quiet)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
 
 
 def in_json() -> bool:
@@ -45,7 +56,7 @@ def say(text: object) -> None:
     Raises:
         OutputError: stdout cannot be written to.
     """
-    if _answer.get() is None:
+    if _answer.get() is None and not _quiet.get():
         with _writable_stdout():
             print(_shown(text), flush=True)
 
@@ -85,7 +96,9 @@ def bar(total: float, text: str) -> Any:
     """A progress bar for work longer than a second, on a terminal only."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=printable(text), delay=1, leave=False, disable=not sys.stderr.isatty())
+    return tqdm(
+        total=total, desc=printable(text), delay=1, leave=False, disable=_quiet.get() or not sys.stderr.isatty()
+    )
 
 
 def progress_bar(text: str) -> Callable[[float], None]:

@@ -7,6 +7,9 @@ import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
+MEMORY_LIMIT = "MONAI_SR_MEMORY"
+"""Environment variable of ``--memory``, bytes; processes that are started inherit it."""
+
 PATIENCE = 5.0
 """Maximum time of the driver to answer, seconds."""
 

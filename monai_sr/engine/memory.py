@@ -15,6 +15,7 @@ import psutil
 
 from ..errors import Later, SuperResolutionError
 from . import Engine
+from .devices import MEMORY_LIMIT
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +91,7 @@ def choose_tile(engine: Engine, *, voxels_in: int, voxels_out: int, memory: int,
 def memory_budget(*, root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
     """Memory that this run may use, bytes: :data:`SHARE` of the smallest limit.
 
-    Limits are free RAM, the control groups (v1 and v2), and Slurm's limit for the job.
+    Limits are free RAM, the control groups (v1 and v2), Slurm's limit for the job, and :data:`MEMORY_LIMIT`.
     """
     used_here = psutil.Process().memory_info().rss
     limits = [psutil.virtual_memory().available + used_here, *_group_limits(root)]
@@ -99,6 +100,8 @@ def memory_budget(*, root: Path = Path("/"), environment: Mapping[str, str] = os
     elif "SLURM_MEM_PER_CPU" in environment:
         cpus = int(environment.get("SLURM_CPUS_ON_NODE", "1") or 1)
         limits.append(_slurm(environment["SLURM_MEM_PER_CPU"]) * cpus)
+    if MEMORY_LIMIT in environment:
+        limits.append(int(environment[MEMORY_LIMIT]))
     return int(SHARE * min(limits))
 
 
