@@ -177,8 +177,8 @@ def fuse(
     prior = combine(placed, results, grid)
     del results
     report(AFTER_PRIOR)
-    terms, first = weigh(placed, grid, prior, progress=_part(report, AFTER_PRIOR, AFTER_WEIGHTS - AFTER_PRIOR))
-    sr = solve(prior.mean, terms, start=first, progress=_part(report, AFTER_WEIGHTS, 0.97 - AFTER_WEIGHTS))
+    terms = weigh(placed, grid, prior, progress=_part(report, AFTER_PRIOR, AFTER_WEIGHTS - AFTER_PRIOR))
+    sr = solve(prior.mean, terms, progress=_part(report, AFTER_WEIGHTS, 0.97 - AFTER_WEIGHTS))
     sr = _possible(sr, placed)
     agreements = [measure_agreement(stack, term, sr) for stack, term in zip(placed, terms, strict=True)]
     warn_of_disagreement(placed, agreements)

@@ -12,8 +12,8 @@ from ..engine import Progress
 from ..slices import BLOCK_VOXELS
 from .operators import StackOperator
 
-ITERATIONS = 4
-"""Steps of conjugate gradients at most. More gained nothing in ``monai-sr evaluate --fuse``."""
+ITERATIONS = 8
+"""Steps of conjugate gradients at most. More changed no result of ``monai-sr evaluate --fuse`` by 0.01 dB."""
 
 ENOUGH = 1e-3
 """The gradient has fallen to this fraction of its first size: nothing is left to do."""
@@ -50,16 +50,15 @@ def solve(
     prior: Tensor,
     terms: Sequence[Term],
     *,
-    start: Tensor | None = None,
     iterations: int = ITERATIONS,
     progress: Progress | None = None,
 ) -> Tensor:
     """The minimum of ``Σ weight_i (A_i T_i x - y_i)² + ‖x - prior‖²``.
 
     Args:
-        prior: (X, Y, Z).
+        prior: (X, Y, Z), and the start. A start that follows the stacks would leave artifacts where they contradict
+            each other: within so few steps they do not vanish.
         terms: one for each stack.
-        start: (X, Y, Z) first guess. Default: the prior.
         iterations: at most.
         progress: called with the fraction that is done.
 
@@ -68,8 +67,8 @@ def solve(
 
     Source: Hestenes 1952, "Methods of conjugate gradients for solving linear systems".
     """
-    x = (prior if start is None else start).clone()
-    gradient = prior - x
+    x = prior.clone()
+    gradient = torch.zeros_like(prior)
     for term in terms:
         gradient += term.gradient(term.residual(x))
     direction = gradient.clone()

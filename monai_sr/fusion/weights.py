@@ -34,10 +34,8 @@ WEIGHTS = (0.05, 400.0)
 """Minimum and maximum weight of a voxel of a stack beside that of the prior."""
 
 
-def weigh(
-    stacks: Sequence[Stack], grid: Grid, prior: Prior, *, progress: Progress | None = None
-) -> tuple[list[Term], Tensor]:
-    """What each stack contributes to the joint solution, and a solution that follows the stacks alone.
+def weigh(stacks: Sequence[Stack], grid: Grid, prior: Prior, *, progress: Progress | None = None) -> list[Term]:
+    """What each stack contributes to the joint solution.
 
     A voxel weighs as much as its error is smaller than that of the prior, which is the spread of the stacks about
     their mean. Its error is the noise, a fraction of the range, and the contradiction around it: a solution that
@@ -45,7 +43,7 @@ def weigh(
     """
     terms = [Term(op, s.voxels, FIRST_WEIGHT * op.seen) for s in stacks for op in [operator_of(s, grid)]]
     first = solve(prior.mean, terms, iterations=FIRST_ITERATIONS, progress=progress)
-    return [_weighed(stack, term, prior, first) for stack, term in zip(stacks, terms, strict=True)], first
+    return [_weighed(stack, term, prior, first) for stack, term in zip(stacks, terms, strict=True)]
 
 
 def _weighed(stack: Stack, term: Term, prior: Prior, first: Tensor) -> Term:
