@@ -42,7 +42,17 @@ from ..trust.uncertainty import uncertainty_map
 from .attempt import attempt
 from .cases import Case
 from .claims import hold_claim
-from .companions import MAPS, carry_mask, describe_companions, map_path, read_mask, remove_maps, write_map, write_masks
+from .companions import (
+    MAPS,
+    carry_mask,
+    describe_companions,
+    map_path,
+    read_mask,
+    remove_maps,
+    write_dicom_map,
+    write_map,
+    write_masks,
+)
 from .log import ALREADY_DONE, Outcome
 from .model import super_resolve_within
 from .pages import CasePage
@@ -243,6 +253,16 @@ def _process(
         remove_maps(case.target, set(MAPS) - set(kinds))
         for kind, volume in result.maps.items():
             write_map(volume, map_path(case.target, kind), overwrite=outputs.overwrite)
+            if case.series is not None and case.is_derived_dicom:
+                write_dicom_map(
+                    volume,
+                    case.target,
+                    kind,
+                    case.series,
+                    acquired=acquired,
+                    made_by=made,
+                    overwrite=outputs.overwrite,
+                )
         if also is not None:
             also(result)
         content = describe_result(result.sr, acquired, made, decided, series=case.series)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..acquired import Acquired
 from ..dicom import MadeBy, Series, find_series, is_dicom, read_mask_object
+from ..dicom.maps_out import write_parametric_map
 from ..dicom.planes import is_own_object
 from ..dicom.segmentation_out import import_highdicom, write_segmentation
 from ..dicom.structures import Structures, read_structures, write_structures
-from ..errors import OutputError, UsageError, naming
+from ..errors import ImageError, OutputError, UsageError, naming, warn
 from ..files import write_json
 from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix, read_labels, write_image
 from ..io.nifti import is_super_resolved
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from monai.data import MetaTensor
 
 MAPS = ("consistency", "uncertainty")
-"""Maps that a run may write beside each result, NIfTI of float32 in the file's units."""
+"""Maps that a run may write beside each result, NIfTI of float32 in the file's units; of a derived series DICOM too."""
 
 DESCRIPTIONS = {
     "consistency": "Acquired slices less the result acquired again, in its units.",
@@ -90,6 +93,52 @@ def write_map(image: MetaTensor, path: Path, *, overwrite: bool = False, dtype: 
     _spare(path, overwrite=overwrite)
     image.meta["super_resolved"] = True
     return write_image(image, path, dtype=dtype)
+
+
+def write_dicom_map(
+    image: MetaTensor,
+    target: Path,
+    kind: str,
+    source: Series,
+    *,
+    acquired: Acquired,
+    made_by: MadeBy,
+    overwrite: bool = False,
+) -> Path | None:
+    """Write a map of a derived series as a DICOM parametric map beside it, if highdicom is installed.
+
+    Args:
+        image: the map; one of the consistency is on the acquired slices.
+        target: folder of the derived series.
+        kind: one of :data:`MAPS`.
+        source: the acquired series.
+        acquired: its volume.
+        made_by: what made the result.
+        overwrite: also replace what is not ours.
+
+    Returns:
+        Its path; None without highdicom, and of a map of the acquired slices of a tilted gantry (W-MAP-TILT).
+
+    Raises:
+        OutputError: what stands there is not ours, or it cannot be written.
+    """
+    if find_spec("highdicom") is None:
+        return None
+    path = target.with_name(f"{target.name}_{kind}.dcm")
+    _spare(path, overwrite=overwrite)
+    if kind == "consistency":
+        series = source
+        image.meta |= {} if acquired.is_even else {"slice_positions": acquired.positions}
+    else:
+        series = find_series(target, own_results=True).only()
+    try:
+        return write_parametric_map(image, kind, series, path, made_by=made_by)
+    except ImageError as error:
+        if error.code != "E-MASK-GRID":
+            raise
+    text = "slices of a tilted gantry are moved to an upright volume, so the {kind} map is not written as DICOM"
+    warn("W-MAP-TILT", text, path=target, facts={"kind": kind})
+    return None
 
 
 def describe_companions(
@@ -180,6 +229,8 @@ def _spare(path: Path, *, overwrite: bool) -> None:
 
 def remove_maps(target: Path, kinds: Iterable[str]) -> None:
     """Remove maps of ours of an earlier result, which would say nothing about a new one."""
-    for path in (map_path(target, kind) for kind in kinds):
-        if os.path.exists(path) and is_super_resolved(path):  # Path.exists raises where a name is too long
-            path.unlink()
+    for kind in kinds:
+        for path in (map_path(target, kind), target.with_name(f"{target.name}_{kind}.dcm")):
+            # Path.exists raises where a name is too long
+            if os.path.exists(path) and (is_super_resolved(path) or is_own_object(path)):
+                path.unlink()

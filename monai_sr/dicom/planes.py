@@ -83,13 +83,15 @@ def read_mask_object(path: Path) -> MaskObject | None:
 
 
 def is_own_object(path: Path) -> bool:
-    """Whether a file is a segmentation or structure set by monai-sr."""
-    try:
-        mask = read_mask_object(path)
-    except ImageError:
+    """Whether a file is a DICOM object by monai-sr."""
+    if not is_dicom(path):
         return False
-    equipment = mask.dataset.get("ContributingEquipmentSequence") or () if mask is not None else ()
-    return any(str(item.get("Manufacturer", "")) == "monai-sr" for item in equipment)
+    try:
+        with pydicom_silent(), Stream(path) as stream:
+            equipment = read_dataset(stream).get("ContributingEquipmentSequence") or ()
+            return any(str(item.get("Manufacturer", "")) == "monai-sr" for item in equipment)
+    except Exception:  # as in read_mask_object
+        return False
 
 
 def _references(dataset: Any, kind: str, depth: int = 4) -> Iterator[str]:
