@@ -149,7 +149,7 @@ def test_an_8_bit_form_of_other_weights_is_refused(network, tmp_path):
         lambda text: "{}",
         lambda text: "\0" * 100,
         lambda text: text.replace('"head"', '"heads"'),
-        lambda text: text.replace('"version": 1', '"version": 2'),
+        lambda text: text.replace('"version": 2', '"version": 1'),
         lambda text: json.dumps(json.loads(text) | {"ranges": {"head": "wide"}}),
         lambda text: json.dumps(json.loads(text) | {"ranges": {name: [1.0] for name in json.loads(text)["ranges"]}}),
         lambda text: json.dumps(

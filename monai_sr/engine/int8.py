@@ -27,7 +27,7 @@ from .graphs import Ranges
 LEVELS = 3
 """Levels of a pyramid with own ranges, counted from the last one: up to a factor of 8."""
 
-VERSION = 1
+VERSION = 2
 """Version of the file; it changes when the same ranges would give another network."""
 
 
@@ -49,10 +49,10 @@ def quantized_tensors(network: nn.Module) -> list[str]:
     assert isinstance(network, ResidualNet | PyramidNet)
     pairs = network.body if isinstance(network, ResidualNet) else network.last.body
     body = [f"body.{index}{part}" for index in range(len(pairs)) for part in (".inner", "")]
+    del body[-1]  # the last sum stays in float32, see _Graph._pairs
     if isinstance(network, ResidualNet):
         return ["head", *body]
-    # the last sum stays in float32, see _Graph._pairs
-    levels = [[f"{level}.{name}" for name in ("embed", *body[:-1], "detail")] for level in range(LEVELS)]
+    levels = [[f"{level}.{name}" for name in ("embed", *body, "detail")] for level in range(LEVELS)]
     return [name for level in levels for name in level]
 
 

@@ -33,7 +33,7 @@ GRAPHS = 8
 STREAMED = 100 * 2**20
 """Memory of OpenVINO for any network, bytes; see :mod:`.memory`."""
 
-PER_VOXEL_STREAMED = {"float32": 900, "int8": 420}
+PER_VOXEL_STREAMED = {"float32": 900, "int8": 450}
 """Bytes per output voxel of the rows that are computed at once; most of it for rows that layers keep."""
 
 ROOF, ROOF_PER_VOXEL_OUT = 10**9, 12
