@@ -99,6 +99,11 @@ def has_orientation(image: Tensor) -> bool:
     return bool(_meta_of(image).get("has_orientation", True))
 
 
+def slice_axis_of(image: Tensor) -> int | None:
+    """The axis along which an image was acquired in slices, as its reader said; None if it did not."""
+    return _meta_of(image).get("slice_axis")
+
+
 def path_of(image: Tensor) -> str:
     """The file that an image was read from; empty without a file."""
     return str(_meta_of(image).get("filename_or_obj") or "")
@@ -171,7 +176,7 @@ class Acquired:
         """
         meta, grid = _meta_of(image), grid_of(image)
         voxels = voxels_of(image)
-        uneven = _uneven_positions(image)
+        uneven = uneven_positions_of(image)
         header_axis = meta.get("slice_axis", None if uneven is None else 2)
         axis, axis_source = decide_axis(
             grid, given=axis, header=header_axis, uneven=uneven is not None, refined=refined
@@ -338,10 +343,9 @@ def _meta_of(image: Tensor) -> Mapping[str, Any]:
     return image.meta if isinstance(image, data.MetaTensor) else {}
 
 
-def _uneven_positions(image: Tensor) -> np.ndarray | None:
+def uneven_positions_of(image: Tensor) -> np.ndarray | None:
     """Slice centers of an uneven series along the last axis, whose affine has the mean spacing; None if even."""
-    positions = _meta_of(image).get("slice_positions")
-    if positions is None:
+    if (positions := _meta_of(image).get("slice_positions")) is None:
         return None
     positions = np.asarray(positions, dtype=np.float64)
     if len(positions) != image.shape[-1]:

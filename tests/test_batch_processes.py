@@ -169,7 +169,9 @@ def test_a_signal_ends_a_run_within_seconds_and_leaves_no_partial_file(tmp_path,
     # its own time, because a busy machine may give it little
     assert used.ru_utime + used.ru_stime - before < 5
     assert process.returncode == code, err
-    assert err in ("monai-sr: interrupted\n", "monai-sr: terminated\n")
+    # results of random voxels may be warned of before
+    said = [line for line in err.splitlines() if not line.startswith("monai-sr: W-SR-")]
+    assert said in (["monai-sr: interrupted"], ["monai-sr: terminated"])
     assert not leftovers(tmp_path / "out")
     results = sorted((tmp_path / "out").glob("*.nii.gz"))
     assert 0 < len(results) < count

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 
-from ..acquired import Acquired
+from ..acquired import Acquired, acquisition_meta, uneven_positions_of
 from ..bids import write_dataset_description
 from ..dicom import MadeBy, is_dicom, is_dicom_source
 from ..dicom.structures import Structures
@@ -303,8 +303,8 @@ def _carry(
         with naming(case.mask):
             carried = carry_mask(labels, carrier(*volumes, options.acquisition))
         claim.begin_writing(case.target)
-        if isinstance(carried, MetaTensor) and "slice_positions" in volumes[1].meta:
-            carried.meta["slice_positions"] = volumes[1].meta["slice_positions"]
+        if isinstance(carried, MetaTensor) and uneven_positions_of(volumes[1]) is not None:
+            carried.meta |= acquisition_meta(slice_positions=uneven_positions_of(volumes[1]))
         write_masks({case.target: carried}, made_by=made, series=second.series, overwrite=overwrite)
         content = _described(case) | _record(labels, carried, made)
         seconds = time.monotonic() - started

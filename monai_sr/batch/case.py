@@ -49,8 +49,7 @@ from .companions import (
     map_path,
     read_mask,
     remove_maps,
-    write_dicom_map,
-    write_map,
+    write_maps,
     write_masks,
 )
 from .log import ALREADY_DONE, Outcome
@@ -251,18 +250,8 @@ def _process(
         _write_result(result.sr, case, made)
         write_masks(result.masks, made_by=made, series=case.target, overwrite=outputs.overwrite)
         remove_maps(case.target, set(MAPS) - set(kinds))
-        for kind, volume in result.maps.items():
-            write_map(volume, map_path(case.target, kind), overwrite=outputs.overwrite)
-            if case.series is not None and case.is_derived_dicom:
-                write_dicom_map(
-                    volume,
-                    case.target,
-                    kind,
-                    case.series,
-                    acquired=acquired,
-                    made_by=made,
-                    overwrite=outputs.overwrite,
-                )
+        source = case.series if case.is_derived_dicom else None
+        write_maps(result.maps, case.target, source, acquired=acquired, made_by=made, overwrite=outputs.overwrite)
         if also is not None:
             also(result)
         content = describe_result(result.sr, acquired, made, decided, series=case.series)

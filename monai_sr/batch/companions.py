@@ -95,6 +95,22 @@ def write_map(image: MetaTensor, path: Path, *, overwrite: bool = False, dtype: 
     return write_image(image, path, dtype=dtype)
 
 
+def write_maps(
+    maps: Mapping[str, MetaTensor],
+    target: Path,
+    source: Series | None,
+    *,
+    acquired: Acquired,
+    made_by: MadeBy,
+    overwrite: bool = False,
+) -> None:
+    """Write the maps of a result beside it, and those of a series derived from ``source`` as DICOM, too."""
+    for kind, volume in maps.items():
+        write_map(volume, map_path(target, kind), overwrite=overwrite)
+        if source is not None:
+            write_dicom_map(volume, target, kind, source, acquired=acquired, made_by=made_by, overwrite=overwrite)
+
+
 def write_dicom_map(
     image: MetaTensor,
     target: Path,

@@ -41,7 +41,7 @@ def super_resolve(options: RunOptions, given: argparse.Namespace) -> int:
     if options.acquisition.protocols:
         read_protocols(options.acquisition.protocols)  # a table that is none fails before the work
     cases = find_cases(options)
-    if cases[0].is_named and not (options.selection.dry_run or options.outputs.report or in_json()):
+    if cases and cases[0].is_named and not (options.selection.dry_run or options.outputs.report or in_json()):
         check_header(cases[0], options)
     if given.of_its_own:
         import_monai_to_run()

@@ -120,7 +120,9 @@ class Planes:
     def __init__(self, image: Tensor) -> None:
         self.grid = grid_of(image)
         self.from_lps = np.linalg.inv(LPS_FROM_RAS @ self.grid.affine)
-        uneven = image.meta.get("slice_positions") if isinstance(image, data.MetaTensor) else None
+        from ..acquired import uneven_positions_of  # here, because that imports torch
+
+        uneven = uneven_positions_of(image)
         self.uneven: np.ndarray | None = None
         if uneven is not None:  # along the last axis, around the middle
             middle = (self.grid.shape[2] - 1) / 2

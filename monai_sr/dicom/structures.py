@@ -153,13 +153,14 @@ def read_structures(rt: MaskObject, image: torch.Tensor) -> Structures:
         ImageError: it is about another series (E-SEG-SERIES); a contour is open (E-RT-OPEN), is not in the plane of
             a slice (E-RT-PLANE), or is damaged (E-RT-CONTOUR).
     """
+    from ..acquired import slice_axis_of  # here, because that imports torch
+
     rt.check_series(image)
     planes = Planes(image)
-    meta = image.meta if isinstance(image, data.MetaTensor) else {}
     points, regions = 0, []
     try:
-        axis = meta.get("slice_axis")
-        axis = _flattest_axis(rt.dataset, planes) if axis is None else int(axis)
+        axis = slice_axis_of(image)
+        axis = _flattest_axis(rt.dataset, planes) if axis is None else axis
         for item in rt.dataset.get("ROIContourSequence") or ():
             contours = []
             for contour in item.get("ContourSequence") or ():

@@ -14,6 +14,7 @@ import numpy as np
 from monai.data import MetaTensor
 from torch import Tensor
 
+from ..acquired import stored_dtype_of
 from ..errors import SuperResolutionWarning
 from ..grid import grid_of
 from ..intensities import Modality
@@ -151,7 +152,7 @@ def _scene(fused: MetaTensor, modality: Modality, first: Tensor, mean: Tensor) -
         directions=tuple(int(orientation[a, 0]) for a in order),  # type: ignore[arg-type]
         modality=modality,
         has_orientation=True,
-        stored=np.dtype(fused.meta.get("stored_dtype", "float32")),
+        stored=stored_dtype_of(fused),
         affine=grid.affine,
         axes=tuple(order),
         flips=tuple(flips),
