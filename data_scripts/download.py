@@ -23,7 +23,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
@@ -204,17 +204,25 @@ def run(data: DataSet, argv: Sequence[str] | None = None, *, patience: Patience 
         parser.error("--output is needed")
     wanted = [f for f in data.files if f.key in (options.parts or data.default)]
     print(f"{data.title}. License: {data.license}. Please cite: {data.cite}")
+    unpacked = not options.no_unpack
+    return get_each(
+        wanted, lambda file: _get(file, options.base_url, options.output, unpacked=unpacked, patience=patience)
+    )
+
+
+def get_each(files: Sequence[RemoteFile], get: Callable[[RemoteFile], None]) -> int:
+    """Get one file after another; 4 if some failed, 5 if all did, 130 if it was interrupted."""
     failed = 0
-    for file in wanted:
+    for file in files:
         try:
-            _get(file, options.base_url, options.output, unpacked=not options.no_unpack, patience=patience)
+            get(file)
         except DownloadError as error:
             failed += 1
             print(f"failed: {error}", file=sys.stderr)
         except KeyboardInterrupt:
             print("stopped; the same command goes on from here", file=sys.stderr)
             return 130
-    return 0 if not failed else 5 if failed == len(wanted) else 4
+    return 0 if not failed else 5 if failed == len(files) else 4
 
 
 def _get(file: RemoteFile, base_url: str, output: Path, *, unpacked: bool, patience: Patience) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from download import DownloadError, Patience, RemoteFile, fetch, open_url, unpack, unpacks
+from download import DownloadError, Patience, RemoteFile, fetch, get_each, open_url, unpack, unpacks
 
 RECORD = "17239183"
 SERVER = "https://zenodo.org/"
@@ -145,19 +145,10 @@ def main(argv: Sequence[str] | None = None, *, patience: Patience | None = None)
     if unknown:
         parser.error(f"there is no part {', '.join(unknown)}; choose from {' '.join(f.key for f, _ in record.files)}")
     files = [file for file, _ in record.files if not options.parts or file.key in options.parts]
-    failed = 0
-    for file in files:
-        try:
-            _get(file, options.server, options.output, patience)
-        except DownloadError as error:
-            failed += 1
-            print(f"failed: {error}", file=sys.stderr)
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on from here", file=sys.stderr)
-            return 130
-    if failed == len(files):
-        return 5
-    return 4 if not write_pairs(options.output) or failed else 0
+    code = get_each(files, lambda file: _get(file, options.server, options.output, patience))
+    if code in (5, 130):
+        return code
+    return code if write_pairs(options.output) else 4
 
 
 def _get(file: RemoteFile, server: str, output: Path, patience: Patience) -> None:

@@ -322,8 +322,8 @@ def test_what_cannot_become_a_segmentation_is_refused(export, capsys, monkeypatc
 
     shutil.copy(thin, folder / "copy.nii.gz")
     write_image(image * 0 + 1, folder / "ones.nii.gz", dtype=np.uint8)
-    assert "E-OUT-EXISTS" in carry("ones.nii.gz", spoil(folder, slices, "series").name)
     if find_spec("highdicom"):
+        assert "E-OUT-EXISTS" in carry("ones.nii.gz", spoil(folder, slices, "series").name)
         assert "E-SEG-EMPTY" in carry("empty.nii.gz", "out.dcm")
     thick = folder / "thick.nii.gz"
     write_image(read_image(folder / "export"), thick)

@@ -155,7 +155,7 @@ BUNDLE = ("--bundle", "pyramid")
 
 REFUSED = [
     entry("I01", "E-IO-TRUNC", "half", lambda f: cut(nifti(f), 0.5), says=("1024",)),
-    entry("I01", "E-IO-TRUNC", "without the last byte", lambda f: cut(nifti(f), -1), says=("checksum",)),
+    entry("I01", "E-IO-TRUNC", "without the last byte", lambda f: cut(nifti(f), -1), says=("1024 bytes",)),
     entry("I01", "E-IO-TRUNC", "a few bytes", lambda f: cut(nifti(f), 12), says=("0 bytes",)),
     entry("I02", "E-IO-CRC", "a voxel", lambda f: flipped(nifti(f, noise((20, 20, 12))), 4000, 4)),
     entry("I03", "E-IO-CRC", "checksum", lambda f: flipped(nifti(f), -8, 255)),

@@ -41,7 +41,7 @@ from .claims import ClaimedError, hold_claim
 from .companions import carry_mask, read_mask, write_masks
 from .log import ALREADY_DONE, CLAIMED, Outcome, RunLog
 from .masks import Volume, carried_name, is_bids_dataset, masks_below, volume_of, volumes_below
-from .record import INTENDED_USE, RECORD_VERSION, is_done, sha256_of, write_record
+from .record import head_of_record, is_done, sha256_of, write_record
 
 LOG = "monai-sr-carry"
 
@@ -320,13 +320,8 @@ def _record(labels: MetaTensor | Structures, carried: MetaTensor | Structures, m
     sizes = [abs(float(np.linalg.det(grid.affine[:3, :3]))) for grid in (before, after)]
     return {
         "GeneratedBy": [{"Name": "monai-sr", "Version": version("monai-sr"), "Description": "carry"}],
-        "monai_sr": {
-            "record": RECORD_VERSION,
-            "monai_sr_version": version("monai-sr"),
-            "intended_use": INTENDED_USE,
-            "bundle": made.bundle,
-            "bundle_version": made.bundle_version,
-            "weights_sha256": made.weights_sha256,
+        "monai_sr": head_of_record(made)
+        | {
             "options": made.options.to_dict(),
             "carried": {
                 "change": f"{before.in_words()} -> {after.in_words()}",

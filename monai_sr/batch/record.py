@@ -81,6 +81,15 @@ def made_by(options: RunOptions, model: Model) -> MadeBy:
     return MadeBy(model.name, model.version, model.weights_sha256, options.deciding())
 
 
+def head_of_record(made: MadeBy | None = None) -> dict[str, Any]:
+    """The first fields of every record: its version, ours, the intended use, and what made the result."""
+    ours = version("monai-sr")
+    head: dict[str, Any] = {"record": RECORD_VERSION, "monai_sr_version": ours, "intended_use": INTENDED_USE}
+    if made is None:
+        return head
+    return head | {name: getattr(made, name) for name in ("bundle", "bundle_version", "weights_sha256")}
+
+
 def describe_result(
     sr: MetaTensor, acquired: Acquired, made: MadeBy, options: RunOptions, *, series: Series | None = None
 ) -> dict[str, Any]:
@@ -100,13 +109,8 @@ def describe_result(
     return content | {
         "SpacingBetweenSlices": round(grid_of(sr).spacing[acquired.axis], 6),
         "GeneratedBy": [{"Name": "monai-sr", "Version": version("monai-sr"), "Description": made.bundle}],
-        "monai_sr": {
-            "record": RECORD_VERSION,
-            "monai_sr_version": version("monai-sr"),
-            "intended_use": INTENDED_USE,
-            "bundle": made.bundle,
-            "bundle_version": made.bundle_version,
-            "weights_sha256": made.weights_sha256,
+        "monai_sr": head_of_record(made)
+        | {
             "options": _reproducing(options).to_dict(),
             "acquired": acquired.record(),
             "factor_outside_training": sr.meta.get("outside_training"),

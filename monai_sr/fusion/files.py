@@ -20,8 +20,7 @@ from ..batch.log import ALREADY_DONE, CLAIMED, Outcome
 from ..batch.model import load_model
 from ..batch.pages import CasePage
 from ..batch.record import (
-    INTENDED_USE,
-    RECORD_VERSION,
+    head_of_record,
     is_done,
     made_by,
     record_beside,
@@ -229,10 +228,8 @@ def describe_fusion(fused: Fused, sources: Sequence[Source], fusion: FusionOptio
     return {
         "SpacingBetweenSlices": round(grid_of(fused.image).spacing[2], 6),
         "GeneratedBy": [{"Name": "monai-sr", "Version": version("monai-sr")}],
-        "monai_sr": {
-            "record": RECORD_VERSION,
-            "monai_sr_version": version("monai-sr"),
-            "intended_use": INTENDED_USE,
+        "monai_sr": head_of_record()
+        | {
             "fusion": {
                 "stacks": [
                     stack.record() | {"input_sha256": sha256_of(source.files)}

@@ -124,7 +124,7 @@ class Stored:
                         "E-SEC-BOMB", f"it unpacks to more than {seen >> 20} MiB, its header declares {end >> 20} MiB"
                     )
         except EOFError as error:
-            found = f"{seen} bytes unpacked, {end} needed" if seen < end else "the checksum is missing"
+            found = f"{seen} bytes unpacked, {end} needed" if seen < end else f"all {end} bytes, but no checksum"
             raise _too_short(path, found) from error
         self._compare(seen, end, path)
         if self.start + packed < length:

@@ -39,7 +39,7 @@ from monai_sr.engine.torch_engine import TorchEngine
 from monai_sr.options import Wanted
 from monai_sr.transforms import simulate_thick_slices
 
-from .speed import SIZES, phantom, size_of
+from .speed import SIZES, phantom, size_of, time_proposals
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 
@@ -129,23 +129,6 @@ class Clock:
         return sum(start.elapsed_time(end) for start, end in self.marks) / 1000
 
 
-class TimedEngine(TorchEngine):
-    """torch, which counts the seconds of its proposals."""
-
-    spent = 0.0
-
-    def propose(self, *arguments: Any, **options: Any) -> Iterator[Any]:
-        """See :meth:`TorchEngine.propose`."""
-        parts = super().propose(*arguments, **options)
-        while True:
-            started = time.perf_counter()
-            part = next(parts, None)
-            self.spent += time.perf_counter() - started
-            if part is None:
-                return
-            yield part
-
-
 def matrix_rate(device: torch.device, side: int) -> float:
     """Operations a second of square matrix products in bfloat16, the best of five runs of ten."""
     one, other = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
@@ -201,7 +184,8 @@ def measure(model: Model, volume: Volume, how: str, *, peak_rate: float, on: str
     """One row without the comparison, and the result."""
     device, network = model.device, model.network
     assert network is not None
-    engine = TimedEngine(network, how)
+    engine = TorchEngine(network, how)
+    spent = time_proposals(engine)
     clock = Clock(network, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -222,7 +206,7 @@ def measure(model: Model, volume: Volume, how: str, *, peak_rate: float, on: str
         bundle=_short(model),
         how=how,
         voxels=result.numel(),
-        seconds=(seconds, engine.spent, inside),
+        seconds=(seconds, sum(spent), inside),
         rate=clock.operations / inside / peak_rate,
         peak=peak,
         planned=planned / 2**20,

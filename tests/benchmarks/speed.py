@@ -117,17 +117,28 @@ def _resolver(row: str, factor: int, modality: str) -> tuple[Callable[[Any], Any
     """What makes a volume and the seconds its network took; and the multiply-adds that a volume needs."""
     if row in PEER_ROWS:
         return (lambda image: (_peer(row, image, factor), 0.0)), (lambda shape, factor: 0.0)
-    from monai_sr import inference
     from monai_sr.bundles import load_bundle
 
     bundle, engine, precision, device = row.split("/") if "/" in row else (row, None, None, "cpu")
     model = load_bundle(bundle, device=device, engine=engine, precision=precision)
     plain = load_bundle(bundle, device="cpu", engine="torch", precision="float32").network if engine else None
-    spent: list[float] = []
-    in_rows, in_tiles = inference.apply_in_rows, inference.apply_in_tiles
+    spent = time_proposals(model.engine)
 
-    def timed_rows(*arguments: Any, **options: Any) -> Iterator[Any]:
-        parts = in_rows(*arguments, **options)
+    def resolve(image: Any) -> Any:
+        spent.clear()
+        sr = model(image, factor=factor, modality=modality)
+        return sr, sum(spent) if engine else 0.0
+
+    return resolve, lambda shape, factor: multiply_adds(plain, tuple(shape), factor)
+
+
+def time_proposals(engine: Any) -> list[float]:
+    """The list to which an engine adds the seconds of its proposals from now on."""
+    spent: list[float] = []
+    propose = engine.propose
+
+    def timed(*arguments: Any, **options: Any) -> Iterator[Any]:
+        parts = propose(*arguments, **options)
         while True:
             began = time.perf_counter()
             part = next(parts, None)
@@ -136,20 +147,8 @@ def _resolver(row: str, factor: int, modality: str) -> tuple[Callable[[Any], Any
                 return
             yield part
 
-    def timed_tiles(*arguments: Any, **options: Any) -> Any:
-        began = time.perf_counter()
-        result = in_tiles(*arguments, **options)
-        spent.append(time.perf_counter() - began)
-        return result
-
-    inference.apply_in_rows, inference.apply_in_tiles = timed_rows, timed_tiles
-
-    def resolve(image: Any) -> Any:
-        spent.clear()
-        sr = model(image, factor=factor, modality=modality)
-        return sr, sum(spent) if engine else 0.0
-
-    return resolve, lambda shape, factor: multiply_adds(plain, tuple(shape), factor)
+    engine.propose = timed
+    return spent
 
 
 def multiply_adds(network: Any, shape: tuple[int, ...], factor: float) -> float:
