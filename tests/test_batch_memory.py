@@ -154,6 +154,13 @@ def test_openvino_out_of_memory_ends_in_narrower_strips_with_the_same_voxels(mon
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 
+def test_the_peak_is_of_the_process_itself_and_not_of_the_one_that_started_it():
+    child = "from monai_sr.engine.memory import peak_mib; print(peak_mib())"
+    parent = f"import subprocess, sys; full = b'x' * (900 << 20); subprocess.run([sys.executable, '-c', {child!r}])"
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    assert 5 < float(done.stdout) < 500
+
+
 @pytest.mark.slow
 def test_a_volume_takes_no_more_memory_than_is_planned_for():
     script = Path(__file__).parent / "benchmarks" / "memory_constants.py"

@@ -31,6 +31,7 @@ NOT_RUN = {
     r"--num-parts 8 --part-id \"\$": "an array job of Slurm: test_pipelines.py",
     r"--scheduler": "needs a Dask cluster: test_batch_processes.py",
     r"--viewer": "needs NiiVue: test_report_viewer.py",
+    r"seg\.dcm": "needs highdicom: test_dicom_masks.py",
     r"#echo=": "needs a series of several echoes: test_dicom_parts.py",
     r"^monai-sr slicer .*--difference": "a second network run: test_slicer_cli.py",
     r"^python -m tests\.benchmarks|^python tests/benchmarks": "a measurement of minutes: tests/benchmarks",
@@ -84,28 +85,37 @@ def textured(shape: tuple[int, ...]) -> np.ndarray:
     return np.rint(400 + 300 * body / np.abs(body).max()).astype(np.int16)
 
 
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> Path:
     """A folder with a small input for every name that the pages use."""
     folder = tmp_path_factory.mktemp("pages")
     thick, thin = np.diag([1.0, 1.0, 4.0, 1.0]), np.eye(4)
     voxels = textured((20, 20, 12))
-    for name in ("thick.nii.gz", "scans/one.nii.gz", "scans/more/two_T2w.nii.gz"):
+    for name in ("thick.nii.gz", "scans/one.nii.gz", "scans/pair.nii.gz", "scans/more/two_T2w.nii.gz"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         save_nifti(folder / name, voxels, thick)
-    (folder / "thick").mkdir(), (folder / "thin").mkdir()
+    (folder / "thick").mkdir(), (folder / "thin").mkdir(), (folder / "results").mkdir()
     save_nifti(folder / "thick" / "pair.nii.gz", voxels, thick)
     for axis, name in enumerate(("sagittal", "coronal", "axial")):
         slices = np.moveaxis(textured((24, 24, 24)), axis, 0).reshape(6, 4, 24, 24).mean(axis=1)
         spacing = [4.0 if a == axis else 1.0 for a in range(3)]
-        save_nifti(
-            folder / f"{name}.nii.gz", np.moveaxis(np.rint(slices).astype(np.int16), 0, axis), np.diag([*spacing, 1.0])
-        )
+        stack, affine = np.moveaxis(np.rint(slices).astype(np.int16), 0, axis), np.diag([*spacing, 1.0])
+        save_nifti(folder / f"{name}.nii.gz", stack, affine)
+        save_nifti(_made(folder / "dataset/sub-02/anat") / f"sub-02_acq-{name}_T2w.nii.gz", stack, affine)
+        nrrd = folder / f"{name[:2] if axis == 2 else name[:3]}.nrrd"
+        write_image(MetaTensor(stack[None].astype(np.float32), affine=affine), nrrd)
     for name in ("thin", "truth", "thin/pair"):
         save_nifti(folder / f"{name}.nii.gz", np.repeat(voxels, 4, axis=2), thin)
     nib.save(nib.Nifti1Image(np.stack([voxels, voxels], axis=3), thick), folder / "fmri.nii.gz")
     save_nifti(folder / "labels.nii.gz", (voxels > 400).astype(np.uint8), thick)
-    save_nifti(folder / "thin_labels.nii.gz", np.repeat(voxels > 400, 4, axis=2).astype(np.uint8), thin)
+    for name in ("thin_labels", "masks/pair"):
+        mask = np.repeat(voxels > 400, 4, axis=2).astype(np.uint8)
+        save_nifti(_made(folder / "masks").parent / f"{name}.nii.gz", mask, thin)
     write_image(MetaTensor(voxels[None].astype(np.float32), affine=thick), folder / "thick.nrrd")
     for name in ("volumes", "VOLUMES"):
         (folder / name).mkdir()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,9 +129,15 @@ def reset_peak() -> None:
 
 
 def peak_mib() -> float:
-    """Peak memory of this process since :func:`reset_peak`, or since its start, MiB."""
+    """Peak memory of this process since :func:`reset_peak`, or since its start, MiB.
+
+    Not by ``ru_maxrss`` on Linux: that begins at what the process had in memory that started this one.
+    """
     if resource is None:  # Windows
         return psutil.Process().memory_info().peak_wset / 2**20
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if os.uname().sysname == "Darwin" else 2**10)
 

@@ -7,7 +7,6 @@ resident memory in MiB and its parts; ``monai_sr/engine/memory.py`` and the engi
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -60,7 +59,9 @@ def measure(name: str, shape: tuple[int, int, int], tile_voxels: int, *, stored:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    from monai_sr.engine.memory import peak_mib
+
+    return peak_mib()
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -69,6 +68,7 @@ def measure(row: str, size: str, source: str) -> Figures:
     import torch
 
     from monai_sr.acquired import Acquired
+    from monai_sr.engine.memory import peak_mib
     from monai_sr.errors import SuperResolutionError
     from monai_sr.io.images import read_image, write_image
     from monai_sr.trust.consistency import check_result
@@ -108,7 +108,7 @@ def measure(row: str, size: str, source: str) -> Figures:
         "operations": 2 * work(image.shape[1:], factor),
         "bytes_read": os.path.getsize(source),
         "bytes_written": written,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "peak_mib": peak_mib(),
         "threads": torch.get_num_threads(),
     }
 
