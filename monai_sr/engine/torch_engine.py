@@ -20,6 +20,10 @@ HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 TILE_FEATURES = 4
 """Feature maps of a tile in memory at once, of 4 bytes per voxel and feature; see :mod:`.memory`."""
 
+GPU_FEATURES, GPU_BASE = 3.25, 32 * 2**20
+"""On a GPU, feature maps at least, however the network folds its slices, and bytes of cuDNN and cuBLAS: their workspace
+is that of whole maps. Measured by ``python -m tests.benchmarks.gpu``."""
+
 
 class TorchEngine:
     """A network computed by torch, in float32 or, on a GPU, with convolutions in 16 bits.
@@ -64,7 +68,10 @@ class TorchEngine:
         """See :meth:`Engine.tile_bytes`; a tile is never larger than the volume, nor smaller than four halos a side."""
         tile_voxels = min(max(tile_voxels, self._least_tile(voxels_out / max(1, voxels_in))), voxels_out)
         features = max(layer.out_channels for layer in self.network.modules() if isinstance(layer, nn.Conv3d))
-        return 4 * voxels_out + tile_voxels * 4 * (TILE_FEATURES * features // self.fold + 4)
+        maps, base = TILE_FEATURES * features // self.fold + 4, 0
+        if self.device.type == "cuda":
+            maps, base = max(maps, round(GPU_FEATURES * features)), GPU_BASE
+        return base + 4 * voxels_out + tile_voxels * 4 * maps
 
     def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
         """See :meth:`Engine.usual_tile`; smaller tiles compute mostly halo."""
