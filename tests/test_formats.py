@@ -18,6 +18,7 @@ import torch
 from catalogue import fault
 from nibabel.freesurfer.mghformat import MGHImage
 
+from monai_sr.acquired import Acquired
 from monai_sr.errors import ImageError, SuperResolutionError, UsageError, collect_notices
 from monai_sr.io.images import read_header, read_image
 
@@ -150,6 +151,22 @@ def test_a_nrrd_may_skip_what_lies_before_the_voxels(tmp_path, content, fields, 
     name = {"data_file": "a.bin"} if detached else {}
     image, codes = read(formats.nrrd(tmp_path / "a.nhdr", content, **fields, **name))
     assert np.array_equal(image[0].numpy(), formats.voxels()) and not codes
+
+
+@pytest.mark.parametrize(
+    ("fields", "thickness"),
+    [
+        ({"thicknesses": "nan nan 5"}, 5.0),
+        ({"thicknesses": "NaN NaN 0.5", "space_units": '"cm" "cm" "cm"'}, 5.0),
+        ({"thicknesses": "1 1 nan"}, None),
+        ({"thicknesses": "nan nan 0"}, None),
+        ({}, None),
+    ],
+)
+def test_a_nrrd_has_the_thickness_of_its_slices(tmp_path, fields, thickness):
+    image, _ = read(formats.nrrd(tmp_path / "a.nrrd", formats.stored(), **fields))
+    assert image.meta.get("slice_thickness") == thickness
+    assert Acquired.of(image).sources["slice_thickness"] == ("assumed" if thickness is None else "header")
 
 
 def test_a_meta_image_may_skip_what_lies_before_the_voxels(tmp_path):

@@ -81,6 +81,7 @@ def read_nrrd(path: Path) -> Header:
         raise ImageError("E-HDR-SPACING", problem)
     if len(axes) == 3:  # fewer are refused for their dimensions
         affine, meta = _affine_of(fields, [columns[axis] for axis in axes], scale[:3] if in_space else np.ones(3), path)
+        meta |= acquisition_meta(slice_thickness=_thickness(fields, columns, scale[:1] if in_space else scale))
     return Header(path, stored, affine, meta, order=(*axes, *volumes))
 
 
@@ -127,6 +128,14 @@ def _spacings(fields: dict[str, str], kinds: list[str], scale: np.ndarray) -> di
     if not columns and len(kinds) > 2:
         raise no_spacing("space directions")
     return columns
+
+
+def _thickness(fields: dict[str, str], columns: dict[int, np.ndarray], scale: np.ndarray) -> float | None:
+    """The slice thickness in mm: that of the axis of the largest step, if the header has it."""
+    through = max(list(columns)[:3], key=lambda axis: float(np.linalg.norm(columns[axis])))
+    words = fields.get("thicknesses", "").lower().split()[through : through + 1]
+    values = numbers("thicknesses", words[0]) if words and words[0] != "nan" else []
+    return values[0] * float(scale[min(through, len(scale) - 1)]) if values and values[0] > 0 else None
 
 
 def _scale(units: str | None, count: int, path: Path) -> np.ndarray:
