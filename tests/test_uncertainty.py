@@ -12,7 +12,7 @@ import torch
 from monai_sr.bundles import load_bundle, read_calibration
 from monai_sr.cli.main import main
 from monai_sr.errors import UsageError
-from monai_sr.evaluation.calibration import Sample, coverage, fit_uncertainty
+from monai_sr.evaluation.calibration import Sample, coverage, coverage_left_out, fit_uncertainty, rescale
 from monai_sr.grid import grid_of, on_grid
 from monai_sr.io.images import read_image, write_image
 from monai_sr.transforms import simulate_thick_slices
@@ -89,6 +89,35 @@ def test_the_fit_finds_the_constants_that_errors_were_drawn_with():
     assert found["MR"]["factor"] == [2, 4]
     assert found["MR"]["floor"] == pytest.approx([0.02, 0.04], rel=0.1)
     assert found["MR"]["slope"] == pytest.approx([1.0, 2.0], rel=0.05)
+
+
+def test_constants_are_scaled_to_volumes_not_used_for_training():
+    rng = np.random.default_rng(0)
+
+    def volume(width):
+        detail = rng.uniform(0, 0.1, 20_000)
+        return Sample("CT", 4, rng.laplace(0, width * np.hypot(0.01, 0.5 * detail) / np.sqrt(2)), detail)
+
+    constants = {
+        "CT": {"factor": [4], "floor": [0.01], "slope": [0.5]},
+        "MR": {"factor": [4], "floor": [1], "slope": [1]},
+    }
+    wider = rescale(constants, [volume(1.5), volume(1.3)])
+    assert wider["CT"]["slope"][0] == pytest.approx(0.7, rel=0.03)
+    assert wider["CT"]["floor"][0] == pytest.approx(0.014, rel=0.03)
+    assert wider["MR"] == constants["MR"]  # nothing to go by
+
+
+def test_no_volume_is_measured_with_its_own_scale():
+    rng = np.random.default_rng(0)
+    constants = {"CT": {"factor": [4], "floor": [1.0], "slope": [0.0]}}
+    narrow, wide = ([Sample("CT", 4, rng.laplace(0, w / np.sqrt(2), 50_000), np.zeros(50_000))] for w in (1.0, 2.0))
+    (row,) = coverage_left_out([narrow, wide], constants)
+    # the narrow one by deviations of 2, the wide one by deviations of 1
+    expected = np.mean([1 - np.exp(-np.sqrt(2) * ratio) for ratio in (2.0, 0.5)])
+    assert row["within_1"] == pytest.approx(expected, abs=0.01)
+    (alone,) = coverage_left_out([narrow], constants)
+    assert alone["within_1"] == pytest.approx(1 - np.exp(-np.sqrt(2)), abs=0.01)
 
 
 def test_coverage_counts_the_voxels_within_one_and_two_deviations():

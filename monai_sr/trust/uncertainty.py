@@ -3,7 +3,7 @@
 A network makes errors where it adds detail across the slices. So the error is predicted from the through-plane
 detail ``h`` of the result: the difference from its average over one slice spacing, as root mean square over
 3 x 3 x 3 voxels. ``σ² = a² + (c h)²``; ``a`` and ``c`` are fitted on the training volumes for each modality and
-factor, and checked on the validation volumes (:mod:`monai_sr.evaluation.calibration`).
+factor, and scaled together on the validation volumes (:mod:`monai_sr.evaluation.calibration`).
 
 An ensemble of eight flips predicts no better, at eight times the work (``python -m tests.benchmarks.uncertainty``).
 """
