@@ -665,12 +665,13 @@ def test_evaluate_robustness_is_one_command(call, thin, tmp_path):
         "given × 0.75",
         "given × 1.25",
         "2 % noise",
+        "2 % scanner noise",
         "subsampled",
         "permuted",
         "12 slices",
     ):
         assert name in out and name in card.read_text()
-    assert [line.split()[0] for line in out.splitlines() if line.startswith("×")] == ["×2"] * 10 + [
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("×")] == ["×2"] * 13 + [
         "×1.7",
         "×2.5",
         "×3.3",

@@ -77,6 +77,31 @@ def test_noise_is_a_share_of_the_data_range_and_always_the_same():
     assert torch.equal(noisy.reference.as_tensor(), clean.reference.as_tensor())
 
 
+@pytest.mark.parametrize("axis", [0, 2])
+def test_the_noise_of_a_ct_is_correlated_in_plane_and_independent_from_slice_to_slice(axis):
+    hr = phantoms.body((48, 44, 48), (0.5, 0.5, 0.5), air=-1000)
+    clean, noisy = (acquire(hr, Condition(4, noise=level, noise_type="scanner"), axis) for level in (0, 0.02))
+    noise = torch.movedim((noisy.lr - clean.lr).as_tensor()[0], axis, -1).numpy()
+    assert noise.std() == pytest.approx(noisy.noise, rel=0.05)
+    beside = [np.corrcoef(np.delete(noise, -1, a).ravel(), np.delete(noise, 0, a).ravel())[0, 1] for a in range(3)]
+    assert min(beside[:2]) > 0.3 and abs(beside[2]) < 0.1
+    power = np.abs(np.fft.fft2(noise, axes=(0, 1))) ** 2
+    radius = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n, 0.5) for n in noise.shape[:2]), indexing="ij"))
+    of_ring = [power[abs(radius - f) < 0.05].mean() for f in (0.05, 0.3, 0.8)]  # cycles/mm
+    assert of_ring[1] > 2 * of_ring[0] and of_ring[1] > 2 * of_ring[2]
+
+
+def test_the_noise_of_mr_is_rician():
+    hr = phantoms.body()
+    hr[:, :10] = 0
+    noisy = acquire(hr, Condition(4, noise=0.02, noise_type="scanner"), 2)
+    air, tissue = noisy.lr[0, :8].numpy(), noisy.lr[0, 12:].numpy()
+    assert air.min() > 0 and air.mean() == pytest.approx(noisy.noise * np.sqrt(np.pi / 2), rel=0.03)
+    clean = acquire(hr, Condition(4), 2).lr[0, 12:].numpy()
+    strong = clean > 10 * noisy.noise
+    assert (tissue - clean)[strong].std() == pytest.approx(noisy.noise, rel=0.05)
+
+
 @pytest.mark.parametrize(("n", "count"), [(48, 12), (50, 12), (51, 13), (52, 13)])
 def test_a_last_slice_counts_if_its_center_lies_within_and_the_trimmed_ends_do_not(n, count):
     made = acquire(phantoms.known_value(phantoms.grid((6, 7, n))), Condition(4), 2)
@@ -128,16 +153,19 @@ def test_conditions_are_all_combinations_and_subsampling_knows_no_thickness():
     assert len(found) == len(set(found)) == 2 * (2 + 1) * 2
     assert {c.thickness_ratio for c in found if c.profile == "point"} == {1.0}
     assert every_condition([3]) == [Condition(3)]
+    types = [(c.noise, c.noise_type) for c in every_condition([3], noise=[0, 0.02], noise_types=["white", "scanner"])]
+    assert types == [(0, "white"), (0.02, "white"), (0.02, "scanner")]
 
 
 def test_the_robustness_list_departs_from_the_plain_condition_in_one_thing_at_a_time():
     found = robustness_conditions([4])
     assert found[0] == Condition(4)
     names = [c.name for c in found if c.factor == 4]
-    assert len(set(names)) == len(names) == 10
+    assert len(set(names)) == len(names) == 13
     assert not [name for name in names if "," in name]
     assert [c.factor for c in found if c.factor != 4] == [1.7, 2.5, 3.3]
     assert robustness_conditions([4, 2.5]).count(Condition(2.5)) == 1
+    assert {c.factor for c in robustness_conditions() if c.profile == "box"} == {2, 3, 4}
 
 
 @pytest.mark.parametrize(
@@ -146,6 +174,7 @@ def test_the_robustness_list_departs_from_the_plain_condition_in_one_thing_at_a_
         (Condition(4), "plain"),
         (Condition(4, "box"), "box profile"),
         (Condition(2, "point", noise=0.02), "subsampled, 2 % noise"),
+        (Condition(2, noise=0.02, noise_type="scanner"), "2 % scanner noise"),
         (Condition(2, thickness_ratio=0.6, given_thickness=1.25), "thickness 0.6 × spacing, thickness given × 1.25"),
         (Condition(2, permuted=True, slices=12), "axes permuted and flipped, 12 slices"),
     ],

@@ -221,7 +221,8 @@ def test_evaluate_measures_a_pair_with_both_widths(call, tmp_path):
     expected = [
         ("cubic", ""),
         ("sinc", ""),
-        *((m, by) for m in ("consistent", "none", "copy") for by in ("header", "fitted")),
+        *((m, by) for m in ("consistent", "none") for by in ("header", "box", "fitted")),
+        *(("copy", by) for by in ("header", "fitted")),  # a program that takes no profile
     ]
     assert [(row["method"], row["width_by"]) for row in rows] == expected
     by = {(row["method"], row["width_by"]): row for row in rows}
@@ -240,13 +241,24 @@ def test_evaluate_measures_a_pair_with_both_widths(call, tmp_path):
     assert card.endswith("Made by `monai-sr evaluate --pair THICK THIN --bundle none --crop 32 --peer 'copy=…'`.\n")
 
 
+def test_a_pair_of_averaged_slices_gains_by_the_box_of_its_header(call, tmp_path):
+    thick, thin = pair_of(tmp_path, thin_ct(), profile="box", width=4.0)
+    words = ["--pair", thick, thin, "--bundle", "none", "--crop", 32, "--slice-thickness", 4, "--json"]
+    rows = {(s["method"], s["width_by"]): s for s in json.loads(call("evaluate", *words)[1])["scores"]}
+    assert rows["consistent", "header"]["profile"] == "gaussian"  # too few slices for an estimate
+    box = rows["consistent", "box"]
+    assert (box["profile"], box["width"], box["source"]) == ("box", 4, "option")
+    assert box["psnr_db"] > rows["consistent", "header"]["psnr_db"] + 0.5
+    assert box["psnr_db"] == pytest.approx(rows["consistent", "fitted"]["psnr_db"], abs=0.3)
+
+
 def test_evaluate_answers_programs_with_the_profile_and_the_scores(call, tmp_path):
     thick, thin = pair_of(tmp_path, thin_ct())
     code, out, _ = call("evaluate", "--pair", thick, thin, "--bundle", "none", "--crop", 24, "--json")
     document = json.loads(out)
     schema = json.loads((Path(monai_sr.cli.__file__).parent / "answer.schema.json").read_text())
     jsonschema.validate(document, schema)
-    assert code == 0 and len(document["scores"]) == 6
+    assert code == 0 and len(document["scores"]) == 8 - (document["scores"][2]["profile"] == "box")
     assert document["profiles"][0]["fits"]["gaussian"]["width"] == pytest.approx(4, abs=0.1)
 
 

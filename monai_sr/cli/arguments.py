@@ -146,7 +146,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
         type=positive_number,
         nargs="+",
         metavar="F",
-        help="thin slices per thick one [2 3 4; or 4 with --robustness]",
+        help="thin slices per thick one [2 3 4]",
     )
     sub.add_argument(
         "--robustness",
@@ -183,6 +183,12 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="FRACTION",
         help="noise on the thick slices, fraction of their range [0]",
+    )
+    sub.add_argument(
+        "--noise-type",
+        nargs="+",
+        choices=("white", "scanner"),
+        help="scanner: correlated in plane in a CT, Rician in MR [white]",
     )
     sub.add_argument(
         "--axis",

@@ -200,7 +200,7 @@ def _loading(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("device", "engine", "precision", "quality", "trust_bundle")}
 
 
-_OWN_CONDITIONS = ("profile", "thickness_ratio", "given_thickness", "noise")
+_OWN_CONDITIONS = ("profile", "thickness_ratio", "given_thickness", "noise", "noise_type")
 """Options of evaluate that say what the table of robustness says itself."""
 
 
@@ -210,13 +210,14 @@ def _conditions(options: argparse.Namespace) -> list[Any]:
         if given:
             option = f"--{given[0].replace('_', '-')}"
             raise UsageError("E-USE", f"--robustness has its own conditions, and {option} was given", fix="give one")
-        return robustness_conditions(options.factor or [4])
+        return robustness_conditions(options.factor or [2, 3, 4])
     return every_condition(
         options.factor or [2, 3, 4],
         profiles=options.profile or ["gaussian"],
         thickness_ratios=options.thickness_ratio or [1.0],
         given_thicknesses=options.given_thickness or [1.0],
         noise=options.noise or [0.0],
+        noise_types=options.noise_type or ["white"],
     )
 
 

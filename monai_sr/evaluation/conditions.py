@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import CenterSpatialCrop, Orientation
 from torch import Tensor
 
+from ..acquired import Acquired
 from ..errors import UsageError
 from ..grid import Grid, grid_of, on_grid, positions_on, target_grid, thick_grid
 from ..intensities import data_range
@@ -26,6 +27,17 @@ SimulatedProfile = Literal["gaussian", "box", "triangle", "point"]
 two thin slices if a thick slice is between them)."""
 
 PROFILES = get_args(SimulatedProfile)
+
+NoiseType = Literal["white", "scanner"]
+"""White noise, or that of a scanner: Rician in MR, correlated in plane in CT."""
+
+NOISE_TYPES = get_args(NoiseType)
+
+CT_NOISE_PEAK = 0.3
+"""Frequency of the most noise power in a simulated CT, cycles/mm. Soft kernels have 0.2 to 0.35.
+
+Source: Solomon 2012, "Quantitative comparison of noise texture across CT scanners from different manufacturers".
+"""
 
 TRIM = 1
 """Thick slices left out at each end, because every method extrapolates there."""
@@ -41,7 +53,8 @@ class Condition:
             assume a Gaussian.
         thickness_ratio: slice thickness (FWHM) divided by slice spacing: below 1 gaps, above 1 overlaps.
         given_thickness: slice thickness given to the methods, divided by the true one.
-        noise: standard deviation of white noise on the thick slices, as a fraction of the data range.
+        noise: standard deviation of noise on the thick slices, as a fraction of the data range.
+        noise_type: see :data:`NoiseType`. Rician noise has this standard deviation where the signal is strong.
         permuted: the volume is stored with its axes permuted and two of them flipped.
         slices: maximum number of thick slices, from the middle.
     """
@@ -51,6 +64,7 @@ class Condition:
     thickness_ratio: float = 1.0
     given_thickness: float = 1.0
     noise: float = 0.0
+    noise_type: NoiseType = "white"
     permuted: bool = False
     slices: int | None = None
 
@@ -61,7 +75,7 @@ class Condition:
             {"gaussian": "", "box": "box profile", "triangle": "triangle profile", "point": "subsampled"}[self.profile],
             f"thickness {self.thickness_ratio:g} × spacing" if self.thickness_ratio != 1 else "",
             f"thickness given × {self.given_thickness:g}" if self.given_thickness != 1 else "",
-            f"{100 * self.noise:g} % noise" if self.noise else "",
+            f"{100 * self.noise:g} % {'scanner ' if self.noise_type == 'scanner' else ''}noise" if self.noise else "",
             "axes permuted and flipped" if self.permuted else "",
             f"{self.slices} slices" if self.slices else "",
         ]
@@ -75,18 +89,19 @@ def every_condition(
     thickness_ratios: Sequence[float] = (1.0,),
     given_thicknesses: Sequence[float] = (1.0,),
     noise: Sequence[float] = (0.0,),
+    noise_types: Sequence[NoiseType] = ("white",),
 ) -> list[Condition]:
-    """All combinations, the factors innermost. Subsampled slices have one thickness, whatever the ratio."""
+    """All combinations, the factors innermost. Subsampled slices have one thickness, and no noise one type."""
     conditions = [
-        Condition(factor, profile, 1.0 if profile == "point" else ratio, given_thickness=given, noise=level)
-        for profile, ratio, given, level, factor in itertools.product(
-            profiles, thickness_ratios, given_thicknesses, noise, factors
+        Condition(factor, profile, 1.0 if profile == "point" else ratio, given, level, kind if level else "white")
+        for profile, ratio, given, kind, level, factor in itertools.product(
+            profiles, thickness_ratios, given_thicknesses, noise_types, noise, factors
         )
     ]
     return list(dict.fromkeys(conditions))
 
 
-def robustness_conditions(factors: Sequence[float] = (4,)) -> list[Condition]:
+def robustness_conditions(factors: Sequence[float] = (2, 3, 4)) -> list[Condition]:
     """Hard conditions: each departure from the plain condition alone, and factors that are not integers."""
     conditions = []
     for factor in factors:
@@ -96,7 +111,8 @@ def robustness_conditions(factors: Sequence[float] = (4,)) -> list[Condition]:
             replace(plain, profile="box"),
             replace(plain, given_thickness=0.75),
             replace(plain, given_thickness=1.25),
-            replace(plain, noise=0.02),
+            *(replace(plain, noise=level) for level in (0.01, 0.02, 0.04)),
+            replace(plain, noise=0.02, noise_type="scanner"),
             replace(plain, profile="point"),
             replace(plain, thickness_ratio=0.6),
             replace(plain, thickness_ratio=1.4),
@@ -162,7 +178,8 @@ def acquire(hr: MetaTensor, condition: Condition, axis: int) -> Acquisition:
     lr = apply_along(_weights(thin_at, thick_at, condition.profile, thickness), hr.as_tensor().float(), axis + 1)
     deviation = condition.noise * data_range(hr[0].numpy())
     if deviation:
-        lr = lr + torch.from_numpy(np.random.default_rng(0).normal(0, deviation, lr.shape).astype(np.float32))
+        modality = "" if condition.noise_type == "white" else Acquired.of(hr, axis=axis).modality
+        lr = _noisy(lr, thick, axis, deviation, modality)
     lr = on_grid(lr, thick, hr)
     reference = reference_for(lr, hr, axis=axis)
     wanted, _ = target_grid(thick, spacing=thin, axis=axis)
@@ -180,6 +197,29 @@ def acquire(hr: MetaTensor, condition: Condition, axis: int) -> Acquisition:
         nearest=np.clip(np.round(places), 0, n - 1).astype(int),
         measured=measured if measured.sum() >= factor else np.ones_like(measured),
     )
+
+
+def _noisy(lr: Tensor, grid: Grid, axis: int, deviation: float, modality: str) -> Tensor:
+    """Thick slices (1, X, Y, Z) with white noise, or that of a modality.
+
+    CT: in plane, noise power is that of filtered back projection, ``f exp(-f² / 2 p²)`` with its maximum at p,
+    :data:`CT_NOISE_PEAK`; slices are independent. MR: the magnitude of a signal with noise in both its channels.
+
+    Source: Riederer 1978, "The noise power spectrum in computed X-ray tomography"; Gudbjartsson 1995, "The Rician
+    distribution of noisy MRI data".
+    """
+    generator = np.random.default_rng(0)
+    first = generator.normal(0, deviation, lr.shape)
+    if modality == "MR":
+        second = generator.normal(0, deviation, lr.shape)
+        return torch.from_numpy(np.hypot(lr.numpy() + first, second).astype(np.float32))
+    if modality == "CT":
+        frequencies = [np.zeros(1) if a == axis else np.fft.fftfreq(lr.shape[a + 1], grid.spacing[a]) for a in range(3)]
+        power = np.square(np.stack(np.meshgrid(*frequencies, indexing="ij"))).sum(axis=0)
+        gain = np.sqrt(np.sqrt(power) * np.exp(-power / (2 * CT_NOISE_PEAK**2)))
+        plane = [a + 1 for a in range(3) if a != axis]
+        first = np.fft.ifftn(np.fft.fftn(first, axes=plane) * gain / np.sqrt((gain**2).mean()), axes=plane).real
+    return lr + torch.from_numpy(first.astype(np.float32))
 
 
 def middle(hr: MetaTensor, size: int | Sequence[int]) -> MetaTensor:

@@ -40,7 +40,8 @@ class PairScore:
     """One method on one pair.
 
     Attributes:
-        width_by: "header", "fitted", or "" for interpolation, which needs none.
+        width_by: "header"; "box", a box of the header's width, as slices averaged of thin ones have; "fitted"; or ""
+            for interpolation, which needs none.
         source: of the header's width, see :data:`monai_sr.acquired.Source`; "fitted".
         over_cubic_db: PSNR minus that of cubic interpolation.
         bias: mean of result minus thin series, HU or signal.
@@ -72,7 +73,7 @@ def score_pair(
     progress: Callable[[float], None] | None = None,
     study: Study | None = None,
 ) -> list[PairScore]:
-    """Measure interpolation, and the consistent spline and models with the header's and the fitted profile.
+    """Measure interpolation, and the consistent spline and models with the header's, a box and the fitted profile.
 
     Args:
         pair: the series.
@@ -91,17 +92,24 @@ def score_pair(
     across = int(np.argmax(np.abs(grid.affine[:3, :3].T @ acquired.grid.affine[:3, axis])))
     value_range, reference = data_range(hr), np.sort(hr[mask])
     nominal = np.asarray(acquired.slice_thickness), acquired.slice_profile, acquired.source_of("slice_thickness")
-    fitted = np.asarray(fit.best.width), fit.best.profile, "fitted"
+    settings: dict[str, tuple[np.ndarray, Profile, str]] = {
+        "": nominal,
+        "header": nominal,
+        "box": (nominal[0], "box", nominal[2]),
+        "fitted": (np.asarray(fit.best.width), fit.best.profile, "fitted"),
+    }
     spline = load_bundle("none", engine="torch")
     jobs: list[tuple[str, SuperResolution, str]] = [(name, BASELINES[name], "") for name in ("cubic", "sinc")]
     every: dict[str, SuperResolution] = {SPLINE: spline, **models}
-    jobs += [(name, model, by) for name, model in every.items() for by in ("header", "fitted")]
+    for name, model in every.items():
+        boxes = () if acquired.slice_profile == "box" or not _takes_profile(model) else ("box",)
+        jobs += [(name, model, by) for by in ("header", *boxes, "fitted")]
     scores: list[PairScore] = []
     if study is not None:
         region = Region(hr, grid.spacing, counted, acquired.modality, acquired.slice_spacing)
         subject = study.begin(pair.name, "pair", region, resample_to(pair.thick, grid, order=0))
     for done, (name, model, by) in enumerate(jobs, start=1):
-        width, profile, source = fitted if by == "fitted" else nominal
+        width, profile, source = settings[by]
         try:
             sr = _result(model, pair, float(np.median(width)), profile)
         except PeerError as error:
@@ -110,7 +118,7 @@ def score_pair(
             failed(pair.name, error)
             continue
         voxels = resample_to(sr, grid)
-        if study is not None and by != "fitted" and name != "sinc":
+        if study is not None and by in ("", "header") and name != "sinc":
             subject.add(name, voxels)
         value = psnr(voxels, hr, value_range=value_range, mask=mask)
         scores.append(
@@ -136,10 +144,15 @@ def score_pair(
     return scores
 
 
+def _takes_profile(model: SuperResolution) -> bool:
+    """Whether a method is a bundle; other programs take no profile."""
+    return hasattr(model, "calibration")
+
+
 def _result(model: SuperResolution, pair: Pair, width: float, profile: Profile) -> Any:
     """The thick series at the spacing of the thin one; a bundle is also given the profile."""
     options: dict[str, Any] = {}
-    if hasattr(model, "calibration"):
+    if _takes_profile(model):
         options = {"profile": profile}
         if Acquired.of(pair.thick).modality != pair.acquired.modality:  # a crop may look like the other one
             options["modality"] = pair.acquired.modality

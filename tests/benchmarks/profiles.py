@@ -1,6 +1,6 @@
 """How often the slice profile is recognized: real volumes seen by a Gaussian and by a box.
 
-    python -m tests.benchmarks.profiles VOLUME… [--factor 1.7 2 3 4 5] [--crop 96]
+    python -m tests.benchmarks.profiles VOLUME… [--factor 1.7 2 3 4 5] [--crop 96] [--noise 0.02]
 
 Every near-isotropic axis of every volume is the slice axis in turn; see
 :func:`monai_sr.profiles.estimate_profile`. A table tells for each factor how often it is wrong, between
@@ -17,7 +17,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import CenterSpatialCrop
 
-from monai_sr.evaluation.conditions import Condition, acquire
+from monai_sr.evaluation.conditions import NOISE_TYPES, Condition, NoiseType, acquire
 from monai_sr.evaluation.scores import NEAR
 from monai_sr.grid import grid_of
 from monai_sr.intensities import guess_modality, intensity_range
@@ -27,7 +27,9 @@ from monai_sr.profiles import profile_score, threshold
 PROFILES = ("gaussian", "box")
 
 
-def scores(volume: MetaTensor, factor: float, *, noise: float = 0.0) -> dict[str, list[float]]:
+def scores(
+    volume: MetaTensor, factor: float, *, noise: float = 0.0, noise_type: NoiseType = "white"
+) -> dict[str, list[float]]:
     """By profile the scores over the axes of ``volume`` (1, X, Y, Z); none where there is too little to go by."""
     grid = grid_of(volume)
     found: dict[str, list[float]] = {profile: [] for profile in PROFILES}
@@ -35,7 +37,7 @@ def scores(volume: MetaTensor, factor: float, *, noise: float = 0.0) -> dict[str
         if grid.spacing[axis] > NEAR * min(grid.spacing):
             continue
         for profile in PROFILES:
-            made = acquire(volume, Condition(factor, profile, noise=noise), axis)
+            made = acquire(volume, Condition(factor, profile, noise=noise, noise_type=noise_type), axis)
             slices = torch.movedim(made.lr[0].as_tensor(), axis, -1)
             score = profile_score(
                 intensity_range(slices, guess_modality(slices)).normalize(slices),
@@ -67,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("volumes", nargs="+", metavar="VOLUME")
     parser.add_argument("--factor", nargs="+", type=float, default=[1.7, 2, 3, 4, 5])
     parser.add_argument("--crop", type=int, default=96)
-    parser.add_argument("--noise", type=float, default=0.0, help="share of the data range")
+    parser.add_argument("--noise", type=float, default=0.0, help="fraction of the data range")
+    parser.add_argument("--noise-type", choices=NOISE_TYPES, default="white")
     options = parser.parse_args(arguments)
     volumes = [CenterSpatialCrop((options.crop,) * 3)(read_image(path)) for path in options.volumes]
     print(
@@ -75,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print("|---|---|---|---|---|---|")
     for factor in options.factor:
-        found = [scores(volume, factor, noise=options.noise) for volume in volumes]
+        found = [scores(volume, factor, noise=options.noise, noise_type=options.noise_type) for volume in volumes]
         together = {profile: [score for one in found for score in one[profile]] for profile in PROFILES}
         print(row(factor, together), flush=True)
 
