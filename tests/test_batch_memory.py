@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import dicom_phantoms
 import numpy as np
@@ -346,17 +347,21 @@ def test_the_plan_foresees_the_measured_peak_within_30_percent(way):
         assert needed_bytes(engine, tile, **size) >= 0.95 * mib * 2**20, shape  # what a run is planned with
 
 
-def test_the_time_of_a_volume_grows_by_its_voxels_and_the_resolution_by_no_more_than_its_samples(monkeypatch):
+@pytest.mark.parametrize(("engine", "growth"), [("", 1.0), ("torch", 1.0), ("openvino", 0.9)])
+def test_the_time_of_a_volume_grows_by_its_voxels_and_the_resolution_by_no_more_than_its_samples(
+    monkeypatch, engine, growth
+):
     monkeypatch.setattr(forecast_module, "_seconds_per_sample", lambda: 1e-7)
 
     def taken(voxels_in, voxels_out):  # a start, 2e-7 s a voxel, and the resolution
-        return 0.1 + 2e-7 * voxels_out + 1e-7 * (min(voxels_in, SAMPLES) / 2 + min(voxels_out, SAMPLES))
+        return 0.1 + 2e-7 * voxels_out**growth + 1e-7 * (min(voxels_in, SAMPLES) / 2 + min(voxels_out, SAMPLES))
 
     def seconds_of(model, options, side):
         return 48 * side**2, taken(12 * side**2, 48 * side**2)
 
     monkeypatch.setattr(forecast_module, "_seconds_of", seconds_of)
-    seconds = forecast_module.measure_speed(load_bundle("none"), RunOptions())
+    model = SimpleNamespace(engine=SimpleNamespace(name=engine))
+    seconds = forecast_module.measure_speed(model, RunOptions())
     for size in ((10_000, 40_000), (500_000, 2_000_000), (2_000_000, 8_000_000), (15_000_000, 75_000_000)):
         assert seconds(*size) == pytest.approx(taken(*size), rel=1e-6)
 
