@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from monai import data
     from torch import Tensor
 
-    from .intensities import Modality, Normalization
+    from .intensities import IntensityRange, Modality, Normalization
 else:
     data, torch = Later("monai.data"), Later("torch")
 
 Source = Literal["option", "protocol", "corrected", "header", "sidecar", "estimated", "assumed"]
-"""Where a fact comes from: the user, a table of protocols, the header corrected by what is known of its protocol, the
-header of the file, a JSON file beside it, an estimate from the voxels or the grid, or an assumption."""
+"""Who says a fact: the user, a table of protocols, the header corrected by what is known of its protocol, the header, a
+JSON file beside it, an estimate from voxels or grid, or an assumption."""
 
 MIN_SLICES = 3
 """Below this there is no through-plane structure to go by."""
@@ -47,20 +47,20 @@ def acquisition_meta(
     protocol: Mapping[str, str] | None = None,
     nan_voxels: Tensor | None = None,
     has_orientation: bool = True,
+    has_one_range: bool = False,
     source: Source = "header",
 ) -> dict[str, Any]:
     """The metadata of a volume that describe its acquisition; what is None is absent.
 
     Args:
-        stored_dtype: type of the voxels in the file.
-        modality: "CT" or "MR".
-        slice_axis: through-plane axis.
+        stored_dtype, modality, slice_axis: type of the voxels in the file; "CT" or "MR"; through-plane axis.
         slice_thickness: FWHM of the slice profile, mm; (m,) in the order of the voxels where slices differ.
         slice_positions: (m,) slice centers along the last axis, mm around the middle, where they are uneven.
         padding_value: of voxels that a CT did not scan.
         protocol: the fields of :class:`monai_sr.profiles.Protocol`.
         nan_voxels: (C, X, Y, Z) bool, voxels that held no number and were filled.
         has_orientation: False where the file does not say which side is which.
+        has_one_range: all channels are volumes of one series, whose values are normalized alike.
         source: where these facts come from.
     """
     facts = {
@@ -73,6 +73,7 @@ def acquisition_meta(
         "protocol": protocol,
         "nan_voxels": nan_voxels,
         "has_orientation": None if has_orientation else False,
+        "has_one_range": has_one_range or None,
     }
     facts = {name: value for name, value in facts.items() if value is not None}
     return facts | ({"sidecar_facts": tuple(facts)} if source == "sidecar" else {})
@@ -301,15 +302,16 @@ class Acquired:
         mask = None if padding is None else voxels.eq(padding)
         return mask if mask is not None and bool(mask.any()) else None
 
-    def normalized(self, channel: int, normalization: Normalization = USUAL) -> NormalizedSlices:
-        """One channel as a network wants it.
+    def normalization(self, usual: Normalization) -> Normalization | IntensityRange:
+        """How each channel is normalized: volumes of one series by the range of all, others by their own."""
+        is_one = _meta_of(self.image).get("has_one_range", False)
+        return intensity_range(self.voxels.float(), self.modality, usual) if is_one else usual
 
-        Raises:
-            ImageError: the channel has no contrast.
-        """
+    def normalized(self, channel: int, by: Normalization | IntensityRange = USUAL) -> NormalizedSlices:
+        """One channel as a network wants it, by its own range or a given one; ImageError without contrast."""
         lr = self.oriented(self.voxels[channel].float())
         known = lr if self.missing is None else chosen_voxels(lr, ~self.oriented(self.missing[channel]))
-        intensities = intensity_range(known, self.modality, normalization)
+        intensities = intensity_range(known, self.modality, by)
         outside = self.outside(lr, channel)
         if outside is not None:
             lr = torch.where(outside, CT_AIR, lr)
@@ -326,12 +328,7 @@ class Acquired:
 
     def put(self, block: Tensor, target: Tensor, place: tuple[slice, slice]) -> None:
         """Write canonical rows and columns (x, y, Z') to where they belong in a result (X', Y', Z') of the file."""
-        order, flips = self._canonical
-        target, turned = target.permute(order), list(place)
-        for axis in {0, 1} & set(flips):
-            start, stop, _ = place[axis].indices(target.shape[axis])
-            turned[axis] = slice(target.shape[axis] - stop, target.shape[axis] - start)
-        target[tuple(turned)] = block.flip(flips) if flips else block
+        self.grid.put(block, target, place, through_plane=self.axis)
 
     @property
     def _thickness(self) -> np.ndarray:

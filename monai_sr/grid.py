@@ -123,6 +123,15 @@ class Grid:
         axes = [*in_plane, through_plane]
         return axes, [i for i, a in enumerate(axes) if orientation[a, 1] < 0]
 
+    def put(self, block: Tensor, target: Tensor, place: tuple[slice, slice], *, through_plane: int) -> None:
+        """Write canonical rows and columns (x, y, Z) to where they belong in (X, Y, Z), see :meth:`canonical_order`."""
+        axes, flips = self.canonical_order(through_plane)
+        target, turned = target.permute(axes), list(place)
+        for axis in {0, 1} & set(flips):
+            start, stop, _ = place[axis].indices(target.shape[axis])
+            turned[axis] = slice(target.shape[axis] - stop, target.shape[axis] - start)
+        target[tuple(turned)] = block.flip(flips) if flips else block
+
 
 def grid_of(image: Tensor) -> Grid:
     """The grid of a ``(C, X, Y, Z)`` MetaTensor.

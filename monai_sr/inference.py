@@ -182,8 +182,9 @@ def super_resolve_acquired(
     engine, nearest = as_engine(network), model.distances.argmin(axis=1)
     if tile_voxels is None:
         tile_voxels = engine.usual_tile(voxels_in=voxels.numel(), voxels_out=result.numel())
+    normalization = acquired.normalization(settings.normalization)
     for channel in range(len(voxels)):
-        scan = acquired.normalized(channel, settings.normalization)
+        scan = acquired.normalized(channel, normalization)
         done = _part_of(progress, channel, len(voxels)) if progress else None
         bounds = possible_values(
             *(scan.slices, scan.intensities, acquired.modality, acquired.stored_dtype),

@@ -196,13 +196,14 @@ def padding_of(voxels: Tensor, modality: Modality, padding_value: float | None =
 
 
 def intensity_range(
-    voxels: Tensor, modality: Modality | None = None, normalization: Normalization = USUAL
+    voxels: Tensor, modality: Modality | None = None, normalization: Normalization | IntensityRange = USUAL
 ) -> IntensityRange:
     """The range of a volume that becomes 0 to 1.
 
     Args:
         voxels: the whole volume in file units, any shape, finite.
         modality: None to guess, see :func:`guess_modality`.
+        normalization: by it, or by a range that is known already.
 
     Raises:
         ImageError: all voxels are equal.
@@ -210,6 +211,8 @@ def intensity_range(
     lowest, highest = float(voxels.min()), float(voxels.max())
     if lowest == highest:
         raise ImageError("E-IMG-CONST", f"every voxel is {lowest:g}")
+    if isinstance(normalization, IntensityRange):
+        return normalization
     if (modality or guess_modality(voxels)) == "CT":
         return IntensityRange(*normalization.ct_window)
     values = torch.as_tensor(voxels).detach().cpu().numpy()

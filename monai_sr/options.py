@@ -202,12 +202,12 @@ class Reading(_Group):
         placeholder="UID|NUMBER",
         unset="all",
     )
-    volume: int | Literal["all"] | None = _option(
+    volume: int | Literal["all", "complete"] | None = _option(
         None,
-        "of a NIfTI file of several volumes: which one, from 0, or all",
+        "of a NIfTI file of several volumes which one, from 0, or all; of a DICOM series all, or the complete ones",
         kind="index",
-        choices=("all",),
-        placeholder="K|all",
+        choices=("all", "complete"),
+        placeholder="K|all|complete",
     )
     nan: Literal["fill", "refuse"] = _option("fill", "replace NaN and infinite voxels by the minimum value, or fail")
     geometry: Literal["sform", "qform"] | None = _option(

@@ -348,6 +348,7 @@ LEFT_OUT = [
     entry("D05", "E-IMG-2D", "a slice alone", lambda f: a_few(f, 1)),
     entry("D13", "E-DCM-SPLIT", "not joined", a_series_for_every_slice, files=6),
     entry("D23", "E-DCM-SC", "colors", colors),
+    entry("D23", "E-DCM-SC", "a palette", lambda f: a_few(f, 2, PhotometricInterpretation="PALETTE COLOR"), files=2),
     entry("D23", "E-DCM-SC", "captures", lambda f: a_few(f, 2, SOPClassUID=SecondaryCaptureImageStorage), files=2),
     entry("D25", "E-DCM-MOSAIC", "two", lambda f: mosaics(f), files=2),
     entry("R11", "E-DCM-OWN", "a result", lambda f: a_few(f, 8, ContributingEquipmentSequence=[ours()]), files=8),

@@ -573,10 +573,18 @@ def test_phase_and_maps_are_left_out_as_of_bids(tmp_path, name, many_frames):
     assert found.broken == ()
 
 
+@catalogue.fault("D29", "W-DCM-PROJECTION")
+@pytest.mark.parametrize("word", ["MIP", "CSA MIP", "MINIP", "MIN_IP", "PROJECTION IMAGE"])
+def test_projections_are_read_with_a_warning(tmp_path, word):
+    write(tmp_path, slices(SMALL, modality="MR", ImageType=["DERIVED", "SECONDARY", word]))
+    assert read(tmp_path).warnings == ["W-DCM-PROJECTION"]
+
+
 @pytest.mark.parametrize("name", IMAGES)
 def test_images_are_no_quantities(tmp_path, name):
     write(tmp_path, slices(SMALL, modality="MR", **IMAGES[name]))
-    assert read(tmp_path).voxels.shape[2] == 6
+    volume = read(tmp_path)
+    assert volume.voxels.shape[2] == 6 and volume.warnings == []
 
 
 @catalogue.fault("D29", "E-DCM-PHASE")

@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from ..acquired import Acquired, acquisition_meta, protocol_in
 from ..bids import BidsImage, derivative_sidecar
 from ..bundles import Model
-from ..dicom import MadeBy, protocol_of, write_derived_series
+from ..dicom import TOGETHER, MadeBy, protocol_of, write_derived_series
 from ..dicom.structures import Structures
 from ..engine import Progress
 from ..errors import (
@@ -277,7 +277,8 @@ def read_case(case: Case, options: RunOptions, *, progress: Progress | None = No
     """
     reading = options.reading
     if case.series is not None:
-        refuse_file_options(volume=reading.volume, geometry=reading.geometry)
+        volume = None if reading.volume in TOGETHER else reading.volume
+        refuse_file_options(volume=volume, geometry=reading.geometry)
         return read_dicom(case.series, path=case.source, fill_gaps=reading.fill_gaps, progress=progress)
     image = read_image(case.source, volume=reading.volume, nan=reading.nan, geometry=reading.geometry)
     if case.bids is not None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..bids import find_bids_images, is_bids
-from ..dicom import find_series, is_dicom, is_dicom_source, short_name
+from ..dicom import Found, find_series, is_dicom, is_dicom_source, short_name
 from ..errors import (
     InputMissingError,
     OutputError,
@@ -94,7 +94,7 @@ def _named_case(source: Path, target: Path, options: RunOptions) -> Case:
         return _with_mask_folders([case], folders, target.parent)[0]
     if options.wanted.format == "dicom":
         raise UsageError("E-OUT-FORMAT", "a DICOM series needs a folder", fix="name a folder", path=target)
-    found = find_series(source, merge_by_geometry=options.reading.merge_by_geometry)
+    found = _find_series(source, options)
     try:
         series = found.only(options.reading.series)
     except SuperResolutionError as error:
@@ -210,6 +210,11 @@ def _listed(path: Path, target: Path, options: RunOptions) -> Iterator[Case]:
         yield from (replace(case, target=target / output) for case in cases) if output else cases
 
 
+def _find_series(source: Path, options: RunOptions) -> Found:
+    reading = options.reading
+    return find_series(source, merge_by_geometry=reading.merge_by_geometry, volume=reading.volume)
+
+
 def _found(source: Path, target: Path, options: RunOptions) -> list[Case]:
     """The cases of a file, folder or archive."""
     if not (source.is_dir() or is_dicom_source(source)):
@@ -259,7 +264,7 @@ def _bids_cases(source: Path, target: Path, participants: Sequence[str]) -> list
 def _series_cases(source: Path, target: Path, options: RunOptions, *, besides: int) -> list[Case]:
     """One case for every DICOM series, also for those that cannot be used."""
     series, as_nifti = options.reading.series, options.wanted.format == "nifti"
-    found = find_series(source, merge_by_geometry=options.reading.merge_by_geometry)
+    found = _find_series(source, options)
     try:
         chosen, broken = (found.series, found.broken) if series is None else (found.choose(series), ())
         if not chosen and not broken and not besides:

@@ -54,7 +54,7 @@ class Case:
     def files(self) -> list[Path]:
         """The files that its voxels are read from, each once, in the order of the slices, and its masks."""
         if self.series is not None:
-            return [*dict.fromkeys(frame.file for frame in self.series.frames), *self.masks]
+            return [*dict.fromkeys(frame.file for frame in self.series.all_frames), *self.masks]
         return [*files_of(self.source), *self.masks]
 
     @property

@@ -133,12 +133,13 @@ def write_dicom_map(
         overwrite: also replace what is not ours.
 
     Returns:
-        Its path; None without highdicom, and of a map of the acquired slices of a tilted gantry (W-MAP-TILT).
+        Its path; None without highdicom, of several volumes, and of a map of the acquired slices of a tilted gantry
+        (W-MAP-TILT).
 
     Raises:
         OutputError: what stands there is not ours, or it cannot be written.
     """
-    if find_spec("highdicom") is None:
+    if find_spec("highdicom") is None or len(image) > 1:
         return None
     path = target.with_name(f"{target.name}_{kind}.dcm")
     _spare(path, overwrite=overwrite)
@@ -146,7 +147,7 @@ def write_dicom_map(
         series = source
         image.meta |= {} if acquired.is_even else {"slice_positions": acquired.positions}
     else:
-        series = find_series(target, own_results=True).only()
+        series = find_series(target, own_results=True, volume="all").only()
     try:
         return write_parametric_map(image, kind, series, path, made_by=made_by)
     except ImageError as error:
@@ -223,7 +224,7 @@ def write_masks(
             write_image(labels, path)
             continue
         if isinstance(series, Path):
-            series = find_series(series, own_results=True).only()
+            series = find_series(series, own_results=True, volume="all").only()
         if series is None:
             raise UsageError("E-OUT-FORMAT", "a DICOM mask needs a DICOM series", fix="name an image file", path=path)
         if isinstance(labels, Structures):

@@ -52,12 +52,12 @@ class Volume:
         """The files that it is read from, each once."""
         if self.series is None:
             return [self.path]
-        return list(dict.fromkeys(frame.file for frame in self.series.frames))
+        return list(dict.fromkeys(frame.file for frame in self.series.all_frames))
 
     @property
     def instances(self) -> frozenset[str]:
         """SOPInstanceUIDs of the series."""
-        frames = self.series.frames if self.series is not None else ()
+        frames = self.series.all_frames if self.series is not None else ()
         return frozenset(str(frame.header.get("SOPInstanceUID")) for frame in frames)
 
 

@@ -21,17 +21,21 @@ from .cases import Case
 
 @dataclass(frozen=True)
 class Plan:
-    """The grids of a case before and after; None where the header cannot be read without the voxels."""
+    """The grids of a case before and after, and how many volumes it has on them.
+
+    The grids are None where the header cannot be read without the voxels.
+    """
 
     before: Grid | None = None
     after: Grid | None = None
+    volumes: int = 1
 
     @property
     def voxels(self) -> tuple[int, int]:
         """How many voxels there are before and after."""
         if self.before is None or self.after is None:
             return 0, 0
-        return math.prod(self.before.shape), math.prod(self.after.shape)
+        return self.volumes * math.prod(self.before.shape), self.volumes * math.prod(self.after.shape)
 
     def least_memory(self, engine: Engine) -> int:
         """Bytes it takes with tiles a quarter as large as the largest: smaller ones cost more time."""
@@ -52,7 +56,7 @@ def plan_case(case: Case, options: RunOptions) -> Plan:
             axis, source = decide_axis(before, given=given, header=stacked, uneven=uneven is not None, refined=None)
             through = None if source == "assumed" else axis
             after, _ = target_grid(before, uneven=uneven, spacing=wanted.spacing, factor=wanted.factor, axis=through)
-            return Plan(before, after)
+            return Plan(before, after, 1 if case.series is None else len(case.series.volumes))
         except SuperResolutionError:
             return Plan()
 

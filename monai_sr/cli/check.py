@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from .. import batch
 from ..batch.cases import list_cases
 from ..batch.plan import check_header
 from ..batch.record import check_record
+from ..dicom.phases import is_phase
 from ..engine.imports import import_monai_to_run
 from ..errors import Later, collect_notices, give, printable
 from ..io.shelf import SPLINE
@@ -49,6 +51,11 @@ def check(given: argparse.Namespace) -> int:
             left_out.append(notice.facts)
         else:
             give(notice)
+    apart = Counter(
+        case.series.label.split("#")[0] for case in cases if case.series is not None and is_phase(case.series)
+    )
+    for label in (label for label, count in apart.items() if count > 1):
+        say(f"series {label} holds {apart[label]} volumes; --volume all super-resolves them together")
     for files in left_out:
         say(f"left out: {files['files']} file(s), {files['reason']} ({files['code']})")
     answer(volumes=[forecast.to_dict() for forecast in forecasts], left_out=left_out, made_by_monai_sr=made)
@@ -74,7 +81,7 @@ def _show(forecast: Forecast) -> None:
     if series is None:
         say(printable(forecast.case.name))
     else:
-        what = f"{series.modality}, {len(series.frames)} slices, UID {printable(series.uid)}"
+        what = f"{series.modality}, {series.size}, UID {printable(series.uid)}"
         say(f"series {series.label}: {what}, named {forecast.case.name}")
     if forecast.before:
         result = f" -> {forecast.after}, factor {forecast.factor:.4g}" if forecast.factor else ""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from monai.data import MetaTensor
 
 from ..acquired import Acquired
 from ..bundles import read_calibration
-from ..dicom import is_dicom_source
+from ..dicom import TOGETHER, is_dicom_source
 from ..errors import naming
 from ..files import write_json
 from ..inference import without_noise
@@ -20,6 +20,11 @@ from ..trust.consistency import measure_consistency
 from .terminal import answer, say
 
 
+def _volume(source: Path, volume: Any) -> Any:
+    """Which volume of a source is read; a number is that of an image file."""
+    return volume if volume in TOGETHER or not is_dicom_source(source) else None
+
+
 def verify(options: argparse.Namespace) -> int:
     """``monai-sr verify THICK THIN``"""
     sources = Path(options.thick), Path(options.thin)
@@ -27,8 +32,7 @@ def verify(options: argparse.Namespace) -> int:
         check_writable(Path(options.map))
     limit = options.limit or read_calibration("residual")["consistency"]["limit"]
     acquired, result = (
-        read_image(source, volume=None if is_dicom_source(source) else options.volume, own_results=True)
-        for source in sources
+        read_image(source, volume=_volume(source, options.volume), own_results=True) for source in sources
     )
     if options.consistency == "noise":
         acquired = cast(MetaTensor, without_noise(Acquired.of(acquired, axis=options.axis)).image)

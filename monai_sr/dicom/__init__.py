@@ -2,6 +2,7 @@
 
 from .dataset import is_dicom
 from .derive import MadeBy, write_derived_series
+from .phases import TOGETHER
 from .planes import MaskObject, read_mask_object
 from .scan import Found, LeftOut, find_series, is_dicom_source, regular_files, short_name
 from .segmentation import read_mask_labels
@@ -11,6 +12,7 @@ from .stack import SLICE_AXIS, Stack, read_series, stack_of
 
 __all__ = [
     "SLICE_AXIS",
+    "TOGETHER",
     "Found",
     "Frame",
     "LeftOut",

@@ -28,6 +28,7 @@ from ..options import RunOptions
 from .attributes import get
 from .dataset import pydicom_silent
 from .kept import SOP_CLASS, attributes_of, decimal
+from .phases import header_of_slice, header_of_volume
 from .series import Frame, Series
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def write_derived_series(
 
     Args:
         sr: (1, X, Y, Z) float32 in HU or signal; X counts columns, Y rows, Z slices, and the affine
-            gives their directions. ``meta`` may hold ``padding_value`` (HU) and ``filled_slices``
+            gives their directions; (C, X, Y, Z) of C volumes that are kept together. ``meta`` may hold
+            ``padding_value`` (HU) and ``filled_slices``
             (indices of slices that lie in a gap of the source).
         series: the source.
         folder: the new folder, for ``0001.dcm`` and so on; its parent must exist.
@@ -129,46 +131,54 @@ def _instances(
     row, column, across = axes = (affine[:3, :3] / spacing).T.round(12) + 0.0  # no -0 and no 1e-17
     if not np.allclose(axes @ axes.T, np.eye(3), atol=1e-4):
         raise ValueError(f"the axes of the volume must be at right angles, got the directions {axes.tolist()}")
-    voxels = sr.detach().cpu().numpy()[0]
-    if not np.isfinite(voxels).all():
+    volumes = sr.detach().cpu().numpy()
+    if not np.isfinite(volumes).all():
         raise ValueError("every voxel must be finite, got NaN or infinite ones")
 
-    sources = replace(series, frames=tuple(frame for one in (series, *others) for frame in one.frames))
+    sources = replace(series, frames=tuple(frame for one in (series, *others) for frame in one.all_frames))
     shared = attributes_of(sources)
     if others:
         of_first = (e for e in attributes_of(series) if e.tag.group in OF_FIRST or e.keyword in OF_STUDY)
         shared.update({element.tag: element for element in of_first})
-    slope, intercept = _describe_pixels(shared, voxels, series, padding_value_of(sr))
-    seed = _seed(voxels.shape, sources, made_by) + fusion
+    described = replace(series, frames=series.all_frames)
+    slope, intercept = _describe_pixels(shared, volumes, described, padding_value_of(sr))
+    seed = _seed(volumes.shape[1:], sources, made_by) + fusion
     shared.SeriesInstanceUID = generate_uid(entropy_srcs=[seed])
     shared.SeriesNumber = min((series.number or 0) + (FUSED_FROM if others else NUMBERS_FROM), 2**31 - 1)
-    shared.SeriesDescription = text_of(", ".join((DESCRIPTION, *(["fused"] if others else []), *series.part_texts)), 64)
+    kind = ["fused"] if others else [f"{len(series.phases)} volumes"] if series.phases else []
+    shared.SeriesDescription = text_of(", ".join((DESCRIPTION, *kind, *series.part_texts)), 64)
     shared.ImageOrientationPatient = [decimal(value) for value in (*row, *column)]
     shared.PixelSpacing = [decimal(spacing[1]), decimal(spacing[0])]
     shared.SliceThickness = shared.SpacingBetweenSlices = decimal(spacing[2])
     shared.DerivationCodeSequence = [_code(*SPATIAL_RESAMPLING)]
     shared.ContributingEquipmentSequence = [*shared.get("ContributingEquipmentSequence", ()), equipment_item(made_by)]
-    counts = " + ".join(str(len(one.frames)) for one in (series, *others))
+    counts = series.size if series.phases else f"{' + '.join(str(len(one.frames)) for one in (series, *others))} slices"
     story = (
         f"{'Fusion' if others else 'Super-resolution'} by {PACKAGE} {version(PACKAGE)} with {made_by.bundle} "
-        f"{made_by.bundle_version}: {counts} slices became {voxels.shape[2]}, {spacing[2]:.4g} mm apart. {DESCRIPTION}."
+        f"{made_by.bundle_version}: {counts} became {volumes.shape[3]}, {spacing[2]:.4g} mm apart. {DESCRIPTION}."
     )
     filled = {int(index) for index in sr.meta.get("filled_slices", ())}
-    for index in range(voxels.shape[2]):
+    headers = [header_of_volume(series, number) for number in range(len(series.phases))]
+    for phase, index in np.ndindex(len(volumes), volumes.shape[3]):
         position = (affine[:3, 3] + index * affine[:3, 2]).round(9) + 0.0
-        instance = _file(shared, generate_uid(entropy_srcs=[seed, f"slice {index}"]))
-        instance.InstanceNumber = index + 1
+        number = phase * volumes.shape[3] + index
+        instance = _file(shared, generate_uid(entropy_srcs=[seed, f"slice {number}"]))
+        instance.InstanceNumber = number + 1
         instance.ImagePositionPatient = [decimal(value) for value in position]
         instance.SliceLocation = decimal(position @ np.cross(row, column))
+        near = _sources(series.volumes[phase], position, across, spacing[2])
+        if series.phases:
+            instance.update(headers[phase])
+            instance.update(header_of_slice(headers[phase], _nearest(near, position, across)))
         crossed = [frame for one in others for frame in one.frames if _meets(frame, position, across, spacing[2])]
-        references = _references([*_sources(series, position, across, spacing[2]), *crossed], series.modality)
+        references = _references([*near, *crossed], series.modality)
         if references:
             instance.SourceImageSequence = references
         instance.DerivationDescription = text_of(story, 1024)
         if index in filled:
             instance.DerivationDescription = text_of(f"{NOT_ACQUIRED.capitalize()}, it is filled in. {story}", 1024)
             instance.ImageComments = NOT_ACQUIRED
-        stored = np.rint((voxels[:, :, index].T.astype(np.float64) - intercept) / slope)
+        stored = np.rint((volumes[phase, :, :, index].T.astype(np.float64) - intercept) / slope)
         instance.add_new("PixelData", "OW", stored.astype("<i2" if shared.PixelRepresentation else "<u2").tobytes())
         yield instance
 
@@ -182,7 +192,7 @@ def _describe_pixels(shared: Dataset, voxels: np.ndarray, series: Series, paddin
     first, last = round((lowest - intercept) / slope), round((highest - intercept) / slope)
     shared.SamplesPerPixel = 1
     shared.PhotometricInterpretation = "MONOCHROME2"
-    shared.Columns, shared.Rows = voxels.shape[:2]
+    shared.Columns, shared.Rows = voxels.shape[-3:-1]
     shared.BitsAllocated, shared.BitsStored, shared.HighBit = 16, 16, 15
     shared.PixelRepresentation = int(first < 0)
     assert (-(2**15) <= first and last < 2**15) or (0 <= first and last < 2**16), "the rescale holds the range"
@@ -247,6 +257,10 @@ def _sources(series: Series, position: np.ndarray, across: np.ndarray, spacing: 
     distances = np.abs(offsets - position @ across)
     near = np.flatnonzero(distances < (thickness + spacing) / 2 - 1e-6)
     return [series.frames[index] for index in (near if len(near) else [distances.argmin()])]
+
+
+def _nearest(frames: list[Frame], position: np.ndarray, across: np.ndarray) -> Frame:
+    return min(frames, key=lambda frame: abs(float((frame.position - position) @ across)))
 
 
 def _meets(frame: Frame, position: np.ndarray, across: np.ndarray, spacing: float) -> bool:

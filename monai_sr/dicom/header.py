@@ -24,6 +24,7 @@ from .kinds import (
     NotAnImageError,
     check_kind,
     damaged,
+    is_projection,
     quantity_of,
     says_phase_by_ge,
     values_of,
@@ -52,6 +53,11 @@ _ITEM = 8
 _NO_PREAMBLE = SuperResolutionWarning("W-DCM-PREAMBLE", "files without the DICOM preamble were read")
 _MORE = SuperResolutionWarning("W-IO-MORE", "files hold more pixels than their header says; these are not read")
 _NO_CLASS = SuperResolutionWarning("W-DCM-CLASS", "the SOP class is unknown; the files are read by their Modality")
+_PROJECTION = SuperResolutionWarning(
+    "W-DCM-PROJECTION",
+    "projections of maximum or minimum (MIP), which are no means of thinner slices: the result agrees with them, but "
+    "what it shows in a new slice may lie in its neighbors",
+)
 _TWO_MODALITIES = SuperResolutionWarning(
     "W-DCM-CLASS", "SOP class and Modality name different modalities; the SOP class is used"
 )
@@ -222,6 +228,7 @@ def warnings_of(dataset: Any) -> set[SuperResolutionWarning]:
         (_NO_CLASS, sop_class and sop_class not in MODALITY_OF),
         (_TWO_MODALITIES, {MODALITY_OF.get(sop_class), str(dataset.get("Modality"))} == {"CT", "MR"}),
         (_MORE, has_more),
+        (_PROJECTION, is_projection(dataset)),
     )
     return {warning for warning, applies in found if applies}
 

@@ -51,6 +51,9 @@ _MAP_WORD = re.compile(
 )
 """Values of ImageType after the second that name a quantity: the standard's, and what the vendors write."""
 
+_PROJECTION = re.compile(r"(CSA )?MIP|MI?NIP|MAX IP|MIN IP|PROJECTION IMAGE")
+"""Values of ImageType of GE, Siemens and Philips, and the standard's (PS3.3, C.8.16.2.1.4)."""
+
 _PHASE_UNIT = re.compile(r"(MILLI)?RAD.*|DEG.*|C?M/S")
 _MAP_UNIT = re.compile(r"K?HZ|MS(EC)?|S|SEC|1/S|/S|S-1|.*[MU]M\^?2/S.*|PP[MB]|%|PCT|.*ML/.*|MG/?ML|Z ?EFF|EDW?")
 """Of RescaleType or the code of a real world value map; HU, US (unspecified) and 1 (no unit) are images."""
@@ -97,7 +100,7 @@ def check_kind(dataset: Any, name: str, *, own_results: bool) -> None:
         raise NotAnImageError("E-DCM-KIND", KINDS.get(modality, "no image"))
     if not known and (modality not in ("CT", "MR") or is_of_another_class(sop_class)):
         raise NotAnImageError("E-DCM-MODALITY", "images of another modality (SOPClassUID, Modality) than CT or MR")
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+    if int(dataset.get("SamplesPerPixel") or 1) != 1 or dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
         raise NotAnImageError("E-DCM-SC", "color pixels, as of a secondary capture")
     kinds = {str(kind).upper() for kind in values_of(dataset.get("ImageType"))}
     if "LOCALIZER" in kinds:
@@ -143,6 +146,12 @@ def quantity_of(
     if derived or any(map(_MAP_WORD.fullmatch, words[2:])) or any(map(_MAP_UNIT.fullmatch, units_named)):
         return MAP
     return None
+
+
+def is_projection(dataset: Any) -> bool:
+    """Whether an image is a projection of maximum or minimum (MIP, MinIP)."""
+    words = [*values_of(dataset.get("ImageType"))[2:], dataset.get("VolumeBasedCalculationTechnique") or ""]
+    return any(_PROJECTION.fullmatch(str(word).upper().replace("_", " ").strip()) for word in words)
 
 
 def says_phase_by_ge(dataset: Any) -> bool:

@@ -219,7 +219,8 @@ class _Stack:
         for keys in (np.searchsorted(cuts, values), numbers if name == "InstanceNumber" else np.zeros_like(values)):
             groups = [chosen[keys == key] for key in np.unique(keys)]
             whole = all(self.covered(g) > MOSTLY * self.covered(chosen) for g in groups[:-1])  # the last may be aborted
-            if whole and len(groups) > 1 and len(groups[-1]) >= MIN_SLICES and all(self.most(g) == 1 for g in groups):
+            enough = len(groups) > 2 or len(groups[-1]) >= MIN_SLICES  # a slice beside one volume may be a stray
+            if whole and len(groups) > 1 and enough and all(self.most(g) == 1 for g in groups):
                 return groups
         return []
 

@@ -31,6 +31,7 @@ from .attributes import get, stack_of_frame, value_of
 from .dataset import is_dicom, pydicom_silent
 from .kinds import BrokenFileError, NotAnImageError
 from .parts import places_of, stacks_of, volumes_of
+from .phases import TOGETHER, keep_together
 from .series import Frame, Series
 
 NAMED_BY = (
@@ -117,12 +118,18 @@ class Found:
 
     def choices(self) -> str:
         """How to name one of the series."""
-        names = [f"{s.label} ({len(s.frames)} slices, UID {printable(s.uid)})" for s in self.series]
+        names = [f"{s.label} ({s.size}, UID {printable(s.uid)})" for s in self.series]
         listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         return f"choose one by --series: {listed or 'none can be used'}"
 
 
-def find_series(source: str | Path, *, merge_by_geometry: bool = False, own_results: bool = False) -> Found:
+def find_series(
+    source: str | Path,
+    *,
+    merge_by_geometry: bool = False,
+    own_results: bool = False,
+    volume: int | str | None = None,
+) -> Found:
     """Every CT and MR series in a folder tree, a zip, or one file.
 
     A series is what shares SeriesInstanceUID, patient, study, matrix, pixel spacing, frame of reference
@@ -132,6 +139,7 @@ def find_series(source: str | Path, *, merge_by_geometry: bool = False, own_resu
         source: a folder, searched to any depth; a ``.zip``; or a (multi-frame) DICOM file.
         merge_by_geometry: join slices that each have a series of their own but fit together.
         own_results: take also series that monai-sr made, as one does to look at them.
+        volume: "all" or "complete" to keep the volumes of a series together, see :func:`.phases.keep_together`.
 
     Raises:
         InputMissingError: nothing is there.
@@ -170,7 +178,9 @@ def find_series(source: str | Path, *, merge_by_geometry: bool = False, own_resu
             if uid in broken:
                 continue
             try:
-                groups += volumes_of(uid, members, warnings[uid])
+                volumes = volumes_of(uid, members, warnings[uid])
+                together = volume in TOGETHER
+                groups += keep_together(volumes, only_complete=volume == "complete") if together else volumes
             except ImageError as error:
                 broken[uid] = error
     joined, singles = _join_singles(groups, merge=merge_by_geometry)

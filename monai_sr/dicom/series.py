@@ -67,6 +67,8 @@ class Series:
         warnings: what was unusual or corrected.
         part: what distinguishes it from other volumes of the same SeriesInstanceUID, such as
             ``(("echo", "2"),)``; empty if it is the only one.
+        phases: the volumes that are kept together, see :func:`monai_sr.dicom.phases.keep_together`; ``frames`` are
+            those of the first. Empty of a single volume.
     """
 
     uid: str
@@ -75,8 +77,26 @@ class Series:
     number: int | None = None
     warnings: tuple[SuperResolutionWarning, ...] = ()
     part: tuple[tuple[str, str], ...] = ()
+    phases: tuple[Series, ...] = ()
     # an unpacked archive lives as long as what was found in it
     unpacked: Any = field(default=None, repr=False)
+
+    @property
+    def volumes(self) -> tuple[Series, ...]:
+        """The phases, or the one volume."""
+        return self.phases or (self,)
+
+    @property
+    def all_frames(self) -> tuple[Frame, ...]:
+        """The frames of all volumes."""
+        return tuple(frame for volume in self.volumes for frame in volume.frames)
+
+    @property
+    def size(self) -> str:
+        """How many slices, in words."""
+        return (
+            f"{len(self.phases)} volumes of {len(self.frames)} slices" if self.phases else f"{len(self.frames)} slices"
+        )
 
     @property
     def offsets(self) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from .attributes import value_of
 from .kinds import values_of
+from .phases import describe_volumes
 from .series import Series
 
 SECONDS = ("EchoTime", "RepetitionTime", "InversionTime")
@@ -95,6 +96,10 @@ def acquisition(series: Series) -> dict[str, Any]:
         if isfinite(value):
             found[_RENAMED.get(name, name)] = value / 1000 if name in SECONDS else value
     found |= _known_codes(partial(value_of, first))
+    if series.phases:
+        volumes = describe_volumes(series)
+        differing = {name for volume in volumes for name in volume}
+        found = {name: value for name, value in found.items() if name not in differing} | {"Volumes": volumes}
     if series.part:
         found["SeriesPart"] = dict(series.part)
     thickness = series.slice_thickness

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +19,7 @@ from ..acquired import MIN_SLICES, acquisition_meta
 from ..errors import ImageError, Later, SuperResolutionWarning, give, warn
 from ..grid import slice_spacing
 from ..intensities import CT_AIR, Modality
+from .phases import time_step
 from .pixels import padding_of, read_values
 from .series import Series, breaks_in
 from .sidecar import protocol_of
@@ -41,6 +43,9 @@ DRIFT_TOLERANCE = 0.1
 
 AIR_TOLERANCE = 150.0
 """How far from -1000 the darkest percent of a CT without rescale may be to count as HU."""
+
+SECONDS = 8
+"""Code of the unit in ``xyzt_units`` of NIfTI."""
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -160,14 +165,46 @@ def read_series(
         ``modality``, ``stored_dtype``, ``series_uid``, ``slice_axis``; ``slice_thickness`` in mm
         if given, (m,) where slices differ; ``protocol``; ``slice_positions`` (m,) in mm around the
         middle, where the slices are uneven (the affine has their mean spacing then);
-        ``padding_value`` where a CT has pixels outside what was scanned.
+        ``padding_value`` where a CT has pixels outside what was scanned. Of volumes that are kept together
+        (columns, rows, slices, volumes), and ``time_step`` where they are evenly spaced in time.
 
     Raises:
         ImageError: a gap, pixels that cannot be decoded, or CT values that are no HU.
     """
-    stack = stack_of(series, fill_gaps=fill_gaps)
+    stack, volumes, facts = stack_of(series, fill_gaps=fill_gaps), [], list[dict[str, Any]]()
     for note in stack.warnings:
         give(note)
+    for number, volume in enumerate(series.volumes):
+        part = None if progress is None else partial(_of_all, progress, number, len(series.volumes))
+        voxels, said = _read_volume(volume, stack, part)
+        volumes.append(voxels)
+        facts.append(said)
+    meta = facts[0] | {"series_uid": series.uid}
+    if not series.phases:
+        return volumes[0], stack.affine, meta
+    types = [one["stored_dtype"] for one in facts]
+    meta |= acquisition_meta(stored_dtype=max(types, key=("int16", "int32", "float32").index), has_one_range=True)
+    paddings = [one.get("padding_value") for one in facts]
+    known = next((value for value in paddings if value is not None), None)
+    for voxels, value in zip(volumes, paddings, strict=True):
+        if value not in (None, known):
+            voxels[voxels == value] = known
+    meta |= acquisition_meta(padding_value=known)
+    step = time_step(series)
+    if step is not None:
+        meta["time_step"] = step, SECONDS
+    return np.moveaxis(np.stack(volumes), 0, -1), stack.affine, meta
+
+
+def _of_all(progress: Callable[[float], None], number: int, count: int, done: float) -> None:
+    """Progress in one of several volumes as that of all."""
+    progress((number + done) / count)
+
+
+def _read_volume(
+    series: Series, stack: Stack, progress: Callable[[float], None] | None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """(columns, rows, slices) of one volume, and what is said of its acquisition."""
     head = series.frames[0].header
     voxels = np.empty((len(series.frames), int(head.Rows), int(head.Columns)), dtype=np.float32)
     by_file: dict[Path, list[int]] = {}
@@ -197,7 +234,7 @@ def read_series(
         padding_value=padding,
         protocol=protocol_of(series),
     )
-    return voxels.transpose(2, 1, 0), stack.affine, facts | {"series_uid": series.uid}
+    return voxels.transpose(2, 1, 0), facts
 
 
 def _padding(voxels: np.ndarray, series: Series) -> np.ndarray | None:

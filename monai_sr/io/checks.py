@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..acquired import acquisition_meta
+from ..dicom import TOGETHER
 from ..errors import ImageError, Later, UsageError, warn
 from ..grid import Grid
 
@@ -39,7 +40,7 @@ def make_volume(
     if voxels.ndim < 3 or min(voxels.shape[:3]) == 1:
         raise ImageError("E-IMG-2D", f"{size} voxels: a single slice")
     volumes = _chosen(voxels, volume)
-    if volume != "all":
+    if volume not in TOGETHER:
         meta.pop("time_step", None)
     missing = ~np.isfinite(volumes)
     if missing.all(axis=(1, 2, 3)).any():
@@ -88,7 +89,7 @@ def _chosen(voxels: np.ndarray, volume: int | str | None) -> np.ndarray:
             fix="split it into files of one volume",
         )
     volumes = np.moveaxis(voxels, -1, 0) if voxels.ndim == 4 else voxels[None]
-    if volume == "all":
+    if volume in TOGETHER:
         return volumes
     if volume is None and len(volumes) > 1:
         raise ImageError(

@@ -63,7 +63,7 @@ _DOUBLE = tuple(suffix for suffix in READ_SUFFIXES if suffix.endswith(".gz"))
 def read_image(
     path: str | Path,
     *,
-    volume: int | Literal["all"] | None = None,
+    volume: int | Literal["all", "complete"] | None = None,
     nan: Literal["fill", "refuse"] = "fill",
     geometry: Form | None = None,
     series: str | None = None,
@@ -76,7 +76,8 @@ def read_image(
     Args:
         path: an image file; or a folder, zip or multi-frame file of DICOM.
         volume: of a file that holds several (time points, echoes): which one, from 0; or "all", as
-            channels. Default: such a file is refused.
+            channels. Default: such a file is refused. Of a DICOM series that does: "all" or "complete", see
+            :func:`monai_sr.dicom.phases.keep_together`.
         nan: "fill" replaces NaN and infinite voxels by the minimum, with a warning, and
             records them as ``nan_voxels``, so that they take no part in statistics; "refuse" is an error.
         geometry: the NIfTI form to use. Default: the sform if its code is above 0, else the qform.
@@ -100,8 +101,10 @@ def read_image(
     with naming(path):
         try:
             if path.is_dir() or dicom.is_dicom_source(path):
-                refuse_file_options(volume=volume, geometry=geometry)
-                found = dicom.find_series(path, merge_by_geometry=merge_by_geometry, own_results=own_results)
+                refuse_file_options(volume=None if volume in dicom.TOGETHER else volume, geometry=geometry)
+                found = dicom.find_series(
+                    path, merge_by_geometry=merge_by_geometry, own_results=own_results, volume=volume
+                )
                 return read_dicom(found.only(series), path=path, fill_gaps=fill_gaps)
             if not path.is_file():
                 raise ImageError("E-IO-TYPE", "not a regular file")
@@ -150,7 +153,8 @@ def read_dicom(
     Returns, raises: as :func:`read_image`.
     """
     with naming(path):
-        return make_volume(*dicom.read_series(series, fill_gaps=fill_gaps, progress=progress), path=path)
+        read = dicom.read_series(series, fill_gaps=fill_gaps, progress=progress)
+        return make_volume(*read, path=path, volume="all" if series.phases else None)
 
 
 def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> Path:

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from ..acquired import Acquired
 from ..errors import doubt
 from ..grid import SAME_SPACING, Grid, grid_of
-from ..intensities import USUAL, Normalization, intensity_range
+from ..intensities import USUAL, IntensityRange, Normalization, intensity_range
 
 BELOW, ABOVE = 0.5, 1.25
 """Tolerance of lengths, as multiples of the minimum and maximum of training. Half the voxel size shows the same
@@ -120,7 +120,8 @@ def check_ranges(
         return {"modality": finding}
     in_plane = [s for a, s in enumerate(grid.spacing) if a != acquired.axis]
     extent = max(s * n for s, n in zip(grid.spacing, grid.shape, strict=True))
-    extremes = [_extremes(acquired, index, normalization) for index in range(len(acquired.voxels))]
+    by = acquired.normalization(normalization)
+    extremes = [_extremes(acquired, index, by) for index in range(len(acquired.voxels))]
     ratios = acquired.slice_thickness / spacing
     measured = {
         "in_plane_spacing": (min(in_plane), max(in_plane), "the in-plane spacing is {} mm"),
@@ -153,14 +154,14 @@ def _allowed(name: str, ends: Sequence[float]) -> tuple[float, float]:
     return BELOW * low, ABOVE * high
 
 
-def _extremes(acquired: Acquired, channel: int, normalization: Normalization) -> tuple[float, float]:
+def _extremes(acquired: Acquired, channel: int, by: Normalization | IntensityRange) -> tuple[float, float]:
     """Normalized minimum and maximum of a channel, without padding."""
     voxels = acquired.voxels[channel].float()
     outside = acquired.outside(voxels, channel)
     known = voxels if outside is None or bool(outside.all()) else voxels[~outside]
     if float(known.min()) == float(known.max()):
         return 0.0, 1.0  # super_resolve raises the error
-    scale = intensity_range(known, acquired.modality, normalization)
+    scale = intensity_range(known, acquired.modality, by)
     values = known.flatten()
     values = values[:: max(1, len(values) // _SAMPLES)]
     low, high = np.percentile(scale.normalize(values).cpu().numpy(), EXTREMES)
