@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, Unpack
 
 import torch
@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from .acquired import Acquired
 from .engine import Engine, Place, Progress
 from .engine.selection import as_engine, make_engine
-from .errors import ImageError, doubt, warn
+from .errors import ImageError, doubt
 from .grid import SAME_SPACING, Grid, on_grid
 from .intensities import (
-    CT_AIR,
     CT_WINDOW,
     MR_PERCENTILES,
     Modality,
@@ -26,15 +25,14 @@ from .intensities import (
     check_hounsfield,
     chosen_voxels,
     count_labels,
-    estimate_noise,
     possible_values,
-    remove_noise,
 )
 from .io.adapters import takes_any_image
 from .networks import levels_for
 from .options import PARAMETERS, Acquisition, RunOptions, Wanted
 from .profiles import read_protocols
 from .slices import Banded, Profile, SliceModel
+from .trust.noise import NOISY, noise_fraction, without_noise
 
 
 class VolumeOptions(TypedDict, total=False):
@@ -50,7 +48,8 @@ class VolumeOptions(TypedDict, total=False):
             :func:`monai_sr.profiles.known_profile` and :func:`monai_sr.profiles.estimate_profile`.
         axis: through-plane axis. Default: the one of the largest spacing.
         consistency: "exact": agree with the slices. "noise": with these without the noise measured in them, see
-            :func:`without_noise`.
+            :func:`monai_sr.trust.noise.without_noise`. "auto": "noise" where the noise is at least
+            :data:`monai_sr.trust.noise.NOISY`.
         modality: "CT" or "MR". Default: the value in the metadata, else estimated from the voxels; then a
             mask or segmentation is refused.
         tile_voxels: output voxels computed at once; the result does not depend on it. Default: see
@@ -63,7 +62,7 @@ class VolumeOptions(TypedDict, total=False):
     slice_thickness: float | None
     profile: Profile | None
     axis: int | None
-    consistency: Literal["exact", "noise"]
+    consistency: Literal["exact", "noise", "auto"]
     modality: Modality | None
     tile_voxels: int | None
 
@@ -300,36 +299,9 @@ def acquire(image: Tensor, said: Acquisition) -> Acquired:
         modality=said.modality,
         protocols=read_protocols(said.protocols) if said.protocols else (),
     )
-    return without_noise(acquired) if said.consistency == "noise" else acquired
-
-
-def without_noise(acquired: Acquired) -> Acquired:
-    """A volume without the noise that is measured in its slices, with a notice of how much (W-CON-NOISE).
-
-    Each slice is denoised in its plane. A result that agrees with these slices does not carry the noise of the acquired
-    ones on to the new slices.
-    """
-    voxels, unit = acquired.voxels.float().clone(), "HU" if acquired.modality == "CT" else "signal"
-    measured, removed = [], []
-    for channel in range(len(voxels)):
-        slices = acquired.oriented(voxels[channel])
-        outside = acquired.outside(slices, channel)
-        known = slices if outside is None else torch.where(outside, CT_AIR, slices)
-        sigma = estimate_noise(known)
-        clean = remove_noise(known, sigma).clamp_(float(known.min()), float(known.max())) if sigma else known
-        measured.append(sigma)
-        removed.append(float((clean - known).square().mean().sqrt()))
-        acquired.put(
-            clean if outside is None else torch.where(outside, slices, clean),
-            voxels[channel],
-            (slice(None), slice(None)),
-        )
-    facts = {"measured": max(measured), "removed": max(removed), "unit": unit}
-    text = "noise of {measured:.3g} {unit} was measured in the slices and {removed:.3g} {unit} (RMS) removed from them"
-    warn("W-CON-NOISE", f"{text}; the result agrees with what is left", path=acquired.path or None, facts=facts)
-    image = acquired.image
-    clean_image = MetaTensor(voxels, affine=image.affine, meta=image.meta) if isinstance(image, MetaTensor) else voxels
-    return replace(acquired, image=clean_image, noise=max(measured))
+    if said.consistency == "exact" or (said.consistency == "auto" and noise_fraction(acquired) < NOISY):
+        return acquired
+    return without_noise(acquired)
 
 
 class SuperResolutionInferer(Inferer):

@@ -127,8 +127,7 @@ class _Group:
             object.__setattr__(self, parameter.name, value)
             rivals = [rival for rival in parameter.excludes if getattr(self, rival) is not None]
             if value is not None and rivals:
-                both = f"{parameter.name} and {rivals[0]} were both given"
-                raise UsageError("E-USE", both, fix="give one of them")
+                raise UsageError("E-USE", f"{parameter.name} and {rivals[0]} were both given", fix="give one of them")
 
     def or_else(self, defaults: Self) -> Self:
         """Itself; what it leaves open as in ``defaults``, but nothing that excludes what it gives."""
@@ -183,7 +182,9 @@ class Acquisition(_Group):
         None, "slice profile", unset="the DICOM header's, else estimated from the slices"
     )
     protocols: str | None = _option(None, "table of slice widths by protocol, of calibrate --pairs", placeholder="FILE")
-    consistency: Literal["exact", "noise"] = _option("exact", "agree with the slices, or with them without their noise")
+    consistency: Literal["exact", "noise", "auto"] = _option(
+        "exact", "agree with the slices, or with them without their noise; auto: without it where it is strong"
+    )
     axis: int | None = _option(
         None, "through-plane axis", kind="choice", choices=(0, 1, 2), unset="the one of largest spacing"
     )
@@ -238,8 +239,7 @@ class Outputs(_Group):
 
     consistency_map: bool = _option(False, "write acquired slices minus re-acquired result as ..._consistency.nii.gz")
     uncertainty: bool = _option(
-        False,
-        "write the standard deviation of the error of each voxel as ..._uncertainty.nii.gz",
+        False, "write the standard deviation of the error of each voxel as ..._uncertainty.nii.gz"
     )
     mask: tuple[str, ...] = _option(
         (),

@@ -15,11 +15,12 @@ from test_story import SCHEMA
 
 from monai_sr.acquired import Acquired
 from monai_sr.errors import collect_notices
-from monai_sr.inference import super_resolve, without_noise
-from monai_sr.intensities import estimate_noise, remove_noise
+from monai_sr.inference import super_resolve
+from monai_sr.intensities import data_range, estimate_noise, remove_noise
 from monai_sr.io.images import write_image
 from monai_sr.transforms import simulate_thick_slices
 from monai_sr.trust.consistency import measure_consistency
+from monai_sr.trust.noise import NOISY, noise_fraction, without_noise
 
 pytestmark = pytest.mark.filterwarnings("ignore::monai_sr.errors.SuperResolutionWarning")
 RNG = np.random.default_rng(0)
@@ -127,3 +128,39 @@ def test_by_default_the_result_agrees_exactly_and_no_noise_is_measured():
         plain, exact = (super_resolve(lr, None, factor=4, **given) for given in ({}, {"consistency": "exact"}))
     assert torch.equal(plain, exact) and "W-CON-NOISE" not in [notice.code for notice in notices]
     assert "noise" not in Acquired.of(lr).record()
+
+
+def noisy_slices(level: float) -> MetaTensor:
+    """Thick slices with white noise of a fraction of their data range, across axis 1."""
+    lr = simulate_thick_slices(thin_volume(), 4.0, axis=1)
+    return MetaTensor(lr.as_tensor() + noise(lr.shape, level * data_range(lr[0].numpy())), affine=lr.affine)
+
+
+@pytest.mark.parametrize("level", [0.005, 0.01, 0.03])
+def test_noise_is_measured_as_a_fraction_of_the_range(level):
+    assert noise_fraction(Acquired.of(noisy_slices(level))) == pytest.approx(level, rel=0.15)
+    assert noise_fraction(Acquired.of(MetaTensor(torch.full((1, 9, 8, 5), 7.0), affine=torch.eye(4)))) == 0
+
+
+def test_some_slices_of_many_are_enough(monkeypatch):
+    acquired = Acquired.of(noisy_slices(0.02))
+    of_all = noise_fraction(acquired)
+    monkeypatch.setattr("monai_sr.trust.noise._SAMPLES", acquired.voxels.numel() // 4)
+    assert noise_fraction(acquired) == pytest.approx(of_all, rel=0.1) and noise_fraction(acquired) != of_all
+
+
+@pytest.mark.parametrize("level", [0.5 * NOISY, 2 * NOISY])
+def test_auto_removes_noise_where_it_is_strong(level):
+    lr, is_noisy = noisy_slices(level), level > NOISY
+    with collect_notices() as notices:
+        auto = super_resolve(lr, None, factor=4, consistency="auto")
+    assert ("W-CON-NOISE" in [notice.code for notice in notices]) is is_noisy
+    assert torch.equal(auto, super_resolve(lr, None, factor=4, consistency="noise" if is_noisy else "exact"))
+
+
+def test_verify_decides_as_the_run_did(call, tmp_path):
+    path = write_image(noisy_slices(0.05), tmp_path / "thick.nii.gz")
+    words = [path, tmp_path / "thin.nii.gz", "--factor", "4", "--bundle", "none", "--consistency", "auto"]
+    assert call("run", *words)[0] == 0
+    verify = ["verify", path, tmp_path / "thin.nii.gz"]
+    assert call(*verify)[0] == 9 and call(*verify, "--consistency", "auto")[0] == 0

@@ -8,13 +8,13 @@ from typing import Any, cast
 
 from monai.data import MetaTensor
 
-from ..acquired import Acquired
 from ..bundles import read_calibration
 from ..dicom import TOGETHER, is_dicom_source
 from ..errors import naming
 from ..files import write_json
-from ..inference import without_noise
+from ..inference import acquire
 from ..io.images import check_writable, read_image, write_image
+from ..options import Acquisition
 from ..trust.artifacts import check_artifacts, measure_artifacts
 from ..trust.consistency import measure_consistency
 from .terminal import answer, say
@@ -34,8 +34,9 @@ def verify(options: argparse.Namespace) -> int:
     acquired, result = (
         read_image(source, volume=_volume(source, options.volume), own_results=True) for source in sources
     )
-    if options.consistency == "noise":
-        acquired = cast(MetaTensor, without_noise(Acquired.of(acquired, axis=options.axis)).image)
+    if options.consistency != "exact":
+        said = Acquisition(consistency=options.consistency, axis=options.axis)
+        acquired = cast(MetaTensor, acquire(acquired, said).image)
     with naming(sources[1]):
         consistency = measure_consistency(
             acquired,
