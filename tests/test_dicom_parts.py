@@ -34,6 +34,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
+from monai_sr.cli.main import main
 from monai_sr.dicom import Found, acquisition, find_series, read_series, short_name, stack_of
 from monai_sr.errors import ImageError, UsageError
 
@@ -722,6 +723,21 @@ def test_what_a_header_claims_is_checked_before_anything_is_unpacked(tmp_path, b
     assert error.code == code
     assert path.name in str(error)
     assert peak < 150 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("build", "code"),
+    [
+        (lambda folder: many_frames_of_nothing(folder, NumberOfFrames=4), "E-DCM-NOGEOM"),
+        (lambda folder: many_frames_of_nothing(folder, NumberOfFrames=2_000_000_000), "E-DCM-TRUNC"),
+        (deflated_bomb, "E-SEC-BOMB"),
+    ],
+)
+def test_every_command_says_of_a_faulty_file_what_is_wrong(tmp_path, capsys, build, code):
+    path, target = str(build(tmp_path)), str(tmp_path / "thin.nii.gz")
+    for words in (["check", path], ["run", path, target, "--dry-run"], ["run", path, target]):
+        assert main(words) == 5, words
+        assert code in capsys.readouterr().err, words
 
 
 # ------------------------------------------------------------- what is said

@@ -67,7 +67,7 @@ def check_header(case: Case, options: RunOptions) -> None:
     Raises:
         ImageError, UsageError: as :func:`monai_sr.io.images.read_header`.
     """
-    if case.series is not None or not case.source.is_file():
+    if case.series is not None or case.fault is not None or not case.source.is_file():
         return
     with suppress(OSError), collect_notices(), naming(case.source):  # whoever reads the voxels says these
         read_header(case.source, geometry=options.reading.geometry)
