@@ -298,7 +298,7 @@ def test_jobs_are_as_many_as_fit_into_memory(volume, tmp_path, monkeypatch):
 def test_the_plan_is_a_table_of_what_from_which_grid_to_which_at_what_cost_and_why_not(volume, tmp_path, capsys):
     (volume / "bad.nii.gz").write_bytes(b"")
     write_image(phantoms.known_value(phantoms.grid((9, 9, 9), (1.0, 3.0, 3.0))), volume / "unclear.nrrd")
-    assert main(["run", str(volume), str(tmp_path / "out"), "--bundle", "none", "--dry-run"]) == 0
+    assert main(["run", str(volume), str(tmp_path / "out"), "--bundle", "none", "--dry-run"]) == 4
     head, good, bad, unclear, total = capsys.readouterr().out.splitlines()
     assert head.split() == ["case", "acquired", "result", "MiB", "seconds", "output", "verdict"]
     assert " ".join(good.split()).startswith("a.nii.gz 64x64x8 at 1 x 1 x 4 mm 64x64x32 at 1 x 1 x 1 mm ")
@@ -312,7 +312,7 @@ def test_the_plan_is_a_table_of_what_from_which_grid_to_which_at_what_cost_and_w
     assert not (tmp_path / "out").exists()
     assert main(["run", str(volume), str(tmp_path / "out"), "--bundle", "none", "--include", "a*"]) == 0
     capsys.readouterr()
-    assert main(["run", str(volume), str(tmp_path / "out"), "--bundle", "none", "--dry-run"]) == 0
+    assert main(["run", str(volume), str(tmp_path / "out"), "--bundle", "none", "--dry-run"]) == 4
     assert "done already" in capsys.readouterr().out
     options = RunOptions.from_dict({"input": str(volume), "output": str(tmp_path / "out")})
     forecasts = list(forecast_cases(find_cases(options), options, load_bundle("none"), memory=PROCESS))

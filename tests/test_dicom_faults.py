@@ -235,6 +235,9 @@ def test_a_broken_series_does_not_keep_the_others_from_being_read(tmp_path, case
     with pytest.raises(ImageError) as caught:
         found.choose(uid)
     assert caught.value.code == error.code
+    with pytest.raises(ImageError) as caught:  # not as if one of two sound series were to be chosen
+        found.only()
+    assert caught.value.code == "E-DCM-SERIES" and error.code in caught.value.problem
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless], ids=lambda syntax: syntax.name)

@@ -126,6 +126,7 @@ def test_a_dry_run_refuses_what_the_run_refuses(document, thick, tmp_path):
     for source, target, code in ((thick, taken, "E-OUT-EXISTS"), (damaged, tmp_path / "b.nii", "E-IO-TRUNC")):
         planned = document("run", source, target, "--bundle", "none", "--dry-run")
         assert planned["volumes"][0]["error"]["code"] == code
+        assert planned["exit_code"] == {"E-OUT-EXISTS": 6, "E-IO-TRUNC": 5}[code]
         assert codes(document("run", source, target, "--bundle", "none")["errors"]) == [code]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .model import load_model, super_resolve_within
     from .pages import CasePage, report_path, write_index
     from .record import check_record, describe_result, made_by, resolve_options, sha256_of, write_record
-    from .run import exit_code, open_log, run_cases
+    from .run import exit_code, exit_code_of, open_log, run_cases
 
 _HOME = {
     "CLAIMED": "log",
@@ -31,6 +31,7 @@ _HOME = {
     "describe_result": "record",
     "examine_case": "forecast",
     "exit_code": "run",
+    "exit_code_of": "run",
     "explain": "log",
     "find_cases": "cases",
     "forecast_cases": "forecast",

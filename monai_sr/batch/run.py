@@ -11,7 +11,7 @@ from pathlib import Path
 from ..bids import write_dataset_description
 from ..engine import Progress
 from ..engine.memory import memory_budget
-from ..errors import warn
+from ..errors import SuperResolutionError, warn
 from ..files import make_folder, remove_leftovers
 from ..options import RunOptions
 from .case import process
@@ -162,14 +162,19 @@ def _describe_datasets(cases: Sequence[Case]) -> None:
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """What a run ends with: 0 all good, 4 some failed, 5 all failed, or the one reason of all of them."""
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    hopeless = [outcome.exit_code for outcome in failed if outcome.code in HOPELESS]
+    """What a run ends with, see :func:`exit_code_of`."""
+    return exit_code_of([outcome.error if outcome.status == "failed" else None for outcome in outcomes])
+
+
+def exit_code_of(errors: Sequence[SuperResolutionError | None]) -> int:
+    """0 all good, 4 some failed, 5 all failed, or the one reason of all of them; ``errors`` of each volume."""
+    failed = [error for error in errors if error is not None]
+    hopeless = [error.exit_code for error in failed if error.code in HOPELESS]
     if hopeless or not failed:
         return hopeless[0] if hopeless else 0
-    if len(failed) < len(outcomes):
+    if len(failed) < len(errors):
         return 4
-    codes = {outcome.exit_code for outcome in failed}
+    codes = {error.exit_code for error in failed}
     return codes.pop() if len(codes) == 1 else 5
 
 

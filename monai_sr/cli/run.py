@@ -88,7 +88,7 @@ def foresee(cases: list[Case], options: RunOptions) -> int:
         for path in forecasts[0].outputs:
             say(f"would write {printable(str(path))}")
     answer(volumes=[forecast.to_dict() | forecast.costs() for forecast in forecasts])
-    return 0
+    return batch.exit_code_of([forecast.error for forecast in forecasts])
 
 
 def show(outcome: Outcome, cases: Sequence[Case], *, debug: bool) -> None:

@@ -111,7 +111,8 @@ class Found:
             raise InputMissingError("E-DCM-NONE", f"no CT or MR series here ({kinds or 'no file at all'})")
         if len(candidates) + len(faults) > 1:
             count = len(candidates) + len(faults)
-            raise ImageError("E-DCM-SERIES", f"{count} series are here", fix=self.choices())
+            broken = f", of which cannot be read: {', '.join(error.code for _, error in faults)}" if faults else ""
+            raise ImageError("E-DCM-SERIES", f"{count} series are here{broken}", fix=self.choices())
         if faults:
             raise faults[0][1]
         return candidates[0]
