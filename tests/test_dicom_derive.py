@@ -194,6 +194,12 @@ def test_the_rescale_of_the_source_is_kept_where_it_fits(tmp_path):
     assert {name: first[name].value for name in told} == told
 
 
+@pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
+def test_low_values_stay_white_or_black(interpretation, tmp_path):
+    for instance in derive_from(tools.acquired(PhotometricInterpretation=interpretation), tmp_path):
+        assert instance.PhotometricInterpretation == interpretation
+
+
 def test_zero_signal_stays_exactly_zero(tmp_path):
     source = tools.acquired("MR")
     sr = tools.volume(source) / 300 - 0.1

@@ -191,7 +191,8 @@ def _describe_pixels(shared: Dataset, voxels: np.ndarray, series: Series, paddin
     slope, intercept = _rescale(lowest, highest, series)
     first, last = round((lowest - intercept) / slope), round((highest - intercept) / slope)
     shared.SamplesPerPixel = 1
-    shared.PhotometricInterpretation = "MONOCHROME2"
+    inverted = {get(frame.header, "PhotometricInterpretation") for frame in series.frames} == {"MONOCHROME1"}
+    shared.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"  # whether low values are white
     shared.Columns, shared.Rows = voxels.shape[-3:-1]
     shared.BitsAllocated, shared.BitsStored, shared.HighBit = 16, 16, 15
     shared.PixelRepresentation = int(first < 0)
