@@ -26,12 +26,12 @@ from monai_sr.evaluation.metrics import psnr
 from monai_sr.fusion import gains
 from monai_sr.fusion.files import fuse_files
 from monai_sr.fusion.operators import ObliqueOperator, ParallelOperator, operator_of, resample
+from monai_sr.fusion.options import FusionOptions
 from monai_sr.fusion.registration import angle_of, find_motion
 from monai_sr.fusion.scaling import fit_scaling
 from monai_sr.fusion.solver import Term, solve
 from monai_sr.fusion.sources import choose_series
 from monai_sr.fusion.stacks import Stack, common_grid
-from monai_sr.fusion.weights import noise_of
 from monai_sr.grid import Grid, grid_of
 from monai_sr.options import RunOptions
 from monai_sr.slices import profile_matrix
@@ -153,11 +153,22 @@ def test_the_solution_is_that_of_the_normal_equations():
     generator = torch.Generator().manual_seed(1)
     prior, grid = torch.randn(6, 5, 8, generator=generator), Grid((6, 5, 8), np.eye(4))
     thick = placed(simulate_thick_slices(volume(torch.randn(6, 5, 8, generator=generator)), 2.0, axis=2))
-    x = solve(prior, [Term(operator_of(thick, grid), thick.voxels, 3.0)], iterations=60)
+    x = solve(prior, [Term(operator_of(thick, grid), thick.voxels, torch.full_like(thick.voxels, 3.0))], iterations=60)
     a = profile_matrix(np.arange(8), thick.acquired.positions_from_first + 0.5, slice_thickness=2.0)
     right = prior.double() + 3 * thick.voxels.double() @ a
     expected = torch.linalg.solve(torch.eye(8) + 3 * a.T @ a, right.reshape(-1, 8).T).T.reshape(prior.shape)
     assert torch.allclose(x.double(), expected, atol=1e-3)
+
+
+def test_few_steps_are_enough_where_the_weights_differ(hr):
+    grid, generator = grid_of(hr), torch.Generator().manual_seed(2)
+    stacks = [placed(stack) for stack in stacks_of(hr)]
+    noise = [10 ** (2 * torch.rand(stack.voxels.shape, generator=generator)) for stack in stacks]
+    terms = [Term(operator_of(s, grid), s.voxels, w) for s, w in zip(stacks, noise, strict=True)]
+    prior, variance = torch.full(grid.shape, 200.0), hr[0].as_tensor() / 200 + 0.05
+    exact = solve(prior, terms, variance=variance, iterations=100)
+    error = (solve(prior, terms, variance=variance) - exact).square().mean().sqrt()
+    assert error < 0.1 * (prior - exact).square().mean().sqrt()
 
 
 # ---------------------------------------------------------------- grid
@@ -218,7 +229,7 @@ def test_the_noise_of_a_stack_is_measured(hr):
     flat = ndimage.gaussian_filter(hr[0].numpy(), 3)
     noisy = torch.from_numpy(flat + np.random.default_rng(0).normal(0, 20, flat.shape)).float()
     affine = np.diag([1.0, 1, 4, 1])
-    assert noise_of(placed(volume(noisy, affine))) == pytest.approx(20, rel=0.1)
+    assert placed(volume(noisy, affine)).noise == pytest.approx(20, rel=0.1)
 
 
 # ---------------------------------------------------------------- the whole
@@ -241,6 +252,18 @@ def test_three_stacks_gain_two_decibels_and_two_one(hr, spline):
     assert all(stack.agreement.nrmse < 0.01 for stack in three.stacks)
     assert all(stack.scaling.gain == pytest.approx(1, abs=0.01) for stack in three.stacks)
     assert int(three.count.min()) == 3 and set(three.nearest.unique().tolist()) == {1, 2, 3}
+
+
+def test_where_stacks_differ_by_noise_alone_their_mean_is_kept(hr, spline, monkeypatch):
+    smooth = volume(torch.from_numpy(ndimage.gaussian_filter(hr[0].numpy(), 4)), modality="CT")
+    generator = torch.Generator().manual_seed(0)
+    stacks = [stack + 40 * torch.randn(stack.shape, generator=generator) for stack in stacks_of(smooth)]
+    results = [spline(stack, spacing=1.0, profile="gaussian")[0].as_tensor() for stack in stacks]
+    mean = decibels(torch.stack(results).mean(dim=0), smooth)
+    acquired = [Acquired.of(stack, profile="gaussian") for stack in stacks]
+    assert decibels(fuse(acquired, spline, register=False).image[0].as_tensor(), smooth) > mean - 0.15
+    monkeypatch.setattr("monai_sr.fusion.prior.NOISE_IN_SPREAD", 0.0)
+    assert decibels(fuse(acquired, spline, register=False).image[0].as_tensor(), smooth) < mean - 1
 
 
 def test_misaligned_stacks_are_registered_and_gain(hr, spline):
@@ -491,18 +514,41 @@ def test_another_frame_of_reference_is_said(tmp_path):
     assert "W-FUSE-FRAME" in codes
 
 
-def test_uneven_slices_are_fused_at_their_positions(tmp_path):
-    offsets = (-15.0, -11.0, -7.0, -3.0, 1.0, 6.0, 10.0, 15.0)
-    uneven = dicom_phantoms.Stack(offsets, rows=30, columns=30, pixel_spacing=(1.1, 1.1))
-    dicom_phantoms.write(tmp_path / "ax", dicom_phantoms.slices(uneven, series=1, SliceThickness=4.0))
+@fault("F11", "W-DCM-TILT", "W-DCM-UNEVEN")
+@pytest.mark.parametrize(
+    ("offsets", "tilt", "codes"),
+    [
+        ((-15.0, -11.0, -7.0, -3.0, 1.0, 6.0, 10.0, 15.0), 0.0, {"W-DCM-UNEVEN"}),
+        (tuple(dicom_phantoms.even(8, 4.0)), 15.0, {"W-DCM-TILT"}),
+        ((-15.0, -11.0, -7.0, -3.0, 1.0, 6.0, 10.0, 15.0), 15.0, {"W-DCM-TILT", "W-DCM-UNEVEN"}),
+    ],
+)
+def test_tilted_and_uneven_slices_are_fused_at_their_positions(offsets, tilt, codes, tmp_path):
+    stack = dicom_phantoms.Stack(offsets, rows=30, columns=30, pixel_spacing=(1.1, 1.1), tilt=tilt)
+    dicom_phantoms.write(tmp_path / "ax", dicom_phantoms.slices(stack, series=1, SliceThickness=4.0))
     with collect_notices() as notices:
         fused, _ = fuse_files(
-            [tmp_path / "ax", dicom_stack(tmp_path / "cor", "coronal ++", 2)], tmp_path / "f.nii", SPLINE
+            [tmp_path / "ax", dicom_stack(tmp_path / "cor", "coronal ++", 2)],
+            tmp_path / "f.nii",
+            SPLINE,
+            fusion=FusionOptions(register=False),
         )
-    assert "W-DCM-UNEVEN" in {notice.code for notice in notices}
-    assert not {notice.code for notice in notices if "FUSE" in notice.code}
-    assert not fused.stacks[0].acquired.is_even
+    given = {notice.code for notice in notices}
+    assert given & {"W-DCM-UNEVEN", "W-DCM-TILT"} == codes and not {code for code in given if "FUSE" in code}
+    assert fused.stacks[0].acquired.is_even == ("W-DCM-UNEVEN" not in codes)
     assert all(stack.agreement.nrmse < 0.03 for stack in fused.stacks)
+    seen = phantoms.world(grid_of(fused.image))
+    reference = dicom_phantoms.anatomy_at(seen.reshape(3, -1)).reshape(seen.shape[1:])
+    assert np.abs(fused.image[0].numpy() - reference)[(fused.count == 2).numpy()].mean() < 40
+
+
+@fault("F11", "E-HDR-SHEAR")
+def test_an_image_whose_axes_are_sheared_is_refused(files, tmp_path, capsys):
+    image = nib.load(files[0])
+    affine = image.affine @ np.array([[1, 0, 0.3, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), tmp_path / "sheared.nii.gz")
+    assert main(["fuse", str(tmp_path / "sheared.nii.gz"), files[1], str(tmp_path / "f.nii"), "--bundle", "none"]) != 0
+    assert "E-HDR-SHEAR" in capsys.readouterr().err and not (tmp_path / "f.nii").exists()
 
 
 def test_an_organ_that_moved_between_stacks_leaves_fewer_artifacts(hr, spline, monkeypatch):

@@ -26,6 +26,9 @@ from .stacks import Stack, turned
 TAIL = 1.5
 """Slice thicknesses: how far beyond its center a slice collects signal (a Gaussian all but 4e-4)."""
 
+LINEAR = 2 / 3
+"""Sum of the squared weights of a linear interpolation, the mean over all places between two voxels."""
+
 SLAB_POINTS = 2**21
 """Points sampled at once along oblique lines; see the memory plan."""
 
@@ -44,9 +47,11 @@ class StackOperator:
 
     Attributes:
         seen: (X, Y, Z) bool of the stack: measured, and its center is inside the common grid.
+        squares: (X, Y, Z), or of length 1 where alike: the sum of the squared weights of a voxel of the stack.
     """
 
     seen: Tensor
+    squares: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """The stack's voxels as acquired from ``x``; meaningless where not :attr:`seen`."""
@@ -55,10 +60,6 @@ class StackOperator:
     def adjoint(self, y: Tensor) -> Tensor:
         """The transpose, for voxels that are 0 where not :attr:`seen`."""
         raise NotImplementedError
-
-    def curvature(self, x: Tensor, weight: Tensor) -> Tensor:
-        """``(A T)ᵀ weight · A T x``, for weights that are 0 where not :attr:`seen`."""
-        return self.adjoint(weight * self.forward(x))
 
 
 class ParallelOperator(StackOperator):
@@ -92,6 +93,11 @@ class ParallelOperator(StackOperator):
                 )
             self._matrices[a] = matrix
         self._axes = [axis, *(a for a in range(3) if a != axis)]  # the slice axis first: fewer voxels remain
+        self.squares = torch.ones(1, 1, 1)
+        for a, weights in enumerate(self._matrices):
+            if weights is not None:
+                rows = weights.square().sum(dim=1).float()
+                self.squares = self.squares * rows.reshape([-1 if b == a else 1 for b in range(3)])
         self.seen = stack.known & torch.from_numpy(inside)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,6 +150,8 @@ class ObliqueOperator(StackOperator):
         slices = (offsets - fine[0]) / step
         inside = self._are_inside(slices)
         self.seen = stack.known & inside.permute(list(np.argsort(self._order)))
+        rows = LINEAR**2 * self._profile.square().sum(dim=1)
+        self.squares = rows.reshape([-1 if a == axis else 1 for a in range(3)])
 
     def _are_inside(self, slices: np.ndarray) -> Tensor:
         """(rows, columns, m) whether centers of voxels are inside the grid."""
@@ -198,12 +206,6 @@ class ObliqueOperator(StackOperator):
         for slab in self._slabs():
             self._spread(slab, y[slab.rows], x)
         return x
-
-    def curvature(self, x: Tensor, weight: Tensor) -> Tensor:
-        made, weight = torch.zeros(self._grid.shape), weight.permute(self._order)
-        for slab in self._slabs():  # a row of the stack needs no other: each slab is placed once
-            self._spread(slab, weight[slab.rows] * self._seen_in(slab, x), made)
-        return made
 
     def _seen_in(self, slab: _Slab, x: Tensor) -> Tensor:
         """(rows, columns, m) of the stack as acquired from ``x``."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from scipy import ndimage
 from torch import Tensor
 
 from ..acquired import Acquired
@@ -18,6 +19,15 @@ from .stacks import Stack
 FAINT = 1e-3
 """Confidence at the edge of a stack, where another one takes over."""
 
+NOISE_IN_SPREAD = 1.5
+"""Noise variances that are taken off the spread of the stacks: where they differ by noise alone, their mean is best."""
+
+ERROR_OF_SPREAD = 3.0
+"""Variance of the mean, divided by the spread of the stacks about it: they err alike."""
+
+AROUND = 5
+"""Voxels a side, over which the local spread is averaged. All of these are fitted on simulated stacks."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prior:
@@ -26,12 +36,14 @@ class Prior:
     Attributes:
         mean: (X, Y, Z) weighted mean; the lowest value where no stack measured.
         variance: mean squared difference of the stacks from it where several measured; NaN where none did.
+        relative: (X, Y, Z) variance of the error of the mean around a voxel, divided by ``variance``; positive.
         count: (X, Y, Z) uint8, how many stacks measured a voxel.
         nearest: (X, Y, Z) uint8, the stack of the largest confidence, from 1; 0 where none measured.
     """
 
     mean: Tensor
     variance: float
+    relative: Tensor
     count: Tensor
     nearest: Tensor
 
@@ -59,10 +71,20 @@ def combine(stacks: Sequence[Stack], results: Sequence[MetaTensor], grid: Grid) 
         weights += weight
     lowest = min(float(stack.voxels[stack.known].min()) for stack in stacks)
     mean = torch.where(weights > 0, total / weights.clamp(min=1e-12), lowest)
-    several = count > 1
-    spread = (squares / weights.clamp(min=1e-12) - mean.square())[several]
-    variance = float(spread.clamp_(min=0).double().mean()) if len(spread) else float("nan")
-    return Prior(mean, variance, count, nearest)
+    spread = torch.where(count > 1, squares.div_(weights.clamp_(min=1e-12)).sub_(mean.square()).clamp_(min=0), 0.0)
+    several = int((count > 1).sum())
+    variance = float(spread.double().sum()) / several if several else float("nan")
+    return Prior(mean, variance, _relative(spread, variance, [stack.noise for stack in stacks]), count, nearest)
+
+
+def _relative(spread: Tensor, variance: float, noise: Sequence[float]) -> Tensor:
+    """The variance of the error of the mean: half of it is that around a voxel, half of it that of all."""
+    if not variance > 0:
+        return torch.ones_like(spread)
+    low, by_noise = 1e-3, NOISE_IN_SPREAD * float(np.mean(np.square(noise))) / variance
+    around = torch.from_numpy(ndimage.uniform_filter(spread.numpy(), AROUND, mode="nearest")).div_(variance)
+    everywhere = max(low, 1 - by_noise)
+    return around.sub_(by_noise).clamp_(min=low).add_(everywhere).mul_(ERROR_OF_SPREAD / 2)
 
 
 def confidence(stack: Stack, grid: Grid) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import get_args
 
 import numpy as np
@@ -83,6 +84,26 @@ class Stack:
         """(3,) unit vector across the slices."""
         axis = self.acquired.axis
         return self.grid.affine[:3, axis] / self.grid.spacing[axis]
+
+    @cached_property
+    def noise(self) -> float:
+        """Standard deviation of the noise, from differences within the slices.
+
+        The median of second differences along both in-plane axes: edges are few, so it is that of flat regions.
+
+        Source: Immerkaer 1996, "Fast noise variance estimation".
+        """
+        voxels, known = self.voxels, self.known
+        for axis in (a for a in range(3) if a != self.acquired.axis):
+            n = voxels.shape[axis]
+            if n < 3:
+                return 0.0
+            parts = [voxels.narrow(axis, k, n - 2) for k in range(3)]
+            masks = [known.narrow(axis, k, n - 2) for k in range(3)]
+            voxels, known = parts[0] - 2 * parts[1] + parts[2], masks[0] & masks[1] & masks[2]
+        sizes = voxels[known].abs()
+        sizes = sizes[sizes > 0]  # of the background that a scanner has set to 0
+        return float(sizes.median()) / 0.6745 / 6 if len(sizes) else 0.0
 
     @property
     def corners(self) -> np.ndarray:

@@ -15,13 +15,13 @@ from ..grid import Grid
 from ..intensities import data_range
 from .operators import operator_of
 from .prior import Prior
-from .solver import Term, solve
+from .solver import Term, remaining
 from .stacks import Stack
 
 NOISE_FLOOR = 0.004
 """Fraction of the range that a stack is never trusted below: rounding, interpolation between pixels."""
 
-FIRST_WEIGHT, FIRST_ITERATIONS = 100.0, 4
+FIRST_WEIGHT, FIRST_ITERATIONS = 100.0, 3
 """Of the first solution, which shows how far the stacks can be brought together at all."""
 
 LEFT = 0.2
@@ -34,25 +34,29 @@ WEIGHTS = (0.05, 400.0)
 """Minimum and maximum weight of a voxel of a stack beside that of the prior."""
 
 
-def weigh(stacks: Sequence[Stack], grid: Grid, prior: Prior, *, progress: Progress | None = None) -> list[Term]:
-    """What each stack contributes to the joint solution.
+def weigh(
+    stacks: Sequence[Stack], grid: Grid, prior: Prior, *, progress: Progress | None = None
+) -> tuple[list[Term], list[Tensor]]:
+    """What each stack contributes to the joint solution, and the residuals of the prior.
 
     A voxel weighs as much as its error is smaller than that of the prior, which is the spread of the stacks about
     their mean. Its error is the noise, a fraction of the range, and the contradiction around it: a solution that
     follows the stacks alone cannot agree with stacks between which something moved, was distorted or looks different.
     """
     terms = [Term(op, s.voxels, FIRST_WEIGHT * op.seen) for s in stacks for op in [operator_of(s, grid)]]
-    first = solve(prior.mean, terms, iterations=FIRST_ITERATIONS, progress=progress)
-    return [_weighed(stack, term, prior, first) for stack, term in zip(stacks, terms, strict=True)]
+    residuals = [term.residual(prior.mean) for term in terms]
+    left = remaining(terms, residuals, iterations=FIRST_ITERATIONS, progress=progress)
+    weighed = [_weighed(*each, prior) for each in zip(stacks, terms, residuals, left, strict=True)]
+    return weighed, residuals
 
 
-def _weighed(stack: Stack, term: Term, prior: Prior, first: Tensor) -> Term:
-    """A term with the weights of its errors."""
+def _weighed(stack: Stack, term: Term, before: Tensor, left: Tensor, prior: Prior) -> Term:
+    """A term with the weights of its errors, from the residuals of the prior and of the first solution."""
     span = data_range(stack.voxels[stack.known].numpy())
-    noise = noise_of(stack) ** 2
+    noise = stack.noise**2
     least = noise + (NOISE_FLOOR * span) ** 2
     spread = prior.variance if math.isfinite(prior.variance) else least
-    left, before = (_local_mean_square(stack, term.residual(x)) for x in (first, prior.mean))
+    before, left = (_local_mean_square(stack, residual) for residual in (before, left))
     contradiction = (left - noise - LEFT**2 * before).clamp_(min=0)
     weight = (spread / (least + CONTRADICTION * contradiction)).clamp_(*WEIGHTS)
     return replace(term, weight=torch.where(term.operator.seen, weight, 0.0))
@@ -63,24 +67,3 @@ def _local_mean_square(stack: Stack, residual: Tensor) -> Tensor:
     acquired = stack.acquired
     size = [max(1, round(3 * acquired.slice_spacing / s)) for s in acquired.grid.spacing]
     return torch.from_numpy(ndimage.uniform_filter(residual.numpy() ** 2, size, mode="nearest"))
-
-
-def noise_of(stack: Stack) -> float:
-    """Standard deviation of the noise of a stack, from differences within its slices.
-
-    The median of second differences along both in-plane axes: edges are few, so it is that of flat regions.
-
-    Source: Immerkaer 1996, "Fast noise variance estimation".
-    """
-    a, b = (axis for axis in range(3) if axis != stack.acquired.axis)
-    voxels, known = stack.voxels, stack.known
-    for axis in (a, b):
-        n = voxels.shape[axis]
-        if n < 3:
-            return 0.0
-        parts = [voxels.narrow(axis, k, n - 2) for k in range(3)]
-        masks = [known.narrow(axis, k, n - 2) for k in range(3)]
-        voxels, known = parts[0] - 2 * parts[1] + parts[2], masks[0] & masks[1] & masks[2]
-    sizes = voxels[known].abs()
-    sizes = sizes[sizes > 0]  # of the background that a scanner has set to 0
-    return float(sizes.median()) / 0.6745 / 6 if len(sizes) else 0.0
