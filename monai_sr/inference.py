@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .acquired import Acquired
 from .engine import Engine, Place, Progress
 from .engine.selection import as_engine, make_engine
-from .errors import ImageError, doubt
+from .errors import ImageError, doubt, warn
 from .grid import SAME_SPACING, Grid, on_grid
 from .intensities import (
     CT_WINDOW,
@@ -33,6 +33,7 @@ from .options import PARAMETERS, Acquisition, RunOptions, Wanted
 from .profiles import read_protocols
 from .slices import Banded, Profile, SliceModel
 from .trust.noise import NOISY, noise_fraction, without_noise
+from .trust.texture import random_texture
 
 
 class VolumeOptions(TypedDict, total=False):
@@ -43,6 +44,7 @@ class VolumeOptions(TypedDict, total=False):
         factor: output slices per acquired slice instead; need not be an integer.
         strict: raise an error where a warning would say that the result is not worth having: no finer
             spacing, a factor beyond the range of training, a CT that is not in HU.
+        texture: add random texture as strong as the noise of the slices, see :mod:`monai_sr.trust.texture`.
         slice_thickness: FWHM of the slice profile, mm. Default: the value in the metadata, else the slice spacing.
         profile: "gaussian", "box" or "triangle". Default: that of the header's protocol, else estimated, see
             :func:`monai_sr.profiles.known_profile` and :func:`monai_sr.profiles.estimate_profile`.
@@ -59,6 +61,7 @@ class VolumeOptions(TypedDict, total=False):
     spacing: float | None
     factor: float | None
     strict: bool
+    texture: bool
     slice_thickness: float | None
     profile: Profile | None
     axis: int | None
@@ -189,7 +192,11 @@ def super_resolve_acquired(
             *(scan.slices, scan.intensities, acquired.modality, acquired.stored_dtype),
             is_estimated=acquired.sources["modality"] == "estimated",
         )
+        texture = random_texture(scan.slices, model) if settings.wanted.texture else None
+        if texture is not None:
+            warn("W-SR-RANDOM", "random texture was added; none of it is anatomy", path=acquired.path or None)
         for place, proposal in _proposals(engine, scan.slices, model, tile_voxels=tile_voxels, progress=done):
+            proposal = proposal if texture is None else proposal + texture[place]
             sr = model.enforce(proposal, scan.slices[place])
             sr = sr if bounds is None else model.hold(sr, scan.slices[place], bounds)
             acquired.put(scan.in_file_units(sr, place, nearest), result[channel], place)

@@ -99,8 +99,7 @@ class Parameter:
 _EXPECTED = {
     "flag": "true or false",
     "number": "a number above 0",
-    "count": "a whole number above 0",
-    "index": "a whole number from 0",
+    **{"count": "a whole number above 0", "index": "a whole number from 0"},
     "text": "a text",
 }
 
@@ -169,6 +168,7 @@ class Wanted(_Group):
         "fail instead of a warning where the result may not be better than interpolation: spacing not finer, "
         "unlike the training data, CT not in HU, not consistent",
     )
+    texture: bool = _option(False, "add random texture as strong as the noise of the slices; none of it is anatomy")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def evaluate(options: argparse.Namespace) -> int:
     bundles = {name: load_bundle(name, **_loading(options)) for name in options.bundle or BUNDLES}
     for model in bundles.values():
         acquisition = replace(model.defaults.acquisition, consistency=options.consistency)
-        model.defaults = replace(model.defaults, acquisition=acquisition)
+        wanted = replace(model.defaults.wanted, texture=options.texture)
+        model.defaults = replace(model.defaults, acquisition=acquisition, wanted=wanted)
     models = bundles | models
     settings = {
         "command": options.words,
@@ -248,5 +249,5 @@ def _command_of(options: argparse.Namespace) -> str:
     for name in ("consistency", "engine", "precision", "quality"):
         if getattr(options, name) != PARAMETERS[name].default:
             text += f" --{name} {getattr(options, name)}"
-    flags = (name for name in ("robustness", "register", "fuse", "measure") if getattr(options, name))
+    flags = (name for name in ("robustness", "register", "fuse", "measure", "texture") if getattr(options, name))
     return text + "".join(f" --{name}" for name in flags)
