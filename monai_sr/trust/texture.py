@@ -23,8 +23,8 @@ FLATTEST = 0.02
 
 AVERAGED = 2 / 3
 """Thin slices have more noise than thick ones: the variance divided by the sum of the squared weights
-of the profile to this power. With 1, for independent noise, thin slices would have 2.45 times the noise at factor 4; 1.5
-to 2.4 times, typically 1.8, were measured on nine volumes."""
+of the profile to this power. With 1, for independent noise, thin slices would have 2.45 times the noise at factor 4;
+1.5 to 2.4 times, typically 1.8, were measured on nine volumes."""
 
 LOWEST = 0.1
 """Cycles per voxel below which anatomy and noise look alike: there, noise has at most the power that it has above."""
