@@ -700,17 +700,27 @@ def deflated_bomb(folder: Path) -> Path:
     return path
 
 
+def uid_of_gigabytes(folder: Path) -> Path:
+    """A file whose SeriesInstanceUID claims to be 2 GiB long."""
+    path = write(folder, slices(SMALL)[0])[0]
+    content = path.read_bytes()
+    at = content.index(b"\x20\x00\x0e\x00UI")
+    path.write_bytes(content[:at] + b"\x20\x00\x0e\x00UN\0\0" + struct.pack("<I", 2**31 - 2) + content[at + 8 :])
+    return path
+
+
 @catalogue.fault("D38", "E-DCM-TRUNC", "E-SEC-BOMB")
 @pytest.mark.parametrize(
     ("build", "code"),
     [
+        (uid_of_gigabytes, "E-DCM-HEADER"),
         (lambda folder: many_frames_of_nothing(folder, NumberOfFrames=2_000_000_000), "E-DCM-TRUNC"),
         (lambda folder: many_frames_of_nothing(folder, Rows=65535, Columns=65535), "E-SEC-BOMB"),
         (lambda folder: many_frames_of_nothing(folder, NumberOfFrames=4), "E-DCM-NOGEOM"),
         (lambda folder: many_frames_of_nothing(folder, NumberOfFrames=-4), "E-DCM-NOGEOM"),
         (deflated_bomb, "E-SEC-BOMB"),
     ],
-    ids=["frames", "pixels", "a frame without position", "negative", "deflated"],
+    ids=["UID", "frames", "pixels", "a frame without position", "negative", "deflated"],
 )
 def test_what_a_header_claims_is_checked_before_anything_is_unpacked(tmp_path, build, code):
     path = build(tmp_path)

@@ -151,6 +151,8 @@ def uid_of(file: Path) -> str:
             if stream.is_deflated:
                 return ""
             header = pydicom.dcmread(stream, DEFERRED, True, True, ["SeriesInstanceUID"])
+        if any(getattr(element, "value", None) is None for element in header._dict.values()):
+            return ""  # longer than any UID, by a length that may be gigabytes, and unread so far
         return str(header.get("SeriesInstanceUID") or "")
     except Exception:  # as in read_dataset; the file is known to be broken already
         return ""
