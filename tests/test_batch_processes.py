@@ -321,7 +321,7 @@ def test_no_text_of_a_header_is_written_anywhere_but_into_derived_dicom(tmp_path
     for form in ("nifti", "dicom"):
         options = ["--bundle", "none", "--format", form, "--debug"]
         assert main(["run", str(tmp_path / "in"), str(tmp_path / form), *options]) == 4
-        assert main(["run", str(tmp_path / "in"), str(tmp_path / form), *options, "--dry-run"]) == 0
+        assert main(["run", str(tmp_path / "in"), str(tmp_path / form), *options, "--dry-run"]) == 4
     texts = [p.read_text() for p in tmp_path.glob("*/*") if p.suffix in (".json", ".jsonl", ".tsv")]
     names = [str(p.relative_to(tmp_path)) for form in ("nifti", "dicom") for p in (tmp_path / form).rglob("*")]
     assert len(texts) == 6
