@@ -74,6 +74,11 @@ class Model:
         self.calibration = dict(calibration or {})
         self.defaults = defaults or Settings()
 
+    def __repr__(self) -> str:
+        computed = f", {self.engine.name} {self.engine.precision} on {self.device}" if self.network is not None else ""
+        weights = f", weights {self.weights_sha256[:12]}" if self.weights_sha256 else ""
+        return f"<monai-sr {' '.join(filter(None, (self.name, self.version)))}{computed}{weights}>"
+
     @property
     def network(self) -> nn.Module | None:
         """In eval mode on its device; None for the consistent spline."""

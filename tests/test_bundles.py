@@ -556,3 +556,10 @@ def test_a_bundle_beats_the_spline_on_the_example(bundle):
     spline = interpolate_slices(lr, 1.0, method="consistent")[0].numpy()
     gain = psnr(sr, hr, value_range=value_range, mask=mask) - psnr(spline, hr, value_range=value_range, mask=mask)
     assert gain > 0.2
+
+
+def test_a_model_says_what_it_is():
+    model = load_bundle("pyramid", device="cpu", engine="torch", precision="float32")
+    shown = f"<monai-sr {model.name} {model.version}, torch float32 on cpu, weights {model.weights_sha256[:12]}>"
+    assert repr(model) == shown
+    assert repr(load_bundle("none")).startswith("<monai-sr none")
