@@ -192,15 +192,15 @@ def super_resolve_acquired(
             *(scan.slices, scan.intensities, acquired.modality, acquired.stored_dtype),
             is_estimated=acquired.sources["modality"] == "estimated",
         )
-        texture = random_texture(scan.slices, model) if settings.wanted.texture else None
-        if texture is not None:
-            warn("W-SR-RANDOM", "random texture was added; none of it is anatomy", path=acquired.path or None)
+        texture = random_texture(scan.slices, model, seed=channel) if settings.wanted.texture else None
         for place, proposal in _proposals(engine, scan.slices, model, tile_voxels=tile_voxels, progress=done):
             proposal = proposal if texture is None else proposal + texture[place]
             sr = model.enforce(proposal, scan.slices[place])
             sr = sr if bounds is None else model.hold(sr, scan.slices[place], bounds)
             acquired.put(scan.in_file_units(sr, place, nearest), result[channel], place)
         padded += scan.padding_fraction / len(voxels)
+    if settings.wanted.texture:
+        warn("W-SR-RANDOM", "random texture was added; none of it is anatomy", path=acquired.path or None)
     sharp = on_grid(result, wanted, image)
     sharp.meta["super_resolved"] = True
     sharp.meta["slice_profile"] = acquired.slice_profile

@@ -12,9 +12,13 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from monai_sr import load_bundle
+from monai_sr.acquired import Acquired
+from monai_sr.batch import super_resolve_within
 from monai_sr.cli.main import main
+from monai_sr.engine.memory import MemoryShortError, needed_bytes
 from monai_sr.errors import collect_notices
 from monai_sr.io.images import read_image, write_image
+from monai_sr.options import Wanted
 from monai_sr.slices import SliceModel
 from monai_sr.trust.consistency import measure_consistency
 from monai_sr.trust.texture import AVERAGED, noise_spectrum, random_texture
@@ -75,6 +79,30 @@ def test_the_texture_is_stronger_in_thin_slices_and_has_the_spectrum_of_the_acqu
 
 def test_slices_without_noise_get_no_texture():
     assert random_texture(torch.full((64, 64, 12), 3.0), MODEL).abs().max() == 0
+
+
+def test_slices_that_are_too_small_get_no_texture():
+    assert random_texture(torch.randn(7, 64, 12), MODEL).abs().max() == 0
+    assert random_texture(torch.randn(8, 64, 12), MODEL).abs().max() > 0
+
+
+def test_every_volume_of_a_file_has_a_texture_of_its_own_and_one_warning_says_so():
+    image = scan()
+    twice = MetaTensor(torch.cat([image.as_tensor()] * 2), affine=image.affine)
+    with collect_notices() as notices:
+        first, second = load_bundle("none")(twice, factor=4, axis=2, texture=True).as_tensor()
+    assert not torch.equal(first, second)
+    assert [notice.code for notice in notices] == ["W-SR-RANDOM"]
+
+
+def test_memory_is_planned_for_the_texture():
+    model, image = load_bundle("none"), scan()
+    acquired = Acquired.of(image, axis=2)
+    voxels = {"voxels_in": image.numel(), "voxels_out": 4 * image.numel()}
+    enough = needed_bytes(model.engine, 1, **voxels)
+    super_resolve_within(model, acquired, Wanted(factor=4), memory=enough)
+    with pytest.raises(MemoryShortError):
+        super_resolve_within(model, acquired, Wanted(factor=4, texture=True), memory=enough)
 
 
 def test_a_result_with_texture_agrees_with_the_slices_and_leaves_an_empty_background_alone():

@@ -166,7 +166,8 @@ def forecast_cases(
 def _with_costs(forecast: Forecast, options: RunOptions, model: Model, memory: int) -> Forecast:
     case, size = forecast.case, dict(zip(("voxels_in", "voxels_out"), forecast.voxels, strict=True))
     try:
-        tile = choose_tile(model.engine, **size, memory=memory, vram=free_vram(model.device))
+        texture = volume_bytes(0, size["voxels_out"]) if options.wanted.texture else 0
+        tile = choose_tile(model.engine, **size, memory=memory - texture, vram=free_vram(model.device))
         made = made_by(replace(options, acquisition=decided_acquisition(case, options)), model)
         done = is_done(
             case.target,
@@ -183,7 +184,7 @@ def _with_costs(forecast: Forecast, options: RunOptions, model: Model, memory: i
         outputs += [map_path(case.target, kind) for kind in maps_wanted(options)]
     outputs += [report_path(case.target)] if options.outputs.report else []
     outputs += [report_path(case.target).with_suffix(".viewer.html")] if options.outputs.viewer else []
-    taken = peak_bytes(model.engine, tile, **size)
+    taken = texture + peak_bytes(model.engine, tile, **size)
     return replace(forecast, is_done=done, outputs=tuple(outputs), memory=taken)
 
 

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from ..acquired import Acquired
 from ..bundles import Model, load_bundle
 from ..engine import Progress
-from ..engine.memory import MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget
+from ..engine.memory import MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget, volume_bytes
 from ..engine.selection import describe_engine
 from ..errors import UsageError, warn
 from ..options import RunOptions, Wanted
@@ -70,6 +70,7 @@ def super_resolve_within(
     grid, image = acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor), acquired.image
     size = {"voxels_in": image.numel(), "voxels_out": len(image) * math.prod(grid.shape)}
     memory = memory_budget() if memory is None else memory
+    memory -= volume_bytes(0, size["voxels_out"]) if wanted.texture else 0
     tile_voxels = choose_tile(model.engine, **size, memory=memory, vram=free_vram(model.device))
     ran_out: list[str] = []
     device = model.device

@@ -18,6 +18,9 @@ from ..slices import SliceModel
 PATCH = 32
 """Voxels along each side of the patches in which noise is measured."""
 
+SMALLEST = 8
+"""Voxels along X and Y at least; smaller slices get no texture."""
+
 FLATTEST = 0.02
 """Fraction of the patches, those with the least coarse structure, whose noise is measured."""
 
@@ -37,7 +40,7 @@ def noise_spectrum(slices: Tensor) -> np.ndarray:
     """Power spectrum in plane of the noise in slices.
 
     Args:
-        slices: (X, Y, m), at least eight voxels along X and Y.
+        slices: (X, Y, m), at least :data:`SMALLEST` voxels along X and Y.
 
     Returns:
         (p, p) power of each frequency in the order of ``numpy.fft.fft2``; its mean is the variance. Patches above the
@@ -81,6 +84,8 @@ def random_texture(slices: Tensor, model: SliceModel, *, seed: int = 0) -> Tenso
         (X, Y, n) float32 in the units of the slices, independent from one thin slice to the next. Where an acquired
         slice is constant, as a background of 0 is, there is none.
     """
+    if min(slices.shape[:2]) < SMALLEST:
+        return slices.new_zeros(*slices.shape[:2], len(model.thin))
     power = noise_spectrum(slices)
     covariance = np.fft.ifft2(power).real
     whole = np.zeros(tuple(slices.shape[:2]))
