@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from numbers import Real  # numpy's numbers are Real too
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_type_hints
@@ -136,12 +137,11 @@ class _Group:
         return replace(self, **others)
 
 
+@cache
 def _parameters_of(group: type[_Group], name: str = "") -> tuple[Parameter, ...]:
     """The options of a record, as its fields describe them."""
     hints, made = get_type_hints(group), []
-    for one in fields(group):
-        if "option" not in one.metadata:
-            continue
+    for one in (one for one in fields(group) if "option" in one.metadata):
         types = [hint for hint in get_args(hints[one.name]) or [hints[one.name]] if hint is not type(None)]
         inner = [literal for hint in types for literal in get_args(hint)] or types  # of Literal[...] | None
         literal = not any(isinstance(hint, type) for hint in inner)

@@ -92,7 +92,7 @@ def monai(*words: str, cwd: Path, launcher: tuple[str, ...] = (sys.executable,))
     return done.stdout + done.stderr
 
 
-SMALL = ("--epoch_length", "2", "--val_interval", "1", "--val_size", "24", "--crop", "[16,16,16]")
+SMALL = ("--epoch_length", "2", "--val_interval", "1", "--val_size", "16", "--crop", "[16,16,16]")
 
 
 # ------------------------------------------------------------- what a bundle consists of
@@ -229,7 +229,7 @@ def test_inference_takes_the_options_of_dicom_input(parser, tmp_path):
 def test_a_resumed_training_does_not_replace_its_best_weights_by_worse_ones(volumes, tmp_path):
     options = {name.removeprefix("--"): json.loads(value) for name, value in zip(SMALL[::2], SMALL[1::2], strict=True)}
     runs, config = tmp_path / "runs", ROOT / "bundles" / "pyramid_super_resolution" / "configs" / "train.json"
-    options |= {"dataset_dir": str(volumes / "datalist.json"), "output_dir": str(runs)}
+    options |= {"dataset_dir": str(volumes / "datalist.json"), "output_dir": str(runs), "network_def#features": 8}
     run_workflow(config, workflow_type="train", epochs=1, **options)
     state = torch.load(runs / "checkpoint_epoch=1.pt", weights_only=True)
     key = next(iter(state["best"]))

@@ -57,12 +57,14 @@ def thick(tmp_path_factory):
 # ------------------------------------------------------------- the same result
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(40, 7, 6), (9, 5, 7), (1, 1, 3)])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_streamed_rows_are_what_the_network_makes_of_the_whole(name, shape, levels):
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [(name, (levels,)) for name in ("pyramid", "deep") for levels in (1, 2, 3)]
+    + [(name, ()) for name in ("residual", "unfolded", "plain")],
+)
+def test_streamed_rows_are_what_the_network_makes_of_the_whole(name, arguments, shape):
     network = NETWORKS[name]()
-    arguments = (levels,) if name in ("pyramid", "deep") else ()
     image = torch.rand(1, 1, *shape)
     with torch.no_grad():
         expected = network(image, *arguments)

@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -28,6 +29,8 @@ from .terminal import answer_in_json, complain, flush_stdout, only_complaints, p
 
 ELSEWHERE = {"bids": "run", "errors": "info"}
 """Modules of commands that are not in a module of their name; each is imported when it is called."""
+
+_parser = cache(make_parser)  # some programs call :func:`main` for one volume after the other
 
 REPORT = "run again with --debug and report it"
 INTERNAL_ERROR = 10
@@ -72,7 +75,7 @@ def _run(words: list[str], *, of_its_own: bool) -> int:
     failure: Exception
     try:
         try:
-            options = make_parser().parse_args(words)
+            options = _parser().parse_args(words)
         finally:
             flush_stdout()  # of --help
         options.words, options.of_its_own = words, of_its_own
