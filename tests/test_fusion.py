@@ -225,6 +225,17 @@ def test_intensities_are_brought_to_those_of_the_first():
     assert (corrected.apply(y / field, grid) - y).abs().mean() < 0.02 * 800
 
 
+def test_a_strong_field_does_not_change_the_gain():
+    """With 2.7 times the signal at one side a line fits badly, and says nothing of the gain."""
+    grid = Grid((30, 30, 30), np.eye(4))
+    y = phantoms.anatomy(5, grid.shape) * 800
+    across, along = torch.linspace(-0.5, 0.5, 30)[:, None, None], torch.linspace(-0.5, 0.5, 30)[:, None]
+    field = torch.exp(across - along)
+    scaling = fit_scaling(y, y / field, torch.ones(grid.shape, dtype=torch.bool), grid)
+    assert scaling.gain == pytest.approx(1, abs=0.03) and scaling.offset == pytest.approx(0, abs=8)
+    assert (scaling.apply(y / field, grid) - y).abs().mean() < 0.02 * 800
+
+
 def test_the_noise_of_a_stack_is_measured(hr):
     flat = ndimage.gaussian_filter(hr[0].numpy(), 3)
     noisy = torch.from_numpy(flat + np.random.default_rng(0).normal(0, 20, flat.shape)).float()

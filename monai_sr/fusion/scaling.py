@@ -91,27 +91,33 @@ def fit_scaling(reference: Tensor, values: Tensor, mask: Tensor, grid: Grid) -> 
     reach = float(np.abs(points - center).max()) or 1.0
     if v.std() < 1e-6 * max(1.0, np.abs(v).max()):
         return Scaling()
-    ones = np.ones_like(v)
     # outliers of either image would turn a line that is fitted to all voxels, so it starts between the quantiles
     (low_y, middle_y, high_y), (low_v, middle_v, high_v) = (np.percentile(u, (10, 50, 90)) for u in (y, v))
     rough = (high_y - low_y) / max(high_v - low_v, 1e-12)
     off = y - middle_y - rough * (v - middle_v)
-    forth, error = _robust(np.stack([v, ones], axis=1), y, off)
-    back, _ = _robust(np.stack([y, ones], axis=1), v, off)
-    if forth[0] <= 0 or back[0] <= 0:
-        return Scaling()
-    # both have errors, so the fit of one to the other is too flat, and that of the other to the one as much too steep
-    gain = float(np.sqrt(forth[0] / back[0]))
-    steeper = gain / float(forth[0])
-    offset = float(np.median(y - gain * v))
+    line, error = _fit_line(y, v, off)
     terms = _terms((points - center) / reach)
-    both, smaller = _robust(np.concatenate([v[:, None], ones[:, None], v[:, None] * terms], axis=1), y, off)
-    if smaller > (1 - PAYS) * error or both[0] <= 0:
-        return Scaling(gain, offset)
-    smooth = tuple(float(c / both[0]) for c in both[2:])
-    gain = float(both[0]) * steeper
-    offset = float(np.median(y - gain * v * (1 + terms @ np.array(smooth))))
-    return Scaling(gain, offset, tuple(map(float, center)), reach, smooth)
+    both, smaller = _robust(np.concatenate([v[:, None], np.ones((len(v), 1)), v[:, None] * terms], axis=1), y, off)
+    if line is None or smaller > (1 - PAYS) * error or both[0] <= 0:
+        return Scaling(*line) if line else Scaling()
+    smooth = both[2:] / both[0]
+    even = v * (1 + terms @ smooth)  # only now has a line the right slope
+    line, _ = _fit_line(y, even, y - both[1] - both[0] * even)
+    return Scaling(*line, tuple(map(float, center)), reach, tuple(map(float, smooth))) if line else Scaling()
+
+
+def _fit_line(y: np.ndarray, v: np.ndarray, residual: np.ndarray) -> tuple[tuple[float, float] | None, float]:
+    """Gain and offset of ``y ≈ gain · v + offset``, None if they do not rise together; the median absolute residual.
+
+    Both have errors, so the fit of one to the other is too flat, and that of the other to the one as much too steep.
+    """
+    ones = np.ones_like(v)
+    forth, error = _robust(np.stack([v, ones], axis=1), y, residual)
+    back, _ = _robust(np.stack([y, ones], axis=1), v, residual)
+    if forth[0] <= 0 or back[0] <= 0:
+        return None, error
+    gain = float(np.sqrt(forth[0] / back[0]))
+    return (gain, float(np.median(y - gain * v))), error
 
 
 def _terms(p: np.ndarray) -> np.ndarray:
