@@ -118,7 +118,7 @@ class _Group:
     """Fields that are checked when the record is made, from wherever its values come."""
 
     def __post_init__(self) -> None:
-        for parameter in _parameters_of(type(self)):
+        for parameter in _parameters_of(type(self)):  # type: ignore[arg-type]  # a class is hashable
             name = parameter.flag or parameter.name
             try:
                 value = parameter.convert(getattr(self, parameter.name))
@@ -131,7 +131,7 @@ class _Group:
 
     def or_else(self, defaults: Self) -> Self:
         """Itself; what it leaves open as in ``defaults``, but nothing that excludes what it gives."""
-        options = _parameters_of(type(self))
+        options = _parameters_of(type(self))  # type: ignore[arg-type]
         given = {one.name for one in options if getattr(self, one.name) != one.default}
         others = {one.name: getattr(defaults, one.name) for one in options if not given & {one.name, *one.excludes}}
         return replace(self, **others)

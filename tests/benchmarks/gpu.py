@@ -44,7 +44,7 @@ from .speed import SIZES, phantom, size_of, time_proposals
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 FLOAT32_LIMIT, HALF_LIMIT_DB = 1e-4, 0.02
-TINY = {"MR": "24x24x8x4"}
+TINY = {"MR": "16x16x6x4"}
 
 
 @dataclass
@@ -381,7 +381,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="write the text here too, after each row")
     options = parser.parse_args(words)
     began, device = time.perf_counter(), torch.device(options.device)
-    sizes = Sizes(256, 24, "24x24x8x3", TINY) if options.tiny else Sizes()
+    sizes = Sizes(256, 16, "16x16x8x3", TINY) if options.tiny else Sizes()
     peak_rate = matrix_rate(device, sizes.matrix)
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     heading = f"{card}, torch {torch.__version__}; bfloat16 matrix products: {peak_rate / 1e12:.3g} TFLOP/s.\n"
