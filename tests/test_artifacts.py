@@ -25,7 +25,6 @@ from monai_sr.trust.artifacts import (
     combs,
     false_texture,
     measure_artifacts,
-    streaks,
     stripes,
 )
 
@@ -92,7 +91,6 @@ def test_thin_slices_have_none_of_it(smooth):
     voxels = thin(smooth=smooth)
     assert stripes(voxels, 2, FACTOR) == pytest.approx((1, 1), abs=0.05)
     assert combs(voxels, 2, FACTOR) == pytest.approx(1, abs=0.1)
-    assert streaks(voxels, 2, (1.0, 1.0, 1.0), FACTOR) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("method", ["cubic", "none"])
@@ -127,12 +125,6 @@ def test_bands_are_found_at_any_spacing_and_axis_and_not_at_another(period, axis
     striped = np.moveaxis(thin(smooth=0.8) * (1 + 0.1 * np.cos(2 * np.pi * np.arange(96) / period)), 2, axis)
     assert bands(voxels, axis, period) < 1.05 < LIMITS["bands"] < bands(striped, axis, period)
     assert bands(striped, axis, 1.6 * period if period < 5 else 0.6 * period) < 1.1
-
-
-def test_repeated_slices_are_streaks():
-    voxels = thin()
-    thick = voxels.reshape(72, 72, 24, 4).mean(axis=3).repeat(4, axis=2)
-    assert streaks(thick, 2, (1.0, 1.0, 1.0), FACTOR) > 1.4
 
 
 def test_a_flat_plate_counts_as_flat_though_it_ends_at_the_next_slice():

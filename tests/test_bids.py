@@ -18,7 +18,7 @@ from catalogue import fault
 
 from monai_sr.acquired import Acquired
 from monai_sr.bids import derivative as derivative_module
-from monai_sr.bids import derivative_sidecar, find_bids_images, is_bids, is_own_derivative, write_dataset_description
+from monai_sr.bids import derivative_sidecar, find_bids_images, is_bids, write_dataset_description
 from monai_sr.bids.ignore import ignored_by
 from monai_sr.bids.names import ANAT, COMMON, ENTITIES
 from monai_sr.errors import ImageError, OutputError, SuperResolutionWarning, UsageError
@@ -58,19 +58,22 @@ def test_a_raw_dataset_is_told_by_its_description(tmp_path):
     assert not is_bids(dataset(tmp_path / "study", DatasetType="study"))
 
 
-def test_a_derivative_is_no_raw_dataset_and_ours_is_known_as_ours(tmp_path):
+def test_a_derivative_is_no_raw_dataset(tmp_path):
     foreign = dataset(tmp_path / "prep", DatasetType="derivative", GeneratedBy=[{"Name": "fMRIPrep"}])
     ours = write_dataset_description(tmp_path / "ours", raw_root=dataset(tmp_path / "raw")).parent
     assert not is_bids(foreign) and not is_bids(ours)
-    assert is_own_derivative(ours)
-    assert not is_own_derivative(foreign) and not is_own_derivative(tmp_path / "raw")
     with pytest.raises(UsageError, match=r"E-BIDS-DATASET: .*'derivative'"):
         find_bids_images(ours)
 
 
-@pytest.mark.parametrize("makers", [None, "monai-sr", ["monai-sr"], [{"Version": "1"}]])
+@pytest.mark.parametrize("makers", [None, "monai-sr", ["monai-sr"], [{"Version": "1"}], [{"Name": "fMRIPrep"}]])
 def test_an_odd_generatedby_is_not_ours(tmp_path, makers):
-    assert not is_own_derivative(dataset(tmp_path, DatasetType="derivative", GeneratedBy=makers))
+    raw = dataset(tmp_path / "raw")
+    ours = write_dataset_description(tmp_path / "ours", raw_root=raw)
+    assert write_dataset_description(tmp_path / "ours", raw_root=raw) == ours
+    ours.write_text(json.dumps(json.loads(ours.read_text()) | {"GeneratedBy": makers}))
+    with pytest.raises(OutputError, match="E-OUT-EXISTS"):
+        write_dataset_description(tmp_path / "ours", raw_root=raw)
 
 
 def test_a_folder_without_description_is_refused(tmp_path):

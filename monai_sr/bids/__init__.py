@@ -1,6 +1,6 @@
 """BIDS in, a BIDS derivative dataset out."""
 
-from .derivative import derivative_sidecar, fused_sidecar, is_own_derivative, write_dataset_description
+from .derivative import derivative_sidecar, fused_sidecar, write_dataset_description
 from .raw import BidsImage, Found, LeftOut, find_bids_images, is_bids
 
 __all__ = [
@@ -11,6 +11,5 @@ __all__ = [
     "find_bids_images",
     "fused_sidecar",
     "is_bids",
-    "is_own_derivative",
     "write_dataset_description",
 ]

@@ -44,15 +44,6 @@ and how thick the acquired slices were. Voxel size is not resolution. Research o
 DOCKER_MARK = Path("/.dockerenv")
 
 
-def is_own_derivative(root: str | Path) -> bool:
-    """Whether a folder is a derivative dataset that we made.
-
-    Raises:
-        ImageError: its description cannot be read.
-    """
-    return _is_ours(read_description(Path(root)))
-
-
 def derivative_sidecar(source: BidsImage, acquired: Acquired, result: Grid) -> dict[str, Any]:
     """The JSON that belongs beside a result, at ``source.target`` with the suffix ``.json``.
 

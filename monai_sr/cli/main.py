@@ -32,7 +32,6 @@ ELSEWHERE = {"bids": "run", "errors": "info"}
 
 _parser = cache(make_parser)  # some programs call :func:`main` for one volume after the other
 
-REPORT = "run again with --debug and report it"
 INTERNAL_ERROR = 10
 INTERRUPTED = 130
 TERMINATED = 143

@@ -211,6 +211,8 @@ def otsu(values: np.ndarray) -> float:
 class ForegroundPSNR(CumulativeIterationMetric):
     """:func:`psnr` as a MONAI metric; each item has its own data range and foreground."""
 
+    _figure = staticmethod(psnr)
+
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         assert y is not None
         return torch.tensor([[self._measure(sr, hr)] for sr, hr in zip(y_pred, y, strict=True)])
@@ -218,7 +220,7 @@ class ForegroundPSNR(CumulativeIterationMetric):
     def _measure(self, sr: Tensor, hr: Tensor) -> float:
         reference = hr[0].detach().cpu().numpy()
         mask = foreground(reference)
-        return psnr(sr[0].detach().cpu().numpy(), reference, value_range=data_range(reference), mask=mask)
+        return self._figure(sr[0].detach().cpu().numpy(), reference, value_range=data_range(reference), mask=mask)
 
     def aggregate(self) -> Tensor:  # type: ignore[override]
         """The mean over all items."""
@@ -229,7 +231,4 @@ class ForegroundPSNR(CumulativeIterationMetric):
 class ForegroundSSIM(ForegroundPSNR):
     """:func:`ssim` as a MONAI metric for bundles."""
 
-    def _measure(self, sr: Tensor, hr: Tensor) -> float:
-        reference = hr[0].detach().cpu().numpy()
-        mask = foreground(reference)
-        return ssim(sr[0].detach().cpu().numpy(), reference, value_range=data_range(reference), mask=mask)
+    _figure = staticmethod(ssim)

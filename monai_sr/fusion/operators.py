@@ -72,7 +72,7 @@ class ParallelOperator(StackOperator):
     """
 
     def __init__(self, stack: Stack, there: Grid, order: list[int], flips: list[int]) -> None:
-        self._order, self._flips, self._shape = order, flips, there.shape
+        self._order, self._flips = order, flips
         acquired, grid, axis = stack.acquired, stack.grid, stack.acquired.axis
         inside = np.ones(grid.shape, dtype=bool)
         self._matrices: list[Tensor | None] = [None, None, None]

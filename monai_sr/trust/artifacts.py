@@ -18,6 +18,7 @@ from ..acquired import Acquired
 from ..errors import warn
 from ..grid import grid_of
 from ..intensities import CT_LEAST
+from .resolution import middle_of
 
 LIMITS = {"noise": 2.0, "steps": 4.0, "combs": 4.0, "bands": 1.4, "texture": 2.0}
 """A larger ratio gives a warning. How often that is wrong is in the README of this folder."""
@@ -36,9 +37,6 @@ FLAT = 0.3
 
 SEEN = 0.002
 """Texture of less than this fraction of the data range counts as none."""
-
-_SAMPLES = 1_000_000
-"""Maximum number of voxels, from the middle of a larger volume."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,8 @@ def measure_artifacts(acquired: Acquired, result: MetaTensor) -> Artifacts:
     same = np.allclose(places[:3, :3], np.diag(scale), atol=1e-2)
     if not same or any(acquired.grid.shape[a] != grid.shape[a] for a in range(3) if a != axis):
         return Artifacts(*[float("nan")] * len(LIMITS))
-    where = _middle(grid.shape, axis)
-    thick, thin = (volume[(0, *where)].float().cpu().numpy() for volume in (acquired.voxels, result.as_tensor()))
+    keep = middle_of(grid.shape, axis)
+    thick, thin = (volume[0][keep].float().cpu().numpy() for volume in (acquired.voxels, result.as_tensor()))
     if acquired.modality == "CT":
         thick, thin = (np.maximum(voxels, CT_LEAST) for voxels in (thick, thin))  # no padding
     period = acquired.slice_spacing / grid.spacing[axis]
@@ -116,7 +114,7 @@ def stripes(voxels: np.ndarray, axis: int, period: float) -> tuple[float, float]
         :data:`PERIODS` periods. The rest of a series may change slowly from slice to slice.
     """
     slices = np.moveaxis(voxels, axis, 0).astype(np.float32)
-    body = _body(slices)
+    body = body_of(slices)
     # differences along both axes at once: no anatomy but corners, and all of the noise
     fine = np.abs(np.diff(np.diff(slices, axis=1), axis=2))
     inside = body[:, 1:, 1:]
@@ -138,7 +136,7 @@ def bands(voxels: np.ndarray, axis: int, period: float) -> float:
         size; 1 without bands, 2 if all of the curvature is bands; NaN for fewer than :data:`PERIODS` periods.
     """
     slices = np.moveaxis(voxels, axis, 0).astype(np.float32)
-    bend, body = slices[2:] - 2 * slices[1:-1] + slices[:-2], _body(slices)[1:-1]
+    bend, body = slices[2:] - 2 * slices[1:-1] + slices[:-2], body_of(slices)[1:-1]
     if len(bend) < PERIODS * period or period < 2:
         return float("nan")
     size = _mean(np.abs(bend[body]))
@@ -162,7 +160,7 @@ def false_texture(thick: np.ndarray, thin: np.ndarray, axis: int, at: np.ndarray
     before, after = (np.moveaxis(v, axis, 0).astype(np.float32) for v in (thick, thin))
     spread = _local_deviation(before)
     wide = ndimage.maximum_filter1d(spread, 3, axis=0)
-    body = _body(before)
+    body = body_of(before)
     flat = body & (wide <= np.quantile(wide[body], FLAT))
     nearest = np.clip(np.round(at).astype(int), 0, len(before) - 1)
     inside = flat[nearest]
@@ -171,24 +169,6 @@ def false_texture(thick: np.ndarray, thin: np.ndarray, axis: int, at: np.ndarray
     seen = (SEEN * float(np.subtract(*np.percentile(before, (99.9, 0.1))))) ** 2
     made, there = ((deviation[inside] ** 2).mean() + seen for deviation in (_local_deviation(after), spread[nearest]))
     return min(float(np.sqrt(made / there)), LARGEST) if there else 1.0
-
-
-def streaks(voxels: np.ndarray, axis: int, spacing: tuple[float, float, float], slice_spacing: float) -> float:
-    """Correlation length of the texture of flat regions along the slice axis, divided by that in plane.
-
-    Args:
-        voxels: (X, Y, Z).
-        axis: through-plane axis.
-        spacing: of the voxels, mm.
-        slice_spacing: of the acquired slices, mm: what is smoother than this is anatomy.
-    """
-    smooth = ndimage.gaussian_filter(voxels.astype(np.float32), [slice_spacing / s for s in spacing])
-    slope = np.sqrt(sum(np.gradient(smooth, s, axis=a) ** 2 for a, s in enumerate(spacing)))
-    body = _body(voxels)
-    flat = body & (slope <= np.quantile(slope[body], FLAT))
-    texture = np.where(flat, voxels - smooth, 0.0)
-    lengths = [_correlation_length(texture, flat, a, s, slice_spacing) for a, s in enumerate(spacing)]
-    return lengths[axis] / max(float(np.mean([lengths[a] for a in range(3) if a != axis])), 1e-6)
 
 
 def combs(voxels: np.ndarray, axis: int, period: float) -> float:
@@ -209,7 +189,7 @@ def combs(voxels: np.ndarray, axis: int, period: float) -> float:
     if len(slices) < PERIODS * period:
         return float("nan")
     slope = np.hypot(*np.gradient(ndimage.uniform_filter1d(slices, max(round(period), 1), axis=0), axis=(1, 2)))
-    edge = slope >= np.quantile(slope[_body(slices)], 0.95)
+    edge = slope >= np.quantile(slope[body_of(slices)], 0.95)
     bend = np.abs(slices[2:] - 2 * slices[1:-1] + slices[:-2])
     return _periodic(np.array([_mean(b[e]) for b, e in zip(bend, edge[1:-1], strict=True)]), period)
 
@@ -239,28 +219,13 @@ def _amplitude(series: np.ndarray, period: float) -> float:
     return height if height > CHANCE * chance else 0.0
 
 
-def _correlation_length(texture: np.ndarray, flat: np.ndarray, axis: int, step: float, reach: float) -> float:
-    """Distance at which the correlation of a texture falls to 1/2, mm; at most twice the reach."""
-    before, lag = 1.0, 0
-    lines, inside = np.moveaxis(texture, axis, 0), np.moveaxis(flat, axis, 0)
-    while lag * step < 2 * reach and lag + 1 < len(lines):
-        lag += 1
-        both = inside[lag:] & inside[:-lag]
-        a, b = lines[lag:][both], lines[:-lag][both]
-        now = float((a * b).sum() / max(np.sqrt(float((a * a).sum()) * float((b * b).sum())), 1e-12))
-        if now < 0.5:
-            return step * (lag - 1 + (before - 0.5) / (before - now))
-        before = now
-    return lag * step
-
-
 def _local_deviation(slices: np.ndarray) -> np.ndarray:
     """Standard deviation in windows of 5 x 5 voxels of each slice (n, X, Y)."""
     mean = ndimage.uniform_filter(slices, (1, 5, 5))
     return np.sqrt(np.maximum(ndimage.uniform_filter(slices**2, (1, 5, 5)) - mean**2, 0))
 
 
-def _body(voxels: np.ndarray) -> np.ndarray:
+def body_of(voxels: np.ndarray) -> np.ndarray:
     """Voxels above the middle between the 1st percentile and the mean of what is above it: no air, no padding."""
     low = float(np.percentile(voxels, 1))
     high = voxels[voxels > low]
@@ -274,14 +239,3 @@ def _mean(values: np.ndarray) -> float:
 def _middle_mean(values: np.ndarray) -> float:
     """Mean of the lower three quarters: edges do not count."""
     return _mean(values[values <= np.quantile(values, 0.75)]) if values.size else float("nan")
-
-
-def _middle(shape: tuple[int, int, int], axis: int) -> tuple[slice, slice, slice]:
-    """The middle of a large volume: all slices of fewer rows and columns."""
-    fraction = min(1.0, float(np.sqrt(_SAMPLES / np.prod(shape))))
-    kept = [n if a == axis else max(1, round(n * fraction)) for a, n in enumerate(shape)]
-    starts = [0 if a == axis else (n - k) // 2 for a, (n, k) in enumerate(zip(shape, kept, strict=True))]
-    first, second, third = (
-        slice(s, None if a == axis else s + k) for a, (s, k) in enumerate(zip(starts, kept, strict=True))
-    )
-    return first, second, third

@@ -13,7 +13,7 @@ equal smoothness.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -127,7 +127,8 @@ def _sampled(resolution: Resolution, grid: Grid) -> Resolution:
 def _measure(acquired: Acquired, image: Tensor, axis: int, lag: float | None) -> Resolution:
     """:func:`measure_resolution` of an image on any grid that has the padding of an acquired volume."""
     grid = grid_of(image)
-    voxels = _middle(voxels_of(image)[0].float(), axis)
+    voxels = voxels_of(image)[0]
+    voxels = voxels[middle_of(voxels.shape, axis)].float()
     outside = acquired.outside(voxels, 0)
     if outside is not None:
         voxels = torch.where(outside, voxels[~outside].min() if not bool(outside.all()) else voxels, voxels)
@@ -182,11 +183,8 @@ def _ratio(voxels: Tensor, axis: int, steps: int) -> float | None:
     return energies[0] / energies[1] if energies[1] > 0 else None
 
 
-def _middle(voxels: Tensor, axis: int) -> Tensor:
-    """The middle of a large volume: all slices of fewer rows and columns."""
-    fraction = min(1.0, float(np.sqrt(SAMPLES / voxels.numel())))
-    for a in range(3):
-        if a != axis:
-            kept = max(1, round(voxels.shape[a] * fraction))
-            voxels = voxels.narrow(a, (voxels.shape[a] - kept) // 2, kept)
-    return voxels
+def middle_of(shape: Sequence[int], axis: int) -> tuple[slice, ...]:
+    """The middle of a large volume (X, Y, Z), at most :data:`SAMPLES` voxels: all slices, fewer rows and columns."""
+    fraction = min(1.0, float(np.sqrt(SAMPLES / np.prod(shape))))
+    kept = [n if a == axis else max(1, round(n * fraction)) for a, n in enumerate(shape)]
+    return tuple(slice((n - k) // 2, (n - k) // 2 + k) for n, k in zip(shape, kept, strict=True))

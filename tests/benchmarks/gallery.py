@@ -43,7 +43,7 @@ from monai_sr.grid import Grid
 from monai_sr.intensities import CT_LEAST, data_range
 from monai_sr.io.images import read_image
 from monai_sr.transforms import interpolate_slices, simulate_thick_slices
-from monai_sr.trust.artifacts import LIMITS, bands, combs, false_texture, streaks, stripes
+from monai_sr.trust.artifacts import FLAT, LIMITS, bands, body_of, combs, false_texture, stripes
 
 BUNDLES = ("none", "residual", "pyramid")
 FIGURES = (*LIMITS, "streaks")
@@ -103,6 +103,39 @@ class Series:
 
     def _plane(self) -> list[tuple[int, int]]:
         return list(enumerate(self.thick.shape))
+
+
+def streaks(voxels: np.ndarray, axis: int, spacing: tuple[float, float, float], slice_spacing: float) -> float:
+    """Correlation length of the texture of flat regions along the slice axis, divided by that in plane.
+
+    Args:
+        voxels: (X, Y, Z).
+        axis: through-plane axis.
+        spacing: of the voxels, mm.
+        slice_spacing: of the acquired slices, mm: what is smoother than this is anatomy.
+    """
+    smooth = ndimage.gaussian_filter(voxels.astype(np.float32), [slice_spacing / s for s in spacing])
+    slope = np.sqrt(sum(np.gradient(smooth, s, axis=a) ** 2 for a, s in enumerate(spacing)))
+    body = body_of(voxels)
+    flat = body & (slope <= np.quantile(slope[body], FLAT))
+    texture = np.where(flat, voxels - smooth, 0.0)
+    lengths = [_correlation_length(texture, flat, a, s, slice_spacing) for a, s in enumerate(spacing)]
+    return lengths[axis] / max(float(np.mean([lengths[a] for a in range(3) if a != axis])), 1e-6)
+
+
+def _correlation_length(texture: np.ndarray, flat: np.ndarray, axis: int, step: float, reach: float) -> float:
+    """Distance at which the correlation of a texture falls to 1/2, mm; at most twice the reach."""
+    before, lag = 1.0, 0
+    lines, inside = np.moveaxis(texture, axis, 0), np.moveaxis(flat, axis, 0)
+    while lag * step < 2 * reach and lag + 1 < len(lines):
+        lag += 1
+        both = inside[lag:] & inside[:-lag]
+        a, b = lines[lag:][both], lines[:-lag][both]
+        now = float((a * b).sum() / max(np.sqrt(float((a * a).sum()) * float((b * b).sum())), 1e-12))
+        if now < 0.5:
+            return step * (lag - 1 + (before - 0.5) / (before - now))
+        before = now
+    return lag * step
 
 
 def plates(noise: float) -> MetaTensor:

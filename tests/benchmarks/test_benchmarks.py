@@ -318,7 +318,7 @@ def test_an_interrupted_benchmark_shows_what_is_there_and_goes_on(listed, tmp_pa
         pareto.main([*words, "--seed", "1"])
 
 
-def test_the_plot_of_a_page_has_the_gains_of_its_table(tmp_path):
+def test_the_plot_of_a_page_has_the_gains_of_its_table(tmp_path, monkeypatch):
     rows = {
         v.name: [training.Row(v.name, 4, 1.0, 0.1 * i, 0.2 * i, 1.0, 0.0, 60.0)] for i, v in enumerate(pareto.VARIANTS)
     }
@@ -328,6 +328,7 @@ def test_the_plot_of_a_page_has_the_gains_of_its_table(tmp_path):
     assert {name: (row.gain_x2, row.gain_x4) for name, (row,) in found.items()} == {
         name: (pytest.approx(row.gain_x2), pytest.approx(row.gain_x4)) for name, (row,) in rows.items()
     }
+    monkeypatch.setattr(pareto, "VARIANTS", pareto.VARIANTS[::8])
     pareto.main(["--plot", str(page), "--output", str(tmp_path)])
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
@@ -478,3 +479,11 @@ def test_the_gallery_draws_measures_and_counts_warnings(tmp_path, monkeypatch, c
     counts = {line[:15].strip(): line for line in lines if line.startswith(("as they are", "slices repeated"))}
     assert counts.keys() == {"as they are", "slices repeated"}
     assert "| slices repeated |" in (tmp_path / "t.md").read_text()
+
+
+def test_repeated_slices_are_streaks_and_thin_ones_are_not():
+    voxels = np.asarray(phantoms.anatomy(0, (72, 72, 96))) * 1000
+    thin = voxels + np.random.default_rng(0).normal(0, 15, voxels.shape)
+    repeated = thin.reshape(72, 72, 24, 4).mean(axis=3).repeat(4, axis=2)
+    assert gallery.streaks(thin, 2, (1.0, 1.0, 1.0), 4.0) == pytest.approx(1, abs=0.1)
+    assert gallery.streaks(repeated, 2, (1.0, 1.0, 1.0), 4.0) > 1.4

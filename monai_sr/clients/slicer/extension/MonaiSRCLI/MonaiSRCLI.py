@@ -1,8 +1,6 @@
 #!/usr/bin/env python-real
 """What Slicer runs as the command line module: ``monai-sr slicer`` with the words it was given.
 
-As ``MonaiSRFuseCLI.py``, which is a copy, it runs ``monai-sr slicer --fuse``.
-
 monai-sr is looked for in the Python that runs this file, which is Slicer's own. To use another one,
 such as a virtual environment with a GPU build of torch, name its interpreter in ``MONAI_SR_PYTHON``.
 """
@@ -22,7 +20,6 @@ OF_SLICER = ("PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 def main(words: Sequence[str]) -> int:
     """Run monai-sr here or in the other Python; its exit code."""
-    words = ["--fuse", *words] if "Fuse" in os.path.basename(__file__) else words
     other = os.environ.get("MONAI_SR_PYTHON")
     if other:
         command = [other, "-m", "monai_sr", "slicer", *words]
