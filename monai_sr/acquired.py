@@ -13,24 +13,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .errors import ImageError, Later, UsageError
-from .grid import SAME_SPACING, Grid, decide_axis, grid_of, positions_on, slice_spacing, target_grid, voxels_of
-from .intensities import CT_AIR, USUAL, NormalizedSlices, chosen_voxels, guess_modality, intensity_range, padding_of
+from .errors import ImageError, UsageError
+from .grid import SAME_SPACING, ArrayImage, decide_axis, grid_of, positions_on, slice_spacing, target_grid, voxels_of
+from .intensities import CT_AIR, USUAL, NormalizedSlices, as_array, guess_modality, intensity_range, padding_of
 from .profiles import Known, Protocol, ProtocolWidth, estimate_profile, known_profile
 from .slices import Profile, SliceModel
 
 if TYPE_CHECKING:
-    import torch
-    from monai import data
     from torch import Tensor
 
-    from .intensities import IntensityRange, Modality, Normalization
-else:
-    data, torch = Later("monai.data"), Later("torch")
+    from .grid import Grid
+    from .intensities import IntensityRange, Modality, Normalization, Voxels
 
 Source = Literal["option", "protocol", "corrected", "header", "sidecar", "estimated", "assumed"]
 """Who says a fact: the user, a table of protocols, the header corrected by what is known of its protocol, the header, a
 JSON file beside it, an estimate from voxels or grid, or an assumption."""
+
+FACTS = ("axis", "slice_spacing", "slice_thickness", "modality")
 
 MIN_SLICES = 3
 """Below this there is no through-plane structure to go by."""
@@ -45,7 +44,7 @@ def acquisition_meta(
     slice_positions: np.ndarray | None = None,
     padding_value: float | None = None,
     protocol: Mapping[str, str] | None = None,
-    nan_voxels: Tensor | None = None,
+    nan_voxels: np.ndarray | None = None,
     has_orientation: bool = True,
     has_one_range: bool = False,
     source: Source = "header",
@@ -85,27 +84,27 @@ def protocol_in(meta: Mapping[str, Any]) -> tuple[Protocol, float | None]:
     return Protocol(**meta.get("protocol", {})), None if thickness is None else float(np.median(thickness))
 
 
-def stored_dtype_of(image: Tensor) -> np.dtype:
+def stored_dtype_of(image: Tensor | ArrayImage) -> np.dtype:
     """The voxel type of the file that an image was read from; float32 without a file."""
     return np.dtype(_meta_of(image).get("stored_dtype", "float32"))
 
 
-def padding_value_of(image: Tensor) -> float | None:
+def padding_value_of(image: Tensor | ArrayImage) -> float | None:
     """The value of voxels that a CT did not scan, as the header gives it."""
     return _meta_of(image).get("padding_value")
 
 
-def has_orientation(image: Tensor) -> bool:
+def has_orientation(image: Tensor | ArrayImage) -> bool:
     """Whether the file of an image holds an orientation."""
     return bool(_meta_of(image).get("has_orientation", True))
 
 
-def slice_axis_of(image: Tensor) -> int | None:
+def slice_axis_of(image: Tensor | ArrayImage) -> int | None:
     """The axis along which an image was acquired in slices, as its reader said; None if it did not."""
     return _meta_of(image).get("slice_axis")
 
 
-def path_of(image: Tensor) -> str:
+def path_of(image: Tensor | ArrayImage) -> str:
     """The file that an image was read from; empty without a file."""
     return str(_meta_of(image).get("filename_or_obj") or "")
 
@@ -115,7 +114,7 @@ class Acquired:
     """A volume as acquired, made by :meth:`of`. Slices are counted in the order of the voxels.
 
     Attributes:
-        image: (C, X, Y, Z) as it was read, in the file's units.
+        source: (C, X, Y, Z) as it was read, in the file's units.
         grid: its shape and affine.
         axis: through-plane axis.
         positions: (m,) centers of the slices along ``axis``, mm around the middle of the grid, increasing.
@@ -133,7 +132,7 @@ class Acquired:
         noise: standard deviation of the noise that was measured and removed, in the file's units; None where none was.
     """
 
-    image: Tensor
+    source: Tensor | ArrayImage
     grid: Grid
     axis: int
     positions: np.ndarray
@@ -142,7 +141,7 @@ class Acquired:
     slice_thickness: np.ndarray
     modality: Modality
     padding: tuple[float | None, ...]
-    missing: Tensor | None
+    missing: np.ndarray | None
     stored_dtype: np.dtype
     has_orientation: bool
     path: str
@@ -153,7 +152,7 @@ class Acquired:
     @classmethod
     def of(
         cls,
-        image: Tensor,
+        image: Tensor | ArrayImage,
         *,
         slice_thickness: float | np.ndarray | None = None,
         profile: Profile | None = None,
@@ -176,39 +175,43 @@ class Acquired:
             UsageError: an axis or a slice thickness that cannot be.
         """
         meta, grid = _meta_of(image), grid_of(image)
-        voxels = voxels_of(image)
+        voxels, missing = as_array(image), meta.get("nan_voxels")
         uneven = uneven_positions_of(image)
         header_axis = meta.get("slice_axis", None if uneven is None else 2)
-        axis, axis_source = decide_axis(
-            grid, given=axis, header=header_axis, uneven=uneven is not None, refined=refined
-        )
+        even = uneven is None
+        axis, axis_source = decide_axis(grid, given=axis, header=header_axis, uneven=not even, refined=refined)
         spacing = slice_spacing(grid.spacing[axis], uneven)
         known = _known_of(meta, protocols) if axis == meta.get("slice_axis", axis) else None
         thickness, thickness_source = _thickness_of(meta, slice_thickness, axis=axis, spacing=spacing, known=known)
         said: tuple[Profile, Source] | None = (known.profile, known.source) if known else None
         modality, modality_source = _modality_of(meta, modality, voxels)
         return cls(
-            image=image,
+            source=image,
             grid=grid,
             axis=axis,
             positions=grid.positions(axis) if uneven is None else uneven,
-            is_even=uneven is None,
+            is_even=even,
             slice_spacing=spacing,
             slice_thickness=thickness,
             modality=modality,
             padding=tuple(padding_of(channel, modality, padding_value_of(image)) for channel in voxels),
-            missing=meta.get("nan_voxels"),
+            missing=None if missing is None else as_array(missing),
             stored_dtype=stored_dtype_of(image),
             has_orientation=has_orientation(image),
             path=path_of(image),
-            sources={
-                "axis": axis_source,
-                "slice_spacing": "header",
-                "slice_thickness": thickness_source,
-                "modality": modality_source,
-            },
+            sources=dict(zip(FACTS, (axis_source, "header", thickness_source, modality_source), strict=True)),
             said_profile=(profile, "option") if profile else said,
         )
+
+    @cached_property
+    def image(self) -> Tensor:
+        """``source`` as torch and MONAI compute with it."""
+        return self.source.to_tensor() if isinstance(self.source, ArrayImage) else self.source
+
+    @property
+    def array(self) -> np.ndarray:
+        """(C, X, Y, Z) float32, for what is decided without torch."""
+        return as_array(self.source).astype(np.float32, copy=False)
 
     @property
     def voxels(self) -> Tensor:
@@ -236,7 +239,7 @@ class Acquired:
         if self.said_profile is not None:
             return self.said_profile
         estimate = estimate_profile(
-            self.normalized(0).slices,
+            self.normalized(0).array,
             in_plane=[self.grid.spacing[a] for a in self._canonical[0][:2]],
             positions=self.canonical_positions,
             slice_thickness=self._thickness,
@@ -296,39 +299,38 @@ class Acquired:
         far = (model.distances > reach).all(axis=1)
         return np.flatnonzero(far[::-1] if 2 in self._canonical[1] else far)
 
-    def outside(self, voxels: Tensor, channel: int) -> Tensor | None:
+    def outside(self, voxels: Voxels, channel: int) -> Voxels | None:
         """Mask of the voxels that a CT did not scan, for a part of a channel or of its result; None if it is empty."""
         padding = self.padding[channel]
-        mask = None if padding is None else voxels.eq(padding)
+        mask = None if padding is None else voxels == padding
         return mask if mask is not None and bool(mask.any()) else None
 
     def normalization(self, usual: Normalization) -> Normalization | IntensityRange:
         """How each channel is normalized: volumes of one series by the range of all, others by their own."""
-        is_one = _meta_of(self.image).get("has_one_range", False)
-        return intensity_range(self.voxels.float(), self.modality, usual) if is_one else usual
+        is_one = _meta_of(self.source).get("has_one_range", False)
+        return intensity_range(self.array, self.modality, usual) if is_one else usual
 
     def normalized(self, channel: int, by: Normalization | IntensityRange = USUAL) -> NormalizedSlices:
         """One channel as a network wants it, by its own range or a given one; ImageError without contrast."""
-        lr = self.oriented(self.voxels[channel].float())
-        known = lr if self.missing is None else chosen_voxels(lr, ~self.oriented(self.missing[channel]))
+        lr = self.oriented(self.array[channel])
+        known = lr if self.missing is None else lr[~self.oriented(self.missing[channel])]
         intensities = intensity_range(known, self.modality, by)
         outside = self.outside(lr, channel)
         if outside is not None:
-            lr = torch.where(outside, CT_AIR, lr)
-        return NormalizedSlices(intensities.normalize(lr), intensities, outside, self.padding[channel] or 0.0)
+            lr = np.where(outside, np.float32(CT_AIR), lr)
+        device = getattr(self.source, "device", "cpu")
+        return NormalizedSlices(intensities.normalize(lr), intensities, outside, self.padding[channel] or 0.0, device)
 
     @cached_property
     def _canonical(self) -> tuple[list[int], list[int]]:
         return self.grid.canonical_order(self.axis)
 
-    def oriented(self, voxels: Tensor) -> Tensor:
+    def oriented(self, voxels: Voxels) -> Voxels:
         """(X, Y, Z) of the file in canonical order, through-plane axis last; see :meth:`Grid.canonical_order`."""
         order, flips = self._canonical
+        if isinstance(voxels, np.ndarray):
+            return np.ascontiguousarray(np.flip(voxels.transpose(order), tuple(flips)))
         return voxels.permute(order).flip(flips).contiguous()
-
-    def put(self, block: Tensor, target: Tensor, place: tuple[slice, slice]) -> None:
-        """Write canonical rows and columns (x, y, Z') to where they belong in a result (X', Y', Z') of the file."""
-        self.grid.put(block, target, place, through_plane=self.axis)
 
     @property
     def _thickness(self) -> np.ndarray:
@@ -336,11 +338,11 @@ class Acquired:
         return np.flip(self.slice_thickness) if 2 in self._canonical[1] else self.slice_thickness
 
 
-def _meta_of(image: Tensor) -> Mapping[str, Any]:
-    return image.meta if isinstance(image, data.MetaTensor) else {}
+def _meta_of(image: Tensor | ArrayImage) -> Mapping[str, Any]:
+    return getattr(image, "meta", {})  # a tensor may have none
 
 
-def uneven_positions_of(image: Tensor) -> np.ndarray | None:
+def uneven_positions_of(image: Tensor | ArrayImage) -> np.ndarray | None:
     """Slice centers of an uneven series along the last axis, whose affine has the mean spacing; None if even."""
     if (positions := _meta_of(image).get("slice_positions")) is None:
         return None
@@ -382,7 +384,7 @@ def _thickness_of(
     return thickness, source
 
 
-def _modality_of(meta: Mapping[str, Any], given: Modality | None, voxels: Tensor) -> tuple[Modality, Source]:
+def _modality_of(meta: Mapping[str, Any], given: Modality | None, voxels: np.ndarray) -> tuple[Modality, Source]:
     """The modality: given, from the header or sidecar, or estimated from the values of all channels."""
     said: Modality | None = meta.get("modality")
     if given and said and given != said:

@@ -23,40 +23,21 @@ from .acquired import Acquired
 from .engine import Engine, Progress
 from .engine.selection import as_engine, make_engine
 from .errors import BundleError, UsageError, warn
-from .grid import Grid
-from .inference import (
-    Settings,
-    SuperResolutionInferer,
-    VolumeOptions,
-    acquire,
-    prepare,
-    refuse_unknown,
-    super_resolve_acquired,
-)
+from .inference import SuperResolutionInferer, super_resolve_acquired
 from .io import shelf
 from .io.adapters import as_volume
 from .io.shelf import NAMES as NAMES
 from .io.shelf import SPLINE, bundle_path
+from .io.shelf import read_calibration as read_calibration
 from .io.shelf import shipped_bundles as shipped_bundles
 from .options import Wanted
-from .slices import SliceModel
-from .trust.ranges import check_ranges
+from .trust.preparation import Settings, Trained, VolumeOptions, acquire, refuse_unknown
 
 _DOS_FOLDER = 0x10
 
 
-class Model:
-    """A bundle ready to run: ``model(image) -> image``.
-
-    Attributes:
-        name: of the bundle, see :func:`monai_sr.io.shelf.name_of`; or "none".
-        version: from its metadata.
-        engine: of its network, or the consistent spline.
-        weights_sha256: of the file of weights; empty without a network.
-        revision: commit of a snapshot of the Hugging Face hub; empty for other folders.
-        calibration: see :func:`read_calibration`.
-        defaults: the settings in its ``inference.json``.
-    """
+class Model(Trained):
+    """A bundle ready to run: ``model(image) -> image``. ``engine`` is that of its network, or the consistent spline."""
 
     def __init__(
         self,
@@ -69,10 +50,8 @@ class Model:
         calibration: Mapping[str, Any] | None = None,
         revision: str = "",
     ) -> None:
-        self.name, self.version, self.weights_sha256, self.revision = name, version, weights_sha256, revision
+        super().__init__(name, version, weights_sha256, dict(calibration or {}), defaults or Settings(), revision)
         self.engine = as_engine(network)
-        self.calibration = dict(calibration or {})
-        self.defaults = defaults or Settings()
 
     def __repr__(self) -> str:
         computed = f", {self.engine.name} {self.engine.precision} on {self.device}" if self.network is not None else ""
@@ -123,22 +102,6 @@ class Model:
         sr = self.super_resolve(acquired, wanted, tile_voxels=given.tile_voxels, progress=progress)
         return sr if give_back is None else give_back(sr)
 
-    def check_ranges(self, acquired: Acquired, wanted: Grid, *, strict: bool = False) -> dict[str, str]:
-        """Warn where a volume is unlike the training data, see :func:`monai_sr.trust.ranges.check_ranges`."""
-        return check_ranges(
-            acquired,
-            wanted,
-            self.calibration.get("trained_on", {}),
-            normalization=self.defaults.normalization,
-            strict=strict,
-        )
-
-    def prepare(self, acquired: Acquired, wanted: Wanted) -> SliceModel | None:
-        """What is decided before the network runs, with its warnings; see :func:`monai_sr.inference.prepare`."""
-        grid = acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor)
-        self.check_ranges(acquired, grid, strict=wanted.strict)
-        return prepare(acquired, grid, replace(self.defaults, wanted=wanted))
-
     def super_resolve(
         self,
         acquired: Acquired,
@@ -171,31 +134,6 @@ def bundle_file(root: str, name: str) -> str:
             return str((configs.parent if configs.name == "configs" else configs) / name)
         frame = frame.f_back
     return str(Path(root) / name)
-
-
-def read_calibration(name_or_path: str | Path) -> dict[str, Any]:
-    """The calibration of a bundle: measured by ``monai-sr calibrate``, in ``configs/calibration.json``.
-
-    ``consistency`` holds the ``limit`` on the NRMSE of a slice, ``uncertainty`` the constants of
-    :mod:`monai_sr.trust.uncertainty`, ``trained_on`` the ranges of :mod:`monai_sr.trust.ranges`.
-    The consistent spline uses the consistency of the residual bundle. It is empty for a bundle that was not
-    calibrated.
-
-    Raises:
-        BundleError: there is no such bundle, or its calibration cannot be read.
-    """
-    if str(name_or_path) == SPLINE:
-        return {"consistency": read_calibration("residual").get("consistency", {})}
-    path = bundle_path(name_or_path) / "configs" / "calibration.json"
-    try:
-        calibration = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(calibration, dict):
-            raise ValueError("an object is needed")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", path=path) from error
-    return calibration
 
 
 def load_bundle(

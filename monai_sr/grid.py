@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import nibabel as nib
 import numpy as np
 
 from .errors import ImageError, Later, UsageError
+from .intensities import as_array
 
 if TYPE_CHECKING:
     import torch
@@ -133,8 +134,41 @@ class Grid:
         target[tuple(turned)] = block.flip(flips) if flips else block
 
 
-def grid_of(image: Tensor) -> Grid:
-    """The grid of a ``(C, X, Y, Z)`` MetaTensor.
+@dataclass(frozen=True, eq=False)
+class ArrayImage:
+    """What a MetaTensor holds, without torch: an image that was read and is only to be examined.
+
+    Attributes:
+        voxels: (C, X, Y, Z) float32 in the file's units.
+        affine: (4, 4) float64, voxel index to RAS+ mm.
+        meta: as of :func:`monai_sr.acquired.acquisition_meta`, and ``filename_or_obj``.
+    """
+
+    voxels: np.ndarray
+    affine: np.ndarray
+    meta: dict[str, Any]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.voxels, dtype, copy=copy)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, X, Y, Z)."""
+        return self.voxels.shape
+
+    @property
+    def ndim(self) -> int:
+        """Four."""
+        return self.voxels.ndim
+
+    def to_tensor(self) -> MetaTensor:
+        """The same voxels, not copied, as MONAI and torch compute with them."""
+        meta = self.meta | {"original_affine": torch.from_numpy(self.affine.copy())}
+        return data.MetaTensor(torch.from_numpy(self.voxels), torch.from_numpy(self.affine), meta)
+
+
+def grid_of(image: Tensor | ArrayImage) -> Grid:
+    """The grid of a ``(C, X, Y, Z)`` image.
 
     Raises:
         ImageError: it has no three spatial axes.
@@ -145,9 +179,17 @@ def grid_of(image: Tensor) -> Grid:
             f"a volume (channel, X, Y, Z) is needed, this has shape {tuple(image.shape)}",
             fix="give a three-dimensional volume",
         )
-    affine = image.affine if isinstance(image, data.MetaTensor) else torch.eye(4)
+    affine = getattr(image, "affine", None)  # of a tensor without metadata none
     x, y, z = (int(n) for n in image.shape[1:])
-    return Grid((x, y, z), np.asarray(affine.cpu(), dtype=np.float64))
+    return Grid((x, y, z), np.eye(4) if affine is None else as_array(affine))
+
+
+def with_voxels(image: Tensor | ArrayImage, voxels: np.ndarray) -> Tensor | ArrayImage:
+    """An image of the same kind, device and metadata with other voxels of the same shape."""
+    if isinstance(image, ArrayImage):
+        return replace(image, voxels=voxels)
+    there = torch.from_numpy(voxels).to(image.device)
+    return data.MetaTensor(there, affine=image.affine, meta=image.meta) if isinstance(image, data.MetaTensor) else there
 
 
 def voxels_of(image: Tensor) -> Tensor:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, Unpack
+from collections.abc import Iterator
+from typing import Any, Unpack
 
 import torch
 from monai.data import MetaTensor, decollate_batch
@@ -15,118 +13,19 @@ from torch import Tensor, nn
 from .acquired import Acquired
 from .engine import Engine, Place, Progress
 from .engine.selection import as_engine, make_engine
-from .errors import ImageError, doubt, warn
-from .grid import SAME_SPACING, Grid, on_grid
-from .intensities import (
-    CT_WINDOW,
-    MR_PERCENTILES,
-    Modality,
-    Normalization,
-    check_hounsfield,
-    chosen_voxels,
-    count_labels,
-    possible_values,
-)
+from .errors import warn
+from .grid import on_grid
+from .intensities import possible_values
 from .io.adapters import takes_any_image
 from .networks import levels_for
-from .options import PARAMETERS, Acquisition, RunOptions, Wanted
-from .profiles import read_protocols
-from .slices import Banded, Profile, SliceModel
-from .trust.noise import NOISY, noise_fraction, without_noise
+from .slices import Banded, SliceModel
+from .trust.preparation import NetworkOptions as NetworkOptions
+from .trust.preparation import Settings as Settings
+from .trust.preparation import VolumeOptions as VolumeOptions
+from .trust.preparation import acquire as acquire
+from .trust.preparation import is_beyond
+from .trust.preparation import prepare as prepare
 from .trust.texture import random_texture
-
-
-class VolumeOptions(TypedDict, total=False):
-    """Keyword arguments of :func:`super_resolve` and of a loaded bundle; each may be left out.
-
-    Attributes:
-        spacing: wanted slice spacing, mm. Default: the finer in-plane spacing.
-        factor: output slices per acquired slice instead; need not be an integer.
-        strict: raise an error where a warning would say that the result is not worth having: no finer
-            spacing, a factor beyond the range of training, a CT that is not in HU.
-        texture: add random texture as strong as the noise of the slices, see :mod:`monai_sr.trust.texture`.
-        slice_thickness: FWHM of the slice profile, mm. Default: the value in the metadata, else the slice spacing.
-        profile: "gaussian", "box" or "triangle". Default: that of the header's protocol, else estimated, see
-            :func:`monai_sr.profiles.known_profile` and :func:`monai_sr.profiles.estimate_profile`.
-        axis: through-plane axis. Default: the one of the largest spacing.
-        consistency: "exact": agree with the slices. "noise": with these without the noise measured in them, see
-            :func:`monai_sr.trust.noise.without_noise`. "auto": "noise" where the noise is at least
-            :data:`monai_sr.trust.noise.NOISY`.
-        modality: "CT" or "MR". Default: the value in the metadata, else estimated from the voxels; then a
-            mask or segmentation is refused.
-        tile_voxels: output voxels computed at once; the result does not depend on it. Default: see
-            :meth:`monai_sr.engine.Engine.usual_tile`.
-    """
-
-    spacing: float | None
-    factor: float | None
-    strict: bool
-    texture: bool
-    slice_thickness: float | None
-    profile: Profile | None
-    axis: int | None
-    consistency: Literal["exact", "noise", "auto"]
-    modality: Modality | None
-    tile_voxels: int | None
-
-
-class NetworkOptions(VolumeOptions, total=False):
-    """Also how a network was trained, which a bundle knows.
-
-    Attributes:
-        ct_window, mr_percentiles: see :class:`monai_sr.intensities.Normalization`.
-        factor_range: the factors that the network was trained for; beyond them a warning is given.
-    """
-
-    ct_window: Sequence[float]
-    mr_percentiles: Sequence[float]
-    factor_range: Sequence[float] | None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides a result besides its image and its network, see :class:`NetworkOptions`."""
-
-    wanted: Wanted = field(default_factory=Wanted)
-    acquisition: Acquisition = field(default_factory=Acquisition)
-    normalization: Normalization = field(default_factory=Normalization)
-    factor_range: tuple[float, float] | None = None
-    tile_voxels: int | None = None
-
-    @classmethod
-    def of(cls, **options: Unpack[NetworkOptions]) -> Settings:
-        """The settings that options give.
-
-        Raises:
-            TypeError: there is no such option.
-            UsageError: a value that is not accepted, or two that contradict each other.
-        """
-        refuse_unknown(options, NetworkOptions.__optional_keys__)
-        network = NetworkOptions.__optional_keys__ - PARAMETERS.keys()
-        said = RunOptions.from_dict({name: value for name, value in options.items() if name not in network})
-        factors = options.get("factor_range")
-        return cls(
-            wanted=said.wanted,
-            acquisition=said.acquisition,
-            normalization=Normalization(
-                ct_window=_pair(options.get("ct_window", CT_WINDOW)),
-                mr_percentiles=_pair(options.get("mr_percentiles", MR_PERCENTILES)),
-            ),
-            factor_range=None if factors is None else _pair(factors),
-            tile_voxels=options.get("tile_voxels"),
-        )
-
-
-def refuse_unknown(options: Mapping[str, Any], known: frozenset[str]) -> None:
-    """Raise TypeError for an option that is not among the known ones."""
-    unknown = sorted(options.keys() - known)
-    if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}; options are {', '.join(sorted(known))}")
-
-
-def _pair(ends: Sequence[float]) -> tuple[float, float]:
-    low, high = ends
-    return low, high
 
 
 @takes_any_image
@@ -197,7 +96,8 @@ def super_resolve_acquired(
             proposal = proposal if texture is None else proposal + texture[place]
             sr = model.enforce(proposal, scan.slices[place])
             sr = sr if bounds is None else model.hold(sr, scan.slices[place], bounds)
-            acquired.put(scan.in_file_units(sr, place, nearest), result[channel], place)
+            sr = scan.in_file_units(sr, place, nearest)
+            acquired.grid.put(sr, result[channel], place, through_plane=acquired.axis)
         padded += scan.padding_fraction / len(voxels)
     if settings.wanted.texture:
         warn("W-SR-RANDOM", "random texture was added; none of it is anatomy", path=acquired.path or None)
@@ -209,65 +109,9 @@ def super_resolve_acquired(
         sharp.meta["filled_slices"] = filled
     if padded:
         sharp.meta["padding_share"] = padded
-    if _is_beyond(model.factor, settings.factor_range):
+    if is_beyond(model.factor, settings.factor_range):
         sharp.meta["outside_training"] = model.factor
     return sharp
-
-
-def prepare(acquired: Acquired, wanted: Grid, settings: Settings) -> SliceModel | None:
-    """Check a volume before a network runs, with warnings; returns the matrices between the slices.
-
-    ``wanted`` is the grid of the result. Returns None if the acquired slices lie on it already.
-
-    Raises:
-        ImageError: as of :func:`super_resolve`.
-    """
-    strict, trained = settings.wanted.strict, settings.factor_range
-    if acquired.lies_on(wanted):
-        doubt(
-            *("W-SR-NOGAIN", "E-SR-NOGAIN"),
-            f"slices are {acquired.slice_spacing:.4g} mm apart already; no finer spacing was requested",
-            "the image is passed through",
-            strict=strict,
-            path=acquired.path,
-        )
-        return None
-    _check_values(acquired, strict=strict)
-    model = acquired.slice_model(wanted)
-    if trained is not None and _is_beyond(model.factor, trained):
-        doubt(
-            *("W-SR-RANGE", "E-SR-RANGE"),
-            "a factor of {factor:.3g} is requested, the network was trained for {minimum:g} to {maximum:g}",
-            facts={"factor": model.factor, "minimum": trained[0], "maximum": trained[1]},
-            strict=strict,
-            path=acquired.path,
-        )
-    return model
-
-
-def _is_beyond(factor: float, trained: tuple[float, float] | None) -> bool:
-    """Whether the network was not trained for a factor."""
-    minimum, maximum = trained or (0.0, math.inf)
-    return not minimum * (1 - SAME_SPACING) <= factor <= maximum * (1 + SAME_SPACING)
-
-
-def _check_values(acquired: Acquired, *, strict: bool) -> None:
-    """Refuse labels unless the modality is given, and warn of a CT whose values are not plausible HU."""
-    source = acquired.sources["modality"]
-    for channel, voxels in enumerate(acquired.voxels):
-        labels = count_labels(acquired.oriented(voxels.float())) if source == "estimated" else 0
-        if labels:
-            raise ImageError(
-                "E-MOD", f"{labels} different whole numbers in patches: a mask or segmentation, an image is needed"
-            )
-        if acquired.modality != "CT" or source == "estimated":
-            continue
-        outside = acquired.outside(voxels, channel)
-        finding = check_hounsfield(
-            voxels if outside is None or bool(outside.all()) else chosen_voxels(voxels, ~outside)
-        )
-        if finding:
-            doubt("W-CT-HU", "E-CT-HU", finding, "they are used as HU", strict=strict, path=acquired.path)
 
 
 def _part_of(progress: Progress, index: int, count: int) -> Progress:
@@ -290,25 +134,6 @@ def _proposals(
 
 FACTS = ("super_resolved", "slice_profile", "filled_slices", "padding_share", "outside_training")
 """Metadata that :func:`super_resolve` adds to a result."""
-
-
-def acquire(image: Tensor, said: Acquisition) -> Acquired:
-    """A volume as acquired, from its file and the options.
-
-    Raises:
-        ImageError, UsageError: as of :meth:`monai_sr.acquired.Acquired.of` and :func:`read_protocols`.
-    """
-    acquired = Acquired.of(
-        image,
-        slice_thickness=said.slice_thickness,
-        profile=said.profile,
-        axis=said.axis,
-        modality=said.modality,
-        protocols=read_protocols(said.protocols) if said.protocols else (),
-    )
-    if said.consistency == "exact" or (said.consistency == "auto" and noise_fraction(acquired) < NOISY):
-        return acquired
-    return without_noise(acquired)
 
 
 class SuperResolutionInferer(Inferer):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from .errors import ImageError, Later
-from .slices import Bounds
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 else:
     ndimage, torch = Later("scipy.ndimage"), Later("torch")
+
+Voxels = TypeVar("Voxels", "np.ndarray", "Tensor")
 
 Modality = Literal["CT", "MR"]
 
@@ -85,13 +87,29 @@ USUAL = Normalization()
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """The values that a result may have, in the units of its slices.
+
+    Attributes:
+        low, high: of any voxel.
+        overshoot: how far a voxel may be beyond slices around it that are alike.
+        tolerance: what is no violation, and no disagreement.
+    """
+
+    low: float
+    high: float
+    overshoot: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
 class IntensityRange:
     """Linear map from file units to network units: ``low`` becomes 0 and ``high`` 1."""
 
     low: float
     high: float
 
-    def normalize(self, voxels: Tensor) -> Tensor:
+    def normalize(self, voxels: Voxels) -> Voxels:
         """File units to network units, without clipping."""
         return (voxels - self.low) / (self.high - self.low)
 
@@ -132,12 +150,12 @@ def possible_values(
     )
 
 
-def guess_modality(voxels: Tensor) -> Modality:
+def guess_modality(voxels: Tensor | np.ndarray) -> Modality:
     """CT if there are values far below zero, as air in HU; MR otherwise."""
     return "CT" if float(voxels.min()) < CT_BELOW else "MR"
 
 
-def count_labels(voxels: Tensor) -> int:
+def count_labels(voxels: np.ndarray) -> int:
     """Number of labels in a segmentation or mask; 0 for an image.
 
     Labels are few whole numbers in patches: most neighbors are equal. In an image noise prevents that, even
@@ -147,23 +165,23 @@ def count_labels(voxels: Tensor) -> int:
         voxels: (X, Y, Z), slices along the last axis; at most 16 of them are used.
     """
     count = voxels.shape[-1]
-    some = voxels[..., torch.linspace(0, count - 1, min(count, 16)).round().long()]
-    if bool((some != some.round()).any()):
+    some = voxels[..., np.linspace(0, count - 1, min(count, 16)).round().astype(int)]
+    if (some != some.round()).any():
         return 0
-    values, occurrences = torch.unique(some, return_counts=True)
+    values, occurrences = np.unique(some, return_counts=True)
     if len(values) > LABEL_COUNT:
         return 0
     background = values[occurrences.argmax()]
     pairs = equal = 0
     for axis in (0, 1):
-        one, next_ = some.narrow(axis, 0, some.shape[axis] - 1), some.narrow(axis, 1, some.shape[axis] - 1)
+        one, next_ = (np.delete(some, end, axis) for end in (-1, 0))
         inside = (one != background) | (next_ != background)
         pairs += int(inside.sum())
         equal += int((inside & (one == next_)).sum())
     return len(values) if pairs and equal >= LABEL_EQUAL * pairs else 0
 
 
-def check_hounsfield(voxels: Tensor) -> str:
+def check_hounsfield(voxels: np.ndarray) -> str:
     """Why the values of a CT may not be HU, in words; empty if they are plausible.
 
     Args:
@@ -179,7 +197,7 @@ def check_hounsfield(voxels: Tensor) -> str:
     return found if lowest >= HU_FAT else ""
 
 
-def padding_of(voxels: Tensor, modality: Modality, padding_value: float | None = None) -> float | None:
+def padding_of(voxels: np.ndarray, modality: Modality, padding_value: float | None = None) -> float | None:
     """The value of voxels that a CT did not scan; None if all were scanned, and for MR.
 
     Args:
@@ -196,7 +214,7 @@ def padding_of(voxels: Tensor, modality: Modality, padding_value: float | None =
 
 
 def intensity_range(
-    voxels: Tensor, modality: Modality | None = None, normalization: Normalization | IntensityRange = USUAL
+    voxels: Tensor | np.ndarray, modality: Modality | None = None, normalization: Normalization | IntensityRange = USUAL
 ) -> IntensityRange:
     """The range of a volume that becomes 0 to 1.
 
@@ -215,8 +233,7 @@ def intensity_range(
         return normalization
     if (modality or guess_modality(voxels)) == "CT":
         return IntensityRange(*normalization.ct_window)
-    values = torch.as_tensor(voxels).detach().cpu().numpy()
-    low, high = (float(v) for v in np.percentile(values, normalization.mr_percentiles))
+    low, high = (float(v) for v in np.percentile(as_array(voxels), normalization.mr_percentiles))
     # a nearly empty volume (a mask, say) may have both percentiles in the background
     return IntensityRange(low, high) if high > low else IntensityRange(lowest, highest)
 
@@ -226,16 +243,28 @@ class NormalizedSlices:
     """One channel, normalized for a network, and the way back.
 
     Attributes:
-        slices: (X, Y, m) canonical, normalized.
+        array: (X, Y, m) canonical, normalized.
         intensities: their normalization.
-        outside: (X, Y, m) True where a CT did not scan; None if it scanned all.
+        unscanned: (X, Y, m) True where a CT did not scan; None if it scanned all.
         padding: value of these voxels.
+        device: where to compute with them.
     """
 
-    slices: Tensor
+    array: np.ndarray
     intensities: IntensityRange
-    outside: Tensor | None
+    unscanned: np.ndarray | None
     padding: float
+    device: str | torch.device = "cpu"
+
+    @cached_property
+    def slices(self) -> Tensor:
+        """``array`` on the device."""
+        return torch.from_numpy(self.array).to(self.device)
+
+    @cached_property
+    def outside(self) -> Tensor | None:
+        """``unscanned`` on the device."""
+        return None if self.unscanned is None else torch.from_numpy(self.unscanned).to(self.device)
 
     @property
     def padding_fraction(self) -> float:
@@ -248,7 +277,7 @@ class NormalizedSlices:
         return sr if self.outside is None else torch.where(self.outside[place][..., nearest], self.padding, sr)
 
 
-def estimate_noise(lr: Tensor) -> float:
+def estimate_noise(lr: Tensor | np.ndarray) -> float:
     """Standard deviation of the white noise in slices, in their units.
 
     In-plane second differences remove almost all anatomy and keep the noise; the median of their absolute values is
@@ -260,7 +289,7 @@ def estimate_noise(lr: Tensor) -> float:
     Source: Immerkær 1996, "Fast noise variance estimation"; the median as in Donoho 1994, "Ideal spatial adaptation by
     wavelet shrinkage".
     """
-    voxels, halves = lr.cpu().numpy(), []
+    voxels, halves = as_array(lr), []
     limit = np.median(voxels)
     for index in range(voxels.shape[2]):
         finest = voxels[..., index].astype(np.float32)
@@ -271,7 +300,7 @@ def estimate_noise(lr: Tensor) -> float:
     return float(np.median(chosen) / (_MAD_OF_A_GAUSSIAN * 6.0)) if len(chosen) else 0.0
 
 
-def remove_noise(lr: Tensor, sigma: float) -> Tensor:
+def remove_noise(lr: Voxels, sigma: float) -> Voxels:
     """Slices without white noise of a known standard deviation, each by itself and in plane only.
 
     The two finest scales of an undecimated spline wavelet transform are multiplied by the fraction of their local
@@ -284,9 +313,10 @@ def remove_noise(lr: Tensor, sigma: float) -> Tensor:
     Source: Starck 1998, "Image processing and data analysis: the multiscale approach", section 1.4 (a trous, B3
     spline); the factor is that of Wiener for the energy in :data:`NOISE_WINDOW` voxels a side.
     """
-    clean = np.empty(tuple(lr.shape), dtype=np.float32)
-    for index in range(lr.shape[2]):
-        coarse, details = lr[..., index].cpu().numpy().astype(np.float32), np.zeros(lr.shape[:2], np.float32)
+    noisy = as_array(lr)
+    clean = np.empty(noisy.shape, dtype=np.float32)
+    for index in range(noisy.shape[2]):
+        coarse, details = noisy[..., index].astype(np.float32), np.zeros(noisy.shape[:2], np.float32)
         for level, gain in enumerate(NOISE_GAINS):
             kernel = np.zeros(4 * 2**level + 1)
             kernel[:: 2**level] = _SPLINE
@@ -298,12 +328,15 @@ def remove_noise(lr: Tensor, sigma: float) -> Tensor:
             details += detail * np.maximum(energy - noise, 0) / np.maximum(energy, max(noise, 1e-30))
             coarse = smooth
         clean[..., index] = coarse + details
-    return torch.from_numpy(clean).to(lr)
+    return clean if isinstance(lr, np.ndarray) else torch.from_numpy(clean).to(lr)
 
 
-def chosen_voxels(voxels: Tensor, mask: Tensor) -> Tensor:
-    """The voxels of a mask; by numpy, because torch needs 32 bytes for each of them."""
-    return torch.from_numpy(voxels.cpu().numpy()[mask.cpu().numpy()])
+def as_array(tensor: Any) -> np.ndarray:
+    """A tensor on any device, or what numpy takes as an array, as an array; not copied if it need not be."""
+    if not hasattr(tensor, "detach"):
+        return np.asarray(tensor)
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def data_range(hr: np.ndarray) -> float:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from .errors import UsageError
-from .slices import PROFILES, Profile, apply_along, profile_matrix
+from .intensities import as_array
+from .slices import PROFILES, Profile, profile_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,7 +173,7 @@ def known_profile(
 
 
 def estimate_profile(
-    lr: Tensor, *, in_plane: Sequence[float], positions: np.ndarray, slice_thickness: float | np.ndarray
+    lr: Tensor | np.ndarray, *, in_plane: Sequence[float], positions: np.ndarray, slice_thickness: float | np.ndarray
 ) -> Profile | None:
     """ "box" if slices are sharper than a Gaussian profile of their thickness permits.
 
@@ -206,7 +207,7 @@ def threshold(in_plane: Sequence[float], positions: np.ndarray) -> float:
 
 
 def profile_score(
-    lr: Tensor, *, in_plane: Sequence[float], positions: np.ndarray, slice_thickness: float | np.ndarray
+    lr: Tensor | np.ndarray, *, in_plane: Sequence[float], positions: np.ndarray, slice_thickness: float | np.ndarray
 ) -> float | None:
     """The score of :func:`estimate_profile`; None if the evidence is insufficient."""
     steps, thickness = np.diff(positions), np.unique(slice_thickness)
@@ -216,10 +217,10 @@ def profile_score(
     thinnest, thickest = THICKNESS_RANGE
     if not thinnest <= width / step <= thickest:
         return None
-    lr = lr.float().clamp(*_INTENSITIES)
+    voxels = np.clip(as_array(lr).astype(np.float32, copy=False), *_INTENSITIES)
     scores = [
         _sharpness(lines, 2, lag=1) - _sharpness(_blurred(lines, spacing, step, width, profile), 0, lag=2)
-        for lines, spacing in _lines_along(lr, in_plane)
+        for lines, spacing in _lines_along(voxels, in_plane)
         for profile in ("gaussian", "box")
         if lines.shape[0] * spacing > 6 * step + 2 * width
     ]
@@ -227,25 +228,25 @@ def profile_score(
     return score if np.isfinite(score) else None
 
 
-def _lines_along(lr: Tensor, in_plane: Sequence[float]) -> list[tuple[Tensor, float]]:
+def _lines_along(lr: np.ndarray, in_plane: Sequence[float]) -> list[tuple[np.ndarray, float]]:
     """The volume with each in-plane axis first; at most a certain number of lines along it."""
-    turned = [(lr, in_plane[0]), (lr.transpose(0, 1), in_plane[1])]
-    return [(lines[:, :: max(1, lines.numel() // _LINES)], spacing) for lines, spacing in turned]
+    turned = [(lr, in_plane[0]), (lr.swapaxes(0, 1), in_plane[1])]
+    return [(lines[:, :: max(1, lines.size // _LINES)], spacing) for lines, spacing in turned]
 
 
-def _blurred(lines: Tensor, spacing: float, step: float, width: float, profile: Profile) -> Tensor:
+def _blurred(lines: np.ndarray, spacing: float, step: float, width: float, profile: Profile) -> np.ndarray:
     """Lines along the first axis, blurred by a profile and sampled every half slice step."""
     places = np.arange(lines.shape[0]) * spacing
     margin = 0.8 * max(step, width)
     centers = np.arange(margin, places[-1] - margin, step / 2)
-    return apply_along(profile_matrix(places, centers, slice_thickness=width, profile=profile), lines, 0)
+    weights = profile_weights(places, centers, slice_thickness=width, profile=profile)
+    return np.tensordot(weights.astype(np.float32), lines, 1)
 
 
-def _sharpness(voxels: Tensor, axis: int, *, lag: int) -> float:
+def _sharpness(voxels: np.ndarray, axis: int, *, lag: int) -> float:
     """``log E(1)/E(2) − ¾ log E(2)/E(3)``, with a slice step of ``lag`` voxels; NaN for a constant volume."""
-    n = voxels.shape[axis]
-    squares = [(voxels.narrow(axis, k, n - k) - voxels.narrow(axis, 0, n - k)) ** 2 for k in (lag, 2 * lag, 3 * lag)]
-    means = [float(square.mean()) for square in squares]
+    along = np.moveaxis(voxels, axis, 0)
+    means = [float(np.mean((along[k:] - along[:-k]) ** 2, dtype=np.float64)) for k in (lag, 2 * lag, 3 * lag)]
     if not min(means) > 0:
         return math.nan
     one, two, three = map(math.log, means)

@@ -28,8 +28,11 @@ from .errors import Later
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import ArrayLike
     from scipy import interpolate, special
     from torch import Tensor
+
+    from .intensities import Bounds
 else:
     interpolate, special, torch = Later("scipy.interpolate"), Later("scipy.special"), Later("torch")
 
@@ -95,6 +98,13 @@ def profile_matrix(
 
     Source: Greenspan 2009, "Super-resolution in medical imaging", section 2.
     """
+    return torch.from_numpy(profile_weights(thin, thick, slice_thickness=slice_thickness, profile=profile))
+
+
+def profile_weights(
+    thin: ArrayLike, thick: ArrayLike, *, slice_thickness: float | np.ndarray | Tensor, profile: Profile = "gaussian"
+) -> np.ndarray:
+    """:func:`profile_matrix` without torch."""
     thin, thick = _positions(thin, "thin"), _positions(thick, "thick")
     thickness = np.asarray(slice_thickness, dtype=np.float64)
     if not (thickness > 0).all():
@@ -110,9 +120,8 @@ def profile_matrix(
             f"at {thin[0]:.4g}..{thin[-1]:.4g} mm"
         )
     distance = borders[None, :] - thick[:, None]
-    below = _cumulative(distance, width, profile)
-    ends = np.zeros((len(thick), 1)), np.ones((len(thick), 1))
-    return torch.from_numpy(np.diff(np.hstack([ends[0], below, ends[1]]), axis=1))
+    below = np.pad(_cumulative(distance, width, profile), ((0, 0), (1, 1)), constant_values=((0, 0), (0, 1)))
+    return np.diff(below, axis=1)
 
 
 def _cumulative(distance: np.ndarray, width: np.ndarray, profile: Profile) -> np.ndarray:
@@ -238,38 +247,18 @@ def enforce_consistency(sr: Tensor, lr: Tensor, acquisition: Tensor, spline: Ten
     return sr + (lr - sr @ acquisition.mT) @ spline.mT
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """The values that a result may have, in the units of its slices.
-
-    Attributes:
-        low, high: of any voxel.
-        overshoot: how far a voxel may be beyond slices around it that are alike.
-        tolerance: what is no violation, and no disagreement.
-    """
-
-    low: float
-    high: float
-    overshoot: float
-    tolerance: float
-
-
 @dataclass(frozen=True, eq=False)
 class SliceModel:
     """How one set of thick slices sees one set of thin ones: positions, A, U and B together.
 
     Attributes:
         thick, thin: (m,) and (n,) increasing centers of the slices on one line, mm.
-        acquisition: A, (m, n) thin to thick.
-        interpolation: U, (n, m) cubic spline, thick to thin.
-        spline: B, (n, m) consistent spline, thick to thin.
+        weights: A as an array.
     """
 
     thick: np.ndarray
     thin: np.ndarray
-    acquisition: Tensor
-    interpolation: Tensor
-    spline: Tensor
+    weights: np.ndarray
 
     @classmethod
     def between(
@@ -280,11 +269,24 @@ class SliceModel:
         slice_thickness: float | np.ndarray | Tensor,
         profile: Profile = "gaussian",
     ) -> SliceModel:
-        """Build the matrices for slice positions in mm; see :func:`profile_matrix`."""
+        """The model for slice positions in mm; see :func:`profile_matrix`."""
         thick, thin = _positions(thick, "thick"), _positions(thin, "thin")
-        acquisition = profile_matrix(thin, thick, slice_thickness=slice_thickness, profile=profile)
-        interpolation = interpolation_matrix(thick, thin)
-        return cls(thick, thin, acquisition, interpolation, consistent_spline_matrix(acquisition, interpolation))
+        return cls(thick, thin, profile_weights(thin, thick, slice_thickness=slice_thickness, profile=profile))
+
+    @cached_property
+    def acquisition(self) -> Tensor:
+        """A, (m, n) thin to thick."""
+        return torch.from_numpy(self.weights)
+
+    @cached_property
+    def interpolation(self) -> Tensor:
+        """U, (n, m) cubic spline, thick to thin."""
+        return interpolation_matrix(self.thick, self.thin)
+
+    @cached_property
+    def spline(self) -> Tensor:
+        """B, (n, m) consistent spline, thick to thin."""
+        return consistent_spline_matrix(self.acquisition, self.interpolation)
 
     @property
     def step(self) -> float:
@@ -390,7 +392,7 @@ class SliceModel:
         return torch.linalg.solve(self.acquisition @ self.acquisition.T + RIDGE * identity, self.acquisition).T
 
 
-def _positions(values: np.ndarray | Tensor, name: str) -> np.ndarray:
+def _positions(values: ArrayLike, name: str) -> np.ndarray:
     """Check a line of slice positions."""
     positions = np.atleast_1d(np.asarray(values, dtype=np.float64))
     if positions.ndim != 1 or not np.isfinite(positions).all() or (np.diff(positions) <= 0).any():

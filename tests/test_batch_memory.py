@@ -19,7 +19,7 @@ from runs import run
 from small_networks import lively
 
 from monai_sr.acquired import Acquired
-from monai_sr.batch import case, find_cases, forecast_cases, forecast_table, super_resolve_within
+from monai_sr.batch import find_cases, forecast_cases, forecast_table, reading, super_resolve_within
 from monai_sr.batch import forecast as forecast_module
 from monai_sr.batch import run as run_module
 from monai_sr.batch.forecast import peak_bytes
@@ -242,10 +242,10 @@ def test_after_the_smallest_tile_the_volume_fails_for_memory():
 
 
 def test_memory_that_runs_out_while_reading_is_no_fault_of_ours(volume, tmp_path, monkeypatch):
-    def full(path, **_):
+    def full(path, *_):
         raise MemoryError
 
-    monkeypatch.setattr(case, "read_image", full)
+    monkeypatch.setattr(reading, "read_array", full)
     (outcome,) = run(volume, tmp_path / "out").values()
     assert (outcome.code, outcome.exit_code) == ("E-MEM", 8)
 
@@ -376,7 +376,7 @@ def test_the_plan_of_a_series_has_the_grid_of_its_result_along_the_stack(tmp_pat
     (planned,) = find_cases(options)
     plan = plan_case(planned, options)
     with collect_notices():
-        acquired = Acquired.of(case.read_case(planned, options))
+        acquired = Acquired.of(reading.read_case(planned, options))
     wanted = acquired.wanted_grid(factor=2)
     assert plan.after.shape == wanted.shape == (26, 22, 2 * len(offsets))
     np.testing.assert_allclose(plan.after.affine, wanted.affine, atol=1e-6)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dicom_phantoms
 import numpy as np
 import phantoms
 import pytest
@@ -49,7 +50,7 @@ def test_a_run_starts_without_what_monai_has_for_training(tmp_path):
     assert done.stdout.split()[-3:] == ["True", "False", "False"]
 
 
-# ------------------------------------------------------------- refusals need no torch
+# ------------------------------------------------------------- what needs no torch
 
 
 def test_a_later_package_is_imported_when_it_is_used_and_then_is_the_package(monkeypatch):
@@ -105,6 +106,24 @@ def test_refusals_come_without_torch_and_monai(tmp_path):
         tuple(one): [code, []] for code, group in expected.items() for one in group
     }
     assert not Path(new).exists()
+
+
+def test_good_volumes_are_checked_without_torch_and_monai(tmp_path):
+    """Also with the profile estimated, the noise removed and the values compared with HU."""
+    image = phantoms.body((48, 40, 14), (1.0, 1.0, 3.0))
+    for name in ("thick.nii.gz", "thick.nrrd", "thick.mha"):
+        write_image(image, tmp_path / name, dtype=np.int16)
+    (tmp_path / "thick.json").write_text('{"Modality": "CT"}')
+    dicom_phantoms.write(tmp_path / "series", dicom_phantoms.slices(dicom_phantoms.Stack(np.arange(8) * 4.0)))
+    words = [["check", str(tmp_path / name)] for name in ("thick.nii.gz", "thick.nrrd", "thick.mha", "series")]
+    words += [[*words[1], "--consistency", "noise"], ["check", str(tmp_path), "--json"]]
+    done = subprocess.run(
+        [sys.executable, "-c", ANSWERS, json.dumps(words)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.count("slice profile   gaussian, estimated") == 4 and "CT, sidecar" in done.stdout
+    assert "noise           0.2471, estimated" in done.stdout
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[[") or line.startswith("[0")]
+    assert found == [[0, []]] * len(words)
 
 
 def test_a_refusal_by_the_header_reads_as_that_of_a_run(tmp_path, call):

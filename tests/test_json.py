@@ -15,6 +15,7 @@ from catalogue import fault
 from runs import scan
 
 import monai_sr.cli
+from monai_sr import batch
 from monai_sr.batch import find_cases, forecast
 from monai_sr.bundles import load_bundle
 from monai_sr.cli.main import main
@@ -133,7 +134,7 @@ def test_time_is_foreseen_by_an_offset_and_a_slope(thick, tmp_path, monkeypatch)
     voxels = 24 * 20 * 48
 
     def timed(case, options, model, **_):
-        size = np.prod(forecast.read_case(case, options).shape) * 4
+        size = np.prod(batch.read_case(case, options).shape) * 4
         return type("outcome", (), {"seconds": 0.5 + 2e-6 * size})
 
     monkeypatch.setattr(forecast, "process", timed)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy import integrate, ndimage, stats
 
+from monai_sr.intensities import Bounds
 from monai_sr.slices import (
     BLOCK_VOXELS,
     PROFILES,
     RIDGE,
     Banded,
-    Bounds,
     SliceModel,
     apply_along,
     blocks,

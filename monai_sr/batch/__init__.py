@@ -6,13 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .case import Result, assess, process, read_case, super_resolve_case
+    from .case import Result, assess, process, super_resolve_case
     from .cases import Case, check_names, check_target, find_cases, list_cases
     from .companions import map_path, mask_path, masks_beside, write_map, write_masks
-    from .forecast import Forecast, examine_case, forecast_cases, forecast_table
+    from .examine import Forecast, examine_case
+    from .forecast import forecast_cases, forecast_table
     from .log import CLAIMED, Outcome, RunLog, explain, summary
     from .model import load_model, super_resolve_within
     from .pages import CasePage, report_path, write_index
+    from .reading import read_case
     from .record import check_record, describe_result, made_by, resolve_options, sha256_of, write_record
     from .run import exit_code, exit_code_of, open_log, run_cases
 
@@ -20,7 +22,7 @@ _HOME = {
     "CLAIMED": "log",
     "Case": "cases",
     "CasePage": "pages",
-    "Forecast": "forecast",
+    "Forecast": "examine",
     "Outcome": "log",
     "Result": "case",
     "RunLog": "log",
@@ -29,7 +31,7 @@ _HOME = {
     "check_record": "record",
     "check_target": "cases",
     "describe_result": "record",
-    "examine_case": "forecast",
+    "examine_case": "examine",
     "exit_code": "run",
     "exit_code_of": "run",
     "explain": "log",
@@ -44,7 +46,7 @@ _HOME = {
     "masks_beside": "companions",
     "open_log": "run",
     "process": "case",
-    "read_case": "case",
+    "read_case": "reading",
     "report_path": "pages",
     "resolve_options": "record",
     "run_cases": "run",

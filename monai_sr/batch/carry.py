@@ -249,7 +249,7 @@ def _one_series(source: Path) -> Volume:
 def _read(volume: Volume, number: int | str | None) -> MetaTensor:
     """A volume; of several in one file one."""
     if volume.series is not None:
-        return read_dicom(volume.series, path=volume.path)
+        return read_dicom(volume.series, path=volume.path).to_tensor()
     is_dicom = is_dicom_source(volume.path)
     return read_image(volume.path, volume=None if is_dicom else number, own_results=True)  # type: ignore[arg-type]
 

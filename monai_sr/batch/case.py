@@ -13,27 +13,24 @@ from typing import Any
 
 from monai.data import MetaTensor
 
-from ..acquired import Acquired, acquisition_meta, protocol_in
-from ..bids import BidsImage, derivative_sidecar
+from ..acquired import Acquired
+from ..bids import derivative_sidecar
 from ..bundles import Model
-from ..dicom import TOGETHER, MadeBy, protocol_of, write_derived_series
+from ..dicom import MadeBy, write_derived_series
 from ..dicom.structures import Structures
 from ..engine import Progress
 from ..errors import (
     ImageError,
     OutputError,
     SuperResolutionWarning,
-    collect_notices,
     write_error,
 )
 from ..files import temporary_beside
 from ..grid import grid_of
 from ..inference import acquire
-from ..io.images import image_suffix, read_dicom, read_header, read_image, refuse_file_options, write_image
-from ..io.sidecar import protocol_in_json
+from ..io.images import image_suffix, read_image, write_image
 from ..labels import carry_labels
-from ..options import Acquisition, RunOptions
-from ..profiles import known_profile, read_protocols
+from ..options import RunOptions
 from ..trust.alignment import turned_to
 from ..trust.artifacts import check_artifacts, measure_artifacts
 from ..trust.consistency import Consistency, check_result
@@ -55,6 +52,7 @@ from .companions import (
 from .log import ALREADY_DONE, Outcome
 from .model import super_resolve_within
 from .pages import CasePage
+from .reading import decided_acquisition, input_sha256, maps_wanted, read_case
 from .record import (
     describe_result,
     essentials,
@@ -62,7 +60,6 @@ from .record import (
     made_by,
     record_beside,
     resolve_options,
-    sha256_of,
     stamps,
     write_record,
 )
@@ -240,7 +237,7 @@ def _process(
             if not case.is_derived_dicom:  # such a series is made again: what we made is never read
                 _show_done(case, options, model, page)
                 return Outcome(case.name, "skipped", skipped=ALREADY_DONE)
-        page.image = image = read_case(case, options, progress=_part(progress, 0, READING))
+        page.image = image = read_case(case, options, progress=_part(progress, 0, READING)).to_tensor()
         if stamps(case.files) != before:
             raise ImageError("E-IO-CHANGED", "it changed while it was read")
         start = READING if case.series is not None else 0
@@ -268,79 +265,9 @@ def _process(
     return Outcome(case.name, "done", change=result.change, facts=facts, beside=tuple(str(p) for p in there if p))
 
 
-def read_case(case: Case, options: RunOptions, *, progress: Progress | None = None) -> MetaTensor:
-    """The volume of a case; ``progress`` is called with the fraction of a DICOM series that is read.
-
-    Raises:
-        ImageError: it cannot be read, or is no volume that can be processed.
-        UsageError: options for image files were given for a DICOM series.
-    """
-    reading = options.reading
-    if case.series is not None:
-        volume = None if reading.volume in TOGETHER else reading.volume
-        refuse_file_options(volume=volume, geometry=reading.geometry)
-        return read_dicom(case.series, path=case.source, fill_gaps=reading.fill_gaps, progress=progress)
-    image = read_image(case.source, volume=reading.volume, nan=reading.nan, geometry=reading.geometry)
-    if case.bids is not None:
-        image.meta |= _bids_meta(case.bids, with_protocol=options.acquisition.protocols is not None)
-    return image
-
-
-def decided_acquisition(case: Case, options: RunOptions) -> Acquisition:
-    """How the volume of a case was acquired, by the options, the JSON of a BIDS dataset and the table of protocols."""
-    said = options.acquisition
-    by_metadata = said if case.bids is None else said.or_else(Acquisition(slice_thickness=case.bids.slice_thickness))
-    if not said.protocols:
-        return by_metadata
-    if case.bids is not None:
-        meta = _bids_meta(case.bids, with_protocol=True)
-    elif case.series is None:
-        with collect_notices():  # they are given when the image is read
-            meta = read_header(case.source, geometry=options.reading.geometry).meta
-    else:
-        protocol = protocol_of(case.series)
-        meta = acquisition_meta(slice_thickness=case.series.slice_thickness, protocol=protocol)
-    stated, typical = protocol_in(meta)
-    known = known_profile(stated, thickness=typical, table=read_protocols(said.protocols))
-    if known is None or known.source != "protocol" or typical is None:
-        return by_metadata
-    return said.or_else(Acquisition(slice_thickness=round(known.ratio * typical, 6), profile=known.profile))
-
-
-def _bids_meta(image: BidsImage, *, with_protocol: bool) -> dict[str, Any]:
-    """The metadata of an image of a BIDS dataset, with those that it inherits; its protocol for a table of them."""
-    protocol = protocol_in_json(image.metadata, image.modality) if with_protocol else None
-    return acquisition_meta(
-        modality=image.modality, slice_thickness=image.slice_thickness, protocol=protocol, source="sidecar"
-    )
-
-
-def maps_wanted(options: RunOptions) -> list[str]:
-    """Kinds of the maps asked for."""
-    wanted = {"consistency": options.outputs.consistency_map, "uncertainty": options.outputs.uncertainty}
-    return [kind for kind in MAPS if wanted[kind]]
-
-
 def _part(progress: Progress | None, start: float, length: float) -> Progress | None:
     """Progress of a part of the work as that of all."""
     return None if progress is None else lambda done: progress(start + length * done)
-
-
-def input_sha256(case: Case) -> str:
-    """Hash of the files of a case.
-
-    Raises:
-        ImageError: a file cannot be read, or is a pipe or device (reading it could last forever).
-    """
-    if any(path.exists() and not path.is_file() for path in case.files):
-        raise ImageError("E-IO-TYPE", "not a regular file")
-    try:
-        return sha256_of(case.files)
-    except OSError as error:
-        code = "E-IO-PERM" if isinstance(error, PermissionError) else "E-IO-READ"
-        raise ImageError(
-            code, f"cannot be read ({error.strerror})", fix="check the file and its permissions"
-        ) from error
 
 
 def _write_result(sr: MetaTensor, case: Case, made: MadeBy) -> None:
@@ -394,6 +321,6 @@ def _check_space(case: Case, acquired: Acquired, voxels_out: int) -> None:
 
 def _show_done(case: Case, options: RunOptions, model: Model, page: CasePage) -> None:
     """The page of a case that was done without one, from its files."""
-    image, record = read_case(case, options), record_beside(case.target) or {}
+    image, record = read_case(case, options).to_tensor(), record_beside(case.target) or {}
     sr = read_image(case.target, volume="all" if len(image) > 1 else None)
     page.show_result(acquire(image, options.acquisition), sr, record)

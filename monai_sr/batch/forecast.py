@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,16 +20,17 @@ from monai.data import MetaTensor
 from ..bundles import Model
 from ..engine import Engine
 from ..engine.memory import choose_tile, free_vram, memory_budget, volume_bytes
-from ..errors import SuperResolutionError, SuperResolutionWarning, collect_notices, printable
-from ..inference import acquire
+from ..errors import SuperResolutionError, printable
 from ..io.images import write_image
 from ..options import Acquisition, Reading, RunOptions
 from ..trust.resolution import SAMPLES, measure_resolution
-from .case import decided_acquisition, input_sha256, maps_wanted, process, read_case
+from .case import process
 from .cases import Case
 from .companions import map_path
-from .log import explain
+from .examine import Forecast as Forecast
+from .examine import examine_case
 from .pages import report_path
+from .reading import decided_acquisition, input_sha256, maps_wanted
 from .record import is_done, made_by, resolve_options, sidecar_path
 
 _FIRST = 48
@@ -47,98 +46,6 @@ Measured with the pyramid in int8 from 0.7 to 25 million voxels."""
 _BASE, _BLOCKS, _OF_TILE = 400 * 2**20, 200 * 2**20, 0.45
 """Peak memory of a run, as measured: bytes without a volume, the most that blocks of matrices take, and the fraction of
 what is planned for tiles. A run is planned by the larger :mod:`monai_sr.engine.memory`, so that it is not killed."""
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What would become of a case.
-
-    Attributes:
-        case: which.
-        before, after: its grid and that of the result, in words; empty where it cannot be read.
-        factor: output slices per acquired slice; None where nothing is to be super-resolved.
-        acquired: what is known of the acquisition, see :meth:`monai_sr.acquired.Acquired.record`.
-        voxels: acquired and new ones.
-        error: why it would be refused.
-        is_done: the result is there already, by these options.
-        warnings: that the run would give before the work.
-        outputs: files and folders that would be written.
-        memory: bytes that the process would take at its peak.
-        seconds: that it would take.
-    """
-
-    case: Case
-    before: str = ""
-    after: str = ""
-    factor: float | None = None
-    acquired: dict[str, Any] | None = None
-    voxels: tuple[int, int] = (0, 0)
-    error: SuperResolutionError | None = None
-    is_done: bool = False
-    warnings: tuple[SuperResolutionWarning, ...] = ()
-    outputs: tuple[Path, ...] = ()
-    memory: int = 0
-    seconds: float = 0.0
-
-    @property
-    def verdict(self) -> str:
-        """In words what would be done, or why not."""
-        if self.error is not None:
-            return f"{self.error.code}: {self.error.problem}"
-        if self.is_done:
-            return "done already"
-        return "can be processed" if self.factor else "fine enough already: it would be passed through"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        series = self.case.series
-        known = {} if series is None else {"series": series.label, "uid": series.uid, "modality": series.modality}
-        return {
-            "name": self.case.name,
-            "source": str(self.case.source),
-            **known,
-            "before": self.before,
-            "after": self.after,
-            "factor": self.factor,
-            "acquired": self.acquired,
-            "verdict": self.verdict,
-            "error": self.error and self.error.to_dict(),
-            "warnings": [notice.to_dict() for notice in self.warnings],
-        }
-
-    def costs(self) -> dict[str, Any]:
-        """What it takes and leaves, for JSON."""
-        return {
-            "outputs": [str(path) for path in self.outputs],
-            "memory_mib": round(self.memory / 2**20),
-            "seconds": round(self.seconds, 1),
-        }
-
-
-def examine_case(case: Case, options: RunOptions, model: Model) -> Forecast:
-    """Read a case and decide what is decided before the work."""
-    forecast = Forecast(case)
-    with collect_notices() as notices, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other libraries
-        try:
-            if case.fault is not None:
-                raise case.fault
-            acquired = acquire(read_case(case, options), options.acquisition)
-            before = acquired.grid.in_words(acquired.axis, acquired.slice_spacing)
-            forecast = replace(forecast, before=before)
-            acquired.check_slices()
-            wanted = acquired.wanted_grid(spacing=options.wanted.spacing, factor=options.wanted.factor)
-            slices = model.prepare(acquired, options.wanted)
-            forecast = replace(
-                forecast,
-                after=wanted.in_words(acquired.axis),
-                factor=None if slices is None else round(slices.factor, 4),
-                acquired=acquired.record(),
-                voxels=(acquired.image.numel(), len(acquired.image) * math.prod(wanted.shape)),
-            )
-        except (SuperResolutionError, MemoryError) as error:
-            forecast = replace(forecast, error=explain(error).at(case.source))
-    return replace(forecast, warnings=tuple(notices))
 
 
 def forecast_cases(

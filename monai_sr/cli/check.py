@@ -5,24 +5,17 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import batch
 from ..batch.cases import list_cases
-from ..batch.plan import check_header
+from ..batch.examine import Forecast, examine_case
 from ..batch.record import check_record
 from ..dicom.phases import is_phase
-from ..engine.imports import import_monai_to_run
-from ..errors import Later, collect_notices, give, printable
-from ..io.shelf import SPLINE
+from ..errors import collect_notices, give, printable
+from ..io.shelf import SPLINE, read_calibration
+from ..trust.preparation import Trained
 from .config import run_options
-from .terminal import answer, in_json, say
-
-if TYPE_CHECKING:
-    from .. import bundles
-    from ..batch.forecast import Forecast
-else:
-    bundles = Later("monai_sr.bundles")
+from .terminal import answer, say
 
 NOWHERE = Path("results")
 """Results are named, and none is made."""
@@ -34,13 +27,9 @@ def check(given: argparse.Namespace) -> int:
     made = _check_result(source)
     with collect_notices() as notices:
         cases = list_cases(source, NOWHERE, options)
-    if source.is_file() and len(cases) == 1 and not in_json():
-        check_header(cases[0], options)
-    if given.of_its_own:
-        import_monai_to_run()
-    forecasts, spline = [], bundles.load_bundle(SPLINE)
+    forecasts, spline = [], Trained(SPLINE, calibration=read_calibration(SPLINE))
     for case in cases:
-        forecast = batch.examine_case(case, options, spline)
+        forecast = examine_case(case, options, spline)
         if forecast.error is not None and len(cases) == 1 and not source.is_dir() and case.series is None:
             raise forecast.error
         _show(forecast)
@@ -88,7 +77,8 @@ def _show(forecast: Forecast) -> None:
         say(f"  {forecast.before}{result}")
     for fact, entry in (forecast.acquired or {}).items():
         value = entry["value"]
-        say(f"  {fact.replace('_', ' '):15} {value if isinstance(value, str | int) else _mm(value)}, {entry['source']}")
+        shown = value if isinstance(value, str | int) or fact == "noise" else _mm(value)
+        say(f"  {fact.replace('_', ' '):15} {shown}, {entry['source']}")
     for notice in forecast.warnings:
         say(f"  {notice}")
     say(f"  {forecast.verdict if forecast.error is None else forecast.error}")

@@ -108,7 +108,7 @@ def _read(source: str | Path) -> tuple[MetaTensor, Series | None]:
         return read_image(path), None
     with naming(path):
         series = find_series(path).only()
-        return read_dicom(series, path=path), series
+        return read_dicom(series, path=path).to_tensor(), series
 
 
 def _check_headers(thick: Series, thin: Series, *, register: bool) -> None:

@@ -94,7 +94,7 @@ class Source:
         with naming(self.path):
             if self.series is not None:
                 refuse_file_options(volume=reading.volume, geometry=reading.geometry)
-                image = read_dicom(self.series, path=self.path, fill_gaps=reading.fill_gaps)
+                image = read_dicom(self.series, path=self.path, fill_gaps=reading.fill_gaps).to_tensor()
             else:
                 image = read_image(self.path, volume=reading.volume, nan=reading.nan, geometry=reading.geometry)
             if self.bids is not None:

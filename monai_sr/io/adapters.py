@@ -58,7 +58,7 @@ def as_volume(image: Any) -> tuple[MetaTensor, GiveBack]:
     """
     if isinstance(image, nib.spatialimages.SpatialImage):
         path = image.get_filename() or IN_MEMORY
-        volume = make_volume(*from_nibabel(image, path=path), path=path, volume="all")
+        volume = make_volume(*from_nibabel(image, path=path), path=path, volume="all").to_tensor()
         return volume, functools.partial(_as_nibabel, kind=type(image))
     if type(image).__module__.partition(".")[0] == "SimpleITK":
         if image.GetDimension() != 3:
@@ -67,14 +67,15 @@ def as_volume(image: Any) -> tuple[MetaTensor, GiveBack]:
                 f"an image of {image.GetDimension()} dimensions, 3 are needed",
                 fix="take one volume out of it, such as image[:, :, :, 0]",
             )
-        return make_volume(*from_itk(image), path=IN_MEMORY), _as_itk
+        return make_volume(*from_itk(image), path=IN_MEMORY).to_tensor(), _as_itk
     if isinstance(image, tuple | list) and len(image) == 2 and np.shape(image[1]) == (4, 4):
         array = np.asarray(image[0])
         check_dtype(array.dtype)
         stored = array.dtype.name if array.dtype.itemsize <= 4 else "float32"
         affine = np.asarray(image[1], dtype=np.float64)
         meta = acquisition_meta(stored_dtype=stored)
-        return make_volume(array.astype(np.float32), affine, meta, path=IN_MEMORY, volume="all"), _as_array
+        volume = make_volume(array.astype(np.float32), affine, meta, path=IN_MEMORY, volume="all").to_tensor()
+        return volume, _as_array
     raise UsageError(
         "E-USE",
         f"a {type(image).__name__} was given as an image",

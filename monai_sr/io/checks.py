@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..acquired import acquisition_meta
 from ..dicom import TOGETHER
-from ..errors import ImageError, Later, UsageError, warn
-from ..grid import Grid
-
-if TYPE_CHECKING:
-    import torch
-    from monai import data
-    from monai.data import MetaTensor
-else:
-    data, torch = Later("monai.data"), Later("torch")
+from ..errors import ImageError, UsageError, warn
+from ..grid import ArrayImage, Grid
 
 SHEAR = 1e-3
 """Maximum cosine between two axes; a larger one is not a rounding error."""
@@ -32,7 +25,7 @@ def make_volume(
     volume: int | str | None = None,
     nan: str = "fill",
     may_be_constant: bool = False,
-) -> MetaTensor:
+) -> ArrayImage:
     """Three-dimensional volumes of finite voxels on a sound grid, or an error; ``path`` is what it is called."""
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
@@ -62,7 +55,7 @@ def make_volume(
             facts=facts,
         )
         volumes = np.where(missing, lowest, volumes)
-        meta |= acquisition_meta(nan_voxels=torch.from_numpy(missing))
+        meta |= acquisition_meta(nan_voxels=missing)
     grid = Grid((volumes.shape[1], volumes.shape[2], volumes.shape[3]), _unsheared(affine))
     if min(grid.spacing) < 0.05 or max(grid.spacing) > 50:
         raise ImageError(
@@ -70,13 +63,8 @@ def make_volume(
             f"spacing {' x '.join(f'{s:.4g}' for s in grid.spacing)} mm is implausible for CT or MR "
             "(expected 0.05 to 50 mm)",
         )
-    meta = {
-        "filename_or_obj": str(path),
-        "original_affine": torch.from_numpy(grid.affine.copy()),
-        "space": "RAS",
-    } | meta
-    meta["spatial_shape"] = np.array(grid.shape)
-    return data.MetaTensor(torch.from_numpy(np.ascontiguousarray(volumes)), torch.from_numpy(grid.affine), meta)
+    meta = {"filename_or_obj": str(path), "space": "RAS"} | meta | {"spatial_shape": np.array(grid.shape)}
+    return ArrayImage(np.ascontiguousarray(volumes), grid.affine, meta)
 
 
 def _chosen(voxels: np.ndarray, volume: int | str | None) -> np.ndarray:

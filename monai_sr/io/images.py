@@ -30,7 +30,8 @@ from ..errors import (
     write_error,
 )
 from ..files import write_atomically
-from ..grid import Grid
+from ..grid import ArrayImage, Grid
+from ..options import Reading
 from ..slices import blocks
 from .checks import make_volume
 from .forms import Form
@@ -95,20 +96,27 @@ def read_image(
         ImageError: it cannot be read, is damaged, or is not a three-dimensional scalar volume.
         UsageError: an option that does not apply to such a file.
     """
+    reading = Reading(series, volume, nan, geometry, fill_gaps, merge_by_geometry)
+    return read_array(path, reading, own_results=own_results).to_tensor()
+
+
+def read_array(path: str | Path, reading: Reading, *, own_results: bool = False) -> ArrayImage:
+    """:func:`read_image` without torch and MONAI, to examine a volume."""
     path = Path(path)
     if not path.exists():
         raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=path)
     with naming(path):
         try:
             if path.is_dir() or dicom.is_dicom_source(path):
-                refuse_file_options(volume=None if volume in dicom.TOGETHER else volume, geometry=geometry)
+                volume = reading.volume
+                refuse_file_options(volume=None if volume in dicom.TOGETHER else volume, geometry=reading.geometry)
                 found = dicom.find_series(
-                    path, merge_by_geometry=merge_by_geometry, own_results=own_results, volume=volume
+                    path, merge_by_geometry=reading.merge_by_geometry, own_results=own_results, volume=volume
                 )
-                return read_dicom(found.only(series), path=path, fill_gaps=fill_gaps)
+                return read_dicom(found.only(reading.series), path=path, fill_gaps=reading.fill_gaps)
             if not path.is_file():
                 raise ImageError("E-IO-TYPE", "not a regular file")
-            return make_volume(*_read_file(path, geometry), path=path, volume=volume, nan=nan)
+            return make_volume(*_read_file(path, reading.geometry), path=path, volume=reading.volume, nan=reading.nan)
         except PermissionError as error:
             raise ImageError("E-IO-PERM", "the file may not be read") from error
 
@@ -128,7 +136,7 @@ def read_labels(path: str | Path, *, image: torch.Tensor | None = None) -> MetaT
     with naming(path):
         mask = dicom.read_mask_object(path)
         if mask is None:
-            return make_volume(*_read_file(path, None), path=path, may_be_constant=True)
+            return make_volume(*_read_file(path, None), path=path, may_be_constant=True).to_tensor()
         if image is None:
             raise UsageError("E-USE", "a DICOM mask needs the image that it is about", fix="give its image, too")
         return dicom.read_mask_labels(mask, image)
@@ -147,10 +155,10 @@ def refuse_file_options(*, volume: int | str | None = None, geometry: str | None
 
 def read_dicom(
     series: dicom.Series, *, path: Path, fill_gaps: bool = False, progress: Callable[[float], None] | None = None
-) -> MetaTensor:
+) -> ArrayImage:
     """The volume of a DICOM series that :func:`monai_sr.dicom.find_series` found under ``path``.
 
-    Returns, raises: as :func:`read_image`.
+    Returns, raises: as :func:`read_array`.
     """
     with naming(path):
         read = dicom.read_series(series, fill_gaps=fill_gaps, progress=progress)

@@ -62,6 +62,31 @@ def shipped_bundles() -> dict[str, dict[str, Any]]:
     return found
 
 
+def read_calibration(name_or_path: str | Path) -> dict[str, Any]:
+    """The calibration of a bundle: measured by ``monai-sr calibrate``, in ``configs/calibration.json``.
+
+    ``consistency`` holds the ``limit`` on the NRMSE of a slice, ``uncertainty`` the constants of
+    :mod:`monai_sr.trust.uncertainty`, ``trained_on`` the ranges of :mod:`monai_sr.trust.ranges`.
+    The consistent spline uses the consistency of the residual bundle. It is empty for a bundle that was not
+    calibrated.
+
+    Raises:
+        BundleError: there is no such bundle, or its calibration cannot be read.
+    """
+    if str(name_or_path) == SPLINE:
+        return {"consistency": read_calibration("residual").get("consistency", {})}
+    path = bundle_path(name_or_path) / "configs" / "calibration.json"
+    try:
+        calibration = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(calibration, dict):
+            raise ValueError("an object is needed")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", path=path) from error
+    return calibration
+
+
 def homes() -> list[Path]:
     """Folders of bundles: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-from monai.data import MetaTensor
-from torch import Tensor
+import numpy as np
 
 from ..acquired import Acquired
 from ..errors import warn
+from ..grid import with_voxels
 from ..intensities import CT_AIR, data_range, estimate_noise, remove_noise
 
 NOISY = 0.01
@@ -22,16 +21,16 @@ _SAMPLES = 2**21
 
 def noise_fraction(acquired: Acquired) -> float:
     """White noise measured in the slices, divided by their data range; of the first channel, some slices of many."""
-    slices = acquired.oriented(acquired.voxels[0].float())
-    known, _ = _known(acquired, slices[..., :: max(1, slices.numel() // _SAMPLES)], 0)
-    span = data_range(known.cpu().numpy())
+    slices = acquired.oriented(acquired.array[0])
+    known, _ = _known(acquired, slices[..., :: max(1, slices.size // _SAMPLES)], 0)
+    span = data_range(known)
     return estimate_noise(known) / span if span else 0.0
 
 
-def _known(acquired: Acquired, slices: Tensor, channel: int) -> tuple[Tensor, Tensor | None]:
+def _known(acquired: Acquired, slices: np.ndarray, channel: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Slices with air where a CT did not scan, and where that is."""
     outside = acquired.outside(slices, channel)
-    return slices if outside is None else torch.where(outside, CT_AIR, slices), outside
+    return slices if outside is None else np.where(outside, np.float32(CT_AIR), slices), outside
 
 
 def without_noise(acquired: Acquired) -> Acquired:
@@ -40,23 +39,19 @@ def without_noise(acquired: Acquired) -> Acquired:
     Each slice is denoised in its plane. A result that agrees with these slices does not carry the noise of the acquired
     ones on to the new slices.
     """
-    voxels, unit = acquired.voxels.float().clone(), "HU" if acquired.modality == "CT" else "signal"
+    voxels, unit = acquired.array.copy(), "HU" if acquired.modality == "CT" else "signal"
     measured, removed = [], []
     for channel in range(len(voxels)):
         slices = acquired.oriented(voxels[channel])
         known, outside = _known(acquired, slices, channel)
         sigma = estimate_noise(known)
-        clean = remove_noise(known, sigma).clamp_(float(known.min()), float(known.max())) if sigma else known
+        clean = np.clip(remove_noise(known, sigma), known.min(), known.max()) if sigma else known
         measured.append(sigma)
-        removed.append(float((clean - known).square().mean().sqrt()))
-        acquired.put(
-            clean if outside is None else torch.where(outside, slices, clean),
-            voxels[channel],
-            (slice(None), slice(None)),
-        )
+        removed.append(float(np.sqrt(np.square(clean - known).mean())))
+        order, flips = acquired.grid.canonical_order(acquired.axis)
+        turned = np.flip(voxels[channel].transpose(order), tuple(flips))
+        turned[...] = clean if outside is None else np.where(outside, slices, clean)
     facts = {"measured": max(measured), "removed": max(removed), "unit": unit}
     text = "noise of {measured:.3g} {unit} was measured in the slices and {removed:.3g} {unit} (RMS) removed from them"
     warn("W-CON-NOISE", f"{text}; the result agrees with what is left", path=acquired.path or None, facts=facts)
-    image = acquired.image
-    clean_image = MetaTensor(voxels, affine=image.affine, meta=image.meta) if isinstance(image, MetaTensor) else voxels
-    return replace(acquired, image=clean_image, noise=max(measured))
+    return replace(acquired, source=with_voxels(acquired.source, voxels), noise=max(measured))

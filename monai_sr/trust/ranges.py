@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from monai.data import MetaTensor
 
 from ..acquired import Acquired
 from ..errors import doubt
 from ..grid import SAME_SPACING, Grid, grid_of
 from ..intensities import USUAL, IntensityRange, Normalization, intensity_range
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 BELOW, ABOVE = 0.5, 1.25
 """Tolerance of lengths, as multiples of the minimum and maximum of training. Half the voxel size shows the same
@@ -121,7 +123,7 @@ def check_ranges(
     in_plane = [s for a, s in enumerate(grid.spacing) if a != acquired.axis]
     extent = max(s * n for s, n in zip(grid.spacing, grid.shape, strict=True))
     by = acquired.normalization(normalization)
-    extremes = [_extremes(acquired, index, by) for index in range(len(acquired.voxels))]
+    extremes = [_extremes(acquired, index, by) for index in range(len(acquired.array))]
     ratios = acquired.slice_thickness / spacing
     measured = {
         "in_plane_spacing": (min(in_plane), max(in_plane), "the in-plane spacing is {} mm"),
@@ -156,13 +158,13 @@ def _allowed(name: str, ends: Sequence[float]) -> tuple[float, float]:
 
 def _extremes(acquired: Acquired, channel: int, by: Normalization | IntensityRange) -> tuple[float, float]:
     """Normalized minimum and maximum of a channel, without padding."""
-    voxels = acquired.voxels[channel].float()
+    voxels = acquired.array[channel]
     outside = acquired.outside(voxels, channel)
     known = voxels if outside is None or bool(outside.all()) else voxels[~outside]
     if float(known.min()) == float(known.max()):
         return 0.0, 1.0  # super_resolve raises the error
     scale = intensity_range(known, acquired.modality, by)
-    values = known.flatten()
+    values = known.ravel()
     values = values[:: max(1, len(values) // _SAMPLES)]
-    low, high = np.percentile(scale.normalize(values).cpu().numpy(), EXTREMES)
+    low, high = np.percentile(scale.normalize(values), EXTREMES)
     return float(low), float(high)

@@ -15,17 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
-from torch import Tensor
 
 from ..acquired import Acquired
-from ..errors import warn
+from ..errors import Later, warn
 from ..grid import Grid, grid_of, voxels_of
 from ..slices import apply_along, profile_matrix
+
+if TYPE_CHECKING:
+    import torch
+    from monai.data import MetaTensor
+    from torch import Tensor
+else:
+    torch = Later("torch")
 
 METHOD = "in-plane axes seen through slice profiles, ratio of squared differences at one and two lags"
 
