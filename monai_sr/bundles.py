@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import pickle
 import sys
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +23,12 @@ from .inference import SuperResolutionInferer, super_resolve_acquired
 from .io import shelf
 from .io.adapters import as_volume
 from .io.shelf import NAMES as NAMES
-from .io.shelf import SPLINE, bundle_path
+from .io.shelf import SPLINE, bundle_path, damaged_weights
+from .io.shelf import check_weights as check_weights
 from .io.shelf import read_calibration as read_calibration
 from .io.shelf import shipped_bundles as shipped_bundles
 from .options import Wanted
-from .trust.preparation import Settings, Trained, VolumeOptions, acquire, refuse_unknown
-
-_DOS_FOLDER = 0x10
+from .trust.preparation import Settings, Trained, VolumeOptions, acquire, read_trained, refuse_unknown
 
 
 class Model(Trained):
@@ -169,7 +164,7 @@ def load_bundle(
     if str(name_or_path) == SPLINE:
         return Model(SPLINE, "", None, calibration=read_calibration(SPLINE))
     folder = bundle_path(name_or_path)
-    if not (trust_bundle or any(folder.is_relative_to(home.resolve()) for home in shelf.homes())):
+    if not (trust_bundle or shelf.ships(folder)):
         raise BundleError(
             "E-W-TRUST", "this bundle does not ship with monai-sr, and its configuration may run any code", path=folder
         )
@@ -200,18 +195,12 @@ def bundle_model(folder: Path, weights: Path, engine: Engine, defaults: Settings
     Raises:
         BundleError: its metadata or calibration cannot be read.
     """
-    path = folder / "configs" / "metadata.json"
-    try:
-        version = str(json.loads(path.read_text(encoding="utf-8"))["version"])
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", path=path) from error
-    calibration = read_calibration(folder)
+    known = read_trained(folder, weights, defaults)
     return Model(
-        *(shelf.name_of(folder), version, engine, defaults),
-        weights_sha256=digest,
-        calibration=calibration,
-        revision=shelf.revision_of(folder),
+        *(known.name, known.version, engine, defaults),
+        weights_sha256=known.weights_sha256,
+        calibration=known.calibration,
+        revision=known.revision,
     )
 
 
@@ -225,39 +214,13 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
-        raise _damaged(path) from error
+        raise damaged_weights(path) from error
     try:
         network.load_state_dict(state.get("network", state) if isinstance(state, dict) else state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise BundleError(
             "E-W-SHAPE", f"the weights do not fit {type(network).__name__} as inference.json describes it", path=path
         ) from error
-
-
-def check_weights(path: str | Path) -> Path:
-    """Verify the checksums of a file of weights, which torch 2.13 ignores.
-
-    For an entry marked as a folder, torch reads nothing and returns uninitialized memory.
-
-    Raises:
-        BundleError: the file is missing (E-W-MISSING) or damaged (E-W-HASH).
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise BundleError("E-W-MISSING", "the weights are missing", path=path)
-    try:
-        with zipfile.ZipFile(path) as packed:
-            folders = any(entry.external_attr & _DOS_FOLDER for entry in packed.infolist())
-            sound = not folders and packed.testzip() is None
-    except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path) from error
-    if not sound:
-        raise _damaged(path)
-    return path
-
-
-def _damaged(path: Path) -> BundleError:
-    return BundleError("E-W-HASH", "the weights are damaged or no plain state dict", path=path)
 
 
 def pick_device(device: str | torch.device) -> torch.device:

@@ -31,6 +31,7 @@ from monai_sr.batch import (
 from monai_sr.batch import (
     case as case_module,
 )
+from monai_sr.batch import reading as reading_module
 from monai_sr.batch import run as run_module
 from monai_sr.bundles import Model, load_bundle
 from monai_sr.cli.main import main
@@ -43,7 +44,7 @@ from monai_sr.errors import (
     collect_notices,
 )
 from monai_sr.files import own_mark, remove_leftovers
-from monai_sr.io.images import read_image
+from monai_sr.io.images import read_array, read_image
 from monai_sr.options import RunOptions
 
 RNG = np.random.default_rng(0)
@@ -409,13 +410,13 @@ def test_a_fault_of_our_own_is_an_outcome_too_and_quotes_no_header(scans, tmp_pa
 def test_a_file_that_changes_while_it_is_read_is_read_once_more(scans, tmp_path, monkeypatch):
     times = []
 
-    def read(path, **_):
+    def read(path, reading):
         times.append(path)
         if len(times) == 1:
             os.utime(path, (1, 1))
-        return read_image(path)
+        return read_array(path, reading)
 
-    monkeypatch.setattr(case_module, "read_image", read)
+    monkeypatch.setattr(reading_module, "read_array", read)
     (case,) = cases_of(scans / "a.nii.gz", tmp_path / "out")
     outcome = process(case, SPLINE, load_bundle("none"), memory=2**32)
     assert outcome.status == "done" and len(times) == 2
@@ -425,7 +426,7 @@ def test_a_file_that_cannot_be_read_is_no_fault_of_ours(scans, tmp_path, monkeyp
     def denied(paths):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(case_module, "sha256_of", denied)
+    monkeypatch.setattr(reading_module, "sha256_of", denied)
     assert run(scans, tmp_path / "out")["a.nii.gz"].code == "E-IO-PERM"
 
 

@@ -20,8 +20,8 @@ from small_networks import lively
 
 from monai_sr.acquired import Acquired
 from monai_sr.batch import find_cases, forecast_cases, forecast_table, reading, super_resolve_within
-from monai_sr.batch import forecast as forecast_module
 from monai_sr.batch import run as run_module
+from monai_sr.batch import speed as speed_module
 from monai_sr.batch.forecast import peak_bytes
 from monai_sr.batch.plan import plan_case
 from monai_sr.bundles import NAMES, Model, load_bundle
@@ -351,7 +351,7 @@ def test_the_plan_foresees_the_measured_peak_within_30_percent(way):
 def test_the_time_of_a_volume_grows_by_its_voxels_and_the_resolution_by_no_more_than_its_samples(
     monkeypatch, engine, growth
 ):
-    monkeypatch.setattr(forecast_module, "_seconds_per_sample", lambda: 1e-7)
+    monkeypatch.setattr(speed_module, "_seconds_per_sample", lambda: 1e-7)
 
     def taken(voxels_in, voxels_out):  # a start, 2e-7 s a voxel, and the resolution
         return 0.1 + 2e-7 * voxels_out**growth + 1e-7 * (min(voxels_in, SAMPLES) / 2 + min(voxels_out, SAMPLES))
@@ -359,9 +359,9 @@ def test_the_time_of_a_volume_grows_by_its_voxels_and_the_resolution_by_no_more_
     def seconds_of(model, options, side):
         return 48 * side**2, taken(12 * side**2, 48 * side**2)
 
-    monkeypatch.setattr(forecast_module, "_seconds_of", seconds_of)
+    monkeypatch.setattr(speed_module, "_seconds_of", seconds_of)
     model = SimpleNamespace(engine=SimpleNamespace(name=engine))
-    seconds = forecast_module.measure_speed(model, RunOptions())
+    seconds = speed_module.measure_speed(model, RunOptions())
     for size in ((10_000, 40_000), (500_000, 2_000_000), (2_000_000, 8_000_000), (15_000_000, 75_000_000)):
         assert seconds(*size) == pytest.approx(taken(*size), rel=1e-6)
 

@@ -7,6 +7,7 @@ import importlib
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import dicom_phantoms
@@ -101,8 +102,7 @@ def test_refusals_come_without_torch_and_monai(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", ANSWERS, json.dumps(words)], capture_output=True, text=True, check=True, cwd=tmp_path
     )
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
-    assert dict(zip(map(tuple, words), found, strict=True)) == {
+    assert dict(zip(map(tuple, words), answers_in(done.stdout), strict=True)) == {
         tuple(one): [code, []] for code, group in expected.items() for one in group
     }
     assert not Path(new).exists()
@@ -122,8 +122,34 @@ def test_good_volumes_are_checked_without_torch_and_monai(tmp_path):
     )
     assert done.stdout.count("slice profile   gaussian, estimated") == 4 and "CT, sidecar" in done.stdout
     assert "noise           0.2471, estimated" in done.stdout
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[[") or line.startswith("[0")]
-    assert found == [[0, []]] * len(words)
+    assert answers_in(done.stdout) == [[0, []]] * len(words)
+
+
+def answers_in(text: str) -> list:
+    """What :data:`ANSWERS` says of each command."""
+    return [json.loads(line) for line in text.splitlines() if line.startswith("[") and line != "["]
+
+
+def test_good_volumes_are_planned_without_torch_and_monai(tmp_path):
+    for name in ("sub-01", "sub-02"):
+        (tmp_path / "bids" / name / "anat").mkdir(parents=True)
+        image = phantoms.body((24, 24, 8), (1.0, 1.0, 3.0))
+        write_image(image, tmp_path / "bids" / name / "anat" / f"{name}_T2w.nii.gz", dtype=np.int16)
+    (tmp_path / "bids" / "dataset_description.json").write_text('{"Name": "two", "BIDSVersion": "1.9.0"}')
+    thick = str(tmp_path / "bids" / "sub-01" / "anat" / "sub-01_T2w.nii.gz")
+    dicom_phantoms.write(tmp_path / "series", dicom_phantoms.slices(dicom_phantoms.Stack(np.arange(8) * 4.0)))
+    out = str(tmp_path / "out")
+    bundles = ["none", *(["pyramid", "residual"] if find_spec("openvino") else [])]
+    words = [["run", thick, f"{out}.nii.gz", "--bundle", bundle, "--report"] for bundle in bundles]
+    words += [["bids", str(tmp_path / "bids"), out, "participant", "--bundle", bundle] for bundle in bundles]
+    words += [["run", str(tmp_path / "series"), f"{out}/", "--bundle", "none", "--json"]]
+    words = [[*one, "--device", "cpu", "--dry-run"] for one in words]
+    done = subprocess.run(
+        [sys.executable, "-c", ANSWERS, json.dumps(words)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert answers_in(done.stdout) == [[0, []]] * len(words)
+    assert done.stdout.count("2 of 2 volumes will be processed") == len(bundles)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bids", "series"]
 
 
 def test_a_refusal_by_the_header_reads_as_that_of_a_run(tmp_path, call):

@@ -16,7 +16,7 @@ from runs import scan
 
 import monai_sr.cli
 from monai_sr import batch
-from monai_sr.batch import find_cases, forecast
+from monai_sr.batch import find_cases, forecast, speed
 from monai_sr.bundles import load_bundle
 from monai_sr.cli.main import main
 from monai_sr.options import RunOptions
@@ -137,7 +137,7 @@ def test_time_is_foreseen_by_an_offset_and_a_slope(thick, tmp_path, monkeypatch)
         size = np.prod(batch.read_case(case, options).shape) * 4
         return type("outcome", (), {"seconds": 0.5 + 2e-6 * size})
 
-    monkeypatch.setattr(forecast, "process", timed)
+    monkeypatch.setattr(speed, "process", timed)
     options = RunOptions.from_dict({"input": str(thick), "output": str(tmp_path / "b.nii"), "bundle": "none"})
     (one,) = forecast.forecast_cases(find_cases(options), options, load_bundle("none"))
     assert one.seconds == pytest.approx(0.5 + 2e-6 * voxels, rel=1e-6)

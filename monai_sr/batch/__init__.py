@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from .cases import Case, check_names, check_target, find_cases, list_cases
     from .companions import map_path, mask_path, masks_beside, write_map, write_masks
     from .examine import Forecast, examine_case
-    from .forecast import forecast_cases, forecast_table
-    from .log import CLAIMED, Outcome, RunLog, explain, summary
+    from .forecast import forecast_cases, forecast_table, speed_of
+    from .log import CLAIMED, Outcome, RunLog, exit_code, exit_code_of, explain, summary
     from .model import load_model, super_resolve_within
-    from .pages import CasePage, report_path, write_index
+    from .pages import CasePage, write_index
     from .reading import read_case
-    from .record import check_record, describe_result, made_by, resolve_options, sha256_of, write_record
-    from .run import exit_code, exit_code_of, open_log, run_cases
+    from .record import check_record, describe_result, made_by, report_path, resolve_options, sha256_of, write_record
+    from .run import open_log, run_cases
 
 _HOME = {
     "CLAIMED": "log",
@@ -32,8 +32,8 @@ _HOME = {
     "check_target": "cases",
     "describe_result": "record",
     "examine_case": "examine",
-    "exit_code": "run",
-    "exit_code_of": "run",
+    "exit_code": "log",
+    "exit_code_of": "log",
     "explain": "log",
     "find_cases": "cases",
     "forecast_cases": "forecast",
@@ -47,10 +47,11 @@ _HOME = {
     "open_log": "run",
     "process": "case",
     "read_case": "reading",
-    "report_path": "pages",
+    "report_path": "record",
     "resolve_options": "record",
     "run_cases": "run",
     "sha256_of": "record",
+    "speed_of": "forecast",
     "summary": "log",
     "super_resolve_case": "case",
     "super_resolve_within": "model",

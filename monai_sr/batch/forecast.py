@@ -6,42 +6,27 @@ the work is shown. What only a result can show (consistency, clipped values) com
 
 from __future__ import annotations
 
-import math
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from monai.data import MetaTensor
-
-from ..bundles import Model
-from ..engine import Engine
 from ..engine.memory import choose_tile, free_vram, memory_budget, volume_bytes
-from ..errors import SuperResolutionError, printable
-from ..io.images import write_image
-from ..options import Acquisition, Reading, RunOptions
-from ..trust.resolution import SAMPLES, measure_resolution
-from .case import process
+from ..errors import Later, SuperResolutionError, printable
+from ..options import RunOptions
 from .cases import Case
 from .companions import map_path
 from .examine import Forecast as Forecast
 from .examine import examine_case
-from .pages import report_path
+from .planned import Planned, estimate_speed
 from .reading import decided_acquisition, input_sha256, maps_wanted
-from .record import is_done, made_by, resolve_options, sidecar_path
+from .record import is_done, made_by, report_path, resolve_options, sidecar_path
 
-_FIRST = 48
-"""Rows and columns of the first of two volumes by which time is measured; each has 12 slices, made 48."""
-
-_ENOUGH = 1.5
-"""Seconds that the second one is to take at most, by the speed of the first one."""
-
-_GROWTH = {"openvino": 0.9}
-"""The power of the voxels with which the time of an engine grows, if not 1: the longer a row, the less its ends count.
-Measured with the pyramid in int8 from 0.7 to 25 million voxels."""
+if TYPE_CHECKING:
+    from ..bundles import Model
+    from ..engine import Sizes
+    from . import speed
+else:
+    speed = Later("monai_sr.batch.speed")
 
 _BASE, _BLOCKS, _OF_TILE = 400 * 2**20, 200 * 2**20, 0.45
 """Peak memory of a run, as measured: bytes without a volume, the most that blocks of matrices take, and the fraction of
@@ -49,7 +34,7 @@ what is planned for tiles. A run is planned by the larger :mod:`monai_sr.engine.
 
 
 def forecast_cases(
-    cases: Sequence[Case], options: RunOptions, model: Model, *, memory: int | None = None
+    cases: Sequence[Case], options: RunOptions, model: Model | Planned, *, memory: int | None = None
 ) -> Iterator[Forecast]:
     """What would become of every case, with what it takes.
 
@@ -64,13 +49,18 @@ def forecast_cases(
     for case in cases:
         forecast = examine_case(case, options, model)
         if forecast.error is None:
-            seconds_of = seconds_of or measure_speed(model, options)
+            seconds_of = seconds_of or speed_of(model, options)
             forecast = replace(forecast, seconds=seconds_of(*forecast.voxels))
             forecast = _with_costs(forecast, options, model, memory)
         yield forecast
 
 
-def _with_costs(forecast: Forecast, options: RunOptions, model: Model, memory: int) -> Forecast:
+def speed_of(model: Model | Planned, options: RunOptions) -> Callable[[int, int], float]:
+    """Seconds that a volume takes, by its voxels and those of its result: measured, or estimated of a planned model."""
+    return estimate_speed(model) if isinstance(model, Planned) else speed.measure_speed(model, options)
+
+
+def _with_costs(forecast: Forecast, options: RunOptions, model: Model | Planned, memory: int) -> Forecast:
     case, size = forecast.case, dict(zip(("voxels_in", "voxels_out"), forecast.voxels, strict=True))
     try:
         texture = volume_bytes(0, size["voxels_out"]) if options.wanted.texture else 0
@@ -95,7 +85,7 @@ def _with_costs(forecast: Forecast, options: RunOptions, model: Model, memory: i
     return replace(forecast, is_done=done, outputs=tuple(outputs), memory=taken)
 
 
-def peak_bytes(engine: Engine, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
+def peak_bytes(engine: Sizes, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
     """Memory that a process takes at its peak for a volume of this size in these tiles, bytes."""
     volume = volume_bytes(voxels_in, voxels_out)
     on_tile = engine.tile_bytes(tile_voxels, voxels_in=voxels_in, voxels_out=voxels_out)
@@ -115,53 +105,3 @@ def forecast_table(forecasts: Sequence[Forecast]) -> str:
     total = sum(one.seconds for one in good)
     end = f"{len(good)} of {len(forecasts)} volumes will be processed: about {total:.0f} s one by one"
     return "\n".join((*(line.rstrip() for line in lines), end))
-
-
-def measure_speed(model: Model, options: RunOptions) -> Callable[[int, int], float]:
-    """Seconds that a volume takes on this machine from reading to writing, by its voxels and those of its result.
-
-    By two small volumes of noise, once all is loaded and memory is there, and by the estimate of resolution alone,
-    which looks at :data:`SAMPLES` voxels at most. Volumes with much empty background take less.
-    """
-    _seconds_of(model, options, _FIRST)
-    few, short = min(_seconds_of(model, options, _FIRST) for _ in range(2))
-    # far enough apart that a moment in which the machine was busy does not decide the slope
-    side = round(_FIRST * min(max((_ENOUGH / max(short, 1e-3)) ** 0.5, 2.5), 5.0))
-    many, long = min(_seconds_of(model, options, side) for _ in range(2))  # the first time memory is new
-    per_sample = min(_seconds_per_sample() for _ in range(2))
-
-    def of_resolution(voxels_in: int, voxels_out: int) -> float:
-        # acquired slices are compared at twice the distance of the thin ones: half as many samples
-        return per_sample * (min(voxels_in, SAMPLES) / 2 + min(voxels_out, SAMPLES))
-
-    short, long = short - of_resolution(few // 4, few), long - of_resolution(many // 4, many)
-    growth = _GROWTH.get(model.engine.name, 1.0)
-    slope = max(long - short, 0.0) / (many**growth - few**growth) or max(long, 0.0) / many**growth
-    start = max(short - slope * few**growth, 0.0)
-    return lambda voxels_in, voxels_out: start + slope * voxels_out**growth + of_resolution(voxels_in, voxels_out)
-
-
-def _seconds_per_sample() -> float:
-    """Seconds that the estimate of resolution takes for each voxel of a result of noise."""
-    noise = torch.from_numpy(np.random.default_rng(0).normal(500, 90, (1, 64, 64, 64)).astype(np.float32))
-    start = time.perf_counter()
-    measure_resolution(MetaTensor(noise, affine=torch.eye(4)), 2, lag=2.0)
-    return (time.perf_counter() - start) / noise.numel()
-
-
-def _seconds_of(model: Model, options: RunOptions, side: int) -> tuple[int, float]:
-    """Voxels of a result of so many rows and columns, and the seconds that it took."""
-    shape = (side, side, 12)
-    voxels = torch.from_numpy(np.random.default_rng(0).normal(500, 90, (1, *shape)).astype(np.float32))
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "probe.nii.gz"), Path(folder, "thin.nii.gz")
-        write_image(MetaTensor(voxels, affine=torch.diag(torch.tensor([1.0, 1.0, 4.0, 1.0]))), source, dtype=np.int16)
-        plain = replace(
-            options,
-            wanted=replace(options.wanted, factor=4.0, spacing=None, strict=False, format=None),
-            acquisition=Acquisition(),
-            reading=Reading(),
-            outputs=replace(options.outputs, mask=()) if options.outputs.mask else options.outputs,
-        )
-        outcome = process(Case("probe", source, target, is_named=True), plain, model)
-        return 4 * math.prod(shape), outcome.seconds

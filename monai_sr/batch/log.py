@@ -132,6 +132,26 @@ def explain(error: Exception) -> SuperResolutionError:
     return SuperResolutionError("E-BUG", problem)
 
 
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """What a run ends with, see :func:`exit_code_of`."""
+    return exit_code_of([outcome.error if outcome.status == "failed" else None for outcome in outcomes])
+
+
+def exit_code_of(errors: Sequence[SuperResolutionError | None]) -> int:
+    """0 all good, 4 some failed, 5 all failed, or the one reason of all of them; ``errors`` of each volume."""
+    failed = [error for error in errors if error is not None]
+    hopeless = [error.exit_code for error in failed if error.code in HOPELESS]
+    if hopeless or not failed:
+        return hopeless[0] if hopeless else 0
+    if len(failed) < len(errors):
+        return 4
+    codes = {error.exit_code for error in failed}
+    return codes.pop() if len(codes) == 1 else 5
+
+
+HOPELESS = ("E-OUT-SPACE",)
+"""What would happen to every other case too."""
+
 NAME = "monai-sr-run"
 
 FACTS = (

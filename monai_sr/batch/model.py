@@ -14,10 +14,11 @@ from ..bundles import Model, load_bundle
 from ..engine import Progress
 from ..engine.memory import MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget, volume_bytes
 from ..engine.selection import describe_engine
-from ..errors import UsageError, warn
+from ..errors import warn
 from ..options import RunOptions, Wanted
 from ..report import niivue_script
 from .plan import Plan
+from .planned import refuse_uncertainty
 
 
 def load_model(options: RunOptions, *, device: str | None = None) -> Model:
@@ -37,12 +38,7 @@ def load_model(options: RunOptions, *, device: str | None = None) -> Model:
         quality=compute.quality,
         trust_bundle=compute.trust_bundle,
     )
-    if options.outputs.uncertainty and not model.calibration.get("uncertainty"):
-        raise UsageError(
-            "E-USE",
-            f"{options.wanted.bundle} does not know how uncertain its results are",
-            fix="choose another bundle, or run monai-sr calibrate",
-        )
+    refuse_uncertainty(options, model)
     return model
 
 

@@ -21,14 +21,9 @@ from ..options import Outputs
 from ..report import IndexRow, summary_of, write_failure_report, write_index_page, write_report, write_viewer
 from .cases import Case
 from .log import FACTS
-from .record import record_beside, sidecar_path
+from .record import record_beside, report_path
 
 INDEX = "index.html"
-
-
-def report_path(target: Path) -> Path:
-    """The page beside a result."""
-    return sidecar_path(target).with_suffix(".html")
 
 
 class CasePage:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from monai.data import MetaTensor
 
     from ..bundles import Model
+    from .planned import Planned
 
 RECORD_VERSION = 2
 """Of the block ``monai_sr``; a later monai-sr writes a higher one. Version 1 has warnings and options as texts."""
@@ -38,6 +39,11 @@ INTENDED_USE = "research only, not for diagnosis"
 def sidecar_path(target: Path) -> Path:
     """The JSON beside a result."""
     return target.with_name(f"{stem_of(target)}.json")
+
+
+def report_path(target: Path) -> Path:
+    """The page beside a result."""
+    return sidecar_path(target).with_suffix(".html")
 
 
 def stem_of(path: Path) -> str:
@@ -61,7 +67,7 @@ def is_own_result(path: Path) -> bool:
     return record_beside(path) is not None or is_super_resolved(path)
 
 
-def resolve_options(options: RunOptions, model: Model) -> RunOptions:
+def resolve_options(options: RunOptions, model: Model | Planned) -> RunOptions:
     """The options as they apply: with what the bundle says, the engine that runs and the bundle by its name."""
     names = {folder: short for short, folder in NAMES.items()}
     wanted = options.wanted.or_else(model.defaults.wanted)
@@ -76,7 +82,7 @@ def resolve_options(options: RunOptions, model: Model) -> RunOptions:
     )
 
 
-def made_by(options: RunOptions, model: Model) -> MadeBy:
+def made_by(options: RunOptions, model: Model | Planned) -> MadeBy:
     """What decides a result besides its input; ``options`` as of :func:`resolve_options`."""
     return MadeBy(model.name, model.version, model.weights_sha256, options.deciding())
 

@@ -11,23 +11,20 @@ from pathlib import Path
 from ..bids import write_dataset_description
 from ..engine import Progress
 from ..engine.memory import memory_budget
-from ..errors import SuperResolutionError, warn
+from ..errors import warn
 from ..files import make_folder, remove_leftovers
 from ..options import RunOptions
 from .case import process
 from .cases import Case, find_cases, names_one_file
 from .claims import drop_claim
 from .cluster import run_on_cluster
-from .log import CLAIMED, Outcome, RunLog
+from .log import CLAIMED, HOPELESS, Outcome, RunLog
 from .model import fitting_jobs, load_model
 from .pages import CasePage, write_index
 from .plan import plan_case
 from .workers import LOST, run_in_processes
 
 NOT_RUN = "the run ended before"
-
-HOPELESS = ("E-OUT-SPACE",)
-"""What would happen to every other case too."""
 
 
 def run(
@@ -159,23 +156,6 @@ def _describe_datasets(cases: Sequence[Case]) -> None:
     }
     for folder, root in found:
         write_dataset_description(folder, raw_root=root)
-
-
-def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """What a run ends with, see :func:`exit_code_of`."""
-    return exit_code_of([outcome.error if outcome.status == "failed" else None for outcome in outcomes])
-
-
-def exit_code_of(errors: Sequence[SuperResolutionError | None]) -> int:
-    """0 all good, 4 some failed, 5 all failed, or the one reason of all of them; ``errors`` of each volume."""
-    failed = [error for error in errors if error is not None]
-    hopeless = [error.exit_code for error in failed if error.code in HOPELESS]
-    if hopeless or not failed:
-        return hopeless[0] if hopeless else 0
-    if len(failed) < len(errors):
-        return 4
-    codes = {error.exit_code for error in failed}
-    return codes.pop() if len(codes) == 1 else 5
 
 
 def _outcomes(

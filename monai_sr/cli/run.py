@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .. import batch
 from ..batch.cases import Case, find_cases
 from ..batch.plan import check_header
+from ..batch.planned import LONG, plan_model
 from ..engine.imports import import_monai_to_run
 from ..errors import printable
 from ..options import RunOptions
@@ -43,10 +44,10 @@ def super_resolve(options: RunOptions, given: argparse.Namespace) -> int:
     cases = find_cases(options)
     if cases and cases[0].is_named and not (options.selection.dry_run or options.outputs.report or in_json()):
         check_header(cases[0], options)
+    if options.selection.dry_run:
+        return foresee(cases, options, of_its_own=given.of_its_own)
     if given.of_its_own:
         import_monai_to_run()
-    if options.selection.dry_run:
-        return foresee(cases, options)
     return work_on(cases, options, debug=given.debug)
 
 
@@ -74,15 +75,25 @@ def work_on(
     return batch.exit_code(outcomes)
 
 
-def foresee(cases: list[Case], options: RunOptions) -> int:
-    """Show what would become of each case, and make nothing; the exit code."""
-    forecasts = []
+def foresee(cases: list[Case], options: RunOptions, *, of_its_own: bool) -> int:
+    """Show what would become of each case, and make nothing; the exit code.
+
+    Without torch and MONAI, unless they are needed to know what computes, or how long a long run takes.
+    """
+    planned, forecasts = plan_model(options), []
+    if planned is None and of_its_own:
+        import_monai_to_run()
     with bar(len(cases), "volumes") as shown:
-        for forecast in batch.forecast_cases(cases, options, batch.load_model(options)):
+        for forecast in batch.forecast_cases(cases, options, planned or batch.load_model(options)):
             forecasts.append(forecast)
             for notice in forecast.warnings:
                 complain(notice.at(forecast.case.name))
             shown.update()
+    if planned is not None and sum(forecast.seconds for forecast in forecasts) > LONG:
+        if of_its_own:
+            import_monai_to_run()
+        seconds = batch.speed_of(batch.load_model(options), options)
+        forecasts = [replace(one, seconds=seconds(*one.voxels)) if one.memory else one for one in forecasts]
     say(batch.forecast_table(forecasts))
     if len(forecasts) == 1:
         for path in forecasts[0].outputs:

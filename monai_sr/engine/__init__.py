@@ -16,8 +16,8 @@ Progress = Callable[[float], None]
 """Called with the fraction of the work that is done, 0..1."""
 
 
-class Engine(Protocol):
-    """Computes the proposal for a volume. Code outside this room does not depend on which engine it is."""
+class Sizes(Protocol):
+    """What is known of an engine without a network: its name, its tiles, and the memory they take."""
 
     @property
     def name(self) -> str:
@@ -26,6 +26,24 @@ class Engine(Protocol):
     @property
     def precision(self) -> str:
         """What the convolutions are computed in; the image and its sums are in float32. Empty for the spline."""
+
+    def tile_bytes(self, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
+        """Memory of one tile, bytes; also of the whole proposal if the engine keeps it.
+
+        Args:
+            tile_voxels: wanted output voxels of a tile.
+            voxels_in, voxels_out: of the volume.
+        """
+
+    def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
+        """Output voxels to compute at once if there is enough memory."""
+
+    def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
+        """Tiles to try for a volume, in output voxels, the largest first."""
+
+
+class Engine(Sizes, Protocol):
+    """Computes the proposal for a volume. Code outside this room does not depend on which engine it is."""
 
     @property
     def device(self) -> torch.device:
@@ -41,20 +59,6 @@ class Engine(Protocol):
 
     def reach(self, levels: int = 0) -> tuple[int, int]:
         """Distance of the farthest input voxel that an output voxel uses: in plane, and in slices of the input."""
-
-    def tile_bytes(self, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
-        """Memory of one tile, bytes; also of the whole proposal if the engine keeps it.
-
-        Args:
-            tile_voxels: wanted output voxels of a tile.
-            voxels_in, voxels_out: of the volume.
-        """
-
-    def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
-        """Output voxels to compute at once if there is enough memory."""
-
-    def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
-        """Tiles to try for a volume, in output voxels, the largest first."""
 
     def propose(
         self, slices: Tensor, along: Tensor, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None

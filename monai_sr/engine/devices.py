@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 MEMORY_LIMIT = "MONAI_SR_MEMORY"
 """Environment variable of ``--memory``, bytes; processes that are started inherit it."""
@@ -20,6 +21,23 @@ def cpu_threads() -> int:
     if asked.isdigit() and int(asked):
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def is_installed(engine: str) -> bool:
+    """Whether the package of an engine is installed; it is not imported."""
+    try:
+        return find_spec(engine) is not None and bool(version(engine))
+    except (PackageNotFoundError, ValueError):  # ValueError: hidden by None in sys.modules
+        return False
+
+
+def may_use_gpu() -> bool:
+    """Whether torch may find a GPU here; it alone knows, and it is not imported."""
+    try:
+        built = version("torch")
+    except PackageNotFoundError:
+        return False
+    return not built.endswith("+cpu") and ("+rocm" in built or bool(gpu_names()))
 
 
 def gpu_names() -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from ..errors import Later, SuperResolutionError
-from . import Engine
+from . import Sizes
 from .devices import MEMORY_LIMIT
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ def volume_bytes(voxels_in: int, voxels_out: int) -> int:
     return PER_VOXEL_IN * voxels_in + PER_VOXEL_OUT * voxels_out
 
 
-def needed_bytes(engine: Engine, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
+def needed_bytes(engine: Sizes, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
     """Memory of a process for a volume of this size in these tiles, bytes."""
     on_tile = engine.tile_bytes(tile_voxels, voxels_in=voxels_in, voxels_out=voxels_out)
     return PROCESS + volume_bytes(voxels_in, voxels_out) + on_tile
 
 
-def choose_tile(engine: Engine, *, voxels_in: int, voxels_out: int, memory: int, vram: int | None) -> int:
+def choose_tile(engine: Sizes, *, voxels_in: int, voxels_out: int, memory: int, vram: int | None) -> int:
     """The largest tile that fits.
 
     Args:

@@ -21,7 +21,7 @@ from ..networks import PyramidNet, ResidualNet
 from ..slices import Banded
 from . import Place, Progress
 from .graphs import Ranges, build_graph, openvino
-from .memory import PROCESS, TILE_LADDER, TILE_VOXELS, volume_bytes
+from .sizes import StreamedSizes
 from .tiles import apply_in_rows, reach_of
 
 ROWS = 8
@@ -29,15 +29,6 @@ ROWS = 8
 
 GRAPHS = 8
 """Maximum number of compiled graphs: two for each width of a strip."""
-
-STREAMED = 100 * 2**20
-"""Memory of OpenVINO for any network, bytes; see :mod:`.memory`."""
-
-PER_VOXEL_STREAMED = {"float32": 900, "int8": 450}
-"""Bytes per output voxel of the rows that are computed at once; most of it for rows that layers keep."""
-
-ROOF, ROOF_PER_VOXEL_OUT = 10**9, 12
-"""Maximum memory of a volume: a constant, and three times its result in float32; bytes."""
 
 
 def thread_count(root: Path = Path("/")) -> int:
@@ -51,7 +42,7 @@ def thread_count(root: Path = Path("/")) -> int:
     return threads
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(StreamedSizes):
     """A ResidualNet or PyramidNet computed by OpenVINO on the CPU, in float32 or int8.
 
     Args:
@@ -60,14 +51,13 @@ class OpenVinoEngine:
             its name, see :mod:`monai_sr.engine.int8`; None to compute in float32.
     """
 
-    name = "openvino"
     device = torch.device("cpu")
 
     def __init__(self, network: ResidualNet | PyramidNet, *, ranges: Ranges | None = None) -> None:
         openvino()
         give_memory_back()
+        super().__init__("float32" if ranges is None else "int8")
         self.network, self.ranges = network, ranges
-        self.precision = "float32" if ranges is None else "int8"
         self.works_on, self.fold = str(network.works_on), int(getattr(network, "fold", 1))
         self._graphs: dict[tuple[Any, ...], _Compiled] = {}
 
@@ -87,18 +77,6 @@ class OpenVinoEngine:
             strip_voxels=tile_voxels // 2**levels // ROWS,
             progress=progress,
         )
-
-    def tile_bytes(self, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
-        return STREAMED + min(tile_voxels, voxels_out) * PER_VOXEL_STREAMED[self.precision]
-
-    def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
-        """The largest number of voxels below the maximum memory; narrower strips cost little."""
-        left = ROOF + ROOF_PER_VOXEL_OUT * voxels_out - PROCESS - volume_bytes(voxels_in, voxels_out) - STREAMED
-        return min(max(left // PER_VOXEL_STREAMED[self.precision], TILE_LADDER[-1]), TILE_VOXELS)
-
-    def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
-        largest = min(self.usual_tile(voxels_in=voxels_in, voxels_out=voxels_out), voxels_out)
-        return [largest // n for n in (1, 2, 4, 8, 16)]
 
     def _rows_of(self, read: Callable[[slice], Tensor], rows: int, levels: int) -> Iterator[Tensor]:
         """The output of the network for a volume, a few rows at a time, in order.

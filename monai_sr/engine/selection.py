@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +14,7 @@ from ..errors import BundleError, UsageError
 from ..options import PARAMETERS
 from . import Engine
 from .averaged import AveragedEngine
+from .devices import is_installed as is_installed
 from .graphs import can_stream, openvino
 from .int8 import read_ranges
 from .openvino import OpenVinoEngine
@@ -101,14 +101,6 @@ def describe_engine(engine: Engine) -> str:
     """Name, version and precision of an engine, in words; torch computes the spline too."""
     package = engine.name or "torch"
     return f"{package} {version(package)}{f', {engine.precision}' if engine.precision else ''}"
-
-
-def is_installed(engine: str) -> bool:
-    """Whether the package of an engine is installed; it is not imported."""
-    try:
-        return find_spec(engine) is not None and bool(version(engine))
-    except (PackageNotFoundError, ValueError):  # ValueError: hidden by None in sys.modules
-        return False
 
 
 def _unfit(problem: str, *, fix: str) -> UsageError:

@@ -12,6 +12,7 @@ from ..networks import levels_for
 from ..slices import Banded
 from . import Place, Progress
 from .memory import TILE_LADDER, TILE_VOXELS
+from .sizes import SplineSizes
 from .tiles import apply_in_tiles, blocks_of_rows, reach_of
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -101,10 +102,9 @@ class TorchEngine:
         return made.float().to(part.device)
 
 
-class SplineEngine:
+class SplineEngine(SplineSizes):
     """No network: the proposal is the consistent spline itself."""
 
-    name = precision = ""
     works_on = "thin"
     network = None
     device = torch.device("cpu")
@@ -119,14 +119,3 @@ class SplineEngine:
         """See :meth:`Engine.propose`; blocks of rows, whatever ``tile_voxels``."""
         spline = Banded(along)
         yield from ((place, spline(slices[place])) for place in blocks_of_rows(slices))
-
-    def tile_bytes(self, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
-        """Nothing besides the volume."""
-        return 0
-
-    def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
-        return TILE_VOXELS
-
-    def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
-        """One size: memory does not depend on it."""
-        return [min(TILE_VOXELS, max(voxels_out, TILE_LADDER[-1]))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from ..options import BUNDLES
 
 NAMES = {name: f"{name}_super_resolution" for name in BUNDLES}
 """Folder names of the shipped bundles, by their short names on the command line."""
+
+_DOS_FOLDER = 0x10
 
 SPLINE = "none"
 """Name of the consistent spline, which is used instead of a bundle, without a network."""
@@ -85,6 +89,38 @@ def read_calibration(name_or_path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", path=path) from error
     return calibration
+
+
+def check_weights(path: str | Path) -> Path:
+    """Verify the checksums of a file of weights, which torch 2.13 ignores.
+
+    For an entry marked as a folder, torch reads nothing and returns uninitialized memory.
+
+    Raises:
+        BundleError: the file is missing (E-W-MISSING) or damaged (E-W-HASH).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BundleError("E-W-MISSING", "the weights are missing", path=path)
+    try:
+        with zipfile.ZipFile(path) as packed:
+            folders = any(entry.external_attr & _DOS_FOLDER for entry in packed.infolist())
+            sound = not folders and packed.testzip() is None
+    except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise damaged_weights(path) from error
+    if not sound:
+        raise damaged_weights(path)
+    return path
+
+
+def damaged_weights(path: Path) -> BundleError:
+    """The error of weights that are damaged or no plain state dict."""
+    return BundleError("E-W-HASH", "the weights are damaged or no plain state dict", path=path)
+
+
+def ships(folder: Path) -> bool:
+    """Whether a bundle belongs to monai-sr."""
+    return any(folder.is_relative_to(home.resolve()) for home in homes())
 
 
 def homes() -> list[Path]:

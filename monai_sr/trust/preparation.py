@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from ..acquired import Acquired
-from ..errors import ImageError, doubt
+from ..errors import BundleError, ImageError, doubt
 from ..grid import SAME_SPACING, ArrayImage, Grid
 from ..intensities import CT_WINDOW, MR_PERCENTILES, Modality, Normalization, check_hounsfield, count_labels
+from ..io import shelf
 from ..options import PARAMETERS, Acquisition, RunOptions, Wanted
 from ..profiles import read_protocols
 from ..slices import Profile, SliceModel
@@ -222,3 +226,19 @@ class Trained:
         grid = acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor)
         self.check_ranges(acquired, grid, strict=wanted.strict)
         return prepare(acquired, grid, replace(self.defaults, wanted=wanted))
+
+
+def read_trained(folder: Path, weights: Path, defaults: Settings) -> Trained:
+    """What the folder of a bundle says of its weights.
+
+    Raises:
+        BundleError: its metadata, weights or calibration cannot be read.
+    """
+    path = folder / "configs" / "metadata.json"
+    try:
+        version = str(json.loads(path.read_text(encoding="utf-8"))["version"])
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", path=path) from error
+    calibration = shelf.read_calibration(folder)
+    return Trained(shelf.name_of(folder), version, digest, calibration, defaults, shelf.revision_of(folder))

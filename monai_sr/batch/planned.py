@@ -1,0 +1,135 @@
+"""A model as its bundle's JSON files describe it, for a dry run: names, versions and options; nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..engine import Sizes
+from ..engine.devices import is_installed, may_use_gpu
+from ..engine.sizes import SplineSizes, StreamedSizes
+from ..errors import UsageError
+from ..io.shelf import SPLINE, bundle_path, check_weights, read_calibration, ships
+from ..options import BUNDLES, RunOptions
+from ..trust.preparation import NetworkOptions, Settings, Trained, read_trained
+from ..trust.resolution import SAMPLES
+
+WORK = {
+    ("pyramid", "int8"): 280.0,
+    ("pyramid", "float32"): 950.0,
+    ("residual", "int8"): 380.0,
+    ("residual", "float32"): 1150.0,
+}
+"""Work of a network for a million voxels, as 10^9 operations of a matrix product in float32 that take as long; it grows
+with the power :data:`GROWTH` of the voxels. Measured on one machine (AVX-512 with VNNI) by batch/speed.py."""
+
+GROWTH = 0.9
+
+START, PER_SAMPLE, PER_VOXEL, DEFLATED = 0.02, 4.8e-7, 6.4e-8, 2.25e-3
+"""Seconds of all else: for a volume, for a voxel by which resolution is measured, and for a voxel of the result; where
+128 KiB of noise are compressed in the last of these times."""
+
+LONG = 600.0
+"""Seconds of a run from which its time is measured, which takes some seconds, instead of estimated."""
+
+_TRIES = 12
+
+
+@dataclass(eq=False)
+class Planned(Trained):
+    """A model that is not loaded.
+
+    Attributes:
+        engine: name, precision and tiles of what will compute it.
+        device: None, for the CPU.
+    """
+
+    engine: Sizes = field(default_factory=SplineSizes)
+    device: None = None
+
+
+def plan_model(options: RunOptions) -> Planned | None:
+    """The model that a run with these options will load; None where only loading it tells what will compute.
+
+    That is: a bundle that does not ship, a GPU, torch as the engine, mirror images; also for a page to browse volumes.
+
+    Raises:
+        BundleError: files of the bundle are missing or damaged.
+        UsageError: see :func:`refuse_uncertainty`.
+    """
+    compute, name = options.compute, options.wanted.bundle
+    on_cpu = compute.device == "cpu" or (compute.device == "auto" and not may_use_gpu())
+    if not on_cpu or compute.quality != "usual" or compute.engine == "torch" or options.outputs.viewer:
+        return None
+    planned = None
+    if name == SPLINE:
+        planned = Planned(SPLINE, calibration=read_calibration(SPLINE))
+    elif name in BUNDLES and is_installed("openvino"):
+        planned = _of_bundle(name, compute.engine, compute.precision)
+    if planned is not None:
+        refuse_uncertainty(options, planned)
+    return planned
+
+
+def refuse_uncertainty(options: RunOptions, model: Trained) -> None:
+    """Raise UsageError where a map of uncertainty is asked for and the bundle has no constants for it."""
+    if options.outputs.uncertainty and not model.calibration.get("uncertainty"):
+        raise UsageError(
+            "E-USE",
+            f"{options.wanted.bundle} does not know how uncertain its results are",
+            fix="choose another bundle, or run monai-sr calibrate",
+        )
+
+
+def _of_bundle(name: str, engine: str | None, precision: str | None) -> Planned | None:
+    folder = bundle_path(name)
+    try:
+        config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
+        chosen = {key: config[value[1:]] for key, value in config["inferer"].items() if str(value).startswith("@")}
+        precision = precision or chosen["precision"]
+        if precision in ("auto", "int8"):
+            precision = "int8"
+            json.loads((folder / "models" / "int8.json").read_text(encoding="utf-8"))["ranges"]
+        defaults = Settings.of(**{key: chosen[key] for key in chosen.keys() & NetworkOptions.__optional_keys__})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # whoever loads it says what is wrong
+    known = {(engine or chosen["engine"]) in ("auto", "openvino"), (name, precision) in WORK, ships(folder)}
+    if known != {True}:
+        return None
+    trained = read_trained(folder, check_weights(folder / "models" / "model.pt"), defaults)
+    return Planned(**vars(trained), engine=StreamedSizes(precision))
+
+
+def estimate_speed(model: Planned) -> Callable[[int, int], float]:
+    """Seconds that a volume takes on this machine, by its voxels and those of its result.
+
+    By constants, and by the speeds of a matrix product and of a compression, which are measured in 0.1 s.
+    """
+    side, random = 384, np.random.default_rng(0)
+    matrix = random.random((side, side), np.float32)
+    noise = random.normal(500, 90, 2**16).astype(np.int16).tobytes()
+    rate = 2e-9 * side**3 / _shortest(lambda: matrix @ matrix)
+    slowness = _shortest(lambda: zlib.compress(noise, 1)) / DEFLATED
+    work = WORK.get((model.name.partition("_")[0], model.engine.precision), 0.0)
+
+    def seconds(voxels_in: int, voxels_out: int) -> float:
+        samples = min(voxels_in, SAMPLES) / 2 + min(voxels_out, SAMPLES)
+        rest = START + PER_SAMPLE * samples + PER_VOXEL * voxels_out
+        return slowness * rest + work / rate * (voxels_out / 1e6) ** GROWTH
+
+    return seconds
+
+
+def _shortest(work: Callable[[], object]) -> float:
+    """Seconds of work, the shortest of some tries: at other times something else was computed, too."""
+    times = []
+    for _ in range(_TRIES):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
