@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_sr.batch import forecast
+from monai_sr.batch import speed
 from monai_sr.cli.main import main
 
 # Tensors are small here: threads would cost more than they give, on a busy machine ten times more.
@@ -37,8 +37,8 @@ def hasten() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setattr(forecast, "_FIRST", 8)
-        patch.setattr(forecast, "_ENOUGH", 0.02)
+        patch.setattr(speed, "_FIRST", 8)
+        patch.setattr(speed, "_ENOUGH", 0.02)
         yield
 
 

@@ -42,6 +42,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "no BIDS dataset": ["bids", str(folder / "texts"), str(folder / "out"), "participant"],
         "check of the example": ["check", EXAMPLE],
         "dry run of the example": ["run", EXAMPLE, new, "--dry-run"],
+        "dry run of the example without a network": ["run", EXAMPLE, new, "--dry-run", "--bundle", "none"],
         "the example without a network": ["run", EXAMPLE, new, "--bundle", "none"],
     }
 
