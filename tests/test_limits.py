@@ -1,7 +1,8 @@
-"""``--threads``, ``--memory`` and ``--quiet``: what a command may use of a machine, and what it says."""
+"""``--threads``, ``--memory``, ``--quiet`` and ``--verbose``: what a command may use of a machine, and what it says."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -85,3 +86,20 @@ def test_quiet_prints_only_what_is_wrong_and_makes_the_same(call, tmp_path):
     code, out, err = call("run", tmp_path / "absent.nii", tmp_path / "c.nii.gz", "--quiet")
     assert (code, out) == (3, "") and "E-IO-MISSING" in err
     assert call("info")[1]  # and afterwards commands speak again
+
+
+def test_verbose_says_what_computed_a_result_of_what_and_how_long_it_took(call, tmp_path):
+    source, thin = scan(tmp_path / "a.nii.gz", shape=(24, 20, 12)), tmp_path / "b.nii.gz"
+    words = ("run", source, thin, "--bundle", "none", "--profile", "box")
+    _, plain, _ = call(*words)
+    code, out, _ = call(*words, "--verbose")
+    assert code == 0 and out.startswith(plain)
+    facts = {line[2:17].strip(): line[18:] for line in out[len(plain) :].splitlines()}
+    record = json.loads(thin.with_name("b.json").read_text())["monai_sr"]
+    assert facts["model"] == "none" and facts["computed by"].startswith(f"{record['engine']} on cpu, tiles of ")
+    assert facts["slice profile"] == "box, option" and facts["axis"] == "2, estimated"
+    assert facts["took"] == f"{record['seconds']:.1f} s, peak memory {record['peak_memory_mib']:.0f} MiB"
+    folder = call("run", tmp_path / "a.nii.gz", f"{tmp_path / 'out'}/", "--bundle", "none", "--verbose")
+    assert "  slice profile   " in folder[1] and folder[0] == 0
+    assert call(*words, "--verbose", "--quiet")[0] == 2
+    assert call("check", source, "--verbose")[0] == 2  # it shows the facts anyway

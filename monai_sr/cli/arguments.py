@@ -48,14 +48,18 @@ positive_number = _typed(Parameter("number", kind="number"))
 count = _typed(Parameter("count", kind="count"))
 
 
-def add_limits(parser: argparse.ArgumentParser) -> None:
+def add_limits(parser: argparse.ArgumentParser, *, makes_results: bool) -> None:
     """What a command may use of this machine, and what it says."""
     place = parser.add_argument_group("this machine")
     place.add_argument("--threads", type=count, metavar="N", help="processor threads [all that this process may use]")
     place.add_argument(
         "--memory", type=_bytes, metavar="SIZE", help="memory to plan with, such as 8G [all free memory]"
     )
-    place.add_argument("--quiet", action="store_true", help="print only errors and warnings, and show no progress")
+    loud = place.add_mutually_exclusive_group()
+    loud.add_argument("--quiet", action="store_true", help="print only errors and warnings, and show no progress")
+    if makes_results:
+        text = "print also what computed each result, the facts of its acquisition with their sources, time and memory"
+        loud.add_argument("--verbose", action="store_true", help=text)
 
 
 def _bytes(text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,19 @@ def _show(forecast: Forecast) -> None:
     if forecast.before:
         result = f" -> {forecast.after}, factor {forecast.factor:.4g}" if forecast.factor else ""
         say(f"  {forecast.before}{result}")
-    for fact, entry in (forecast.acquired or {}).items():
-        value = entry["value"]
-        shown = value if isinstance(value, str | int) or fact == "noise" else _mm(value)
-        say(f"  {fact.replace('_', ' '):15} {shown}, {entry['source']}")
+    for line in fact_lines(forecast.acquired or {}):
+        say(line)
     for notice in forecast.warnings:
         say(f"  {notice}")
     say(f"  {forecast.verdict if forecast.error is None else forecast.error}")
+
+
+def fact_lines(acquired: Mapping[str, Any]) -> Iterator[str]:
+    """The facts of an acquisition with their sources, see :meth:`monai_sr.acquired.Acquired.record`."""
+    for fact, entry in acquired.items():
+        value = entry["value"]
+        shown = value if isinstance(value, str | int) or fact == "noise" else _mm(value)
+        yield f"  {fact.replace('_', ' '):15} {shown}, {entry['source']}"
 
 
 def _mm(value: float | list[float]) -> str:

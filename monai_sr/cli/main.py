@@ -25,7 +25,7 @@ from ..engine.devices import MEMORY_LIMIT
 from ..engine.imports import import_monai_to_run
 from ..errors import SuperResolutionError, SuperResolutionWarning, collect_notices
 from .parser import make_parser
-from .terminal import answer_in_json, complain, flush_stdout, only_complaints, print_json
+from .terminal import answer_in_json, complain, flush_stdout, loudness, print_json
 
 ELSEWHERE = {"bids": "run", "errors": "info"}
 """Modules of commands that are not in a module of their name; each is imported when it is called."""
@@ -78,8 +78,8 @@ def _run(words: list[str], *, of_its_own: bool) -> int:
         finally:
             flush_stdout()  # of --help
         options.words, options.of_its_own = words, of_its_own
-        quiet = only_complaints(getattr(options, "quiet", False))
-        with _termination_heeded(), collect_notices(show=complain), _limited(options), quiet:
+        loud = loudness(quiet=getattr(options, "quiet", False), verbose=getattr(options, "verbose", False))
+        with _termination_heeded(), collect_notices(show=complain), _limited(options), loud:
             if of_its_own and options.command == "slicer" and not options.xml:
                 import_monai_to_run()
             module = import_module(f".{ELSEWHERE.get(options.command, options.command)}", __package__)

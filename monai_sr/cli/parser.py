@@ -82,7 +82,7 @@ def make_parser() -> Parser:
         sub.set_defaults(command=name)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if name not in ("info", "errors", "completion", "hub"):
-            add_limits(sub)
+            add_limits(sub, makes_results=name in ("run", "bids", "fuse"))
         if name in ("run", "bids", "check", "evaluate", "info", "doctor"):
             sub.add_argument("--json", action="store_true", help="print one JSON document for programs, and no text")
         return sub

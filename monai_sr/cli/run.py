@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .. import batch
 from ..batch.cases import Case, find_cases
 from ..batch.plan import check_header
 from ..batch.planned import LONG, plan_model
+from ..batch.record import record_beside
 from ..engine.imports import import_monai_to_run
 from ..errors import printable
 from ..options import RunOptions
 from ..profiles import read_protocols
+from .check import fact_lines
 from .config import run_options
-from .terminal import answer, bar, complain, in_json, say
+from .terminal import answer, bar, complain, in_json, say, say_details
 
 if TYPE_CHECKING:
     from ..batch.log import Outcome
@@ -121,5 +124,18 @@ def show(outcome: Outcome, cases: Sequence[Case], *, debug: bool) -> None:
             say(f"  {outcome.verdict}")
         for path in outcome.beside if named else ():
             say(printable(path))
+        say_details(details(record_beside(Path(outcome.output)) or {}))
     elif named:
         say(f"{printable(str(cases[0].target))}: {outcome.skipped}")
+
+
+def details(record: Mapping[str, Any]) -> Iterator[str]:
+    """What ``--verbose`` says of a result, by the record beside it."""
+    if "engine" in record:
+        name = " ".join(filter(None, (record["bundle"], record["bundle_version"])))
+        weights = f", weights {record['weights_sha256'][:12]}" if record["weights_sha256"] else ""
+        yield f"  {'model':15} {name}{weights}"
+        yield f"  {'computed by':15} {record['engine']} on {record['device']}, tiles of {record['tile_voxels']} voxels"
+    yield from fact_lines(record.get("acquired", {}))
+    if "seconds" in record:
+        yield f"  {'took':15} {record['seconds']:.1f} s, peak memory {record['peak_memory_mib']:.0f} MiB"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import Notice, SuperResolutionError, printable, write_error
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+_verbose: ContextVar[bool] = ContextVar("verbose", default=False)
 _answer: ContextVar[dict[str, Any] | None] = ContextVar("answer", default=None)
 
 
@@ -29,13 +30,14 @@ def answer_in_json() -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def only_complaints(quiet: bool) -> Iterator[None]:
-    """While it is open, with ``quiet``, nothing is said and no progress is shown; complaints are."""
-    token = _quiet.set(quiet)
+def loudness(*, quiet: bool, verbose: bool) -> Iterator[None]:
+    """While it is open, with ``quiet`` only complaints are shown, and with ``verbose`` details too."""
+    tokens = _quiet.set(quiet), _verbose.set(verbose)
     try:
         yield
     finally:
-        _quiet.reset(token)
+        for variable, token in zip((_quiet, _verbose), tokens, strict=True):
+            variable.reset(token)
 
 
 def in_json() -> bool:
@@ -59,6 +61,12 @@ def say(text: object) -> None:
     if _answer.get() is None and not _quiet.get():
         with _writable_stdout():
             print(_shown(text), flush=True)
+
+
+def say_details(lines: Iterable[str]) -> None:
+    """Print lines on stdout where ``--verbose`` asks for them; raises as :func:`say`."""
+    for line in lines if _verbose.get() else ():
+        say(line)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
