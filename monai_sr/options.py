@@ -97,12 +97,8 @@ class Parameter:
         raise ValueError(f"{value!r} is not {expected}")
 
 
-_EXPECTED = {
-    "flag": "true or false",
-    "number": "a number above 0",
-    **{"count": "a whole number above 0", "index": "a whole number from 0"},
-    "text": "a text",
-}
+_EXPECTED = {"flag": "true or false", "number": "a number above 0", "text": "a text"}
+_EXPECTED |= {"count": "a whole number above 0", "index": "a whole number from 0"}
 
 _NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?", re.IGNORECASE)
 _KINDS: dict[Any, Kind] = {bool: "flag", float: "number", int: "count", str: "text"}
@@ -265,6 +261,9 @@ class Selection(_Group):
     exclude: tuple[str, ...] = _option((), "but not those", many="words", placeholder="PATTERN")
     participant_label: tuple[str, ...] | None = _option(
         None, "only these of a BIDS dataset", many="words", placeholder="LABEL"
+    )
+    name: str | None = _option(
+        None, "names of results by {name}, {number} or {number:03}, and {bundle}", placeholder="TEMPLATE"
     )
     dry_run: bool = _option(False, "print what would be done and what it takes")
     fail_fast: bool = _option(False, "end with the first volume that fails")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -28,6 +29,9 @@ from .companions import masks_beside
 from .lists import LIST_SUFFIXES, read_list
 from .masks import Volume, assign_masks
 from .record import is_own_result, stem_of
+
+TEMPLATE = re.compile(r"([A-Za-z0-9_+-]|\{name\}|\{number(:0[1-9])?\}|\{bundle\})+")
+"""Of the names of results; the first is what a result would be called without it."""
 
 READ = (*WRITTEN, ".nhdr", ".mhd", ".mgh", ".mgz", ".mgh.gz", ".gipl", ".gipl.gz")
 """Names that are taken as images below a folder; so is the header of a pair beside its voxels."""
@@ -59,11 +63,35 @@ def find_cases(options: RunOptions) -> list[Case]:
     if selection.scheduler:  # workers have a current folder of their own
         source, target = source.absolute(), target.absolute()
     if names_one_file(options):
+        if selection.name is not None:
+            raise UsageError("E-USE", "--name was given, and the output names a file", fix="give one of them")
         cases = [_named_case(source, target, options)]
     else:
         check_folder(source, target, options)
         cases = _with_masks(list_cases(source, target, options), masks, target)
+        cases = _named_by_template(cases, options)
     return choose(cases, options)
+
+
+def _named_by_template(cases: Sequence[Case], options: RunOptions) -> list[Case]:
+    """The cases with the names of results that ``--name`` gives: of our own words only, never of a header.
+
+    Raises:
+        UsageError: it holds something else, or names are given otherwise.
+    """
+    template = options.selection.name
+    if template is None:
+        return list(cases)
+    if any(case.bids is not None for case in cases):
+        raise UsageError("E-USE", "--name was given, and BIDS names its derivatives", fix="omit --name")
+    if not TEMPLATE.fullmatch(template):
+        known = "letters, digits, _ + - and {name}, {number}, {number:03}, {bundle}"
+        raise UsageError("E-USE", f"--name {template!r} holds more than {known}", fix="correct --name")
+    bundle, named = Path(options.wanted.bundle).name, []
+    for number, case in enumerate(cases, start=1):
+        stem = template.format(name=stem_of(case.target), number=number, bundle=bundle)
+        named.append(replace(case, target=case.target.with_name(stem + case.target.name[len(stem_of(case.target)) :])))
+    return named
 
 
 def names_one_file(options: RunOptions) -> bool:
@@ -203,6 +231,8 @@ def _listed(path: Path, target: Path, options: RunOptions) -> Iterator[Case]:
             cases = [Case(entry, source, target / _result_name(Path(source.name or "volume")), fault=fault)]
         elif source.is_file():
             cases = [replace(case, name=entry) if case.series is None else case for case in cases]
+        if output and options.selection.name is not None:
+            raise UsageError("E-LIST", f"{entry} has a name in the list, and --name was given", path=path)
         if output and len(cases) != 1:
             raise UsageError(
                 "E-LIST", f"{entry} holds {len(cases)} volumes, one output is named", fix="leave it out", path=path
