@@ -20,8 +20,8 @@ def without(*packages: str) -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
-UNUSED = ("ignite", "matplotlib", "scipy.signal", "tensorboard", "jsonschema", "requests")
-"""What MONAI has for training, plots, ultrasound, logs, its command line and downloads, if it is installed."""
+UNUSED = ("ignite", "matplotlib", "scipy.signal", "tensorboard", "jsonschema")
+"""What MONAI has for training, plots, ultrasound, logs and its command line, if it is installed."""
 
 
 def import_monai_to_run() -> None:
