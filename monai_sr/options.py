@@ -114,7 +114,7 @@ class _Group:
     """Fields that are checked when the record is made, from wherever its values come."""
 
     def __post_init__(self) -> None:
-        for parameter in _parameters_of(type(self)):  # type: ignore[arg-type]  # type: ignore[arg-type]  # a class is hashable
+        for parameter in _parameters_of(type(self)):  # type: ignore[arg-type]  # a class is hashable
             name = parameter.flag or parameter.name
             try:
                 value = parameter.convert(getattr(self, parameter.name))
