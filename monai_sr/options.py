@@ -250,6 +250,7 @@ class Outputs(_Group):
     viewer: bool = _option(
         False, "write a page to browse the volumes (.viewer.html); MONAI_SR_NIIVUE names NiiVue's niivue.umd.js"
     )
+    preview: bool = _option(False, "write a picture (.png) of a plane of the acquired slices and of the result")
     overwrite: bool = _option(False, "also replace files that monai-sr did not write")
 
 

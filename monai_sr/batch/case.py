@@ -260,7 +260,8 @@ def _process(
         seconds = time.monotonic() - started
         write_record(case.target, content, input_sha256=digest, notices=notices, seconds=seconds)
         page.show_result(acquired, result.sr, content["monai_sr"])
-    there = [*result.masks, *(map_path(case.target, kind) for kind in result.maps), page.written, page.viewer]
+    maps = [map_path(case.target, kind) for kind in result.maps]
+    there = [*result.masks, *maps, page.written, page.viewer, page.preview]
     facts = essentials(content)
     return Outcome(case.name, "done", change=result.change, facts=facts, beside=tuple(str(p) for p in there if p))
 

@@ -81,6 +81,7 @@ def _with_costs(forecast: Forecast, options: RunOptions, model: Model | Planned,
         outputs += [map_path(case.target, kind) for kind in maps_wanted(options)]
     outputs += [report_path(case.target)] if options.outputs.report else []
     outputs += [report_path(case.target).with_suffix(".viewer.html")] if options.outputs.viewer else []
+    outputs += [report_path(case.target).with_suffix(".png")] if options.outputs.preview else []
     taken = texture + peak_bytes(model.engine, tile, **size)
     return replace(forecast, is_done=done, outputs=tuple(outputs), memory=taken)
 

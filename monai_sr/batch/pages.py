@@ -18,7 +18,15 @@ from ..acquired import Acquired
 from ..dicom import series_description
 from ..errors import SuperResolutionError, SuperResolutionWarning, read_warning, warn
 from ..options import Outputs
-from ..report import IndexRow, summary_of, write_failure_report, write_index_page, write_report, write_viewer
+from ..report import (
+    IndexRow,
+    summary_of,
+    write_failure_report,
+    write_index_page,
+    write_preview,
+    write_report,
+    write_viewer,
+)
 from .cases import Case
 from .log import FACTS
 from .record import record_beside, report_path
@@ -44,6 +52,7 @@ class CasePage:
         self.path = report_path(case.target)
         self.folder = folder
         self.viewer = self.path.with_suffix(".viewer.html") if outputs.viewer else None
+        self.preview = self.path.with_suffix(".png") if outputs.preview else None
         self.image: MetaTensor | None = None
 
     @property
@@ -51,7 +60,7 @@ class CasePage:
         """Whether there is nothing to write about a case that is done: its page is about the result that is there."""
         of_result = (record_beside(self.case.target) or {}).get("output_sha256")
         pages = [self.path] if self.wanted else []
-        pages += [self.viewer] if self.viewer else []
+        pages += [page for page in (self.viewer, self.preview) if page]
         return all(of_result and summary_of(page).get("output_sha256") == of_result for page in pages)
 
     @property
@@ -71,9 +80,11 @@ class CasePage:
 
     def show_result(self, acquired: Acquired, sr: MetaTensor, record: Mapping[str, Any]) -> None:
         """Write the pages of a result."""
-        if self.viewer:
-            path, digest = self.viewer, record.get("output_sha256", "")
-            self._write(path, lambda: write_viewer(path, acquired, sr, name=self.case.name, output_sha256=digest))
+        digest = record.get("output_sha256", "")
+        if viewer := self.viewer:
+            self._write(viewer, lambda: write_viewer(viewer, acquired, sr, name=self.case.name, output_sha256=digest))
+        if preview := self.preview:
+            self._write(preview, lambda: write_preview(preview, acquired, sr, output_sha256=digest))
         if not self.wanted:
             return
         self._write(

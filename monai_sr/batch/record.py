@@ -157,7 +157,7 @@ def _reproducing(options: RunOptions) -> RunOptions:
         decided,
         wanted=replace(decided.wanted, format=options.wanted.format, strict=options.wanted.strict),
         compute=replace(decided.compute, device=options.compute.device),
-        outputs=replace(kept, report=outputs.report, viewer=outputs.viewer),
+        outputs=replace(kept, report=outputs.report, viewer=outputs.viewer, preview=outputs.preview),
     )
 
 

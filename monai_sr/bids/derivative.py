@@ -31,7 +31,7 @@ KEPT = (
 """What still holds of a result. Whatever else may point to a patient, a place or a date."""
 
 # "ct" and not "ct/": the validator (3.0.2) asks for folders without their slash
-IGNORED = ("monai-sr-*", "*.html", "ct")
+IGNORED = ("monai-sr-*", "*.html", "*.png", "ct")
 """What our datasets hold besides BIDS: files about the run, reports, and CT."""
 
 README = """# Thin slices by monai-sr

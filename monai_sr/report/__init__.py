@@ -4,6 +4,7 @@ from .case import write_failure_report, write_report
 from .fused import StackShown, write_fusion_report
 from .index import IndexRow, write_index_page
 from .page import summary_of
+from .preview import write_preview
 from .volumes import niivue_script, write_viewer
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "write_failure_report",
     "write_fusion_report",
     "write_index_page",
+    "write_preview",
     "write_report",
     "write_viewer",
 ]

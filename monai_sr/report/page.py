@@ -59,6 +59,11 @@ def script_json(content: Any) -> str:
     return json.dumps(content).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+def summary_element(content: Any) -> bytes:
+    """What :func:`summary_of` finds in a file that is no page."""
+    return _OPENING + script_json(content).encode() + b"</script>"
+
+
 def summary_of(path: Path) -> dict[str, Any]:
     """What a page of ours says of itself in its head; empty for any other file, or none."""
     try:

@@ -204,14 +204,19 @@ def _ruler(width: float) -> tuple[str, float]:
 
 def thumbnail(scene: Scene, windows: Windows, layer: str) -> str:
     """A small picture for an index, as a data URL."""
+    return data_url(picture_of(scene, windows, layer, THUMBNAIL))
+
+
+def picture_of(scene: Scene, windows: Windows, layer: str, pixels: int) -> np.ndarray:
+    """(height, width) uint8 of a middle plane that shows the slices from the side, so many ``pixels`` at most."""
     lacking = scene.showing_order()[0]
     (index,) = scene.chosen(lacking, 1)
     picture = scene.picture(scene.plane(layer, lacking, index), lacking)
     width, height = scene.size(lacking)
-    scale = THUMBNAIL / max(width, height)
+    scale = pixels / max(width, height)
     rows, columns = (
         np.minimum(((np.arange(max(1, round(mm * scale))) + 0.5) / max(1, round(mm * scale)) * n).astype(int), n - 1)
         for mm, n in zip((height, width), picture.shape, strict=True)
     )
     gray = windows.table(next(iter(windows.presets)))[windows.encode(picture[np.ix_(rows, columns)])]
-    return data_url(np.rint(gray * 255).astype(np.uint8))
+    return np.rint(gray * 255).astype(np.uint8)

@@ -15,18 +15,21 @@ _COLOR_GRAY, _COLOR_PALETTE = 0, 3
 _LEVEL = 9
 
 
-def png_bytes(pixels: np.ndarray, palette: np.ndarray | None = None) -> bytes:
-    """A PNG file, without metadata; equal pixels give equal bytes.
+def png_bytes(pixels: np.ndarray, palette: np.ndarray | None = None, *, comment: bytes = b"") -> bytes:
+    """A PNG file, without metadata but for a comment; equal pixels give equal bytes.
 
     Args:
         pixels: (height, width) uint8, gray levels or places in ``palette``.
         palette: (n, 4) uint8 red, green, blue, alpha, at most 256 of them.
+        comment: Latin-1.
     """
     if pixels.ndim != 2 or pixels.dtype != np.uint8 or 0 in pixels.shape:
         raise ValueError(f"a picture is (height, width) uint8, not {pixels.shape} {pixels.dtype}")
     height, width = pixels.shape
     color = _COLOR_GRAY if palette is None else _COLOR_PALETTE
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0))]
+    if comment:
+        chunks.append((b"tEXt", b"Comment\0" + comment))
     if palette is not None:
         chunks += [(b"PLTE", palette[:, :3].tobytes()), (b"tRNS", palette[:, 3].tobytes())]
     chunks += [(b"IDAT", zlib.compress(_filtered(pixels, up=palette is None), _LEVEL)), (b"IEND", b"")]
