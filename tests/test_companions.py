@@ -25,6 +25,8 @@ BIDS = Path("sub-01_run-1_res-thin_desc-SR_T2w.nii.gz")
         ("out/series-0123", "uncertainty", "out/series-0123_uncertainty.nii.gz"),
         (BIDS, "consistency", "sub-01_run-1_desc-SRconsistency_T2w.nii.gz"),
         (BIDS, "uncertainty", "sub-01_run-1_res-thin_desc-SRuncertainty_T2w.nii.gz"),
+        ("sub-01_ce-gad_desc-fused_T1w.nii.gz", "uncertainty", "sub-01_ce-gad_desc-fuseduncertainty_T1w.nii.gz"),
+        ("sub-01_ce-gad_desc-fused_T1w.nii.gz", "stacks", "sub-01_ce-gad_desc-fusedT1wstacks_dseg.nii.gz"),
     ],
 )
 def test_a_map_is_called_like_its_result(target, kind, name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import dicom_phantoms
@@ -35,6 +36,7 @@ from monai_sr.fusion.stacks import Stack, common_grid
 from monai_sr.grid import Grid, grid_of
 from monai_sr.options import RunOptions
 from monai_sr.slices import profile_matrix
+from monai_sr.trust.uncertainty import uncertainty_map
 
 SIDE = 48
 SPLINE = RunOptions.from_dict({"bundle": "none", "profile": "gaussian"})
@@ -263,6 +265,40 @@ def test_three_stacks_gain_two_decibels_and_two_one(hr, spline):
     assert all(stack.agreement.nrmse < 0.01 for stack in three.stacks)
     assert all(stack.scaling.gain == pytest.approx(1, abs=0.01) for stack in three.stacks)
     assert int(three.count.min()) == 3 and set(three.nearest.unique().tolist()) == {1, 2, 3}
+
+
+def test_errors_are_as_large_as_predicted(hr, spline):
+    noisy = [
+        stack + 10 * torch.randn(stack.shape, generator=torch.Generator().manual_seed(n))
+        for n, stack in enumerate(stacks_of(hr))
+    ]
+    for count in (2, 3):
+        fused = fuse([Acquired.of(stack, profile="gaussian") for stack in noisy[:count]], spline)
+        inner = (slice(6, -6),) * 3
+        sigma = fused.uncertainty()[0].as_tensor()[inner]
+        error = (fused.image[0].as_tensor() - hr[0].as_tensor())[inner].abs()
+        ball = hr[0].as_tensor()[inner] > 150
+        within = [float((error[ball] <= k * sigma[ball]).float().mean()) for k in (1, 2)]
+        assert 0.6 < within[0] < 0.97 and within[1] > 0.87
+        low, high = torch.quantile(sigma, torch.tensor([0.25, 0.75]))
+        assert error[sigma > high].mean() > 1.5 * error[sigma < low].mean()
+
+
+def test_where_one_stack_measured_the_uncertainty_is_that_of_a_run(hr, spline):
+    axial = Acquired.of(stacks_of(hr)[0], profile="gaussian")
+    affine = np.eye(4)
+    affine[0, 3] = 24
+    part = volume(hr[0].as_tensor()[24:].clone(), affine)
+    fused = fuse([axial, Acquired.of(stacks_of(part)[1], profile="gaussian")], spline, register=False)
+    alone = (fused.count == 1) & (fused.nearest == 1)
+    assert 0.4 < float(alone.float().mean()) < 0.6
+    with pytest.raises(UsageError):  # the spline was not calibrated
+        fused.uncertainty()
+    constants = {"MR": {"factor": [2.0, 4.0], "floor": [0.02, 0.03], "slope": [1.0, 1.5]}}
+    predicted = replace(fused, constants=constants).uncertainty()[0]
+    expected = uncertainty_map(axial, fused.image, constants)[0]
+    assert torch.allclose(predicted[alone], expected[alone], rtol=1e-3)
+    assert not torch.allclose(predicted[~alone], expected[~alone], rtol=0.1)
 
 
 def test_where_stacks_differ_by_noise_alone_their_mean_is_kept(hr, spline, monkeypatch):

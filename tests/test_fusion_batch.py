@@ -23,7 +23,7 @@ from nifti_tools import save_nifti
 from test_report import Page
 from test_story import check_record
 
-from monai_sr import simulate_thick_slices
+from monai_sr import bundles, simulate_thick_slices
 from monai_sr.cli.main import main
 from monai_sr.errors import InputMissingError, collect_notices
 from monai_sr.fusion import files as fusion_files
@@ -61,6 +61,14 @@ def options_of(source: Path, target: Path, **more) -> RunOptions:
 
 def run(source: Path, target: Path, *words: str) -> int:
     return main(["fuse", "--from", str(source), str(target), *WORDS, *words])
+
+
+@pytest.fixture
+def calibrated(monkeypatch):
+    """A spline that says how uncertain its results are."""
+    constants = {"factor": [2.0, 4.0], "floor": [0.02, 0.03], "slope": [1.0, 1.5]}
+    known = bundles.read_calibration("none") | {"uncertainty": {"MR": constants, "CT": constants}}
+    monkeypatch.setattr(bundles, "read_calibration", lambda _: known)
 
 
 # ---------------------------------------------------------------- grouping
@@ -170,6 +178,18 @@ def test_a_derived_series_lies_where_the_stacks_do(derived, tmp_path):
     assert np.abs(stored - image.get_fdata()).max() <= 1
 
 
+def test_the_uncertainty_of_a_derived_series_is_a_parametric_map_too(calibrated, tmp_path):
+    pytest.importorskip("highdicom", reason="highdicom (monai-sr[seg]) is not installed")
+    dicom_study(tmp_path / "in", "first", 4)
+    assert run(tmp_path / "in", tmp_path / "out", "--uncertainty") == 0
+    (folder,) = (tmp_path / "out").glob("fused-*/")
+    series = dicom_tools.read(folder)
+    dicom = pydicom.dcmread(folder.with_name(f"{folder.name}_uncertainty.dcm"))
+    assert dicom.FrameOfReferenceUID == series[0].FrameOfReferenceUID and dicom.NumberOfFrames == len(series)
+    sigma = nib.load(folder.with_name(f"{folder.name}_uncertainty.nii.gz"))
+    assert sorted(sigma.shape) == sorted((len(series), series[0].Rows, series[0].Columns))
+
+
 def test_a_derived_series_is_skipped_and_never_fused_again(derived, tmp_path, capsys):
     before = sorted(path.read_bytes() for path in (tmp_path / "out").glob("fused-*/*"))
     assert run(tmp_path / "in", tmp_path / "out", "--maps") == 0
@@ -233,6 +253,31 @@ def test_a_report_shows_stacks_agreement_resolution_and_the_nearest_stack(patien
     capsys.readouterr()
     assert run(patients, target, "--report") == 0
     assert "skipped      1" in capsys.readouterr().out and (target / "p1.html").exists()
+
+
+def test_the_uncertainty_is_written_recorded_and_shown(calibrated, patients, tmp_path, capsys):
+    target, words = tmp_path / "fused", ("--include", "p1*", "--uncertainty", "--report")
+    assert run(patients, target, *words) == 0
+    image, sigma = (nib.load(target / f"p1{name}.nii.gz") for name in ("", "_uncertainty"))
+    assert sigma.get_data_dtype() == np.float32 and np.array_equal(sigma.affine, image.affine)
+    assert sigma.shape == image.shape and 0 < sigma.get_fdata().min() < sigma.get_fdata().max() < 400
+    record, page = check_record(target / "p1.json"), Page(target / "p1.html")
+    median = float(np.median(sigma.get_fdata()))
+    assert record["uncertainty"] == {"median": pytest.approx(median, rel=0.01), "unit": "signal"}
+    shown = [a["data-value"] for a in page.all("button") if a.get("data-do") == "overlay"]
+    assert shown == ["stacks", "uncertainty"] and "Predicted error: standard deviation at most" in page.text
+    capsys.readouterr()
+    assert run(patients, target, *words) == 0 and "skipped      1" in capsys.readouterr().out
+    (target / "p1_uncertainty.nii.gz").unlink()
+    assert run(patients, target, *words) == 0 and "done         1" in capsys.readouterr().out
+    assert (target / "p1_uncertainty.nii.gz").exists()
+    assert run(patients, target, "--include", "p1*", "--field", "first") == 0
+    assert not (target / "p1_uncertainty.nii.gz").exists()  # it said nothing of this result
+
+
+def test_a_bundle_that_was_not_calibrated_gives_no_uncertainty(patients, tmp_path, capsys):
+    assert run(patients, tmp_path / "fused", "--uncertainty") == 2
+    assert "does not know how uncertain its results are" in capsys.readouterr().err
 
 
 def test_the_page_of_a_patient_that_failed_says_why(patients, tmp_path, capsys):
@@ -326,9 +371,9 @@ def dataset(tmp_path) -> Path:
     return root
 
 
-def test_the_stacks_of_a_bids_dataset_become_a_derivative(dataset, tmp_path, capsys):
+def test_the_stacks_of_a_bids_dataset_become_a_derivative(calibrated, dataset, tmp_path, capsys):
     target = dataset / "derivatives" / "fused"
-    assert run(dataset, target, "--maps") == 0
+    assert run(dataset, target, "--maps", "--uncertainty") == 0
     assert "1 file(s) left out" in capsys.readouterr().err  # the one with a contrast agent
     fused = target / "sub-01" / "anat" / "sub-01_desc-fused_T2w.nii.gz"
     content = json.loads(Path(str(fused).replace(".nii.gz", ".json")).read_text())
@@ -339,6 +384,7 @@ def test_the_stacks_of_a_bids_dataset_become_a_derivative(dataset, tmp_path, cap
     assert sources == [{"value": 3.0, "source": "sidecar"}] * 3
     assert (target / "sub-02/ses-1/anat/sub-02_ses-1_desc-fused_T1w.nii.gz").exists()
     assert (target / "sub-01/anat/sub-01_desc-fusedT2wstacks_dseg.json").exists()
+    assert (target / "sub-01/anat/sub-01_desc-fuseduncertainty_T2w.json").exists()
     if bids_datasets.validator():
         assert bids_datasets.validator_errors(target) == []
 

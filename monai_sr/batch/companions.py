@@ -33,7 +33,7 @@ DESCRIPTIONS = {
     "consistency": "Acquired slices less the result acquired again, in its units.",
     "uncertainty": "Standard deviation of the error of each voxel of the result, in its units.",
 }
-_OF_BIDS = "_res-thin_desc-SR_"
+_OF_BIDS, _FUSED = "_res-thin_desc-SR_", "_desc-fused_"
 
 
 def map_path(target: Path, kind: str) -> Path:
@@ -43,8 +43,12 @@ def map_path(target: Path, kind: str) -> Path:
 
     Args:
         target: the result, a file or the folder of a DICOM series.
-        kind: one of :data:`MAPS`.
+        kind: one of :data:`MAPS`, or "stacks": which stack of a fused volume measured closest.
     """
+    if _FUSED in target.name:
+        of, suffix = target.name.removesuffix(".nii.gz").split(_FUSED)
+        named = f"{suffix}stacks_dseg" if kind == "stacks" else f"{kind}_{suffix}"
+        return target.with_name(f"{of}_desc-fused{named}.nii.gz")
     if _OF_BIDS in target.name:
         grid = "" if kind == "consistency" else "_res-thin"
         return target.with_name(target.name.replace(_OF_BIDS, f"{grid}_desc-SR{kind}_"))

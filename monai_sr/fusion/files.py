@@ -15,7 +15,7 @@ from ..batch import check_target
 from ..batch.attempt import attempt
 from ..batch.case import input_sha256, replace_folder
 from ..batch.claims import ClaimedError, hold_claim
-from ..batch.companions import write_map
+from ..batch.companions import describe_companions, map_path, remove_maps, write_map, write_maps
 from ..batch.log import ALREADY_DONE, CLAIMED, Outcome
 from ..batch.model import load_model
 from ..batch.pages import CasePage
@@ -28,7 +28,6 @@ from ..batch.record import (
     sha256_of,
     sidecar_path,
     stamps,
-    stem_of,
     write_record,
 )
 from ..bids import fused_sidecar
@@ -50,8 +49,6 @@ from .page import write_page_of
 from .sources import Source, find_sources, read_stacks
 
 MAP_DESCRIPTION = "Which stack measured closest to each voxel, from 1; 0 for none."
-
-_OF_BIDS = "_desc-fused_"
 
 
 def fuse_files(
@@ -94,8 +91,7 @@ def fuse_files(
         except ClaimedError as error:
             raise OutputError("E-OUT-EXISTS", CLAIMED, fix="wait for it, or name another file", path=target) from error
     assert fused is not None, "what was named is made again"
-    beside = [stacks_map_path(target)] if chosen.maps else []
-    return fused, [target, *beside, *([Path(page.written)] if page.written else [])]
+    return fused, [target, *_maps_of(target, options, chosen), *([Path(page.written)] if page.written else [])]
 
 
 def process_stacks(
@@ -122,7 +118,7 @@ def process_stacks(
             "score": max(float(stack.agreement.nrmse) for stack in fused.stacks),
             "resolution": max(fused.resolution(axis).mm for axis in range(3)),
         }
-        beside = (str(stacks_map_path(case.target)),) if fusion.maps else ()
+        beside = tuple(map(str, _maps_of(case.target, options, fusion)))
         return Outcome(case.name, "done", change=change, facts=facts, beside=beside)
 
     return attempt(case, options, story)
@@ -142,7 +138,7 @@ def _fuse_case(
     started = time.monotonic()
     options = resolve_options(options, model)
     made, before = made_by(options, model), stamps(case.files)
-    beside = stacks_map_path(case.target)
+    maps = _maps_of(case.target, options, fusion)
     try:
         case.target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -157,7 +153,7 @@ def _fuse_case(
             overwrite=overwrite,
             again=case.is_named,
         )
-        if done and _is_alike(case, fusion) and (not fusion.maps or beside.exists()) and page.is_current:
+        if done and _is_alike(case, fusion) and all(path.exists() for path in maps) and page.is_current:
             return None
         acquired = read_stacks(case.stacks, options)
         if stamps(case.files) != before:
@@ -173,11 +169,16 @@ def _fuse_case(
             memory=memory,
             progress=progress,
         )
+        sigma = {"uncertainty": fused.uncertainty()} if options.outputs.uncertainty else {}
+        remove_maps(case.target, {"stacks", "uncertainty"})
         if fusion.maps:
             nearest = on_grid(fused.nearest[None].float(), grid_of(fused.image), fused.image)
-            write_map(nearest, beside, overwrite=overwrite, dtype="uint8")
+            write_map(nearest, map_path(case.target, "stacks"), overwrite=overwrite, dtype="uint8")
         claim.begin_writing(case.target)
         _write_result(fused, case, made, fusion)
+        first = fused.stacks[0]
+        source = case.series if case.is_derived_dicom else None
+        write_maps(sigma, case.target, source, acquired=first.acquired, made_by=made, overwrite=overwrite)
         content = describe_fusion(fused, case.stacks, fusion)
         content["GeneratedBy"][0]["Description"] = model.name
         content["monai_sr"] |= {
@@ -188,13 +189,19 @@ def _fuse_case(
             "engine": describe_engine(model.engine),
             "device": str(model.device),
         }
+        for kind, values in sigma.items():
+            known = values[0][fused.count > 0]
+            median = float(known.median()) if len(known) else 0.0
+            content["monai_sr"][kind] = {"median": float(f"{median:.4g}"), "unit": first.agreement.unit}
         images = [stack.bids for stack in case.stacks if stack.bids is not None]
         if images:
             derived = fused_sidecar(images, grid_of(fused.image))
             content |= derived
+            describe_companions(case.target, derived, maps=sigma, masks=())
             if fusion.maps:
                 kept = {name: derived[name] for name in ("Sources", "SpatialReference", "SkullStripped")}
-                write_json(kept | {"Description": f"{MAP_DESCRIPTION} {NOTICE}"}, sidecar_path(beside))
+                there = sidecar_path(map_path(case.target, "stacks"))
+                write_json(kept | {"Description": f"{MAP_DESCRIPTION} {NOTICE}"}, there)
         seconds = time.monotonic() - started
         write_record(case.target, content, input_sha256=digest, notices=notices, seconds=seconds)
         record = content["monai_sr"]
@@ -215,12 +222,10 @@ def _write_result(fused: Fused, case: FusionCase, made: MadeBy, fusion: FusionOp
     )
 
 
-def stacks_map_path(target: Path) -> Path:
-    """Where the map of the stacks belongs: ``fused_stacks.nii.gz`` beside ``fused.nii.gz``; by BIDS as labels."""
-    if _OF_BIDS in target.name:
-        of, suffix = target.name.removesuffix(".nii.gz").split(_OF_BIDS)
-        return target.with_name(f"{of}_desc-fused{suffix}stacks_dseg.nii.gz")
-    return target.with_name(f"{stem_of(target)}_stacks.nii.gz")
+def _maps_of(target: Path, options: RunOptions, fusion: FusionOptions) -> list[Path]:
+    """Where the maps belong that were asked for: ``fused_stacks.nii.gz`` beside ``fused.nii.gz``; by BIDS as labels."""
+    wanted = {"stacks": fusion.maps, "uncertainty": options.outputs.uncertainty}
+    return [map_path(target, kind) for kind, is_wanted in wanted.items() if is_wanted]
 
 
 def describe_fusion(fused: Fused, sources: Sequence[Source], fusion: FusionOptions) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..intensities import CT_LEAST
 from ..io.adapters import as_volume
 from ..options import Wanted
 from ..trust.resolution import Resolution, measure_resolution
+from ..trust.uncertainty import constants_for, through_plane_detail
 from .operators import is_known, resample
 from .options import Field
 from .prior import combine
@@ -30,7 +31,7 @@ from .registration import SMALL_MOTION, Motion, align, coarse
 from .scaling import Scaling, fit_scaling, mean_over_cubes
 from .solver import Term, solve
 from .stacks import Stack, are_parallel, common_grid
-from .trust import Agreement, measure_agreement, warn_of_disagreement
+from .trust import Agreement, error_of_several, measure_agreement, warn_of_disagreement
 from .weights import weigh
 
 PER_VOXEL, PER_STACK = 64, 8
@@ -101,12 +102,43 @@ class Fused:
         stacks: what was made of each.
         count: (X, Y, Z) how many stacks measured a voxel.
         nearest: (X, Y, Z) which stack measured closest to a voxel, from 1; 0 for none.
+        spread: (X, Y, Z) mean squared difference of the super-resolved stacks around a voxel, less that of noise.
+        constants: of the bundle for the uncertainty of its results; empty for one that was not calibrated.
     """
 
     image: MetaTensor
     stacks: tuple[FusedStack, ...]
     count: Tensor
     nearest: Tensor
+    spread: Tensor
+    constants: Mapping[str, Any]
+
+    def uncertainty(self) -> MetaTensor:
+        """The predicted standard deviation of the error of each voxel.
+
+        Where one stack alone measured, it is predicted as that of a run, see :mod:`monai_sr.trust.uncertainty`;
+        elsewhere by :func:`monai_sr.fusion.trust.error_of_several`.
+
+        Returns:
+            (1, X, Y, Z) in the units of the image; 0 where no stack measured.
+
+        Raises:
+            UsageError: one stack alone measured some voxels, and the bundle was not calibrated for its modality.
+        """
+        sigma = error_of_several(self.spread, self.count, [stack.noise for stack in self.stacks])
+        grid = grid_of(self.image)
+        for number, stack in enumerate(self.stacks, 1):
+            alone = (self.count == 1) & (self.nearest == number)
+            if not bool(alone.any()):
+                continue
+            acquired = stack.acquired
+            axis = int(np.abs(grid.affine[:3, :3].T @ acquired.grid.affine[:3, acquired.axis]).argmax())
+            factor = acquired.slice_spacing / grid.spacing[axis]
+            floor, slope = constants_for(self.constants, acquired.modality, factor)
+            unit = 1.0 if acquired.modality == "CT" else stack.agreement.value_range
+            detail = through_plane_detail(self.image.as_tensor()[0], grid, axis, acquired.slice_spacing)
+            sigma[alone] = detail[alone].mul_(slope).square_().add_((floor * unit) ** 2).sqrt_()
+        return on_grid(torch.where(self.count > 0, sigma, 0.0)[None], grid, self.image)
 
     def resolution(self, axis: int) -> Resolution:
         """Along an axis of the result: the effective slice thickness, see :mod:`monai_sr.trust.resolution`."""
@@ -196,7 +228,8 @@ def fuse(
         FusedStack(stack.name, stack.acquired, motion, scaling, stack.noise, _mean_weight(term), agreement)
         for stack, motion, scaling, term, agreement in zip(placed, motions, scalings, terms, agreements, strict=True)
     ]
-    return Fused(image, tuple(made), prior.count, prior.nearest)
+    constants = model.calibration.get("uncertainty", {})
+    return Fused(image, tuple(made), prior.count, prior.nearest, prior.spread, constants)
 
 
 def _as_stacks(stacks: Sequence[Any], names: Sequence[str]) -> list[Stack]:

@@ -13,7 +13,7 @@ Field = Literal["union", "intersection", "first"]
 TAKEN = (
     *("bundle", "spacing", "format", "strict", "slice_thickness", "profile", "modality", "protocols"),
     *(name for name, parameter in PARAMETERS.items() if parameter.group in ("reading", "compute") and name != "series"),
-    *("report", "overwrite"),
+    *("uncertainty", "report", "overwrite"),
     *("include", "exclude", "participant_label", "dry_run", "fail_fast", "num_parts", "part_id"),
 )
 """Options of a run that a fusion takes too; those of the acquisition hold for every stack."""

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from scipy import ndimage
 from torch import Tensor
 
-from ..errors import read_warning
+from ..errors import UsageError, read_warning
 from ..grid import Grid, grid_of
 from ..report import StackShown, write_fusion_report
 from .fuse import Fused, FusedStack
@@ -65,9 +66,18 @@ def write_page_of(
         nearest=fused.nearest,
         name=name,
         record=record,
+        uncertainty=_uncertainty(fused),
         warnings=[read_warning(entry) for entry in record.get("warnings", ())],
         links=links,
     )
+
+
+def _uncertainty(fused: Fused) -> MetaTensor | None:
+    """The predicted error, if the bundle was calibrated for these stacks."""
+    try:
+        return fused.uncertainty()
+    except UsageError:
+        return None
 
 
 def _moved(stack: FusedStack) -> Stack:

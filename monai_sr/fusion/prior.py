@@ -36,6 +36,7 @@ class Prior:
     Attributes:
         mean: (X, Y, Z) weighted mean; the lowest value where no stack measured.
         variance: mean squared difference of the stacks from it where several measured; NaN where none did.
+        everywhere: of ``variance``, the fraction that noise does not explain.
         relative: (X, Y, Z) variance of the error of the mean around a voxel, divided by ``variance``; positive.
         count: (X, Y, Z) uint8, how many stacks measured a voxel.
         nearest: (X, Y, Z) uint8, the stack of the largest confidence, from 1; 0 where none measured.
@@ -43,9 +44,17 @@ class Prior:
 
     mean: Tensor
     variance: float
+    everywhere: float
     relative: Tensor
     count: Tensor
     nearest: Tensor
+
+    @property
+    def spread(self) -> Tensor:
+        """(X, Y, Z) mean squared difference of the stacks around a voxel that noise does not explain."""
+        if not self.variance > 0:
+            return torch.zeros_like(self.relative)
+        return (self.relative * (2 / ERROR_OF_SPREAD)).sub_(self.everywhere).clamp_(min=0).mul_(self.variance)
 
 
 def combine(stacks: Sequence[Stack], results: Sequence[MetaTensor], grid: Grid) -> Prior:
@@ -74,17 +83,18 @@ def combine(stacks: Sequence[Stack], results: Sequence[MetaTensor], grid: Grid) 
     spread = torch.where(count > 1, squares.div_(weights.clamp_(min=1e-12)).sub_(mean.square()).clamp_(min=0), 0.0)
     several = int((count > 1).sum())
     variance = float(spread.double().sum()) / several if several else float("nan")
-    return Prior(mean, variance, _relative(spread, variance, [stack.noise for stack in stacks]), count, nearest)
+    everywhere, relative = _relative(spread, variance, [stack.noise for stack in stacks])
+    return Prior(mean, variance, everywhere, relative, count, nearest)
 
 
-def _relative(spread: Tensor, variance: float, noise: Sequence[float]) -> Tensor:
+def _relative(spread: Tensor, variance: float, noise: Sequence[float]) -> tuple[float, Tensor]:
     """The variance of the error of the mean: half of it is that around a voxel, half of it that of all."""
     if not variance > 0:
-        return torch.ones_like(spread)
+        return 1.0, torch.ones_like(spread)
     low, by_noise = 1e-3, NOISE_IN_SPREAD * float(np.mean(np.square(noise))) / variance
     around = torch.from_numpy(ndimage.uniform_filter(spread.numpy(), AROUND, mode="nearest")).div_(variance)
     everywhere = max(low, 1 - by_noise)
-    return around.sub_(by_noise).clamp_(min=low).add_(everywhere).mul_(ERROR_OF_SPREAD / 2)
+    return everywhere, around.sub_(by_noise).clamp_(min=low).add_(everywhere).mul_(ERROR_OF_SPREAD / 2)
 
 
 def confidence(stack: Stack, grid: Grid) -> Tensor:

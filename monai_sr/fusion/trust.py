@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from ..errors import warn
@@ -20,6 +21,13 @@ DISAGREES = 1.7
 
 DISAGREES_NRMSE = 0.02
 """... and at least this fraction of its range; smaller residuals are noise and rounding."""
+
+NOISE, SLOPES = 1.39, (1.16, 0.676)
+"""Standard deviation of the error, as a multiple of that of the noise, and of the spread of two stacks and of more."""
+
+FARTHER, OF_FARTHER = 15, 0.457
+"""Voxels a side of a wider neighborhood, and how much its spread counts. All of these are fitted on simulated stacks:
+maximum likelihood of a Laplace distribution, see README.md."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,3 +91,18 @@ def warn_of_disagreement(stacks: Sequence[Stack], agreements: Sequence[Agreement
                 path=stack.name,
                 facts={"nrmse": float(score), "others": others},
             )
+
+
+def error_of_several(spread: Tensor, count: Tensor, noise: Sequence[float]) -> Tensor:
+    """The predicted standard deviation of the error where several stacks measured: ``σ² = (a n)² + c² (s + b s')``.
+
+    Args:
+        spread: (X, Y, Z) mean squared difference ``s`` of the super-resolved stacks around a voxel, less that of
+            noise; ``s'`` is its mean farther around.
+        count: (X, Y, Z) how many stacks measured a voxel.
+        noise: ``n``, standard deviation of the noise of each stack; the mean of the squares counts.
+    """
+    farther = torch.from_numpy(ndimage.uniform_filter(spread.numpy(), FARTHER, mode="nearest"))
+    squared = farther.mul_(OF_FARTHER).add_(spread)
+    squared *= torch.where(count > 2, SLOPES[1] ** 2, SLOPES[0] ** 2)
+    return squared.add_(NOISE**2 * float(np.mean(np.square(noise)))).sqrt_()

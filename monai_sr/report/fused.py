@@ -20,9 +20,9 @@ from ..grid import grid_of
 from ..intensities import Modality
 from ..trust.resolution import length_text
 from .case import write_sections
-from .overlays import Overlay
+from .overlays import Overlay, uncertainty_overlay
 from .pictures import thumbnail, viewer
-from .sections import Answer, answers, for_methods
+from .sections import Answer, answers, deviation_text, for_methods
 from .svg import Curve, plot
 from .views import LABELS, Scene, turned
 from .windows import windows_for
@@ -84,6 +84,7 @@ def write_fusion_report(
     nearest: Tensor,
     name: str,
     record: Mapping[str, Any],
+    uncertainty: MetaTensor | None = None,
     warnings: Sequence[SuperResolutionWarning] = (),
     links: Mapping[str, str] | None = None,
 ) -> Path:
@@ -97,6 +98,7 @@ def write_fusion_report(
         nearest: (X, Y, Z) which stack measured closest to a voxel, from 1; 0 for none.
         name: what to call the result.
         record: the block ``monai_sr`` of the JSON beside it.
+        uncertainty: (1, X, Y, Z) predicted standard deviation of the error, on the grid of the result.
         warnings: that came with it.
         links: pages to go to from here, by what to call them.
 
@@ -108,6 +110,9 @@ def write_fusion_report(
     names = tuple(f"{number} {stack.name}" for number, stack in enumerate(stacks, 1))
     map_of_stacks = Overlay("stacks", "Stack that measured closest", len(stacks), names=names)
     overlays = {"stacks": (map_of_stacks, turned(nearest[None], scene.axes, scene.flips))}
+    if uncertainty is not None:
+        deviations = turned(uncertainty, scene.axes, scene.flips)
+        overlays["uncertainty"] = uncertainty_overlay(uncertainty, scene.modality), deviations
     made_by = str(record.get("monai_sr_version") or version("monai-sr"))
     codes = [notice.code for notice in warnings]
     summary = {
@@ -132,7 +137,7 @@ def write_fusion_report(
         },
         tiles=answers(_tiles(fused, stacks, record, codes)),
         viewer=viewer(scene, windows, list(LABELS), overlays),
-        trust=_agreement(stacks),
+        trust=_agreement(stacks, uncertainty),
         methods=for_methods(_paragraph(fused, stacks, record, made_by), references(record, made_by)),
     )
 
@@ -210,8 +215,8 @@ def _geometry(fused: MetaTensor, record: Mapping[str, Any], stacks: int) -> Rows
     return rows
 
 
-def _agreement(stacks: Sequence[StackShown]) -> str:
-    """What was done to each stack, and how far the result agrees with it, slice by slice."""
+def _agreement(stacks: Sequence[StackShown], uncertainty: MetaTensor | None) -> str:
+    """What was done to each stack, how far the result agrees with it, slice by slice, and the predicted error."""
     head = ("stack", "acquired", "thickness", "moved", "gain", "noise", "weight", "difference", "worst slice")
     rows = []
     for number, stack in enumerate(stacks, 1):
@@ -243,10 +248,12 @@ def _agreement(stacks: Sequence[StackShown]) -> str:
             y="% of the range",
         )
         graphs.append(f'<figure class="graph"><h3>Each slice of stack {number}</h3>{drawn}</figure>')
+    unit = "HU" if stacks[0].modality == "CT" else "signal units"
+    predicted = "" if uncertainty is None else f" Predicted error: {deviation_text(uncertainty[0].numpy(), unit)}."
     return (
         "<p>The result, acquired again as each stack was, minus the slices of that stack: root mean square, in percent "
         "of the range of the stack. Weight: how much a voxel of the stack counts beside the prior, by its noise and "
-        f'where the stacks contradict each other.</p><div class="wide">{table}</div>'
+        f'where the stacks contradict each other.{predicted}</p><div class="wide">{table}</div>'
         f'<div class="pair">{"".join(graphs)}</div>'
     )
 

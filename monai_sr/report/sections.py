@@ -120,6 +120,13 @@ def answers(rows: Sequence[Answer]) -> str:
     )
 
 
+def deviation_text(uncertainty: np.ndarray, unit: str) -> str:
+    """How large standard deviations are, in words; 0 is padding."""
+    some = uncertainty[tuple(slice(None, None, max(1, n // 64)) for n in uncertainty.shape)]
+    middle, high = np.percentile(some[some > 0], (50, 95)) if (some > 0).any() else (0.0, 0.0)
+    return f"standard deviation at most {middle:.3g} {unit} in half of the voxels, {high:.3g} in 95 %"
+
+
 def trust(found: Consistency, limit: float | None, uncertainty: np.ndarray | None = None) -> str:
     """Difference between result and acquired slices, as a table and slice by slice."""
     unit = "HU" if found.unit == "HU" else "signal units"
@@ -138,14 +145,7 @@ def trust(found: Consistency, limit: float | None, uncertainty: np.ndarray | Non
         verdict = "within" if found.within(limit) else "exceeded"
         rows.append(("limit of the bundle", f"{100 * limit:.3g} % of the range in any slice, and rounding: {verdict}"))
     if uncertainty is not None:
-        some = uncertainty[tuple(slice(None, None, max(1, n // 64)) for n in uncertainty.shape)]
-        middle, high = np.percentile(some[some > 0], (50, 95)) if (some > 0).any() else (0.0, 0.0)
-        rows.append(
-            (
-                "error, predicted",
-                f"standard deviation at most {middle:.3g} {unit} in half of the voxels, {high:.3g} in 95 %",
-            )
-        )
+        rows.append(("error, predicted", deviation_text(uncertainty, unit)))
     rows += [("note", note) for note in found.notes]
     numbers = np.arange(1, len(found.slice_nrmse) + 1)
     drawn = plot(
