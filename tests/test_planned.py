@@ -13,6 +13,7 @@ from monai_sr.batch import exit_code_of, find_cases, forecast, forecast_cases, p
 from monai_sr.batch.planned import Planned, estimate_speed, plan_model
 from monai_sr.bundles import load_bundle
 from monai_sr.cli import run as run_module
+from monai_sr.engine import devices
 from monai_sr.engine.memory import choose_tile
 from monai_sr.errors import BundleError, UsageError
 from monai_sr.io.images import write_image
@@ -91,6 +92,22 @@ def test_damaged_weights_and_missing_constants_are_refused_as_by_a_run(monkeypat
     with pytest.raises(BundleError) as caught:
         plan_model(options(bundle="pyramid"))
     assert caught.value.code == "E-W-HASH"
+
+
+@pytest.mark.parametrize(
+    ("torch", "driver", "listed", "may"),
+    [
+        *(("2.13.0+cpu", True, ["H100"], False), ("2.13.0", False, [], False), ("2.13.0+cu130", False, ["H100"], True)),
+        *(("2.13.0", True, [], True), ("2.13.0+rocm7.0", False, [], True)),
+    ],
+)
+def test_a_gpu_may_be_there_if_torch_is_built_for_it_and_its_driver_answers(
+    torch, driver, listed, may, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(devices, "version", lambda _: torch)
+    monkeypatch.setattr(devices, "gpu_names", lambda: listed)
+    monkeypatch.setattr(devices, "DRIVERS", (str(tmp_path if driver else tmp_path / "absent"),))
+    assert devices.may_use_gpu() is may
 
 
 @pytest.mark.parametrize("bundle", ["none", "pyramid"])

@@ -11,6 +11,9 @@ from importlib.util import find_spec
 MEMORY_LIMIT = "MONAI_SR_MEMORY"
 """Environment variable of ``--memory``, bytes; processes that are started inherit it."""
 
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
+"""Devices of NVIDIA's driver on Linux and of Windows' subsystem for it, where ``nvidia-smi`` may be absent."""
+
 PATIENCE = 5.0
 """Maximum time of the driver to answer, seconds."""
 
@@ -37,7 +40,9 @@ def may_use_gpu() -> bool:
         built = version("torch")
     except PackageNotFoundError:
         return False
-    return not built.endswith("+cpu") and ("+rocm" in built or bool(gpu_names()))
+    if built.endswith("+cpu"):
+        return False
+    return "+rocm" in built or any(map(os.path.exists, DRIVERS)) or bool(gpu_names())
 
 
 def gpu_names() -> list[str]:
