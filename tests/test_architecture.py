@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
+import numpy as np
+import phantoms
+
 import monai_sr
+from monai_sr.cli.main import main
+from monai_sr.io.images import write_image
 from tests.test_floors import FLOORS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,3 +81,31 @@ def test_every_file_that_the_page_names_exists():
 
 def test_the_package_says_that_it_is_typed():
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_the_slice_thickness_passes_few_hands_from_the_command_line_to_the_matrix(tmp_path):
+    write_image(phantoms.body((20, 18, 8), (1.0, 1.0, 4.0)), tmp_path / "thick.nii.gz", dtype=np.int16)
+    hands = []
+
+    def note(frame, event, _):
+        code = frame.f_code
+        if (
+            event == "call"
+            and str(PACKAGE) in code.co_filename
+            and "slice_thickness" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        ):
+            value = frame.f_locals["slice_thickness"]
+            if np.ndim(value) <= 1 and np.all(value == np.float64(3.375)):
+                hands.append(code.co_qualname)
+
+    words = ["run", tmp_path / "thick.nii.gz", tmp_path / "thin.nii.gz", "--bundle", "none", "--slice-thickness", 3.375]
+    sys.setprofile(note)
+    try:
+        assert main([str(word) for word in words]) == 0
+    finally:
+        sys.setprofile(None)
+    # two more try profiles; run_options and acquire hold it in a record
+    tries = {"estimate_profile", "profile_score"}
+    assert [hand for hand in dict.fromkeys(hands) if hand not in tries] == [
+        *("Acquired.of", "SliceModel.between", "profile_matrix")
+    ]

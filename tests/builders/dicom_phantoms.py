@@ -296,7 +296,8 @@ def write(
 
 def save(dataset: Dataset, path: Path, *, syntax: UID = ExplicitVRLittleEndian) -> Path:
     """Write one file, compressed or with its bytes swapped as the transfer syntax wants; returns its path."""
-    one = copy.deepcopy(dataset)
+    changes = syntax.is_encapsulated or syntax == ExplicitVRBigEndian
+    one = copy.deepcopy(dataset) if changes else copy.copy(dataset)
     one.file_meta = FileMetaDataset()
     one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID or CTImageStorage
     one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
