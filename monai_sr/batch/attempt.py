@@ -1,4 +1,4 @@
-"""One case from beginning to end: whatever goes wrong, its warnings, its time and its page make one outcome."""
+"""One case from beginning to end: its warnings, its time, its page and any error make one outcome."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .pages import CasePage
 def attempt(
     case: Case, options: RunOptions, story: Callable[[list[SuperResolutionWarning], CasePage], Outcome]
 ) -> Outcome:
-    """What became of a case; never raises but for an interruption.
+    """The outcome of a case. Raises nothing but an interruption.
 
     Args:
         case: which.
         options: of the run.
-        story: does the work, given the warnings so far and the page of the case; it raises where the case fails, and
-            is begun once more where the input changed while it was read.
+        story: does the work, with the warnings so far and the page of the case. It raises an error if the case
+            fails, and is called once more if the input changed while it was read.
     """
     started = time.monotonic()
     reset_peak()
@@ -57,7 +57,7 @@ def attempt(
 
 
 def _of_case(notices: Sequence[SuperResolutionWarning], case: Case) -> tuple[SuperResolutionWarning, ...]:
-    """The warnings, which name the case and not its path."""
+    """The warnings, with the name of the case instead of its path."""
     named = []
     for notice in map(copy, notices):
         notice.path = str(notice.path or case.name).replace(str(case.source), case.name)

@@ -51,12 +51,12 @@ MOST_LABELS = 256
 
 @dataclass(frozen=True)
 class MaskCase:
-    """A mask and where it is to be carried.
+    """A mask and its target.
 
     Attributes:
-        name: what logs call it: its path below the folder.
+        name: its name in logs, the path below the folder.
         mask: the file.
-        first, second: the volume that it lies on, and the one with the wanted slices; None with a fault.
+        first, second: the volume of the mask, and the one with the wanted slices; None with a fault.
         target: the file to write.
         datasets: of the mask and the two volumes, by their names in URIs; empty outside BIDS.
         fault: why it cannot be carried.
@@ -191,13 +191,13 @@ def carry_folder(
 
 
 def carrier(first: MetaTensor, second: MetaTensor, said: Acquisition) -> Callable[[MetaTensor], MetaTensor]:
-    """What carries labels of one volume of a scan to the other: averages to thicker slices, or interpolates.
+    """A function that carries labels from one volume of a scan to the other: averages them, or interpolates.
 
     Its labels are (1, X, Y, Z) on the grid of ``first``, with axes in any order and direction.
 
     Args:
         first, second: volumes with parallel axes, one in-plane grid and other slices.
-        said: how the thick volume was acquired, where its metadata do not say.
+        said: how the thick volume was acquired, if its metadata do not say it.
 
     Raises:
         ImageError: the axes are not parallel, the slices are equally far apart or the grids do not fit (E-CON-GRID);
@@ -255,7 +255,7 @@ def _read(volume: Volume, number: int | str | None) -> MetaTensor:
 
 
 def _outcome(case: MaskCase, options: RunOptions, read: Callable[..., MetaTensor]) -> Outcome:
-    """What became of a case; never raises but for an interruption."""
+    """The outcome of a case. Raises nothing but an interruption."""
     started = time.monotonic()
     record: dict[str, Any] | None = None
     with collect_notices() as notices, warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The story of one case: from its files to its result, record and pages; whatever goes wrong is an outcome."""
+"""One case: from its files to its result, record and pages. An error becomes the outcome of the case."""
 
 from __future__ import annotations
 
@@ -138,13 +138,13 @@ def super_resolve_case(
 def assess(
     acquired: Acquired, sr: MetaTensor, model: Model, options: RunOptions
 ) -> tuple[dict[str, Any], dict[str, MetaTensor]]:
-    """How far a result may be trusted: what its record says, and the maps asked for.
+    """Assess a result: the figures for its record, and the requested maps.
 
     Both are empty for an image that was passed through.
 
     Raises:
         QualityError: it contradicts the acquired slices by more than the bundle's limit, under ``strict``.
-        UsageError: how uncertain it is was asked for, and the bundle does not know.
+        UsageError: an uncertainty map is requested, but the bundle has no constants for it.
     """
     if not sr.meta.get("super_resolved"):
         return {}, {}
@@ -272,7 +272,7 @@ def _part(progress: Progress | None, start: float, length: float) -> Progress | 
 
 
 def _write_result(sr: MetaTensor, case: Case, made: MadeBy) -> None:
-    """Write a result in the place of whatever of ours is there.
+    """Write a result; replaces a result of ours.
 
     Raises:
         OutputError: it cannot be written.
@@ -286,7 +286,7 @@ def _write_result(sr: MetaTensor, case: Case, made: MadeBy) -> None:
 
 
 def replace_folder(target: Path, write: Callable[[], Any]) -> None:
-    """Write a folder in the place of whatever of ours is there.
+    """Write a folder; replaces a folder of ours.
 
     Raises:
         OutputError: it cannot be written.

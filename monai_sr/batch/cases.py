@@ -1,4 +1,4 @@
-"""Which volumes are to be super-resolved, and where each result goes, decided before anything runs."""
+"""Find the volumes to super-resolve and the path of each result, before any work."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def find_cases(options: RunOptions) -> list[Case]:
     A single image file or DICOM series whose output is named as a file is one case. Else results keep the
     names of their inputs: ``a/b.nii`` below the input becomes ``a/b.nii`` below the output, in the same
     format where we write it, else as ``.nii.gz``. A DICOM series becomes ``series-<hash>``, an image of a
-    BIDS dataset what BIDS calls its derivative. What monai-sr made is never taken as an input.
+    BIDS dataset the name of a BIDS derivative. Results of monai-sr are never inputs.
 
     Args:
         options: of these ``input``: an image file; a list of files (``.txt`` with a path per line, ``.csv``
@@ -95,7 +95,7 @@ def _named_by_template(cases: Sequence[Case], options: RunOptions) -> list[Case]
 
 
 def names_one_file(options: RunOptions) -> bool:
-    """Whether the output is the file of one volume, and not a folder for whatever the input holds."""
+    """Whether the output is a file for one volume, and not a folder."""
     source, target = Path(options.input), Path(options.output)
     if source.suffix.lower() in LIST_SUFFIXES or options.selection.participant_label is not None:
         return False
@@ -134,7 +134,7 @@ def _named_case(source: Path, target: Path, options: RunOptions) -> Case:
 
 
 def check_target(source: Path, target: Path, *, dicom: bool = False) -> None:
-    """Find out before any work whether a file could be written; with ``dicom`` also one called ``.dcm``.
+    """Check before any work whether a file could be written; with ``dicom`` also one with the suffix ``.dcm``.
 
     Raises:
         UsageError: it is the input or lies inside it (E-OUT-SAME), or no format has its suffix.
@@ -148,7 +148,7 @@ def check_target(source: Path, target: Path, *, dicom: bool = False) -> None:
 
 
 def check_folder(source: Path, target: Path, options: RunOptions) -> None:
-    """Find out before any work whether results may go into a folder.
+    """Check before any work whether results may be written into a folder.
 
     Raises:
         OutputError: a file has its name.
@@ -204,7 +204,7 @@ def _with_mask_folders(cases: Sequence[Case], folders: Sequence[Path], target: P
 
 
 def _volume_of_case(case: Case, target: Path) -> Volume:
-    """What masks of a case may be called like: the path of its result, or in BIDS its entities."""
+    """The name that masks of a case start with: the path of its result, or in BIDS its entities."""
     if case.bids is not None:
         return Volume(case.source, frozenset([case.name]), entities=frozenset(case.bids.entities.items()))
     names = {(case.target.relative_to(target).parent / stem_of(case.target)).as_posix()}
@@ -214,7 +214,7 @@ def _volume_of_case(case: Case, target: Path) -> Volume:
 
 
 def _listed(path: Path, target: Path, options: RunOptions) -> Iterator[Case]:
-    """The cases of a list of files; what is wrong with one of them is a fault of that one."""
+    """The cases of a list of files. An error in one entry is the fault of that case only."""
     for entry, output in read_list(path):
         source = path.parent / entry
         if not source.exists():
@@ -257,7 +257,7 @@ def _found(source: Path, target: Path, options: RunOptions) -> list[Case]:
 
 
 def images_below(folder: Path) -> Iterator[Path]:
-    """Image files below a folder, relative to it, but for hidden ones and our own results."""
+    """Image files below a folder, relative to it, without hidden ones and our own results."""
     own = 0
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -292,7 +292,7 @@ def _bids_cases(source: Path, target: Path, participants: Sequence[str]) -> list
 
 
 def _series_cases(source: Path, target: Path, options: RunOptions, *, besides: int) -> list[Case]:
-    """One case for every DICOM series, also for those that cannot be used."""
+    """One case for every DICOM series, including those that cannot be used."""
     series, as_nifti = options.reading.series, options.wanted.format == "nifti"
     found = _find_series(source, options)
     try:

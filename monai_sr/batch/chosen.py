@@ -1,4 +1,4 @@
-"""A case: one volume and the place of its result; and the cases that a run takes, each with a name of its own."""
+"""A case: one volume and the path of its result. And the cases of a run, each with a unique name."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ WRITTEN = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 
 @dataclass(frozen=True)
 class Case:
-    """One volume and the place of its result.
+    """One volume and the path of its result.
 
     Attributes:
-        name: what logs call it: the path of an image file as the list or folder gives it, or a hash for DICOM,
+        name: its name in logs: the path of an image file as in the list or folder, or a hash for DICOM,
             so that no text of a header appears.
         source: an image file; for DICOM the folder, zip or file that the series is in.
         target: the file to be written, or the folder of a derived DICOM series.
         series: the DICOM series.
         bids: the image of a BIDS dataset.
-        masks: files of labels on its grid, to be carried along.
-        fault: why it cannot be processed, where that is known already.
-        is_named: its output was named as a file, so it is made anew where it is done already.
+        masks: files of labels on its grid, which are carried to the result.
+        fault: why it cannot be processed, if that is known already.
+        is_named: its output was given as a file, so it is made again even if it exists.
         neighbors: targets of the case before and after it in a run; None at the ends.
     """
 
@@ -52,7 +52,7 @@ class Case:
 
     @property
     def files(self) -> list[Path]:
-        """The files that its voxels are read from, each once, in the order of the slices, and its masks."""
+        """The files of its voxels, each once, in the order of the slices, and its masks."""
         if self.series is not None:
             return [*dict.fromkeys(frame.file for frame in self.series.all_frames), *self.masks]
         return [*files_of(self.source), *self.masks]
@@ -63,7 +63,7 @@ class Case:
         return tuple(mask_path(self.target, self.source, mask) for mask in self.masks)
 
     def without_archive(self) -> Case:
-        """The same, fit to be sent to another process; this one keeps what a zip was unpacked to."""
+        """A copy that can be sent to another process; this process keeps the folder that a zip was unpacked to."""
         return self if self.series is None else replace(self, series=replace(self.series, unpacked=None))
 
     @property
@@ -102,7 +102,7 @@ def choose(cases: Sequence[C], options: RunOptions) -> list[C]:
 
 
 def check_names(cases: Iterable[Case]) -> None:
-    """Every result has a name of its own that can be written, and none is that of an input.
+    """Check that every result has a unique name that can be written, and that no result would replace an input.
 
     Raises:
         UsageError: E-OUT-CLASH, E-OUT-SAME, E-OUT-FORMAT.

@@ -1,7 +1,7 @@
 """Who works on a case: a hidden file beside the result, which needs no locks of the file system.
 
 A result appears by rename, then its record. So a result without a record is ours if there is a claim of a
-dead process, and otherwise not. If two processes work on one case all the same, they write the same
+dead process, and otherwise not. If two processes do work on one case, they write the same
 bytes under different temporary names.
 """
 
@@ -34,8 +34,8 @@ class Claim:
     """A case that this process works on: a file that names the process, and whether it writes yet.
 
     Attributes:
-        unfinished: what stands at the place of the result is ours, though no record may tell so: this
-            process, or a dead one that held the claim before it, had begun to write.
+        unfinished: the file at the path of the result is ours, even without a record: this process, or
+            a dead one that held the claim before, had begun to write it.
     """
 
     def __init__(self, path: Path, *, unfinished: bool) -> None:
@@ -49,7 +49,7 @@ class Claim:
         self._sign()
 
     def take_back(self) -> None:
-        """Remove a result that was written without its record, as if the work had not begun."""
+        """Remove a result that was written without its record."""
         if self._before is not None:
             target, before = self._before
             if _identity_of(target) != before and _lacks_record(target):
@@ -104,7 +104,7 @@ def hold_claim(target: Path) -> Iterator[Claim]:
 
 
 def drop_claim(target: Path) -> None:
-    """Remove the claim of a dead process or of this one, which has ended the work, unless it marks a result as ours."""
+    """Remove the claim of a dead process, or of this one at its end, unless it marks a result as ours."""
     path = hidden_beside(target, "claim")
     with suppress(OSError):
         text = path.read_text()

@@ -32,7 +32,7 @@ _ONE_AT_A_TIME = threading.Lock()
 def run_on_cluster(
     cases: Sequence[Case], options: RunOptions, *, scheduler: str, resources: Mapping[str, float] | None = None
 ) -> Iterator[tuple[Case, Outcome]]:
-    """Outcomes as cases end on the workers of a cluster.
+    """Outcomes in the order in which cases end on the workers of a cluster.
 
     Workers read and write the files themselves, and load the model once each. The scheduler gives
     the case of a lost worker to another, as often as its setting ``allowed-failures`` allows.

@@ -1,4 +1,4 @@
-"""What is written beside a result on request, and what it is called."""
+"""Files that are written beside a result on request, and their names."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OF_BIDS, _FUSED = "_res-thin_desc-SR_", "_desc-fused_"
 def map_path(target: Path, kind: str) -> Path:
     """Where a map of a result belongs: ``thin_consistency.nii.gz`` beside ``thin.nii.gz``.
 
-    In a BIDS dataset ``desc-`` says what it is, and the consistency map is not on the thin grid.
+    In a BIDS dataset ``desc-`` names the map, and the consistency map is not on the thin grid.
 
     Args:
         target: the result, a file or the folder of a DICOM series.
@@ -57,8 +57,8 @@ def map_path(target: Path, kind: str) -> Path:
 
 def mask_path(target: Path, source: Path, mask: Path) -> Path:
     """Where a carried mask belongs: ``thin_seg.nii.gz`` beside ``thin.nii.gz`` if ``a_seg.nii.gz`` was
-    that of ``a.nii.gz``; ``thin_tumor.nii.gz`` for a mask called otherwise, ``thin_mask.nii.gz`` for one called
-    like its image. In BIDS a mask of a derivative keeps its entities.
+    that of ``a.nii.gz``; ``thin_tumor.nii.gz`` for a mask with another name, ``thin_mask.nii.gz`` for one with the
+    name of its image. In BIDS a mask of a derivative keeps its entities.
 
     Args:
         target: the result.
@@ -78,7 +78,7 @@ def mask_path(target: Path, source: Path, mask: Path) -> Path:
 
 
 def masks_beside(source: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
-    """Masks that stand beside an image and are called like it.
+    """Masks beside an image whose names match its name.
 
     Args:
         source: the image.
@@ -89,10 +89,10 @@ def masks_beside(source: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
 
 
 def write_map(image: MetaTensor, path: Path, *, overwrite: bool = False, dtype: str = "float32") -> Path:
-    """Write a map; it is marked as ours, so that it is never taken as an input.
+    """Write a map. It is marked as ours, so that no run reads it as an input.
 
     Raises:
-        OutputError: what stands there is not ours, or it cannot be written.
+        OutputError: a file that is not ours is there, or it cannot be written.
     """
     _spare(path, overwrite=overwrite)
     image.meta["super_resolved"] = True
@@ -134,14 +134,14 @@ def write_dicom_map(
         source: the acquired series.
         acquired: its volume.
         made_by: what made the result.
-        overwrite: also replace what is not ours.
+        overwrite: also replace files that are not ours.
 
     Returns:
         Its path; None without highdicom, of several volumes, and of a map of the acquired slices of a tilted gantry
         (W-MAP-TILT).
 
     Raises:
-        OutputError: what stands there is not ours, or it cannot be written.
+        OutputError: a file that is not ours is there, or it cannot be written.
     """
     if find_spec("highdicom") is None or len(image) > 1:
         return None
@@ -165,7 +165,7 @@ def write_dicom_map(
 def describe_companions(
     target: Path, derived: Mapping[str, Any], *, maps: Iterable[str], masks: Iterable[Path]
 ) -> None:
-    """The JSON beside each map and mask of a BIDS result, which its validator asks for.
+    """Write the JSON beside each map and mask of a BIDS result; the BIDS validator requires it.
 
     Args:
         target: the result.
@@ -182,7 +182,7 @@ def describe_companions(
 
 
 def read_mask(path: Path, image: torch.Tensor, target: Path) -> MetaTensor | Structures:
-    """A mask of an image; a structure set that is to become one as such, because its regions may overlap.
+    """A mask of an image. A structure set whose result is a structure set stays one, because its regions may overlap.
 
     Raises:
         SuperResolutionError: as of :func:`monai_sr.io.images.read_labels`; a DICOM segmentation is to be written, and
@@ -215,11 +215,11 @@ def write_masks(
         masks: by the file; one called ``.dcm`` becomes a DICOM segmentation or structure set.
         made_by: what made them.
         series: that DICOM masks are about, or the folder of a derived one.
-        overwrite: also replace what is not ours.
+        overwrite: also replace files that are not ours.
 
     Raises:
         UsageError: a DICOM segmentation is wanted, and there is no series or highdicom is missing.
-        OutputError: what stands there is not ours, or it cannot be written.
+        OutputError: a file that is not ours is there, or it cannot be written.
     """
     for path, labels in masks.items():
         _spare(path, overwrite=overwrite)
@@ -238,7 +238,7 @@ def write_masks(
 
 
 def _spare(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace what we did not make."""
+    """Refuse to replace a file that is not ours."""
     if os.path.exists(path) and not overwrite and not (is_super_resolved(path) or is_own_object(path)):
         raise OutputError(
             "E-OUT-EXISTS",
@@ -249,7 +249,7 @@ def _spare(path: Path, *, overwrite: bool) -> None:
 
 
 def remove_maps(target: Path, kinds: Iterable[str]) -> None:
-    """Remove maps of ours of an earlier result, which would say nothing about a new one."""
+    """Remove our maps of an earlier result: they do not describe the new one."""
     for kind in kinds:
         for path in (map_path(target, kind), target.with_name(f"{target.name}_{kind}.dcm")):
             # Path.exists raises where a name is too long

@@ -18,20 +18,20 @@ from .reading import read_case
 
 @dataclass(frozen=True)
 class Forecast:
-    """What would become of a case.
+    """The prediction for a case.
 
     Attributes:
-        case: which.
-        before, after: its grid and that of the result, in words; empty where it cannot be read.
-        factor: output slices per acquired slice; None where nothing is to be super-resolved.
-        acquired: what is known of the acquisition, see :meth:`monai_sr.acquired.Acquired.record`.
+        case: the case.
+        before, after: its grid and that of the result, in words; empty if it cannot be read.
+        factor: output slices per acquired slice; None if nothing is to be super-resolved.
+        acquired: the acquisition, see :meth:`monai_sr.acquired.Acquired.record`.
         voxels: acquired and new ones.
-        error: why it would be refused.
-        is_done: the result is there already, by these options.
-        warnings: that the run would give before the work.
+        error: why a run would refuse it.
+        is_done: the result of these options exists already.
+        warnings: those of a run before its work.
         outputs: files and folders that would be written.
-        memory: bytes that the process would take at its peak.
-        seconds: that it would take.
+        memory: peak memory of the process, bytes.
+        seconds: predicted duration.
     """
 
     case: Case
@@ -49,7 +49,7 @@ class Forecast:
 
     @property
     def verdict(self) -> str:
-        """In words what would be done, or why not."""
+        """In words what a run would do, or why it would not."""
         if self.error is not None:
             return f"{self.error.code}: {self.error.problem}"
         if self.is_done:
@@ -74,7 +74,7 @@ class Forecast:
         }
 
     def costs(self) -> dict[str, Any]:
-        """What it takes and leaves, for JSON."""
+        """Outputs, memory and time, for JSON."""
         return {
             "outputs": [str(path) for path in self.outputs],
             "memory_mib": round(self.memory / 2**20),
@@ -83,7 +83,7 @@ class Forecast:
 
 
 def examine_case(case: Case, options: RunOptions, model: Trained) -> Forecast:
-    """Read a case and decide what is decided before the work."""
+    """Read a case and make the decisions that a run makes before its work."""
     forecast = Forecast(case)
     with collect_notices() as notices, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other libraries

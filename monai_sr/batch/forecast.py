@@ -1,7 +1,7 @@
-"""What a run would make of each volume, what it would take, and what it would say: ``check`` and ``--dry-run``.
+"""Predict the result, cost and warnings of each volume, for ``check`` and ``--dry-run``.
 
-A volume is read as a run reads it, so that what a run refuses is refused, and what it warns of before
-the work is shown. What only a result can show (consistency, clipped values) comes with the run.
+A volume is read as a run reads it. So the errors are those of a run, and the warnings those before its work.
+Warnings about a result (consistency, clipped values) come with the run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ what is planned for tiles. A run is planned by the larger :mod:`monai_sr.engine.
 def forecast_cases(
     cases: Sequence[Case], options: RunOptions, model: Model | Planned, *, memory: int | None = None
 ) -> Iterator[Forecast]:
-    """What would become of every case, with what it takes.
+    """Predict every case, with its cost.
 
     Args:
         cases, options: as of :func:`monai_sr.batch.run_cases`.
@@ -94,7 +94,7 @@ def peak_bytes(engine: Sizes, tile_voxels: int, *, voxels_in: int, voxels_out: i
 
 
 def forecast_table(forecasts: Sequence[Forecast]) -> str:
-    """What would become of the volumes, as a table for people."""
+    """The predictions as a table for people."""
     rows = [("case", "acquired", "result", "MiB", "seconds", "output", "verdict")]
     for one in forecasts:
         costs = (f"{one.memory / 2**20:.0f}", f"{max(1, one.seconds):.0f}") if one.memory else ("", "")

@@ -19,13 +19,13 @@ COLUMNS = ("input", "output")
 
 
 def read_list(path: Path) -> Iterator[tuple[str, str]]:
-    """Every entry of a list and the output named for it, empty if none is; empty lines and comments left out.
+    """Every entry of a list and its output (empty if the list names no output), without empty lines and comments.
 
     Args:
         path: ``.txt`` with a path per line, ``#`` before comments; or ``.csv`` with :data:`COLUMNS`.
 
     Raises:
-        UsageError: it cannot be read, has other columns, or holds what cannot be the name of a file.
+        UsageError: it cannot be read, has unknown columns, or an entry cannot be the name of a file.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -41,14 +41,14 @@ def read_list(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str, str]]:
-    """Number, entry and no output of every line that is no comment."""
+    """Line number, entry and empty output of every line that is not a comment."""
     for number, line in enumerate(text.split("\n"), 1):
         if not line.startswith("#"):
             yield number, line, ""
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, str, str]]:
-    """Number of the line, input and output of every row."""
+    """Line number, input and output of every row."""
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = next(rows, [])
@@ -65,7 +65,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def _check_columns(columns: list[str], path: Path) -> None:
-    """Refuse columns that would be passed over."""
+    """Refuse columns that would be ignored."""
     fix = (
         f"name the columns {' and '.join(COLUMNS)}, separated by commas, and remove others; options are for all volumes"
     )
@@ -83,7 +83,7 @@ def _check_columns(columns: list[str], path: Path) -> None:
 
 
 def _check_name(folder: Path, name: str, number: int, path: Path) -> None:
-    """Refuse what no file can be called."""
+    """Refuse a text that cannot be the name of a file."""
     try:
         os.stat(folder / name)
         return

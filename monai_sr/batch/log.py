@@ -1,4 +1,4 @@
-"""What became of each case: its outcome, a line in a log as it ends, and a table when all have."""
+"""Outcomes of cases: a line in a log when a case ends, and a table when all have ended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLAIMED = "another run works on it"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case.
+    """The outcome of a case.
 
     Attributes:
         case: its name.
@@ -37,8 +37,8 @@ class Outcome:
         skipped: why it was skipped.
         change: grid before and after, in words.
         facts: see :func:`monai_sr.batch.record.essentials`; empty without a result.
-        warnings: that it gave, each once.
-        seconds: it took.
+        warnings: each once.
+        seconds: duration.
         peak_memory_mib: of the process up to its end.
         debug: the traceback of an error.
         report: path of the page about it, if there is one.
@@ -67,7 +67,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """In one line whether to trust the result, and what it rests on; empty without a result."""
+        """One line on whether to trust the result, and why; empty without a result."""
         if self.facts.get("score") is None:
             return ""
         facts = self.facts
@@ -109,7 +109,7 @@ class Outcome:
 
     @property
     def reason(self) -> str:
-        """Why it is not done: what is wrong and what to do, without a path."""
+        """Why it is not done: the problem and the remedy, without a path."""
         if self.error is None:
             return self.skipped
         return " ".join(f"{self.error.problem.rstrip('.')}. Fix: {self.error.remedy.rstrip('.')}.".split())
@@ -121,7 +121,7 @@ class Outcome:
 
 
 def explain(error: Exception) -> SuperResolutionError:
-    """Any error as one of ours; of a foreign one only its type and place, because its text may quote a header."""
+    """Any error as a SuperResolutionError. Of other errors only type and place: their text may quote a header."""
     if isinstance(error, SuperResolutionError):
         return error
     if is_out_of_memory(error):
@@ -200,7 +200,7 @@ class RunLog:
             raise write_error(self.lines, error) from error
 
     def close(self, outcomes: Sequence[Outcome]) -> None:
-        """Write the table of all cases, as BIDS writes tables: tabs, and ``n/a`` for what there is not.
+        """Write the table of all cases, as BIDS writes tables: tabs, and ``n/a`` for missing values.
 
         Raises:
             OutputError: it cannot be written.
@@ -222,7 +222,7 @@ class RunLog:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """How many cases ended how, and which of them failed, as a table."""
+    """A table: how many cases were done, skipped or failed, and which failed."""
     groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         groups[outcome.status, outcome.code or outcome.reason].append(outcome)
@@ -239,7 +239,7 @@ _ORDER = {"done": 0, "skipped": 1, "failed": 2}
 
 
 def _is_torn(file: BinaryIO) -> bool:
-    """Whether the last line was cut off, by a kill in its midst."""
+    """Whether the last line is incomplete, because the process was killed while it wrote."""
     if file.seek(0, os.SEEK_END) == 0:
         return False
     file.seek(-1, os.SEEK_END)

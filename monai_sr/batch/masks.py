@@ -1,4 +1,4 @@
-"""Which mask belongs to which volume: by names in folders, by entities in BIDS, by the grid if several fit."""
+"""Find the volume of a mask: by names in folders, by entities in BIDS, by the grid if several match."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Volume:
 
     Attributes:
         path: the image file; of a series the folder, zip or file that it is in.
-        names: what it is called below its folder, without the suffix: a series by its folder and by what
-            :func:`monai_sr.dicom.short_name` calls it, a BIDS image by entities and suffix.
+        names: its names below its folder, without the suffix: of a series the folder and
+            :func:`monai_sr.dicom.short_name`, of a BIDS image entities and suffix.
         series: the DICOM series.
         entities: of a BIDS image, without those of a derivative; None elsewhere.
     """
@@ -109,13 +109,13 @@ def masks_below(folder: Path, besides: Iterable[Path] = ()) -> list[Path]:
 def volume_of(mask: Path, folder: Path, volumes: Sequence[Volume]) -> Volume:
     """The volume that a mask belongs to.
 
-    A DICOM object names its series. Another mask is called like its volume, with more after ``_``, ``-``, ``.`` or a
-    blank, or lies in a folder of that name. In BIDS it has the entities of its image; of several images the one
-    that its JSON names as SpatialReference or in Sources, or else the only one on its grid.
+    A DICOM object names its series. The name of another mask starts with that of its volume, followed by ``_``,
+    ``-``, ``.`` or a blank, or it is in a folder of that name. In BIDS it has the entities of its image; of several
+    images the one that its JSON names as SpatialReference or in Sources, or else the only one on its grid.
 
     Args:
         mask: the file.
-        folder: that it was found in.
+        folder: the folder that was searched.
         volumes: those it may belong to.
 
     Raises:
@@ -170,7 +170,7 @@ def carried_name(mask: Path, folder: Path, result: Path | None = None) -> Path:
 
     Args:
         mask: the file.
-        folder: that it was found in.
+        folder: the folder that was searched.
         result: the image that it is carried to; None outside BIDS.
     """
     suffix = ".nii" if image_suffix(mask) == ".nii" else ".nii.gz"
@@ -204,7 +204,7 @@ def entities_of(path: Path) -> dict[str, str]:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Image files below a folder in a stable order, but for hidden ones."""
+    """Image files below a folder in a stable order, without hidden ones."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
@@ -237,13 +237,13 @@ def _begins(name: str, volume: str) -> bool:
 
 
 def _is_map(path: Path) -> bool:
-    """Whether monai-sr wrote a map there, or it is one of BIDS."""
+    """Whether a file is a map of monai-sr or of BIDS."""
     ends = _stem(path).endswith(MAPS) or entities_of(path).get("desc", "").startswith(("SRconsis", "SRuncert"))
     return ends and (is_super_resolved(path) or record_beside(path) is not None)
 
 
 def _named_by_json(mask: Path, volumes: Sequence[Volume]) -> list[Volume]:
-    """Those that the JSON beside a mask names."""
+    """The images that the JSON beside a mask names."""
     beside = mask.with_name(f"{_stem(mask)}.json")
     try:
         content = json.loads(beside.read_bytes())
@@ -260,7 +260,7 @@ def _named_by_json(mask: Path, volumes: Sequence[Volume]) -> list[Volume]:
 
 
 def _on_grid_of(mask: Path, volumes: Sequence[Volume]) -> list[Volume]:
-    """Those on whose grid a mask lies."""
+    """The images whose grid is that of a mask."""
     with collect_notices():
         try:
             ours, *grids = [_grid_in(path) for path in (mask, *(volume.path for volume in volumes))]

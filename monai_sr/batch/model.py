@@ -1,4 +1,4 @@
-"""The model of a run: loaded as the options say, and run in tiles and processes that fit into memory."""
+"""The model of a run: loaded by the options, and run in tiles and processes that fit into memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .planned import refuse_uncertainty
 
 
 def load_model(options: RunOptions, *, device: str | None = None) -> Model:
-    """The bundle that was chosen, on its device or another one.
+    """The bundle of the options, on its device or another one.
 
     Raises:
         SuperResolutionError: bundle or device cannot be used.
@@ -45,7 +45,7 @@ def load_model(options: RunOptions, *, device: str | None = None) -> Model:
 def super_resolve_within(
     model: Model, acquired: Acquired, wanted: Wanted, *, memory: int | None = None, progress: Progress | None = None
 ) -> tuple[MetaTensor, dict[str, Any]]:
-    """``model.super_resolve(acquired)`` in tiles that fit; if memory runs out by smaller ones, and then on the CPU.
+    """``model.super_resolve(acquired)`` in tiles that fit. If memory runs out, with smaller tiles, then on the CPU.
 
     The voxels are the same in any case, to float rounding.
 

@@ -1,6 +1,6 @@
-"""Report pages of a run: one beside each result or in its place, and an index of all. Never in the way.
+"""Report pages of a run: one beside each result, or instead of it if it failed, and an index of all.
 
-Whatever goes wrong with a page is a warning; the case is as done, or as failed, as it was.
+An error in a page is a warning; it does not change the outcome of the case.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ INDEX = "index.html"
 
 
 class CasePage:
-    """The page of a case while that is processed. Does nothing unless one is wanted.
+    """The page of a case while it is processed. Does nothing unless a page is requested.
 
     Args:
         case: which.
-        outputs: whether a page is to be written, and one with the volumes themselves, and whether they may
-            replace a file of that name that is no page of ours.
+        outputs: whether to write a page, and one with the volumes themselves, and whether they may replace a
+            file of that name that is not ours.
         folder: of the run, whose index the page links to.
 
     Attributes:
-        image: what was read of the case, for the page of one that fails.
+        image: the volume of the case, for the page of a case that fails.
     """
 
     def __init__(self, case: Case, outputs: Outputs, *, folder: str = "") -> None:
@@ -57,7 +57,7 @@ class CasePage:
 
     @property
     def is_current(self) -> bool:
-        """Whether there is nothing to write about a case that is done: its page is about the result that is there."""
+        """Whether the page of a case that is done is about the present result."""
         of_result = (record_beside(self.case.target) or {}).get("output_sha256")
         pages = [self.path] if self.wanted else []
         pages += [page for page in (self.viewer, self.preview) if page]
@@ -65,7 +65,7 @@ class CasePage:
 
     @property
     def links(self) -> dict[str, str]:
-        """Pages to go to from this one, as seen from it; none for a volume whose output was named."""
+        """Links to other pages, relative to this one; none for a volume whose output was given as a file."""
         if self.case.is_named or not self.folder:
             return {}
         before, after = self.case.neighbors
@@ -102,7 +102,7 @@ class CasePage:
         )
 
     def show(self, write: Callable[[Path], Any]) -> None:
-        """Write the page of a result that is no thin volume of one acquired volume, by a function of its own."""
+        """Write the page of a result of several acquired volumes, by another function."""
         if self.wanted:
             self._write(self.path, lambda: write(self.path))
 
@@ -132,7 +132,7 @@ class CasePage:
 
 
 def write_index(folder: str | Path) -> Path | None:
-    """Write ``index.html`` over all volumes that runs into a folder met, by their logs.
+    """Write ``index.html``, the index of all volumes in the logs of a folder.
 
     Args:
         folder: the output folder, with one or more ``monai-sr-run*.jsonl``.
@@ -148,7 +148,7 @@ def write_index(folder: str | Path) -> Path | None:
 
 
 def index_rows(folder: Path) -> list[IndexRow]:
-    """The last word of the logs on every case; of one that was done already, the word when it was done."""
+    """The last line of the logs on every case; for a skipped case the line of when it was done."""
     rows: dict[str, dict[str, Any]] = {}
     for log in sorted(folder.glob("monai-sr-run*.jsonl"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -39,7 +39,7 @@ def read_case(case: Case, options: RunOptions, *, progress: Progress | None = No
 
 
 def decided_acquisition(case: Case, options: RunOptions) -> Acquisition:
-    """How the volume of a case was acquired, by the options, the JSON of a BIDS dataset and the table of protocols."""
+    """The acquisition of a case by the options, the JSON of a BIDS dataset and the table of protocols."""
     said = options.acquisition
     by_metadata = said if case.bids is None else said.or_else(Acquisition(slice_thickness=case.bids.slice_thickness))
     if not said.protocols:
@@ -68,7 +68,7 @@ def _bids_meta(image: BidsImage, *, with_protocol: bool) -> dict[str, Any]:
 
 
 def maps_wanted(options: RunOptions) -> list[str]:
-    """Kinds of the maps asked for."""
+    """Kinds of the requested maps."""
     wanted = {"consistency": options.outputs.consistency_map, "uncertainty": options.outputs.uncertainty}
     return [kind for kind in MAPS if wanted[kind]]
 

@@ -1,4 +1,4 @@
-"""The record of a result: the JSON beside it, which says how it was made and by which a run is resumed.
+"""The record of a result: the JSON beside it. It describes how the result was made; a run resumes by it.
 
 ``record.md`` describes it field by field, ``record.schema.json`` is its JSON Schema.
 """
@@ -68,7 +68,7 @@ def is_own_result(path: Path) -> bool:
 
 
 def resolve_options(options: RunOptions, model: Model | Planned) -> RunOptions:
-    """The options as they apply: with what the bundle says, the engine that runs and the bundle by its name."""
+    """The options that apply: with the defaults of the bundle, the engine that runs, and the bundle by its name."""
     names = {folder: short for short, folder in NAMES.items()}
     wanted = options.wanted.or_else(model.defaults.wanted)
     engine: dict[str, Any] = {}
@@ -83,12 +83,12 @@ def resolve_options(options: RunOptions, model: Model | Planned) -> RunOptions:
 
 
 def made_by(options: RunOptions, model: Model | Planned) -> MadeBy:
-    """What decides a result besides its input; ``options`` as of :func:`resolve_options`."""
+    """The options and weights that decide a result, besides its input; ``options`` as of :func:`resolve_options`."""
     return MadeBy(model.name, model.version, model.weights_sha256, options.deciding())
 
 
 def head_of_record(made: MadeBy | None = None) -> dict[str, Any]:
-    """The first fields of every record: its version, ours, the intended use, and what made the result."""
+    """The first fields of every record: its version, that of monai-sr, the intended use, and the provenance."""
     ours = version("monai-sr")
     head: dict[str, Any] = {"record": RECORD_VERSION, "monai_sr_version": ours, "intended_use": INTENDED_USE}
     if made is None:
@@ -126,7 +126,7 @@ def describe_result(
 
 
 def essentials(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reader asks of a result first, from the JSON beside it: for tables, and for the line that a run shows."""
+    """The main facts of a result, from the JSON beside it: for tables, and for the line that a run shows."""
     block = content["monai_sr"]
     acquired, consistency = block["acquired"], block.get("consistency", {})
     profile = acquired.get("slice_profile", {})
@@ -192,7 +192,7 @@ def write_record(
 
 
 def sha256_of(paths: Iterable[Path]) -> str:
-    """Of the content of files, one after the other.
+    """The hash of the content of files, one after the other.
 
     Raises:
         OSError: one cannot be read.
@@ -206,7 +206,7 @@ def sha256_of(paths: Iterable[Path]) -> str:
 
 
 def sha256_of_result(target: Path) -> str:
-    """Of a result: a file, or a folder of DICOM files in the order of their names."""
+    """The hash of a result: a file, or a folder of DICOM files in the order of their names."""
     return sha256_of(sorted(target.iterdir()) if target.is_dir() else [target])
 
 
@@ -233,15 +233,15 @@ def check_record(target: Path) -> dict[str, Any] | None:
 def is_done(target: Path, made: MadeBy, *, input_sha256: str, unfinished: bool, overwrite: bool, again: bool) -> bool:
     """Whether a result is there and complete; if not, whether it may be written.
 
-    A result of ours is made anew if input, options or weights are others than those it was made from.
+    A result of ours is made again if input, options or weights have changed.
 
     Args:
         target: the result.
         made: what is to make it.
         input_sha256: see :func:`sha256_of`.
-        unfinished: a process of ours died while it worked on it.
-        overwrite: also replace what is not ours, or was changed since.
-        again: make it anew in any case; then a result is ours also by its header alone.
+        unfinished: a process of monai-sr died while it made the result.
+        overwrite: also replace files that are not ours, or were changed.
+        again: make it again in any case; then the header alone is enough to identify a result of ours.
 
     Raises:
         OutputError: E-OUT-EXISTS, what is there is not ours or was changed; E-VER, a later monai-sr made it.
@@ -276,7 +276,7 @@ def is_done(target: Path, made: MadeBy, *, input_sha256: str, unfinished: bool, 
 
 
 def _decided_by(record: Mapping[str, Any]) -> RunOptions | None:
-    """The options that decided a result; None of a record whose options are not known."""
+    """The options that decided a result; None if the record has unknown options."""
     try:
         return RunOptions.from_dict(record["options"]).deciding()
     except (UsageError, KeyError, AttributeError):
@@ -284,7 +284,7 @@ def _decided_by(record: Mapping[str, Any]) -> RunOptions | None:
 
 
 def stamps(paths: Iterable[Path]) -> list[tuple[int, int]]:
-    """Sizes and times of change, by which it shows if files change while they are read.
+    """Sizes and times of change of files, to notice changes while they are read.
 
     Raises:
         ImageError: one is gone or may not be read.

@@ -1,4 +1,4 @@
-"""Many cases to their end, wherever they run: none is lost, and none stops the others."""
+"""Process many cases, in this process, in others or on a cluster. No case is lost, and no case stops the others."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ NOT_RUN = "the run ended before"
 def run(
     options: RunOptions, *, report: Callable[[Outcome], None] | None = None, progress: Progress | None = None
 ) -> list[Outcome]:
-    """Super-resolve what ``options`` name, as ``monai-sr run`` does; one outcome for every volume.
+    """Super-resolve the input of ``options``, as ``monai-sr run`` does; one outcome for every volume.
 
     Args:
-        options: input, output and all else.
+        options: input, output and all other options.
         report: called with each outcome as it comes.
         progress: called with the fraction that is done of a volume, if all run in this process.
 
@@ -46,7 +46,7 @@ def run(
 
 
 def open_log(options: RunOptions) -> RunLog | None:
-    """The log in the output folder, which is made; None where the output is a file.
+    """The log in the output folder, which is created; None if the output is a file.
 
     Raises:
         OutputError: the folder cannot be written to.
@@ -70,7 +70,7 @@ def run_cases(
     progress: Progress | None = None,
     work: Callable[..., Outcome] = process,
 ) -> list[Outcome]:
-    """Super-resolve every case that is not done yet.
+    """Super-resolve all cases that are not done yet.
 
     Args:
         cases: from :func:`monai_sr.batch.find_cases`.
@@ -134,7 +134,7 @@ def run_cases(
 
 
 def _compare_profiles(outcomes: Sequence[Outcome]) -> None:
-    """Warn where volumes of one geometry, as of one protocol, got different slice profiles by an estimate."""
+    """Warn if volumes of one geometry, probably of one protocol, have different estimated slice profiles."""
     groups: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for facts in (outcome.facts for outcome in outcomes if outcome.facts.get("slice_profile")):
         if facts["slice_profile_source"] in ("estimated", "assumed"):
@@ -148,7 +148,7 @@ def _compare_profiles(outcomes: Sequence[Outcome]) -> None:
 
 
 def _describe_datasets(cases: Sequence[Case]) -> None:
-    """Make the folders that results of BIDS datasets go to such datasets themselves."""
+    """Write the dataset descriptions of folders that get results of BIDS datasets."""
     found = {
         (case.target.parents[len(case.bids.target.parts) - 1], case.bids.root)
         for case in cases

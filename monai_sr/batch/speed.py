@@ -32,10 +32,10 @@ Measured with the pyramid in int8 from 0.7 to 25 million voxels."""
 
 
 def measure_speed(model: Model, options: RunOptions) -> Callable[[int, int], float]:
-    """Seconds that a volume takes on this machine from reading to writing, by its voxels and those of its result.
+    """A function that predicts the seconds of a volume on this machine, from its voxels and those of its result.
 
-    By two small volumes of noise, once all is loaded and memory is there, and by the estimate of resolution alone,
-    which looks at :data:`SAMPLES` voxels at most. Volumes with much empty background take less.
+    Measured with two small volumes of noise, after everything is loaded, and with the estimate of resolution alone,
+    which uses at most :data:`SAMPLES` voxels. Volumes with much empty background take less.
     """
     _seconds_of(model, options, _FIRST)
     few, short = min(_seconds_of(model, options, _FIRST) for _ in range(2))
@@ -56,7 +56,7 @@ def measure_speed(model: Model, options: RunOptions) -> Callable[[int, int], flo
 
 
 def _seconds_per_sample() -> float:
-    """Seconds that the estimate of resolution takes for each voxel of a result of noise."""
+    """Seconds of the estimate of resolution for each voxel of a result of noise."""
     noise = torch.from_numpy(np.random.default_rng(0).normal(500, 90, (1, 64, 64, 64)).astype(np.float32))
     start = time.perf_counter()
     measure_resolution(MetaTensor(noise, affine=torch.eye(4)), 2, lag=2.0)
@@ -64,7 +64,7 @@ def _seconds_per_sample() -> float:
 
 
 def _seconds_of(model: Model, options: RunOptions, side: int) -> tuple[int, float]:
-    """Voxels of a result of so many rows and columns, and the seconds that it took."""
+    """Voxels of a result with so many rows and columns, and its seconds."""
     shape = (side, side, 12)
     voxels = torch.from_numpy(np.random.default_rng(0).normal(500, 90, (1, *shape)).astype(np.float32))
     with tempfile.TemporaryDirectory() as folder:

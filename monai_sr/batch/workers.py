@@ -1,8 +1,8 @@
-"""Cases on processes of this machine, watched, so that one that is killed takes only its case along.
+"""Cases on processes of this machine. A process that is killed costs only its own case.
 
-Why not concurrent.futures.ProcessPoolExecutor: when one of its processes dies, all of its work is
-lost and no one can tell whose case it was. A Dask cluster on this machine would do; it is a large
-dependency for what a pipe per process does, and :mod:`monai_sr.batch.cluster` is there for more.
+concurrent.futures.ProcessPoolExecutor loses all of its work when one of its processes dies, and does not
+report which case that process had. A Dask cluster on this machine would do, but it is a large dependency
+for what a pipe per process does; :mod:`monai_sr.batch.cluster` uses one.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ ATTEMPTS = 2
 def run_in_processes(
     cases: Sequence[Case], options: RunOptions, *, jobs: int, memory: int
 ) -> Iterator[tuple[Case, Outcome]]:
-    """Outcomes as cases end, from ``jobs`` processes that load the model once each.
+    """Outcomes in the order in which cases end, from ``jobs`` processes. Each loads the model once.
 
     Threads are divided among the processes, and each has a GPU of its own where there are any. A
-    case whose process dies is begun once more by another one, after all others, and fails the second time.
+    case whose process dies is tried once more by another process, after all other cases; then it fails.
 
     Raises:
         SuperResolutionError: the bundle or device cannot be used.
@@ -87,7 +87,7 @@ def run_in_processes(
 
 
 def lost(case: Case, how: str) -> Outcome:
-    """The outcome of a case that no process survived."""
+    """The outcome of a case whose process died twice."""
     fix = "give it more memory, or look into the system's log"
     return Outcome(case.name, "failed", error=ImageError(LOST, f"the process that worked on it {how}", fix=fix))
 
@@ -116,7 +116,7 @@ class _Worker:
             self.pipe.send(case.without_archive())
 
     def end(self, *, patience: float = GRACE, restart: bool = False) -> str:
-        """See the process end, for so many seconds, or kill it; how it ended, in words."""
+        """Wait so many seconds for the process to end, then kill it; returns how it ended, in words."""
         self.pipe.close()
         self.process.join(patience)
         if self.process.is_alive():
@@ -130,7 +130,7 @@ class _Worker:
 
 
 def _devices(wanted: str) -> list[str]:
-    """The devices to give out, one to a process."""
+    """The devices, one for each process."""
     device = pick_device(wanted)
     if device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
         return [f"cuda:{n}" for n in range(torch.cuda.device_count())]
@@ -145,7 +145,7 @@ def _serve(
     memory: int,
     environment: Mapping[str, str],
 ) -> None:
-    """What a process does: load the model, then case by case until the pipe ends."""
+    """The work of a process: load the model, then process case after case until the pipe ends."""
     os.environ.update(environment)  # as it is now, not as it was when the fork server started
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal signals all of them, the first process decides
     signal.signal(signal.SIGTERM, _terminated)
@@ -169,7 +169,7 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """A process whose parent was killed would go on by itself, and hold its claim."""
+    """End this process if its parent was killed; otherwise it would go on and hold its claim."""
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])

@@ -62,7 +62,7 @@ class RecordHandler:
         raise error
 
     def _give(self) -> None:
-        """What was collected, to whoever would have had it."""
+        """Pass the collected warnings on."""
         self._collecting.close()
         for notice in self._notices:
             give(notice)
