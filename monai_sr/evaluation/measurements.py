@@ -1,4 +1,4 @@
-"""What becomes of measurements: those of a result, compared with those of the thin reference."""
+"""Compare measurements of a result with those of the thin reference."""
 
 from __future__ import annotations
 

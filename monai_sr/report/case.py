@@ -1,6 +1,6 @@
-"""The page of one case: pictures, curves, agreement, provenance. One file that needs nothing else.
+"""The page of one case: pictures, curves, agreement, provenance, in one self-contained file.
 
-Equal results and records give equal bytes: the page holds no date and no place.
+Equal results and records give equal bytes: the page has no date and no path.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def write_report(
     """Write one self-contained HTML page on a super-resolved volume.
 
     Args:
-        path: where; the file appears whole or not at all.
-        image: (C, X, Y, Z) the acquired volume, or what is known of it already; of several, the first is shown.
+        path: of the page, which is written atomically.
+        image: (C, X, Y, Z) the acquired volume, or its Acquired record; of several volumes, the first is shown.
         sr: (C, X', Y', Z') the result; it is shown as the stored voxel type of ``image`` holds it.
-        name: what to call it, such as the name of its file.
-        description: the series description, if it is to stand there.
-        record: how it was made, as the block ``monai_sr`` of the JSON beside a result says.
-        warnings: that came with it.
-        links: pages to go to from here, by what to call them.
+        name: of the case, such as the name of its file.
+        description: the series description, if it is to be shown.
+        record: the block ``monai_sr`` of the JSON beside a result.
+        warnings: of the case.
+        links: other pages by their names.
         uncertainty: (C, X', Y', Z') standard deviation on the grid of ``sr``, in its units. Default: what the
             bundle that ``record`` names predicts, if it was calibrated.
 
@@ -135,14 +135,14 @@ def write_failure_report(
     warnings: Sequence[SuperResolutionWarning] = (),
     links: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a page on a volume that failed: why, what to do, and what was read of it.
+    """Write a page on a volume that failed: the reason, the remedy, and the volume if it was read.
 
     Args:
-        path: where.
-        name: what to call it.
-        code: the error's, such as ``E-IO-CRC``.
-        reason: what is wrong and what to do, in a sentence each.
-        image: what was read of it, if anything.
+        path: of the page.
+        name: of the case.
+        code: of the error, such as ``E-IO-CRC``.
+        reason: the problem and the remedy, in one sentence each.
+        image: the volume, if it was read.
         description, warnings, links: as of :func:`write_report`.
 
     Raises:
@@ -213,7 +213,7 @@ def write_sections(
 
 
 def _calibrated(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What was measured of the bundle that made it; empty for one that is not here."""
+    """The calibration of the bundle that made the result; empty if the bundle is not installed."""
     try:
         return read_calibration(str(record["bundle"]))
     except (KeyError, BundleError):
@@ -221,13 +221,13 @@ def _calibrated(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resolution(acquired: Acquired, sr: MetaTensor) -> dict[str, Any]:
-    """As a record holds it."""
+    """The resolution before and after, as in a record."""
     before, after = effective_resolution(acquired, sr)
     return {"method": METHOD, "before": before.record(), "after": after.record()}
 
 
 def _predicted_error(acquired: Acquired, sr: MetaTensor, record: Mapping[str, Any]) -> MetaTensor | None:
-    """How uncertain the stored result is, if its bundle was calibrated and anything was made at all."""
+    """The uncertainty map of the stored result; None without a calibration or without new slices."""
     constants = _calibrated(record).get("uncertainty")
     if not constants or sr.shape == acquired.image.shape:
         return None

@@ -32,10 +32,10 @@ def viewer(
     """The part of a page with all pictures of a scene.
 
     Args:
-        scene: what is shown.
-        windows: its gray.
+        scene: the volumes.
+        windows: their gray windows.
         layers: of the scene; the last is shown first.
-        overlays: by kind, each with its values (a, b, m) or, but for consistency, (a, b, n).
+        overlays: by kind; values (a, b, m) for consistency, (a, b, n) for others.
     """
     order = scene.showing_order()
     sizes = {lacking: scene.size(lacking) for lacking in order}
@@ -184,7 +184,7 @@ def _img(source: str, number: int, alt: str, *, css: str, shown: bool) -> str:
 
 
 def _place(scene: Scene, lacking: int, index: int) -> str:
-    """Where a plane lies along the axis that it lacks, counted from the middle."""
+    """Position of a plane along the axis across it, from the middle."""
     n, step = scene.thin.shape[lacking], scene.spacings[lacking]
     offset = scene.thin_at[index] if lacking == 2 else (index - (n - 1) / 2) * step
     text = f"{offset:+.1f} mm".replace("-", "−")

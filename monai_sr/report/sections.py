@@ -94,7 +94,7 @@ def navigation(links: Mapping[str, str]) -> str:
 
 
 def tiles(found: Consistency, limit: float | None, resolution: str, codes: Sequence[str]) -> str:
-    """The three answers under the title: does it agree with the scan, what does it resolve, were there warnings."""
+    """The three tiles under the title: agreement with the scan, resolution, warnings."""
     score = f"{100 * found.score:.2g} % of the range in the worst slice"
     if limit is None:
         agrees = ("unknown", "not calibrated", score)

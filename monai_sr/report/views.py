@@ -1,8 +1,8 @@
-"""What a report shows of a case: planes through the acquired and the new slices, as a radiologist holds them.
+"""The planes of a report through the acquired and the new slices, in radiological orientation.
 
 Coronal and axial pictures have the patient's right on the viewer's left, sagittal ones anterior on the
-left; superior, or anterior in axial ones, is at the top. Nothing is resampled but the thick slices
-across their own axis, so a picture has square voxels only on paper: it is drawn by its size in mm.
+left. Superior is at the top, in axial pictures anterior. Only the thick slices are resampled, across
+their own axis. Pictures are drawn by their size in mm, so their voxels need not be square.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LABELS = {
     "cubic": ("Cubic", "cubic interpolation"),
     "sr": ("SR", "super-resolved"),
 }
-"""Of each layer, its button and its name."""
+"""Button and name of each layer."""
 
 LARGEST_SIDE = 768
 """Pixels; a larger picture is averaged down."""
@@ -48,12 +48,12 @@ class Scene:
 
     Attributes:
         thick: (a, b, m) acquired, in the file's units.
-        thin: (a, b, n) the result; the acquired slices themselves where there is none.
+        thin: (a, b, n) the result; the acquired slices if there is no result.
         thick_at, thin_at: slice positions, mm on one line.
         spacing: of the two in-plane axes, mm.
         directions: for each axis 0 for left-right, 1 for front-back, 2 for head-feet.
         modality: "CT" or "MR".
-        has_orientation: whether the file says which side is which.
+        has_orientation: whether the file gives the orientation of the patient.
         stored: the type in which the result is written.
         affine: of the acquired grid.
         axes, flips: how the axes of the file were turned, see :meth:`monai_sr.grid.Grid.canonical_order`.
@@ -98,7 +98,7 @@ class Scene:
 
     @property
     def labels(self) -> Mapping[str, tuple[str, str]]:
-        """Of each layer, its button and its name."""
+        """Button and name of each layer."""
         return LABELS
 
     @cached_property
@@ -124,7 +124,7 @@ class Scene:
 
     @property
     def spacings(self) -> tuple[float, float, float]:
-        """Of the result's voxels in this order, mm."""
+        """Spacing of the result in this order, mm."""
         step = float(self.thin_at[-1] - self.thin_at[0]) / max(1, len(self.thin_at) - 1)
         return (*self.spacing, step)
 
@@ -148,7 +148,7 @@ class Scene:
         return np.maximum(self.thick[..., used], air) @ weights[used]
 
     def picture(self, plane: np.ndarray, lacking: int) -> np.ndarray:
-        """(height, width) of a plane as it is looked at, averaged down where it is large."""
+        """(height, width) of a plane as it is shown, averaged down if it is large."""
         first, second = (self.directions[a] for a in range(3) if a != lacking)
         if first > second:
             plane = plane.T
@@ -164,14 +164,14 @@ class Scene:
         return extents[across], extents[up]
 
     def letters(self, lacking: int) -> dict[str, str]:
-        """What stands at the left, right, top and bottom of a picture; nothing if the file does not tell."""
+        """Labels at the left, right, top and bottom of a picture; empty if the file gives no orientation."""
         if not self.has_orientation:
             return {}
         across, up = sorted(self.directions[a] for a in range(3) if a != lacking)
         return dict(zip(("left", "right", "top", "bottom"), (*LETTERS[across], *LETTERS[up]), strict=True))
 
     def name(self, lacking: int) -> str:
-        """What the plane is called."""
+        """Name of the plane."""
         return NAMES[self.directions[lacking]]
 
     def showing_order(self) -> list[int]:
@@ -179,7 +179,7 @@ class Scene:
         return sorted(range(3), key=lambda a: (a == 2, -self.directions[a]))
 
     def chosen(self, lacking: int, count: int) -> list[int]:
-        """Places of the planes to be shown, evenly through the body; between acquired slices, where they are those."""
+        """Indices of the shown planes, evenly through the body; thin slices halfway between acquired ones."""
         _, body = self.sample
         fraction = body.mean(axis=tuple(a for a in range(3) if a != lacking))
         full = np.flatnonzero(fraction >= LEAST_BODY * fraction.max()) if fraction.max() else np.arange(len(fraction))
@@ -222,7 +222,7 @@ def tilt(grid: Grid, axis: int) -> float:
 
 
 def _smaller(picture: np.ndarray, axis: int) -> np.ndarray:
-    """Means over neighbors along an axis, until it is no longer than :data:`LARGEST_SIDE`."""
+    """Average neighbors along an axis that is longer than :data:`LARGEST_SIDE`."""
     n = picture.shape[axis]
     step = -(-n // LARGEST_SIDE)
     if step == 1:

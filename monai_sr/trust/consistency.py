@@ -26,11 +26,11 @@ from ..slices import Banded, Profile, apply_along, profile_matrix
 from .alignment import covered_voxels, in_plane_matrix, not_aligned, turn_to
 
 MISSED, MISSED_BY, MISSED_VOXELS = 0.02, 0.1, 1e-3
-"""A voxel is missed where it is off by such a fraction of the range. One that is off by the second, or such a fraction
-of all that are missed, is worth a word, whatever the mean over its slice says."""
+"""A voxel is missed if its difference exceeds the first fraction of the range. There is a warning if one difference
+exceeds the second, or if the third fraction of all voxels is missed, even if the mean of a slice is small."""
 
 FAR, FAR_VOXELS = 0.75, 1e-3
-"""A result far beyond the acquired values: by such a fraction of their range, in such a fraction of its voxels."""
+"""A result is far beyond the acquired values: by this fraction of their range, in this fraction of its voxels."""
 
 _BLOCK = 2**21
 """Voxels processed at once, to save memory."""
@@ -50,9 +50,9 @@ class Consistency:
         p95, maximum: 95th percentile and maximum of the absolute residual, in the units of the file.
         missed: fraction of the voxels that are missed by more than :data:`MISSED` of the range plus the rounding
             error. Below :data:`monai_sr.intensities.CT_LEAST` a CT measures nothing: its noise there is not missed.
-        missed_by: the most by which one is missed, in the units of the file.
+        missed_by: maximum difference of a missed voxel, in the units of the file.
         rounding: half the step of an integer result, its maximum rounding error.
-        notes: what was done to make the volumes comparable, in words.
+        notes: the steps that made the volumes comparable, in words.
     """
 
     residual: MetaTensor

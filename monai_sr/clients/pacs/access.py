@@ -1,4 +1,4 @@
-"""How an archive is spoken to: who we are, whom we trust, and that nobody sends us elsewhere."""
+"""Access to an archive: credentials, certificates, and no redirects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ USER, PASSWORD, TOKEN = "MONAI_SR_DICOMWEB_USER", "MONAI_SR_DICOMWEB_PASSWORD", 
 
 
 class PacsError(SuperResolutionError):
-    """The archive cannot be reached, refuses, or answers what is no DICOMweb.
+    """The archive cannot be reached, refuses, or does not answer in DICOMweb.
 
     Attributes:
         is_temporary: the same request may succeed later.
@@ -36,7 +36,7 @@ class PacsError(SuperResolutionError):
 class Credentials(AuthBase):
     """Basic or bearer credentials for requests, from a file or the environment.
 
-    A file is read anew for each request, so that a token may be renewed while we run.
+    The file is read for each request, so that a token can be renewed during a run.
 
     Args:
         file: holds ``user:password`` or ``Bearer TOKEN`` in its first line; only its owner and group may read it.
@@ -73,7 +73,7 @@ class Credentials(AuthBase):
 
     @staticmethod
     def find(file: str | Path | None) -> AuthBase | None:
-        """Those of a file, else of the environment; None leaves it to ``~/.netrc``.
+        """Credentials of a file, otherwise of the environment; None if neither has any, then ``~/.netrc`` is used.
 
         Raises:
             UsageError: the file or the variables make no credentials.
@@ -102,8 +102,8 @@ class _Bearer(AuthBase):
 class Session(requests.Session):
     """Verifies certificates, always, and follows no redirect.
 
-    A redirect could carry patients' images to another host, and turns a POST into a GET whose success
-    says nothing about what was to be stored.
+    A redirect could send patients' images to another host. It also turns a POST into a GET, whose success does
+    not mean that anything was stored.
 
     Args:
         auth: see :meth:`Credentials.find`.

@@ -1,7 +1,7 @@
 """An archive that speaks DICOMweb (PS3.18): search for series, fetch them, store results.
 
-dicomweb-client puts the messages together and takes them apart. Its retries are not used: they repeat
-a body that is used up (0.61), and do not end on Ctrl-C.
+dicomweb-client composes and parses the messages. Its retries are not used: they repeat a body that was
+read to its end (0.61), and do not stop on Ctrl-C.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class RemoteSeries:
-    """A series as a search describes it.
+    """A series in the answer to a search.
 
     Attributes:
         study, uid: StudyInstanceUID and SeriesInstanceUID.
@@ -76,11 +76,11 @@ class Archive:
     Args:
         url: its root, to which ``/studies`` and ``/series`` are added.
         auth: see :meth:`monai_sr.clients.pacs.Credentials.find`.
-        ca_file: PEM file of certificates to trust instead of the usual ones, for an authority of your own.
+        ca_file: PEM file of certificates to trust instead of the usual ones, for a private authority.
         timeout: seconds without a byte until a connection is given up.
 
     Raises:
-        UsageError: the URL is none, or holds a password.
+        UsageError: the URL is not valid, or contains a password.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Archive:
         }
 
     def headers(self, series: RemoteSeries, keywords: Iterable[str]) -> list[Dataset]:
-        """Some attributes of every instance of a series; others may hold what pydicom does not take."""
+        """Some attributes of every instance of a series; other attributes may be invalid for pydicom."""
         wanted = [f"{tag_for_keyword(keyword):08X}" for keyword in keywords]
         return self._try(
             lambda: [
@@ -159,7 +159,7 @@ class Archive:
         """Every instance of a series as a file in an empty folder, as it is in the archive.
 
         Raises:
-            PacsError: E-PACS-SHORT, fewer or other instances came than a search names.
+            PacsError: E-PACS-SHORT, the instances are fewer or others than those of a search.
             OutputError: the folder cannot be written to.
         """
 
@@ -190,7 +190,7 @@ class Archive:
         return files
 
     def store(self, study: str, files: Sequence[Path]) -> None:
-        """Store instances, which may be there already.
+        """Store instances; some may be in the archive already.
 
         Args:
             study: their StudyInstanceUID.
@@ -237,7 +237,7 @@ class Archive:
                 return Dataset()
 
     def _pages(self, ask: Callable[..., list[Any]], key: str) -> Iterator[Dataset]:
-        """Every answer to a search, page by page, each once: some servers pass over ``offset``."""
+        """Every answer to a search, page by page, each once: some servers ignore ``offset``."""
         seen: set[str] = set()
         while True:
             page = self._try(partial(ask, limit=PAGE, offset=len(seen)))
@@ -250,7 +250,7 @@ class Archive:
                 return
 
     def _try(self, request: Callable[[], Result]) -> Result:
-        """The result of a request, tried again where that may help."""
+        """The result of a request; temporary errors are tried again."""
         for wait in (*WAITS, None):
             try:
                 with _explained(self.host):
@@ -279,8 +279,8 @@ class _Client(DICOMwebClient):
     def iter_files(self, study: str, series: str) -> Iterator[bytes]:
         """The files of a series as they are.
 
-        ``iter_series`` gives what pydicom made of them, which it does not always write again (stray elements
-        behind the pixels of a real MR series).
+        ``iter_series`` gives datasets that pydicom cannot always write again (stray elements behind the pixels of
+        a real MR series).
         """
         url = f"{self.base_url}/studies/{study}/series/{series}"
         response = self._http_get(url, headers={"Accept": _AS_STORED}, stream=True)
@@ -297,7 +297,7 @@ def _dataset(answer: Any) -> Dataset:
 
 
 def _messages(files: Iterable[Path]) -> Iterator[list[Path]]:
-    """Files in groups that make messages of a bounded size."""
+    """Files in groups whose messages have a limited size."""
     group: list[Path] = []
     size = 0
     for file in files:
@@ -312,7 +312,7 @@ def _messages(files: Iterable[Path]) -> Iterator[list[Path]]:
 
 @contextmanager
 def _explained(host: str) -> Iterator[None]:
-    """What goes wrong with a request, in our words; those of libraries may quote a patient's data."""
+    """The error of a request in our words; the words of libraries may quote a patient's data."""
     try:
         yield
     except PacsError as error:

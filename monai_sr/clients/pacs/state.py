@@ -1,8 +1,8 @@
-"""What became of each series, in a folder that outlives every process: the reason why none is stored twice.
+"""The state of each series, in a folder that outlives every process, so that no series is stored twice.
 
 A series and the settings make a key. ``<key>.json`` is its record, ``<key>/`` holds results until they
-are stored, ``<key>.seen`` when it last changed, and a hidden claim who works on it. Names and contents
-are hashes and counts: nothing of a header is kept.
+are stored, ``<key>.seen`` when it last changed, and a hidden claim which process works on it. Names and
+contents are hashes and counts, without any text of a header.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Entry:
     Attributes:
         status: "begun": a process works or worked on it; "made": its results wait to be stored; the
             others are final.
-        instances: it had.
-        attempts: how often it was begun and not ended.
+        instances: number of instances.
+        attempts: how often work began and did not end.
         code, reason: why it is left out or failed.
         stored: instances that were stored.
         ended: when, in seconds since 1970.
@@ -49,17 +49,17 @@ class Entry:
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing is left to be done."""
+        """Whether the work is complete."""
         return self.status in ("stored", "left out", "failed")
 
     def goes_on(self, instances: int) -> bool:
-        """Whether the work on a series of so many instances goes on from here; one that grew begins anew."""
+        """Whether work on a series of so many instances can continue; a series that grew starts again."""
         return self.status == "made" or (self.status == "begun" and self.instances == instances)
 
     def settles(self, instances: int) -> bool:
         """Whether a series of so many instances needs no more work.
 
-        One that is stored is never made again, though slices came later; another is judged anew.
+        A stored series is never made again, even if slices arrive later; others are judged again.
         """
         return self.is_final and (self.status == "stored" or self.instances == instances)
 
@@ -68,9 +68,9 @@ class State:
     """The records of one folder.
 
     Args:
-        folder: where; made if it is not there.
-        made_by: what makes results.
-        rules: by which series are taken; others judge every series anew.
+        folder: of the records; created if necessary.
+        made_by: provenance of the results.
+        rules: that select series; with other rules every series is judged again.
     """
 
     def __init__(self, folder: Path, made_by: MadeBy, *, rules: Mapping[str, Any]) -> None:
@@ -79,7 +79,7 @@ class State:
         self._settings = json.dumps(made | {"options": made_by.options.texts(), **rules}, sort_keys=True)
 
     def place(self, series_uid: str) -> Path:
-        """Where the results of a series wait; its records are beside."""
+        """The folder in which the results of a series wait; its records are beside it."""
         settings = hashlib.sha256(self._settings.encode()).hexdigest()[:8]
         return self.folder / f"{name_of(series_uid)}-{settings}"
 
@@ -97,7 +97,7 @@ class State:
         return Entry(**content)
 
     def write(self, place: Path, entry: Entry) -> None:
-        """Record an entry; a final one removes what waited."""
+        """Record an entry; a final one removes the waiting results."""
         if entry.is_final:
             entry = replace(entry, ended=round(time.time(), 3))
         _write(_record(place), {"record": RECORD_VERSION} | asdict(entry))
@@ -115,7 +115,7 @@ class State:
 
 
 def name_of(series_uid: str) -> str:
-    """What logs call a series."""
+    """The name of a series in logs."""
     return f"series-{hashlib.sha256(series_uid.encode()).hexdigest()[:12]}"
 
 

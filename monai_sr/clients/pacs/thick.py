@@ -1,4 +1,4 @@
-"""Which series are worth super-resolving: acquired CT and MR of thick slices, by their headers alone."""
+"""Select series to super-resolve: acquired CT and MR with thick slices, by their headers alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Verdict(NamedTuple):
 
 
 def why_not(headers: Sequence[Dataset], *, thick_ratio: float = THICK_RATIO) -> Verdict | None:
-    """Why a series is not to be super-resolved; None if it is.
+    """Why a series is left out; None if it is to be super-resolved.
 
     Args:
         headers: of every instance of the series, with the attributes of :data:`HEADER`.
@@ -68,7 +68,7 @@ def why_not(headers: Sequence[Dataset], *, thick_ratio: float = THICK_RATIO) -> 
 
 
 def slices_in_pixels(frames: Sequence[Frame]) -> float | None:
-    """How many pixels (of the coarser side) slices are apart; None if too few of them are parallel."""
+    """Slice spacing in pixels (of the coarser side); None if too few slices are parallel."""
     largest = max((stack.frames for stack in stacks_of(list(frames))), key=len)
     # echoes and phases lie at one place
     offsets = [place[0].position @ largest[0].normal for place in places_of(largest)]

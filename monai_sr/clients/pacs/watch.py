@@ -1,8 +1,8 @@
-"""New thick series of an archive, each super-resolved once and stored beside its source.
+"""Super-resolve every new thick series of an archive once, and store the result beside its source.
 
-What is guaranteed, over any number of kills and of watchers on one state folder: a series gives one
-derived series for each settings. Results get UIDs that depend on the source and the settings alone, and
-wait in the state folder until the archive has all of them; so what was stored in part is completed.
+Guarantee, for any number of kills and of watchers on one state folder: a series gives one derived
+series for each set of settings. The UIDs of results depend only on the source and the settings. Results
+wait in the state folder until the archive has all of them, so a partly stored series is completed.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ LONGEST_WAIT = 3600.0
 
 @dataclass(frozen=True)
 class Event:
-    """Something to tell of a series.
+    """A report on a series.
 
     Attributes:
         series: a hash that names it.
-        status: "stored", "left out", "failed", "later" for what is tried again, or "warning".
-        text: in words; starts with the code where something is wrong.
+        status: "stored", "left out", "failed", "later" (it is tried again) or "warning".
+        text: in words; an error or a warning starts with its code.
     """
 
     series: str
@@ -56,12 +56,12 @@ class Event:
 
 @dataclass
 class Round:
-    """What one look at the archive came to: how many series ended how.
+    """The counts of one search of the archive: how many series ended how.
 
     Attributes:
-        waiting: not long enough unchanged, or worked on by another watcher.
-        later: could not be done now and are tried again.
-        settled: were done before.
+        waiting: changed a short time ago, or in work by another watcher.
+        later: failed for now and are tried again.
+        settled: done before.
     """
 
     stored: int = 0
@@ -73,7 +73,7 @@ class Round:
 
     @property
     def exit_code(self) -> int:
-        """0 all good, 4 some failed, 5 all failed, 11 the archive did not let us end."""
+        """0 all good, 4 some failed, 5 all failed, 11 the archive failed before the end."""
         if self.failed:
             return 4 if self.stored else 5
         return PacsError.exit_code if self.later else 0
@@ -84,14 +84,14 @@ class Watcher:
     """Looks for new thick series and super-resolves them.
 
     Attributes:
-        archive: where they are.
-        folder: of the state; holds records, and one series at a time while it is worked on.
+        archive: the archive.
+        folder: of the state; holds records, and the series that is in work.
         options: of every result.
         modalities: "CT", "MR" or both.
-        days: only studies of so many days up to now.
+        days: only studies of the last so many days.
         settle: seconds that a series must be unchanged before it is taken.
         thick_ratio: slices at least so many pixels apart are thick.
-        report: called with what happens.
+        report: called with every event.
         progress: called with the fraction of a series that is done.
 
     Raises:
@@ -116,7 +116,7 @@ class Watcher:
         self._postponed: dict[Path, tuple[float, float]] = {}  # until when, and for how long
 
     def look(self) -> Round:
-        """Once through the archive, to the end of every series that can be taken now.
+        """Search the archive once and process every series that is ready.
 
         Raises:
             PacsError: the archive cannot be searched, refuses us, or did not take a result.
@@ -157,7 +157,7 @@ class Watcher:
                 counts.waiting += 1
 
     def _bring_to_end(self, series: RemoteSeries, place: Path, counts: Round) -> None:
-        """Do what is left to do for a series, its claim being held."""
+        """Complete the work on a series whose claim this process holds."""
         entry = self._state.read(place)  # another watcher may have been here before the claim
         if entry is not None and entry.settles(series.instances):
             self._state.write(place, entry)  # which removes what a kill left behind
@@ -198,7 +198,7 @@ class Watcher:
             self._close(series, place, ended, counts)
 
     def _interrupted(self, place: Path, before: Entry, error: BaseException) -> None:
-        """Not to count an attempt that ended for a reason besides the series; one that was refused counts."""
+        """Take back an attempt that failed without a fault of the series; one that the archive refused counts."""
         now = self._state.read(place) or before
         if isinstance(error, PacsError) and error.code == "E-PACS-STORE":
             now = replace(now, code=error.code, reason=error.problem)
@@ -212,7 +212,7 @@ class Watcher:
         self._postponed[place] = time.monotonic() + wait, wait
 
     def _close(self, series: RemoteSeries, place: Path, entry: Entry, counts: Round) -> None:
-        """Record the end of a series, and tell it."""
+        """Record and report the end of a series."""
         self._state.write(place, entry)
         text = f"{entry.code}: {entry.reason}"
         if entry.status == "stored":
@@ -225,7 +225,7 @@ class Watcher:
         self.report(Event(name_of(series.uid), entry.status, text))
 
     def _attempt(self, series: RemoteSeries, place: Path, entry: Entry) -> Entry:
-        """Fetch, super-resolve, store; how it ended."""
+        """Fetch, super-resolve and store a series; returns its entry."""
         if entry.status != "made":
             verdict = why_not(self.archive.headers(series, HEADER), thick_ratio=self.thick_ratio)
             if verdict is not None:
@@ -285,12 +285,12 @@ class Watcher:
 
 
 def watch(watcher: Watcher, *, interval: float = INTERVAL, report: Callable[[PacsError], None]) -> NoReturn:
-    """Look again and again; ends with an error that waiting does not mend, or from outside.
+    """Search repeatedly. Ends with an error that waiting does not solve, or by a signal.
 
     Args:
-        watcher: what looks.
-        interval: seconds between looks.
-        report: called with an error after which it goes on.
+        watcher: the watcher.
+        interval: seconds between searches.
+        report: called with errors after which it continues.
 
     Raises:
         SuperResolutionError: see :meth:`Watcher.look`.
@@ -306,7 +306,7 @@ def watch(watcher: Watcher, *, interval: float = INTERVAL, report: Callable[[Pac
 
 
 def _concerns_one_series(error: PacsError) -> bool:
-    """Whether others may go well all the same."""
+    """Whether the error concerns one series, so that others may succeed."""
     return error.is_temporary or error.code in ("E-PACS-ANSWER", "E-PACS-MISSING", "E-PACS-RIGHTS", "E-PACS-SERVER")
 
 
