@@ -408,6 +408,14 @@ def test_stacks_without_a_common_region_are_refused(field, hr, spline):
     assert caught.value.code == "E-FUSE-OVERLAP"
 
 
+def test_images_in_memory_are_named_by_their_number(hr, spline):
+    axial, _, sagittal = (
+        nib.Nifti1Image(stack[0].numpy().astype(np.float32), np.asarray(stack.affine)) for stack in stacks_of(hr)
+    )
+    fused = fuse([axial, sagittal], spline, spacing=2.0, register=False)
+    assert [stack.name for stack in fused.stacks] == ["stack 1", "stack 2"]
+
+
 @fault("F04", "W-FUSE-PLANE")
 def test_the_same_plane_twice_is_averaged_and_said(hr, spline):
     axial = stacks_of(hr)[0]

@@ -20,7 +20,7 @@ from ..engine.memory import PROCESS, MemoryShortError, memory_budget
 from ..errors import ImageError, UsageError, collect_notices, give, warn
 from ..grid import Grid, grid_of, on_grid
 from ..intensities import CT_LEAST
-from ..io.adapters import as_volume
+from ..io.adapters import IN_MEMORY, as_volume
 from ..options import Wanted
 from ..trust.resolution import Resolution, measure_resolution
 from ..trust.uncertainty import constants_for, through_plane_detail
@@ -238,7 +238,8 @@ def _as_stacks(stacks: Sequence[Any], names: Sequence[str]) -> list[Stack]:
     for number, stack in enumerate(stacks):
         volume = stack if isinstance(stack, Tensor | Acquired) else as_volume(stack)[0]
         acquired = volume if isinstance(volume, Acquired) else Acquired.of(volume)
-        name = names[number] if number < len(names) else acquired.path or f"stack {number + 1}"
+        path = "" if acquired.path == IN_MEMORY else acquired.path
+        name = names[number] if number < len(names) else path or f"stack {number + 1}"
         try:
             placed.append(Stack.of(acquired, name))
         except ImageError as error:
