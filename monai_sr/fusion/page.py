@@ -75,7 +75,7 @@ def write_page_of(
 def _uncertainty(fused: Fused) -> MetaTensor | None:
     """The predicted error, if the bundle was calibrated for these stacks."""
     try:
-        return fused.uncertainty()
+        return fused.uncertainty() if fused.constants else None
     except UsageError:
         return None
 
