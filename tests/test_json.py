@@ -138,6 +138,7 @@ def test_time_is_foreseen_by_an_offset_and_a_slope(thick, tmp_path, monkeypatch)
         return type("outcome", (), {"seconds": 0.5 + 2e-6 * size})
 
     monkeypatch.setattr(speed, "process", timed)
+    monkeypatch.setattr(speed, "_seconds_per_sample", lambda: 1e-7)  # whatever else this machine does
     options = RunOptions.from_dict({"input": str(thick), "output": str(tmp_path / "b.nii"), "bundle": "none"})
     (one,) = forecast.forecast_cases(find_cases(options), options, load_bundle("none"))
     assert one.seconds == pytest.approx(0.5 + 2e-6 * voxels, rel=1e-6)
