@@ -223,7 +223,7 @@ class Compute(_Group):
         None, "what computes the network", unset="auto: on the CPU the fastest installed, see monai-sr info"
     )
     precision: Literal["auto", "float32", "int8", "float16", "bfloat16"] | None = _option(
-        None, "of the convolutions: int8 on the CPU, float16 or bfloat16 on a GPU", unset="auto: int8 where calibrated"
+        None, "of the convolutions; CPU: int8, bfloat16; GPU: float16, bfloat16", unset="auto: int8 where calibrated"
     )
     quality: Literal["usual", "best"] = _option("usual", "best: mean over mirror images, more accurate, 4 times slower")
     trust_bundle: bool = _option(False, "let a bundle that does not ship with monai-sr run its code")

@@ -26,7 +26,7 @@ from monai_sr.batch.forecast import peak_bytes
 from monai_sr.batch.plan import plan_case
 from monai_sr.bundles import NAMES, Model, load_bundle
 from monai_sr.cli.main import main
-from monai_sr.engine import openvino as streaming
+from monai_sr.engine import openvino, torch_rows
 from monai_sr.engine.memory import (
     PROCESS,
     SHARE,
@@ -39,9 +39,10 @@ from monai_sr.engine.memory import (
     needed_bytes,
     volume_bytes,
 )
-from monai_sr.engine.openvino import OpenVinoEngine
-from monai_sr.engine.selection import as_engine
+from monai_sr.engine.selection import as_engine, make_engine
+from monai_sr.engine.streaming import StreamedEngine
 from monai_sr.engine.tiles import plan_tiles
+from monai_sr.engine.torch_engine import TorchEngine
 from monai_sr.errors import SuperResolutionWarning, collect_notices
 from monai_sr.io.images import write_image
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
@@ -101,12 +102,14 @@ def test_without_limits_what_is_free_counts(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("network", [ResidualNet(layers=4, features=8), PyramidNet(features=8, depth=2), SRCNN(), None])
-def test_tiles_shrink_until_they_fit_and_a_volume_that_cannot_fit_is_refused(network):
-    engine, size = as_engine(network), {"voxels_in": 2_500_000, "voxels_out": 10**7}
-    fixed = PROCESS + volume_bytes(*size.values())
-    assert choose_tile(engine, **size, memory=64 * GIB, vram=None) == TILE_VOXELS
+@pytest.mark.parametrize("make", [as_engine, TorchEngine])
+def test_tiles_shrink_until_they_fit_and_a_volume_that_cannot_fit_is_refused(network, make):
+    engine, size = make(network) if network else as_engine(network), {"voxels_in": 2_500_000, "voxels_out": 10**7}
+    fixed, tiles = PROCESS + volume_bytes(*size.values()), engine.tile_sizes(**size)
+    assert isinstance(engine, StreamedEngine) or tiles == [*TILE_LADDER][: 1 if network is None else None]
+    assert choose_tile(engine, **size, memory=64 * GIB, vram=None) == tiles[0] <= TILE_VOXELS
     if network is not None:
-        for tile in TILE_LADDER:
+        for tile in tiles:
             on_tile = engine.tile_bytes(tile, **size)
             assert choose_tile(engine, **size, memory=fixed + on_tile, vram=None) == tile
             assert choose_tile(engine, **size, memory=fixed, vram=int(on_tile / SHARE) + 1) == tile
@@ -128,18 +131,20 @@ def test_no_tile_that_is_made_is_larger_than_what_was_planned_for(network, level
     largest = scale * max(math.prod(s.stop - s.start for s in tile.padded) for tile in tiles)
     size = {"voxels_in": math.prod(shape), "voxels_out": math.prod(shape) * thin}
     proposed = 4 * size["voxels_out"]  # which is held whole, whatever the tiles
-    on_tile, on_all = (as_engine(network).tile_bytes(tile, **size) - proposed for tile in (asked, size["voxels_out"]))
+    on_tile, on_all = (TorchEngine(network).tile_bytes(tile, **size) - proposed for tile in (asked, size["voxels_out"]))
     planned = size["voxels_out"] * on_tile / on_all
     assert planned >= largest
 
 
 @fault("R01")
-def test_openvino_out_of_memory_ends_in_narrower_strips_with_the_same_voxels(monkeypatch):
-    pytest.importorskip("openvino")
+@pytest.mark.parametrize("by", ["openvino", "torch"])
+def test_out_of_memory_ends_in_narrower_strips_with_the_same_voxels(by, monkeypatch):
+    pytest.importorskip(by)
+    block = openvino._Compiled if by == "openvino" else torch_rows._Eager
     image = phantoms.known_value(phantoms.grid((24, 150, 6), (1.0, 1.0, 4.0)))
-    engine = OpenVinoEngine(lively(ResidualNet(4, 4)))
+    engine = make_engine(lively(ResidualNet(4, 4)), engine=by)
     expected, _ = super_resolve_within(model_of(engine), Acquired.of(image), Wanted(), memory=64 * GIB)
-    compute, widths = streaming._Compiled.__call__, []
+    compute, widths = block.__call__, []
 
     def short(self, part, *rest):
         widths.append(part.shape[2])
@@ -147,11 +152,11 @@ def test_openvino_out_of_memory_ends_in_narrower_strips_with_the_same_voxels(mon
             raise RuntimeError("Exception from src/core/src/runtime/allocator.cpp:79:\nstd::bad_alloc")
         return compute(self, part, *rest)
 
-    monkeypatch.setattr(streaming._Compiled, "__call__", short)
+    monkeypatch.setattr(block, "__call__", short)
     with pytest.warns(SuperResolutionWarning, match="W-MEM-LADDER"):
         found, how = super_resolve_within(model_of(engine), Acquired.of(image), Wanted(), memory=64 * GIB)
     assert widths[0] == 150 and widths[-1] <= 60 and len(how["ran_out_of_memory"]) >= 1
-    assert all(key[0][1] <= 60 for key in engine._graphs)  # what did not fit is not kept
+    assert all(key[0][1] <= 60 for key in getattr(engine, "_graphs", ()))  # what did not fit is not kept
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 

@@ -15,18 +15,20 @@ from small_networks import computed, idle, lively
 from monai_sr.batch.run import run
 from monai_sr.bundles import NAMES, load_bundle
 from monai_sr.cli.main import main
-from monai_sr.engine import graphs
-from monai_sr.engine import openvino as streaming
+from monai_sr.engine import graphs, openvino, selection, streaming, torch_rows
 from monai_sr.engine.openvino import OpenVinoEngine, thread_count
-from monai_sr.engine.selection import choose_engine, describe_engine, make_engine
+from monai_sr.engine.selection import as_engine, choose_engine, describe_engine, make_engine
 from monai_sr.engine.torch_engine import TorchEngine
+from monai_sr.engine.torch_rows import TorchRowsEngine
 from monai_sr.errors import UsageError
 from monai_sr.inference import SuperResolutionInferer, super_resolve
 from monai_sr.io.images import read_image, write_image
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
 from monai_sr.options import RunOptions
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU, CUDA, META = torch.device("cpu"), torch.device("cuda"), torch.device("meta")
+
+STREAMED = {"openvino": OpenVinoEngine, "torch": lambda network: TorchRowsEngine(network, "float32")}
 
 NETWORKS = {
     "residual": lambda: lively(ResidualNet(6, 8)),
@@ -63,12 +65,13 @@ def thick(tmp_path_factory):
     [(name, (levels,)) for name in ("pyramid", "deep") for levels in (1, 2, 3)]
     + [(name, ()) for name in ("residual", "unfolded", "plain")],
 )
-def test_streamed_rows_are_what_the_network_makes_of_the_whole(name, arguments, shape):
+@pytest.mark.parametrize("engine", STREAMED)
+def test_streamed_rows_are_what_the_network_makes_of_the_whole(engine, name, arguments, shape):
     network = NETWORKS[name]()
     image = torch.rand(1, 1, *shape)
     with torch.no_grad():
         expected = network(image, *arguments)
-    streamed = computed(OpenVinoEngine(network), image, *arguments)
+    streamed = computed(STREAMED[engine](network), image, *arguments)
     scale = (expected - expected.mean()).abs().max()
     assert streamed.shape == expected.shape
     assert (streamed - expected).abs().max() < 1e-5 * scale
@@ -76,8 +79,9 @@ def test_streamed_rows_are_what_the_network_makes_of_the_whole(name, arguments, 
 
 @pytest.mark.parametrize("name", ["residual", "pyramid"])
 @pytest.mark.parametrize("tile_voxels", [1, 60_000])
-def test_tiles_of_streamed_rows_do_not_show(name, tile_voxels):
-    network, image = OpenVinoEngine(NETWORKS[name]()), phantoms.body((30, 90, 40), (1.0, 1.0, 3.0))
+@pytest.mark.parametrize("engine", STREAMED)
+def test_tiles_of_streamed_rows_do_not_show(engine, name, tile_voxels):
+    network, image = STREAMED[engine](NETWORKS[name]()), phantoms.body((30, 90, 40), (1.0, 1.0, 3.0))
     options = {"factor": 2.0, "modality": "MR"}
     whole = super_resolve(image, network, **options)
     tiled = super_resolve(image, network, tile_voxels=tile_voxels, **options)
@@ -98,20 +102,22 @@ def test_strips_of_a_turned_and_padded_ct_lie_where_they_belong():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_rows_of_air_are_computed_once_and_come_out_the_same(name, monkeypatch):
-    network = OpenVinoEngine(NETWORKS[name]())
+@pytest.mark.parametrize("engine", STREAMED)
+def test_rows_of_air_are_computed_once_and_come_out_the_same(engine, name, monkeypatch):
+    network = STREAMED[engine](NETWORKS[name]())
     image = torch.full((1, 1, 200, 6, 8), 0.25)
     image[:, :, 90:110] = torch.rand(20, 6, 8)
-    compute, calls = streaming._Compiled.__call__, []
+    block = openvino._Compiled if engine == "openvino" else torch_rows._Eager
+    compute, calls = block.__call__, []
 
     def counted(self, *arguments):
-        calls.append(self.edge)
+        calls.append(arguments)
         return compute(self, *arguments)
 
-    monkeypatch.setattr(streaming._Compiled, "__call__", counted)
+    monkeypatch.setattr(block, "__call__", counted)
     levels = 2 if network.works_on == "thick" else 0
     found, skipping = computed(network, image, levels), len(calls)
-    monkeypatch.setattr(np, "array_equal", lambda *_: False)  # nothing is recognized as settled
+    monkeypatch.setattr(streaming, "is_same", lambda *_: False)  # nothing is recognized as settled
     expected = computed(network, image, levels)
     everything = len(calls) - skipping
     assert torch.equal(found, expected)
@@ -126,27 +132,26 @@ def test_progress_of_streamed_rows_grows_to_the_whole():
     assert len(told) > 5 and told == sorted(told) and told[-1] == 1
 
 
+def assert_rows_equal_tiles(bundle, image, **options):
+    """The streamed engines in float32, with a bundle's weights, against torch in tiles."""
+    model = load_bundle(bundle, device="cpu", engine="torch", precision="float32")
+    assert isinstance(model.engine, TorchRowsEngine)
+    tiled = model.computed_by(TorchEngine(model.network))(image, **options)
+    for streamed in (model, model.computed_by(OpenVinoEngine(model.network))):
+        assert 0 < (streamed(image, **options) - tiled).abs().max() < 1e-4 * np.ptp(tiled.numpy())
+
+
+@pytest.mark.parametrize(("shape", "factor"), [((34, 30, 12), 3.0), ((13, 21, 5), 2.5), ((9, 8, 4), 6.0)])
 @pytest.mark.parametrize("bundle", sorted(NAMES))
-def test_both_engines_give_the_same_voxels_on_a_phantom(bundle):
-    image = phantoms.body((34, 30, 12), (1.0, 1.0, 3.0))
-    results = {
-        engine: load_bundle(bundle, device="cpu", engine=engine, precision="float32")(image)
-        for engine in ("torch", "openvino")
-    }
-    spread = float(np.ptp(results["torch"].numpy()))
-    assert (results["openvino"] - results["torch"]).abs().max() < 1e-4 * spread
+def test_rows_give_the_same_voxels_as_tiles_on_a_phantom(bundle, shape, factor):
+    assert_rows_equal_tiles(bundle, phantoms.body(shape, (1.0, 1.0, factor)), factor=factor, modality="MR")
 
 
 @pytest.mark.data
 @pytest.mark.parametrize("bundle", sorted(NAMES))
-def test_both_engines_give_the_same_voxels_on_a_scan(bundle, shared_data):
+def test_rows_give_the_same_voxels_as_tiles_on_a_scan(bundle, shared_data):
     image = read_image(shared_data / "volumes" / "ct" / "chest_cta_rider0117_0p8mm.nii.gz")[:, 100:140, 100:130, 30:42]
-    results = {
-        engine: load_bundle(bundle, device="cpu", engine=engine, precision="float32")(image, factor=3)
-        for engine in ("torch", "openvino")
-    }
-    spread = float(np.ptp(results["torch"].numpy()))
-    assert 0 < (results["openvino"] - results["torch"]).abs().max() < 1e-4 * spread
+    assert_rows_equal_tiles(bundle, image, factor=3)
 
 
 def test_the_inferer_computes_by_the_engine_it_is_told_with_the_weights_of_the_moment():
@@ -173,9 +178,11 @@ def test_the_inferer_computes_by_the_engine_it_is_told_with_the_weights_of_the_m
         ("auto", "float32", CUDA, "torch"),
         ("auto", "float16", CUDA, "torch"),
         ("torch", "bfloat16", CUDA, "torch"),
+        ("auto", "bfloat16", CPU, "torch"),
     ],
 )
-def test_auto_is_the_fastest_that_fits(engine, precision, device, chosen):
+def test_auto_is_the_fastest_that_fits(engine, precision, device, chosen, monkeypatch):
+    monkeypatch.setattr(selection, "has_bfloat16", lambda: True)
     assert choose_engine(ResidualNet(4, 4), engine=engine, precision=precision, device=device) == chosen
 
 
@@ -183,7 +190,8 @@ def test_auto_is_the_fastest_that_fits(engine, precision, device, chosen):
     ("engine", "precision", "device", "told"),
     [
         ("auto", "float16", CPU, "float16 is for a GPU"),
-        ("auto", "bfloat16", CPU, "bfloat16 is for a GPU"),
+        ("auto", "bfloat16", CPU, "this processor does not multiply in bfloat16"),
+        ("openvino", "bfloat16", CPU, "OpenVINO does not compute in bfloat16"),
         ("torch", "int8", CPU, "torch does not compute in int8"),
         ("auto", "int8", CUDA, "int8 is for the CPU"),
         ("openvino", "float32", CUDA, "OpenVINO computes on the CPU"),
@@ -191,10 +199,19 @@ def test_auto_is_the_fastest_that_fits(engine, precision, device, chosen):
         ("auto", "float64", CPU, "'float64' is unknown"),
     ],
 )
-def test_what_does_not_fit_together_is_refused_with_what_does(engine, precision, device, told):
+def test_what_does_not_fit_together_is_refused_with_what_does(engine, precision, device, told, monkeypatch):
+    monkeypatch.setattr(selection, "has_bfloat16", lambda: False)
     with pytest.raises(UsageError, match=told) as caught:
         choose_engine(ResidualNet(4, 4), engine=engine, precision=precision, device=device)
     assert caught.value.code == "E-ENGINE" and "give " in caught.value.fix
+
+
+def test_torch_takes_rows_on_the_cpu_and_tiles_elsewhere_or_of_a_network_that_does_not_stream():
+    assert isinstance(as_engine(PyramidNet(8, 2)), TorchRowsEngine)
+    assert isinstance(make_engine(ResidualNet(4, 4), engine="torch"), TorchRowsEngine)
+    assert isinstance(as_engine(SRCNN()), TorchEngine)
+    assert isinstance(as_engine(ResidualNet(4, 4).to(META)), TorchEngine)
+    assert as_engine(SRCNN()).name == as_engine(PyramidNet(8, 2)).name == "torch"
 
 
 def test_a_network_without_a_graph_is_left_to_torch_unless_openvino_is_asked_for():
@@ -254,10 +271,11 @@ def test_threads_keep_within_the_quota_of_a_container(text, quota, tmp_path, mon
 # ------------------------------------------------------------ 16 bits on a GPU
 
 
+@pytest.mark.parametrize("make", [TorchEngine, TorchRowsEngine])  # the CPU's autocast stands for a GPU's
 @pytest.mark.parametrize("name", ["residual", "pyramid"])
-def test_in_16_bits_only_the_convolutions_are_rounded(name):
+def test_in_16_bits_only_the_convolutions_are_rounded(name, make):
     network, levels = NETWORKS[name](), [2] if name == "pyramid" else []
-    half = TorchEngine(network, "bfloat16")  # the CPU's autocast stands for a GPU's
+    half = make(network, "bfloat16")
     image = torch.rand(1, 1, 8, 8, 8) + 1000
     with torch.no_grad():
         exact, rounded = network(image, *levels), computed(half, image, *levels)
@@ -266,7 +284,8 @@ def test_in_16_bits_only_the_convolutions_are_rounded(name):
     assert 0 < error < 0.02 * exact.abs().max()
     idle(network)
     with torch.no_grad():
-        assert torch.equal(computed(half, image, *levels), network(image, *levels))  # what is left is the image path
+        left = computed(half, image, *levels) - network(image, *levels)
+    assert left.abs().max() <= (0 if make is TorchEngine else 1e-6 * 1000)  # what is left is the image path
 
 
 def test_float32_is_not_rounded_to_tf32(monkeypatch):

@@ -1,31 +1,18 @@
-"""Networks computed by OpenVINO, a few rows of a volume at a time, so that nothing is computed twice.
-
-A tile needs a halo as wide as the reach of the network; with twenty layers, the halo of a usual tile is larger
-than the tile. Here every layer keeps the last two input rows along the first in-plane axis and continues with
-the next rows. This needs no halo, and memory for a few rows only.
-"""
+"""Networks computed by OpenVINO, in float32 or int8."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..files import give_memory_back
 from ..networks import PyramidNet, ResidualNet
-from ..slices import Banded
-from . import Place, Progress
 from .graphs import Ranges, build_graph, openvino
-from .sizes import StreamedSizes
-from .tiles import apply_in_rows, reach_of
-
-ROWS = 8
-"""Number of rows computed at once."""
+from .streaming import StreamedEngine
 
 GRAPHS = 8
 """Maximum number of compiled graphs: two for each width of a strip."""
@@ -42,7 +29,7 @@ def thread_count(root: Path = Path("/")) -> int:
     return threads
 
 
-class OpenVinoEngine(StreamedSizes):
+class OpenVinoEngine(StreamedEngine):
     """A ResidualNet or PyramidNet computed by OpenVINO on the CPU, in float32 or int8.
 
     Args:
@@ -51,85 +38,15 @@ class OpenVinoEngine(StreamedSizes):
             its name, see :mod:`monai_sr.engine.int8`; None to compute in float32.
     """
 
-    device = torch.device("cpu")
-
     def __init__(self, network: ResidualNet | PyramidNet, *, ranges: Ranges | None = None) -> None:
         openvino()
         give_memory_back()
-        super().__init__("float32" if ranges is None else "int8")
-        self.network, self.ranges = network, ranges
-        self.works_on, self.fold = str(network.works_on), int(getattr(network, "fold", 1))
+        super().__init__(network, "float32" if ranges is None else "int8")
+        self.ranges = ranges
         self._graphs: dict[tuple[Any, ...], _Compiled] = {}
 
-    def reach(self, levels: int = 0) -> tuple[int, int]:
-        return reach_of(self.network, levels)
-
-    def propose(
-        self, slices: Tensor, along: Tensor, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
-    ) -> Iterator[tuple[Place, Tensor]]:
-        """See :meth:`Engine.propose`; strips of rows, as wide as ``tile_voxels`` allows."""
-        seen = Banded(along)
-        return apply_in_rows(
-            lambda read, rows: self._rows_of(read, rows, levels),
-            lambda place: seen(slices[place]),
-            (*slices.shape[:2], len(along)),
-            halo=self.reach(levels)[0],
-            strip_voxels=tile_voxels // 2**levels // ROWS,
-            progress=progress,
-        )
-
-    def _rows_of(self, read: Callable[[slice], Tensor], rows: int, levels: int) -> Iterator[Tensor]:
-        """The output of the network for a volume, a few rows at a time, in order.
-
-        If a volume does not change from row to row, as in air of one value, the kept rows of the layers
-        become constant. Then the output is the same too and is not computed again.
-
-        Args:
-            read: returns rows of the volume, (x, Y, Z).
-            rows: number of rows of the volume.
-            levels: how often the network doubles the slices.
-
-        Yields:
-            (x', Y, Z') the next rows.
-        """
-        lag, scale = self.reach(levels)[0], 2**levels
-        graph, part, done, settled = None, np.empty(0), np.empty(0), False
-        kept: list[np.ndarray] = []
-        try:
-            for start in range(0, rows + lag, ROWS):
-                given = read(slice(min(start, rows), min(start + ROWS, rows)))
-                before, part = part, self._block(given)
-                inside = lag <= start <= rows - ROWS
-                still = inside and np.array_equal(part, before)
-                if not (still and settled):
-                    last, graph = graph, self._graph(part.shape[1:4], levels, lag=lag, edge=not inside)
-                    if last is not None and last is not graph:
-                        last.release()
-                    kept = kept or graph.nothing()
-                    earlier = [array.copy() for array in kept] if still else []
-                    done = graph(part, kept, _within(start - lag, lag + ROWS, rows))
-                    settled = still and all(map(np.array_equal, kept, earlier))
-                first = start - lag  # the first row of the output; rows outside the volume are discarded
-                made = torch.from_numpy(done)[0, max(0, -first) : max(0, rows - first)]
-                if len(made):
-                    yield made.reshape(*made.shape[:2], -1)[..., : given.shape[2] * scale]
-        except RuntimeError:  # possibly out of memory, so free it for narrower strips
-            self._graphs.clear()
-            raise
-        finally:
-            if graph is not None:
-                graph.release()
-
-    def _block(self, rows: Tensor) -> np.ndarray:
-        """(1, ROWS, Y, Z/fold, fold) of (x, Y, Z): neighboring slices folded, and zeros behind the rows."""
-        count, columns, slices = rows.shape
-        block = torch.zeros(1, ROWS, columns, math.ceil(slices / self.fold) * self.fold)
-        block[0, :count, :, :slices] = rows
-        block[0, :count, :, slices:] = rows[..., -1:]
-        return block.reshape(1, ROWS, columns, -1, self.fold).numpy()
-
-    def _graph(self, shape: tuple[int, ...], levels: int, *, lag: int, edge: bool) -> _Compiled:
-        """The compiled graph for rows of that size; the graphs of the last few sizes are kept."""
+    def block(self, shape: tuple[int, ...], levels: int, *, lag: int, edge: bool) -> _Compiled:
+        """See :meth:`StreamedEngine.block`; the compiled graphs of the last few sizes are kept."""
         threads = thread_count()
         key = (shape, levels, edge, threads)
         if key not in self._graphs:
@@ -139,15 +56,12 @@ class OpenVinoEngine(StreamedSizes):
             self._graphs[key] = _Compiled(model, threads, edge=edge)
         return self._graphs[key]
 
-
-def _within(first: int, count: int, rows: int) -> np.ndarray:
-    """(1, 1, count, 1, 1) 1 for rows inside the volume, 0 before and behind it."""
-    index = np.arange(first, first + count)
-    return ((index >= 0) & (index < rows)).astype(np.float32).reshape(1, 1, -1, 1, 1)
+    def forget(self) -> None:
+        self._graphs.clear()
 
 
 class _Compiled:
-    """A graph that is ready to run.
+    """A graph that is ready to run; see :class:`monai_sr.engine.streaming.Block`.
 
     Args:
         model: the graph.
@@ -166,21 +80,20 @@ class _Compiled:
         self._model = openvino().Core().compile_model(model, "CPU", how)
         self._request = self._model.create_infer_request()
 
-    def __call__(self, part: np.ndarray, kept: list[np.ndarray], within: np.ndarray) -> np.ndarray:
-        """The rows that are complete now. The kept rows of the layers are changed in place."""
-        done = np.empty(tuple(self._model.outputs[-1].shape), np.float32)
-        for index, array in enumerate([part, *kept, *([within] if self.edge else [])]):
-            self._request.set_input_tensor(index, openvino().Tensor(array, shared_memory=True))
+    def __call__(self, part: Tensor, kept: list[Tensor], within: Tensor) -> Tensor:
+        done = torch.empty(tuple(self._model.outputs[-1].shape))
+        for index, given in enumerate([part, *kept, *([within] if self.edge else [])]):
+            self._request.set_input_tensor(index, openvino().Tensor(given.numpy(), shared_memory=True))
         # the new rows of a layer are computed after its old ones were read
-        for index, array in enumerate([*kept, done]):
-            self._request.set_output_tensor(index, openvino().Tensor(array, shared_memory=True))
+        for index, made in enumerate([*kept, done]):
+            self._request.set_output_tensor(index, openvino().Tensor(made.numpy(), shared_memory=True))
         self._request.infer()
         return done
 
-    def nothing(self) -> list[np.ndarray]:
-        """The kept rows of the layers at the start: zeros."""
-        return [np.zeros(tuple(port.shape), port.element_type.to_dtype()) for port in self._model.outputs[:-1]]
+    def nothing(self) -> list[Tensor]:
+        ports = self._model.outputs[:-1]
+        types = [getattr(torch, port.element_type.to_dtype().name) for port in ports]
+        return [torch.zeros(tuple(port.shape), dtype=dtype) for port, dtype in zip(ports, types, strict=True)]
 
     def release(self) -> None:
-        """Release the working memory of the layers until the next call."""
         self._model.release_memory()

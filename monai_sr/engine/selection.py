@@ -15,10 +15,12 @@ from ..options import PARAMETERS
 from . import Engine
 from .averaged import AveragedEngine
 from .devices import is_installed as is_installed
-from .graphs import can_stream, openvino
+from .graphs import openvino
 from .int8 import read_ranges
+from .layers import can_stream
 from .openvino import OpenVinoEngine
 from .torch_engine import HALVES, SplineEngine, TorchEngine
+from .torch_rows import TorchRowsEngine, has_bfloat16
 
 
 def choose_engine(network: nn.Module, *, engine: str, precision: str, device: torch.device) -> str:
@@ -34,7 +36,8 @@ def choose_engine(network: nn.Module, *, engine: str, precision: str, device: to
             raise _unfit(f"{value!r} is unknown (known: {', '.join(known)})", fix=f"give {known[0]}")
     on_cpu = device.type == "cpu"
     if precision in HALVES and on_cpu:
-        raise _unfit(f"{precision} is for a GPU, the device is {device}", fix="give --precision float32 or int8")
+        _check_halves(network, engine, precision)
+        return "torch"
     if precision == "int8" and not on_cpu:
         raise _unfit(f"int8 is for the CPU, the device is {device}", fix="give --device cpu, or --precision float16")
     if precision == "int8" and engine == "torch":
@@ -51,6 +54,19 @@ def choose_engine(network: nn.Module, *, engine: str, precision: str, device: to
     if needed:
         openvino()
     return "openvino" if needed or is_installed("openvino") else "torch"
+
+
+def _check_halves(network: nn.Module, engine: str, precision: str) -> None:
+    """Refuse 16 bits on the CPU unless it is bfloat16, by torch, a few rows at a time, on a processor that has it."""
+    fix = "give --precision float32 or int8"
+    if precision != "bfloat16":
+        raise _unfit(f"{precision} is for a GPU, the device is cpu", fix=fix)
+    if engine == "openvino":
+        raise _unfit("OpenVINO does not compute in bfloat16 here", fix="give --precision int8, which is faster")
+    if not can_stream(network):
+        raise _unfit(f"bfloat16 on the CPU is not for {type(network).__name__}", fix="give --precision float32")
+    if not has_bfloat16():
+        raise _unfit("this processor does not multiply in bfloat16 (AVX512_BF16)", fix=fix)
 
 
 def make_engine(
@@ -82,7 +98,7 @@ def make_engine(
 def _make_one(network: nn.Module, engine: str, precision: str, int8: str | Path | None) -> Engine:
     device = next(network.parameters()).device
     if choose_engine(network, engine=engine, precision=precision, device=device) == "torch":
-        return TorchEngine(network, "float32" if precision == "auto" else precision)
+        return _torch_engine(network, "float32" if precision == "auto" else precision)
     ranges = None
     if precision != "float32":
         with suppress(BundleError) if precision == "auto" else nullcontext():
@@ -90,11 +106,18 @@ def _make_one(network: nn.Module, engine: str, precision: str, int8: str | Path 
     return OpenVinoEngine(network, ranges=ranges)  # type: ignore[arg-type]
 
 
+def _torch_engine(network: nn.Module, precision: str = "float32") -> Engine:
+    """Torch, a few rows at a time on the CPU; in tiles on a GPU, or for a network that does not stream."""
+    if can_stream(network) and next(network.parameters()).device.type == "cpu":
+        return TorchRowsEngine(network, precision)  # type: ignore[arg-type]
+    return TorchEngine(network, precision)
+
+
 def as_engine(network: nn.Module | Engine | None) -> Engine:
     """The engine of a network in float32 by torch, or the spline for None; an engine is returned unchanged."""
     if network is None:
         return SplineEngine()
-    return TorchEngine(network) if isinstance(network, nn.Module) else cast(Engine, network)
+    return _torch_engine(network) if isinstance(network, nn.Module) else cast(Engine, network)
 
 
 def describe_engine(engine: Engine) -> str:

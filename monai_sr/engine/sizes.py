@@ -5,9 +5,9 @@ from __future__ import annotations
 from .memory import PROCESS, TILE_LADDER, TILE_VOXELS, volume_bytes
 
 STREAMED = 100 * 2**20
-"""Memory of OpenVINO for any network, bytes; see :mod:`.memory`."""
+"""Memory for any network, bytes; see :mod:`.memory`."""
 
-PER_VOXEL_STREAMED = {"float32": 900, "int8": 450}
+PER_VOXEL_STREAMED = {"float32": 900, "bfloat16": 900, "int8": 450}
 """Bytes per output voxel of the rows that are computed at once; most of it for rows that layers keep."""
 
 ROOF, ROOF_PER_VOXEL_OUT = 10**9, 12
@@ -32,10 +32,10 @@ class SplineSizes:
 
 
 class StreamedSizes:
-    """Of a network computed by OpenVINO, a few rows at a time.
+    """Of a network computed on the CPU a few rows at a time, by OpenVINO unless a subclass names another engine.
 
     Args:
-        precision: "float32" or "int8".
+        precision: "float32", "bfloat16" or "int8".
     """
 
     name = "openvino"

@@ -1,0 +1,93 @@
+"""Networks computed by torch on the CPU, a few rows at a time, in float32 or bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..networks import PyramidNet, ResidualNet
+from .layers import RowLayers, Rows, doubling_matrix
+from .streaming import Block, StreamedEngine
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16 (AVX512_BF16, with or without AMX); without, it is slower."""
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+
+
+class TorchRowsEngine(StreamedEngine):
+    """A ResidualNet or PyramidNet computed by torch on the CPU.
+
+    Args:
+        network: in eval mode on the CPU, in float32.
+        precision: "float32", or "bfloat16" for the convolutions; the image and its sums stay in float32.
+    """
+
+    name = "torch"
+
+    def block(self, shape: tuple[int, ...], levels: int, *, lag: int, edge: bool) -> Block:
+        return _Eager(self.network, shape[0], levels, lag if edge else None, getattr(torch, self.precision))
+
+
+class _Eager(RowLayers):
+    """Operations run at once; see :class:`monai_sr.engine.streaming.Block`.
+
+    In memory, channels are last, as the convolutions of oneDNN want them.
+    """
+
+    def __init__(
+        self, network: ResidualNet | PyramidNet, rows: int, levels: int, lag: int | None, dtype: torch.dtype
+    ) -> None:
+        super().__init__(rows, lag)
+        self.network, self.levels, self.dtype = network, levels, dtype
+
+    @torch.no_grad()
+    def __call__(self, part: Tensor, kept: list[Tensor], within: Tensor) -> Tensor:
+        self.kept, self.next, self.within = kept, 0, within
+        return self.compute(self.network, part.permute(0, 4, 1, 2, 3), self.levels).permute(0, 2, 3, 4, 1)
+
+    def nothing(self) -> list[Tensor]:
+        """Layers add what they keep in the first call."""
+        return []
+
+    def release(self) -> None:
+        """Nothing is held between calls."""
+
+    def convolve(self, x: Rows, weight: Tensor, bias: Tensor, padding: Sequence[int], *, relu: bool) -> Tensor:
+        """See :meth:`RowLayers.convolve`; by oneDNN, which torch by itself does not use for a few narrow rows."""
+        seen, weight, bias = (values.to(self.dtype) for values in (x.value, weight, bias))
+        seen, weight = (values.contiguous(memory_format=torch.channels_last_3d) for values in (seen, weight))
+        if torch.backends.mkldnn.is_available():
+            y = torch.mkldnn_convolution(seen, weight, bias, list(padding), [1] * 3, [1] * 3, 1)
+        else:
+            y = F.conv3d(seen, weight, bias, padding=tuple(padding))
+        return y.relu_() if relu else y
+
+    def extend(self, value: Tensor, count: int) -> Tensor:
+        if self.next == len(self.kept):
+            shape = (*value.shape[:2], count, *value.shape[3:])
+            self.kept.append(value.new_zeros(shape).contiguous(memory_format=torch.channels_last_3d))
+        before = self.kept[self.next]
+        self.next += 1
+        value = torch.cat([before, value], dim=2)
+        before.copy_(value[:, :, -count:])
+        return value
+
+    def add(self, late: Rows, value: Tensor) -> Tensor:
+        return value.to(late.value.dtype).add_(late.value[:, :, : self.rows])
+
+    def mask(self, value: Tensor, start: int) -> Tensor:
+        return value.mul_(self.within[:, :, start : start + self.rows].to(value.dtype))
+
+    def double(self, image: Tensor, network: PyramidNet) -> Tensor:
+        return image @ doubling_matrix(network, image.shape[4])
+
+    def interleave(self, halves: Rows) -> Rows:
+        """See :meth:`RowLayers.interleave`; in memory they lie side by side already."""
+        last = halves.value.permute(0, 2, 3, 4, 1)
+        _, rows, columns, slices, channels = last.shape
+        last = last.reshape(1, rows, columns, 2 * slices, channels // 2)
+        return Rows(last.permute(0, 4, 1, 2, 3), halves.lag)
