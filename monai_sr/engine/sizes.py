@@ -7,7 +7,7 @@ from .memory import PROCESS, TILE_LADDER, TILE_VOXELS, volume_bytes
 STREAMED = 100 * 2**20
 """Memory for any network, bytes; see :mod:`.memory`."""
 
-PER_VOXEL_STREAMED = {"float32": 900, "bfloat16": 900, "int8": 450}
+PER_VOXEL_STREAMED = {"float32": 900, "bfloat16": 600, "int8": 450}
 """Bytes per output voxel of the rows that are computed at once; most of it for rows that layers keep."""
 
 ROOF, ROOF_PER_VOXEL_OUT = 10**9, 12

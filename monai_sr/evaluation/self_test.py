@@ -21,13 +21,14 @@ from monai.data import MetaTensor
 from ..bundles import NAMES, Model, bundle_path, load_bundle
 from ..engine.memory import choose_tile, free_vram, memory_budget
 from ..engine.selection import is_installed
+from ..engine.torch_rows import has_bfloat16
 from ..errors import BundleError, QualityError, collect_notices
 from ..files import write_text
 
 SHAPE, FACTOR, RANGE = (48, 40, 12), 4.0, 1000.0
 """Acquired voxels, output slices for each, and the range of their values."""
 
-TOLERANCES = {"float32": 1e-4, "int8": 0.03}
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.02, "int8": 0.03}
 """Largest difference from the expected voxels, as a fraction of the range."""
 
 
@@ -66,6 +67,8 @@ def engines() -> Iterator[tuple[str, str, str]]:
     if is_installed("openvino"):
         yield from (("openvino", precision, "cpu") for precision in ("int8", "float32"))
     yield "torch", "float32", "cpu"
+    if has_bfloat16():
+        yield "torch", "bfloat16", "cpu"
     if torch.cuda.is_available():
         yield "torch", "float32", "cuda"
 

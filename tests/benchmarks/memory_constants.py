@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 SIZES = [(32, 32, 8), (192, 192, 20), (256, 256, 40), (384, 384, 40)]
-TILES = [2_000_000, 1_000_000, 250_000]
+TILE = 2_000_000
 BUNDLES = ["residual", "pyramid"]
-STREAMED = [f"{bundle}/openvino/{precision}" for bundle in BUNDLES for precision in ("float32", "int8")]
+WAYS = ("torch/float32", "torch/bfloat16", "openvino/float32", "openvino/int8")
+STREAMED = [f"{bundle}/{way}" for bundle in BUNDLES for way in WAYS]
 
 
 def measure(name: str, shape: tuple[int, int, int], tile_voxels: int, *, stored: str, factor: int = 4) -> None:
@@ -75,10 +76,8 @@ def main() -> None:
         x, y, z = map(int, shape.split("x"))
         return measure(bundle, (x, y, z), int(tile), stored=stored, factor=options.factor)
     print("bundle shape dtype tile_voxels imports model read resolved written")
-    rows = [("none", size, TILES[0], "int16") for size in SIZES] + [("none", SIZES[-1], TILES[0], "float32")]
-    by_torch = [f"{bundle}/torch/float32" for bundle in BUNDLES]
-    rows += [(name, SIZES[0], TILES[0], "int16") for name in by_torch + STREAMED]
-    rows += [(name, SIZES[1], tile, "int16") for name in by_torch for tile in TILES]
+    rows = [("none", size, TILE, "int16") for size in SIZES] + [("none", SIZES[-1], TILE, "float32")]
+    rows += [(name, SIZES[0], TILE, "int16") for name in STREAMED]
     rows += [(name, size, 0, "int16") for name in STREAMED for size in SIZES[1:]]
     for bundle, shape, tile, stored in rows:
         one = ["--one", bundle, "x".join(map(str, shape)), str(tile), stored]
