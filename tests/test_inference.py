@@ -13,6 +13,7 @@ from monai.transforms import Compose, LoadImaged, Orientation, SaveImaged
 from small_networks import idle
 from torch import nn
 
+from monai_sr.engine.torch_engine import TorchEngine
 from monai_sr.errors import ImageError, SuperResolutionWarning, UsageError
 from monai_sr.grid import grid_of
 from monai_sr.inference import SuperResolutionInferer, super_resolve
@@ -122,7 +123,7 @@ def test_a_network_is_right_before_consistency_mends_it(monkeypatch, network, fa
 )
 def test_the_pyramid_doubles_to_at_least_the_wanted_slices_and_above_4_to_most_of_them(factor, levels):
     spy = Spy(pyramid())
-    super_resolve(noise(), spy.network, factor=factor)
+    super_resolve(noise(), spy.engine, factor=factor)
     assert spy.levels == levels
 
 
@@ -191,7 +192,7 @@ def test_the_same_anatomy_stored_any_way_round_gives_the_same_voxels(network, or
 def untiled_and_tiled(image, network, tile_voxels: int, **options):
     told: list[float] = []
     whole = super_resolve(image, network, tile_voxels=10**9, **options)
-    tiled = super_resolve(image, network, tile_voxels=tile_voxels, progress=told.append, **options)
+    tiled = super_resolve(image, TorchEngine(network), tile_voxels=tile_voxels, progress=told.append, **options)
     assert len(told) > 2
     plain = super_resolve(image, None, **options)
     assert (whole - plain).abs().max() > 1  # the network did something that could go wrong at a seam
@@ -229,7 +230,7 @@ class Spy:
     """What a network was given, in voxels of the output; it computes nothing."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.network, self.voxels, self.lowest, self.highest = network, [], np.inf, -np.inf
+        self.engine, self.voxels, self.lowest, self.highest = TorchEngine(network), [], np.inf, -np.inf
         network.forward = self
 
     def __call__(self, x, levels=0):
@@ -243,7 +244,7 @@ class Spy:
 @pytest.mark.parametrize("slices", [40, 120])
 def test_the_network_is_never_given_more_voxels_than_the_bound(kind, slices):
     spy = Spy(NETWORKS[kind]())
-    super_resolve(noise((70, 60, slices)), spy.network, factor=4, tile_voxels=250_000)
+    super_resolve(noise((70, 60, slices)), spy.engine, factor=4, tile_voxels=250_000)
     assert max(spy.voxels) <= 250_000
     assert sum(spy.voxels) >= 70 * 60 * slices * 4
 
@@ -322,7 +323,7 @@ def test_the_modality_of_the_metadata_or_the_option_decides_the_range(meta, opti
     image = noise((20, 20, 10))
     image.meta.update(meta)
     spy = Spy(pyramid())
-    super_resolve(image, spy.network, factor=2, **options)
+    super_resolve(image, spy.engine, factor=2, **options)
     # the pyramid sees the acquired slices themselves
     assert (spy.lowest, spy.highest) == pytest.approx(expected, abs=0.01)
 
