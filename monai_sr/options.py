@@ -226,6 +226,7 @@ class Compute(_Group):
         None, "of the convolutions; CPU: int8, bfloat16; GPU: float16, bfloat16", unset="auto: int8 where calibrated"
     )
     quality: Literal["usual", "best"] = _option("usual", "best: mean over mirror images, more accurate, 4 times slower")
+    adapt: float | None = _option(None, "first train on the volume itself, for at most that long", unit="minutes")
     trust_bundle: bool = _option(False, "let a bundle that does not ship with monai-sr run its code")
 
 
@@ -234,9 +235,7 @@ class Outputs(_Group):
     """beside the result"""
 
     consistency_map: bool = _option(False, "write acquired slices minus re-acquired result as ..._consistency.nii.gz")
-    uncertainty: bool = _option(
-        False, "write the standard deviation of the error of each voxel as ..._uncertainty.nii.gz"
-    )
+    uncertainty: bool = _option(False, "write the standard deviation of each voxel's error as ..._uncertainty.nii.gz")
     mask: tuple[str, ...] = _option(
         (),
         "carry a mask or segmentation to the new grid; for many volumes a folder of them, or a pattern such as "

@@ -50,7 +50,7 @@ from .companions import (
     write_masks,
 )
 from .log import ALREADY_DONE, Outcome
-from .model import super_resolve_within
+from .model import super_resolve_adapted, super_resolve_within
 from .pages import CasePage
 from .reading import decided_acquisition, input_sha256, maps_wanted, read_case
 from .record import (
@@ -126,7 +126,11 @@ def super_resolve_case(
     labels = {path: read_mask(mask, acquired.image, path) for path, mask in masks}
     grid = acquired.wanted_grid(spacing=options.wanted.spacing, factor=options.wanted.factor)
     _check_space(case, acquired, len(acquired.image) * math.prod(grid.shape))
-    sr, made = super_resolve_within(model, acquired, options.wanted, memory=memory, progress=progress)
+    how: dict[str, Any] = {"memory": memory, "progress": progress}
+    if options.compute.adapt is None:
+        sr, made = super_resolve_within(model, acquired, options.wanted, **how)
+    else:
+        sr, made = super_resolve_adapted(model, acquired, options.wanted, minutes=options.compute.adapt, **how)
     carried = {
         path: carry_mask(mask, lambda one: carry_labels(turned_to(acquired.grid, one), acquired, sr))
         for path, mask in labels.items()

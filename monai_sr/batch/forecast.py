@@ -50,7 +50,8 @@ def forecast_cases(
         forecast = examine_case(case, options, model)
         if forecast.error is None:
             seconds_of = seconds_of or speed_of(model, options)
-            forecast = replace(forecast, seconds=seconds_of(*forecast.voxels))
+            computing, training = seconds_of(*forecast.voxels), 60 * (options.compute.adapt or 0)
+            forecast = replace(forecast, seconds=training + computing * (2 if training else 1))
             forecast = _with_costs(forecast, options, model, memory)
         yield forecast
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from ..bundles import Model, load_bundle
 from ..engine import Progress
 from ..engine.memory import MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget, volume_bytes
 from ..engine.selection import describe_engine
-from ..errors import warn
+from ..errors import collect_notices, warn
 from ..options import RunOptions, Wanted
 from ..report import niivue_script
+from ..training.adaptation import TRAINING_BYTES, adapt
 from .plan import Plan
 from .planned import refuse_uncertainty
 
@@ -99,6 +101,44 @@ def super_resolve_within(
         if device.type == "cuda":
             torch.cuda.empty_cache()
     raise MemoryShortError("E-MEM", f"memory ran out: {'; '.join(ran_out)}")
+
+
+def super_resolve_adapted(
+    model: Model,
+    acquired: Acquired,
+    wanted: Wanted,
+    *,
+    minutes: float,
+    memory: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[MetaTensor, dict[str, Any]]:
+    """:func:`super_resolve_within` by the network adapted to the volume.
+
+    Args:
+        minutes: of training, at most; see :func:`monai_sr.training.adaptation.adapt`.
+
+    Returns:
+        The result, and how it was made, with the ``adaptation``.
+
+    Raises:
+        MemoryShortError: as of :func:`super_resolve_within`, or there is no memory for training.
+    """
+    free = memory_budget() if memory is None else memory
+    if free < TRAINING_BYTES:
+        raise MemoryShortError(
+            "E-MEM", f"{free / 2**20:.0f} MiB are free, training on a volume needs {TRAINING_BYTES / 2**20:.0f} MiB"
+        )
+
+    def part(start: float, length: float) -> Progress | None:
+        return None if progress is None else lambda done: progress(start + length * done)
+
+    with collect_notices():  # they are given by the second run
+        first, _ = super_resolve_within(
+            model, acquired, replace(wanted, texture=False), memory=memory, progress=part(0, 0.2)
+        )
+    adapted, adaptation = adapt(model, acquired, first, minutes=minutes, progress=part(0.2, 0.6))
+    sr, made = super_resolve_within(adapted, acquired, wanted, memory=memory, progress=part(0.8, 0.2))
+    return sr, made | {"adaptation": adaptation.record()}
 
 
 def fitting_jobs(plans: Sequence[Plan], model: Model, *, jobs: int, memory: int) -> int:

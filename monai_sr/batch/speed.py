@@ -74,6 +74,7 @@ def _seconds_of(model: Model, options: RunOptions, side: int) -> tuple[int, floa
             options,
             wanted=replace(options.wanted, factor=4.0, spacing=None, strict=False, format=None),
             acquisition=Acquisition(),
+            compute=replace(options.compute, adapt=None),
             reading=Reading(),
             outputs=replace(options.outputs, mask=()) if options.outputs.mask else options.outputs,
         )

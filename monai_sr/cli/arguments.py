@@ -40,7 +40,7 @@ def _typed(parameter: Parameter) -> Callable[[str], Any]:
 def add_compute(parser: argparse.ArgumentParser) -> None:
     """The options of computing, each with its default."""
     for parameter in PARAMETERS.values():
-        if parameter.group == "compute":
+        if parameter.group == "compute" and parameter.name != "adapt":  # which is of a run
             add_parameter(parser, parameter, default=parameter.default)
 
 

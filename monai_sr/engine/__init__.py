@@ -57,6 +57,9 @@ class Engine(Sizes, Protocol):
     def works_on(self) -> str:
         """The slices of its input: "thin", interpolated to the wanted grid, or "thick", as acquired."""
 
+    def with_network(self, network: nn.Module) -> Engine:
+        """The same for a network of the same form with other weights."""
+
     def reach(self, levels: int = 0) -> tuple[int, int]:
         """Distance of the farthest input voxel that an output voxel uses: in plane, and in slices of the input."""
 

@@ -44,6 +44,10 @@ class AveragedEngine:
         """See :class:`Engine`."""
         return self.engine.network
 
+    def with_network(self, network: nn.Module) -> AveragedEngine:
+        """See :meth:`Engine.with_network`."""
+        return AveragedEngine(self.engine.with_network(network))
+
     def reach(self, levels: int = 0) -> tuple[int, int]:
         """See :meth:`Engine.reach`."""
         return self.engine.reach(levels)

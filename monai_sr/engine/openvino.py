@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..files import give_memory_back
 from ..networks import PyramidNet, ResidualNet
@@ -44,6 +44,10 @@ class OpenVinoEngine(StreamedEngine):
         super().__init__(network, "float32" if ranges is None else "int8")
         self.ranges = ranges
         self._graphs: dict[tuple[Any, ...], _Compiled] = {}
+
+    def with_network(self, network: nn.Module) -> OpenVinoEngine:
+        """See :meth:`Engine.with_network`; in int8 with the ranges of the features of the first network."""
+        return OpenVinoEngine(network, ranges=self.ranges)  # type: ignore[arg-type]
 
     def block(self, shape: tuple[int, ...], levels: int, *, lag: int, edge: bool) -> _Compiled:
         """See :meth:`StreamedEngine.block`; the compiled graphs of the last few sizes are kept."""

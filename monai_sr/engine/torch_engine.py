@@ -45,6 +45,10 @@ class TorchEngine:
         """Where the network is."""
         return next(self.network.parameters()).device
 
+    def with_network(self, network: nn.Module) -> TorchEngine:
+        """See :meth:`Engine.with_network`."""
+        return TorchEngine(network, self.precision)
+
     def reach(self, levels: int = 0) -> tuple[int, int]:
         return reach_of(self.network, levels)
 
@@ -108,6 +112,10 @@ class SplineEngine(SplineSizes):
     works_on = "thin"
     network = None
     device = torch.device("cpu")
+
+    def with_network(self, network: nn.Module) -> SplineEngine:
+        """It has no network."""
+        return self
 
     def reach(self, levels: int = 0) -> tuple[int, int]:
         """Nothing beyond the voxel."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..networks import PyramidNet, ResidualNet
 from .layers import RowLayers, Rows, doubling_matrix
@@ -27,6 +27,10 @@ class TorchRowsEngine(StreamedEngine):
     """
 
     name = "torch"
+
+    def with_network(self, network: nn.Module) -> TorchRowsEngine:
+        """See :meth:`Engine.with_network`."""
+        return TorchRowsEngine(network, self.precision)  # type: ignore[arg-type]
 
     def block(self, shape: tuple[int, ...], levels: int, *, lag: int, edge: bool) -> Block:
         return _Eager(self.network, shape[0], levels, lag if edge else None, getattr(torch, self.precision))

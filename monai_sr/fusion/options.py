@@ -12,7 +12,7 @@ Field = Literal["union", "intersection", "first"]
 
 TAKEN = (
     *("bundle", "spacing", "format", "strict", "slice_thickness", "profile", "modality", "protocols"),
-    *(name for name, parameter in PARAMETERS.items() if parameter.group in ("reading", "compute") and name != "series"),
+    *(p.name for p in PARAMETERS.values() if p.group in ("reading", "compute") and p.name not in ("series", "adapt")),
     *("uncertainty", "report", "overwrite"),
     *("include", "exclude", "participant_label", "dry_run", "fail_fast", "num_parts", "part_id"),
 )

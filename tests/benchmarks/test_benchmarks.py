@@ -8,7 +8,7 @@ import numpy as np
 import phantoms
 import pytest
 import torch
-from benchmarks import convergence, gallery, gpu, pareto, speed, start, training
+from benchmarks import adaptation, convergence, gallery, gpu, pareto, speed, start, training
 from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils.data import default_collate
@@ -487,3 +487,14 @@ def test_repeated_slices_are_streaks_and_thin_ones_are_not():
     repeated = thin.reshape(72, 72, 24, 4).mean(axis=3).repeat(4, axis=2)
     assert gallery.streaks(thin, 2, (1.0, 1.0, 1.0), 4.0) == pytest.approx(1, abs=0.1)
     assert gallery.streaks(repeated, 2, (1.0, 1.0, 1.0), 4.0) > 1.4
+
+
+def test_adapting_is_measured_beside_the_bundle_as_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("monai_sr.training.adaptation.CROP", 16)
+    monkeypatch.setattr("monai_sr.training.adaptation.STEPS", 8)
+    write_image(phantoms.body((24, 24, 32), (1.0, 1.0, 1.0)), tmp_path / "v.nii.gz", dtype=np.int16)
+    adaptation.main([str(tmp_path / "v.nii.gz")])
+    lines = capsys.readouterr().out.splitlines()
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert lines[0].count("|") == lines[2].count("|") and cells[0] == "v.nii.gz" and cells[4] == "8"
+    assert float(cells[2]) == 0 or cells[5] == "True"
