@@ -86,6 +86,24 @@ def test_in_plane_voxels_come_to_the_spacing_that_the_pyramid_makes(thick, spaci
     assert float(volumes[1].mean()) == pytest.approx(float(volumes[0].mean()), abs=0.01)
 
 
+def test_only_the_middle_of_a_large_volume_is_trained_on_and_padding_is_air(monkeypatch):
+    monkeypatch.setattr(adaptation, "MIDDLE", 24)
+    image = phantoms.body((40, 36, 10), (1.0, 1.0, 4.0)) * 100
+    model, acquired = Model("small", "1", NETWORKS["pyramid"]().eval()), acquire(image, Acquisition(modality="MR"))
+    sr = model.super_resolve(acquired, Wanted(spacing=1.0))
+    assert [tuple(v.shape) for v in adaptation._volumes(acquired, sr, model)[0]] == [(24, 24, 24)] * 2
+    acquired = acquire(image - 1000, Acquisition(modality="CT"))
+    sr = sr - 1000
+    sr[:, 20:] = -3024
+    assert min(float(v.min()) for v in adaptation._volumes(acquired, sr, model)[0]) > -0.1
+
+
+def test_a_volume_of_few_voxels_is_not_trained_on():
+    image = phantoms.body((9, 9, 12), (1.0, 1.0, 4.0))
+    model, _, same, found = adapted(NETWORKS["pyramid"](), image)
+    assert same is model and found == adaptation.Adaptation(0, 0.0, is_used=False)
+
+
 def test_minutes_decide_the_number_of_steps(thick, monkeypatch):
     ticks = iter(np.arange(0, 1000, 7.0))
     monkeypatch.setattr(adaptation.time, "monotonic", lambda: next(ticks))

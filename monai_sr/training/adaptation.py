@@ -20,6 +20,7 @@ from ..bundles import Model
 from ..engine import Progress
 from ..engine.torch_rows import has_bfloat16
 from ..grid import grid_of
+from ..intensities import CT_AIR
 from ..networks import levels_for
 from ..slices import apply_along, profile_matrix
 from .augmentation import RandSimulateThickSlicesd
@@ -33,6 +34,9 @@ TIMED = 8
 
 CROP, BATCH = 48, 2
 """Voxels along each side of a crop, and crops in a step."""
+
+MIDDLE = 256
+"""Voxels along each axis of the part of a volume that is trained on, which bounds the memory."""
 
 RATE, AVERAGING = 3e-4, 0.02
 """Of Adam, before it falls along a cosine; and of the running mean of the weights that is kept."""
@@ -82,8 +86,9 @@ def adapt(
 
     The in-plane axes of a volume show its contrast, noise and anatomy with fine detail. They become slice axes in
     turn: slices are simulated along them with the volume's own ratio of spacings, thickness and profile, and the
-    network learns to give back the volume. In-plane voxels finer than the wanted slice spacing are averaged to it
-    first. The last fifth of the slices is held back; if the network gains nothing there, it is not used.
+    network learns to give back the volume (its middle, if it is large). In-plane voxels finer than the wanted slice
+    spacing are averaged to it first. The last fifth of the slices is held back; if the network gains too little there,
+    it is not used. A volume with too few voxels in plane for three simulated slices is not trained on.
 
     Args:
         model: on the CPU or a GPU.
@@ -100,6 +105,8 @@ def adapt(
     if network is None or not sr.meta.get("super_resolved"):
         return model, Adaptation(0, 0.0, is_used=False)
     volumes, simulate = _volumes(acquired, sr, model)
+    if min(_crop_size(volume.shape, simulate)[2] for volume in volumes) < 3 * simulate.factors[0]:
+        return model, Adaptation(0, 0.0, is_used=False)
     held = max(round(HELD_BACK * volumes[0].shape[1]), 1)
     parts = [(volume[:, :-held], volume[:, -held:]) for volume in volumes]
     adapted = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(1 - AVERAGING))
@@ -121,7 +128,12 @@ def _volumes(acquired: Acquired, sr: MetaTensor, model: Model) -> tuple[list[Ten
     The last axis has the spacing of what the network makes: for a pyramid the power of two of its levels.
     """
     scan = acquired.normalized(0, acquired.normalization(model.defaults.normalization))
-    voxels = scan.intensities.normalize(acquired.oriented(sr.as_tensor()[0].float()))
+    middle = tuple(slice((n - min(n, MIDDLE)) // 2, (n + min(n, MIDDLE)) // 2) for n in sr.shape[1:])
+    part = sr.as_tensor()[0][middle].float()
+    # what was not scanned is padded with values far below air
+    voxels = scan.intensities.normalize(
+        acquired.oriented(part.clamp_min(CT_AIR) if acquired.modality == "CT" else part)
+    )
     order, _ = grid_of(sr).canonical_order(acquired.axis)
     spacing = [grid_of(sr).spacing[axis] for axis in order]
     factor = acquired.slice_spacing / spacing[2]
