@@ -146,6 +146,19 @@ def test_run_records_it_and_does_not_repeat_it(tmp_path, thick, capsys, monkeypa
     assert "already" in capsys.readouterr().out
 
 
+def test_a_dry_run_says_the_time_and_memory_of_training(tmp_path, thick, capsys):
+    source, costs = tmp_path / "thick.nii.gz", []
+    write_image(thick, source, dtype=np.int16)
+    for more in ([], ["--adapt", "3"]):
+        assert (
+            main(["run", str(source), str(tmp_path / "thin.nii.gz"), "--factor", "4", "--dry-run", "--json", *more])
+            == 0
+        )
+        costs.append(json.loads(capsys.readouterr().out)["volumes"][0])
+    assert costs[1]["seconds"] >= costs[0]["seconds"] + 180
+    assert costs[1]["memory_mib"] == costs[0]["memory_mib"] + 700
+
+
 def test_training_needs_memory(thick):
     model = Model("small", "1", NETWORKS["pyramid"]().eval())
     acquired = acquire(thick, Acquisition(modality="MR"))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..engine.memory import choose_tile, free_vram, memory_budget, volume_bytes
+from ..engine.sizes import TRAINING_BYTES
 from ..errors import Later, SuperResolutionError, printable
 from ..options import RunOptions
 from .cases import Case
@@ -83,7 +84,8 @@ def _with_costs(forecast: Forecast, options: RunOptions, model: Model | Planned,
     outputs += [report_path(case.target)] if options.outputs.report else []
     outputs += [report_path(case.target).with_suffix(".viewer.html")] if options.outputs.viewer else []
     outputs += [report_path(case.target).with_suffix(".png")] if options.outputs.preview else []
-    taken = texture + peak_bytes(model.engine, tile, **size)
+    training = 0 if options.compute.adapt is None else TRAINING_BYTES
+    taken = texture + peak_bytes(model.engine, tile, **size) + training
     return replace(forecast, is_done=done, outputs=tuple(outputs), memory=taken)
 
 

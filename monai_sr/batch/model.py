@@ -15,10 +15,11 @@ from ..bundles import Model, load_bundle
 from ..engine import Progress
 from ..engine.memory import MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget, volume_bytes
 from ..engine.selection import describe_engine
+from ..engine.sizes import TRAINING_BYTES
 from ..errors import collect_notices, warn
 from ..options import RunOptions, Wanted
 from ..report import niivue_script
-from ..training.adaptation import TRAINING_BYTES, adapt
+from ..training.adaptation import adapt
 from .plan import Plan
 from .planned import refuse_uncertainty
 

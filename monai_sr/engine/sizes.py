@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from .memory import PROCESS, TILE_LADDER, TILE_VOXELS, volume_bytes
 
+TRAINING_BYTES = 700 * 2**20
+"""Memory of a training on one volume; both networks take less."""
+
 STREAMED = 100 * 2**20
 """Memory for any network, bytes; see :mod:`.memory`."""
 

@@ -41,9 +41,6 @@ MIDDLE = 256
 RATE, AVERAGING = 3e-4, 0.02
 """Of Adam, before it falls along a cosine; and of the running mean of the weights that is kept."""
 
-TRAINING_BYTES = 700 * 2**20
-"""Memory of a training; both networks take less."""
-
 CLIPPING = 1.0
 """Maximum norm of the gradient."""
 
