@@ -93,7 +93,7 @@ class Bounds:
     Attributes:
         low, high: of any voxel.
         overshoot: how far a voxel may be beyond slices around it that are alike.
-        tolerance: what is no violation, and no disagreement.
+        tolerance: largest violation and disagreement that are ignored.
     """
 
     low: float

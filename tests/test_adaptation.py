@@ -136,11 +136,11 @@ def test_run_records_it_and_does_not_repeat_it(tmp_path, thick, capsys, monkeypa
     assert main([*words, "--adapt", "3"]) == 0
     record = json.loads((tmp_path / "out" / "thick.json").read_text(encoding="utf-8"))
     jsonschema.validate(record, json.loads(SCHEMA.read_text(encoding="utf-8")))
-    told = record["monai_sr"]
-    assert told["options"]["compute"]["adapt"] == 3 and told["adaptation"]["steps"] == 10
+    facts = record["monai_sr"]
+    assert facts["options"]["compute"]["adapt"] == 3 and facts["adaptation"]["steps"] == 10
     plain, other = (read_image(path).numpy() for path in (target, tmp_path / "out" / "thick.nii.gz"))
-    assert np.array_equal(plain, other) != told["adaptation"]["used"]
-    assert told["consistency"]["within_limit"]
+    assert np.array_equal(plain, other) != facts["adaptation"]["used"]
+    assert facts["consistency"]["within_limit"]
     capsys.readouterr()
     assert main([*words, "--adapt", "3"]) == 0
     assert "already" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from ..bids import derivative_sidecar
 from ..bundles import Model
 from ..dicom import MadeBy, write_derived_series
 from ..dicom.structures import Structures
-from ..engine import Progress
+from ..engine import Progress, part_of
 from ..errors import (
     ImageError,
     OutputError,
@@ -241,11 +241,11 @@ def _process(
             if not case.is_derived_dicom:  # such a series is made again: what we made is never read
                 _show_done(case, options, model, page)
                 return Outcome(case.name, "skipped", skipped=ALREADY_DONE)
-        page.image = image = read_case(case, options, progress=_part(progress, 0, READING)).to_tensor()
+        page.image = image = read_case(case, options, progress=part_of(progress, 0, READING)).to_tensor()
         if stamps(case.files) != before:
             raise ImageError("E-IO-CHANGED", "it changed while it was read")
         start = READING if case.series is not None else 0
-        acquired, making = acquire(image, options.acquisition), _part(progress, start, 1 - start)
+        acquired, making = acquire(image, options.acquisition), part_of(progress, start, 1 - start)
         result = super_resolve_case(case, acquired, model, options, memory=memory, progress=making)
         claim.begin_writing(case.target)
         _write_result(result.sr, case, made)
@@ -268,11 +268,6 @@ def _process(
     there = [*result.masks, *maps, page.written, page.viewer, page.preview]
     facts = essentials(content)
     return Outcome(case.name, "done", change=result.change, facts=facts, beside=tuple(str(p) for p in there if p))
-
-
-def _part(progress: Progress | None, start: float, length: float) -> Progress | None:
-    """Progress of a part of the work as that of all."""
-    return None if progress is None else lambda done: progress(start + length * done)
 
 
 def _write_result(sr: MetaTensor, case: Case, made: MadeBy) -> None:

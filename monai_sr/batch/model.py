@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 
 from ..acquired import Acquired
 from ..bundles import Model, load_bundle
-from ..engine import Progress
+from ..engine import Progress, part_of
 from ..engine.memory import MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget, volume_bytes
 from ..engine.selection import describe_engine
 from ..engine.sizes import TRAINING_BYTES
@@ -130,15 +130,12 @@ def super_resolve_adapted(
             "E-MEM", f"{free / 2**20:.0f} MiB are free, training on a volume needs {TRAINING_BYTES / 2**20:.0f} MiB"
         )
 
-    def part(start: float, length: float) -> Progress | None:
-        return None if progress is None else lambda done: progress(start + length * done)
-
     with collect_notices():  # they are given by the second run
         first, _ = super_resolve_within(
-            model, acquired, replace(wanted, texture=False), memory=memory, progress=part(0, 0.2)
+            model, acquired, replace(wanted, texture=False), memory=memory, progress=part_of(progress, 0, 0.2)
         )
-    adapted, adaptation = adapt(model, acquired, first, minutes=minutes, progress=part(0.2, 0.6))
-    sr, made = super_resolve_within(adapted, acquired, wanted, memory=memory, progress=part(0.8, 0.2))
+    adapted, adaptation = adapt(model, acquired, first, minutes=minutes, progress=part_of(progress, 0.2, 0.6))
+    sr, made = super_resolve_within(adapted, acquired, wanted, memory=memory, progress=part_of(progress, 0.8, 0.2))
     return sr, made | {"adaptation": adaptation.record()}
 
 

@@ -16,6 +16,11 @@ Progress = Callable[[float], None]
 """Called with the fraction of the work that is done, 0..1."""
 
 
+def part_of(progress: Progress | None, start: float, length: float) -> Progress | None:
+    """The progress of a part of the work, which begins at ``start`` and is ``length`` of the whole."""
+    return None if progress is None else lambda done: progress(start + length * done)
+
+
 class Sizes(Protocol):
     """What is known of an engine without a network: its name, its tiles, and the memory they take."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..acquired import Acquired
 from ..batch.model import super_resolve_within
 from ..bundles import Model, load_bundle
-from ..engine import Progress
+from ..engine import Progress, part_of
 from ..engine.memory import PROCESS, MemoryShortError, memory_budget
 from ..errors import ImageError, UsageError, collect_notices, give, warn
 from ..grid import Grid, grid_of, on_grid
@@ -199,10 +199,10 @@ def fuse(
     model = model or load_bundle("pyramid")
     results = []
     for number, stack in enumerate(placed):
-        done = _part(report, AFTER_RESULTS * number / len(placed), AFTER_RESULTS / len(placed))
+        done = part_of(report, AFTER_RESULTS * number / len(placed), AFTER_RESULTS / len(placed))
         thin = Wanted(spacing=_slice_spacing(stack, wanted, model), strict=strict)
         results.append(_super_resolve(model, stack, thin, memory, done))
-        done(1.0)
+        report(AFTER_RESULTS * (number + 1) / len(placed))
     images = [_coarse(stack, sr) for stack, sr in zip(placed, results, strict=True)]
     motions = align(images, [stack.name for stack in placed], shortest=SMALL_MOTION * wanted, register=register)
     placed = [stack.by(motion.used) for stack, motion in zip(placed, motions, strict=True)]
@@ -213,8 +213,8 @@ def fuse(
     prior = combine(placed, results, grid)
     del results
     report(AFTER_PRIOR)
-    terms, residuals = weigh(placed, grid, prior, progress=_part(report, AFTER_PRIOR, AFTER_WEIGHTS - AFTER_PRIOR))
-    done = _part(report, AFTER_WEIGHTS, 0.97 - AFTER_WEIGHTS)
+    terms, residuals = weigh(placed, grid, prior, progress=part_of(report, AFTER_PRIOR, AFTER_WEIGHTS - AFTER_PRIOR))
+    done = part_of(report, AFTER_WEIGHTS, 0.97 - AFTER_WEIGHTS)
     sr = solve(prior.mean, terms, residuals, variance=prior.relative, progress=done)
     sr = _possible(sr, placed)
     agreements = [measure_agreement(stack, term, sr) for stack, term in zip(placed, terms, strict=True)]
@@ -251,11 +251,6 @@ def _as_stacks(stacks: Sequence[Any], names: Sequence[str]) -> list[Stack]:
     return placed
 
 
-def _part(progress: Progress, start: float, length: float) -> Progress:
-    """Progress of a part of the work as that of all."""
-    return lambda done: progress(start + length * done)
-
-
 def _check_memory(grid: Grid, stacks: int, memory: int) -> None:
     """Refuse a common grid that surely does not fit.
 
@@ -278,7 +273,7 @@ def _slice_spacing(stack: Stack, wanted: float, model: Model) -> float:
     return max(wanted, stack.in_plane_spacing, stack.acquired.slice_spacing / most)
 
 
-def _super_resolve(model: Model, stack: Stack, wanted: Wanted, memory: int, progress: Progress) -> MetaTensor:
+def _super_resolve(model: Model, stack: Stack, wanted: Wanted, memory: int, progress: Progress | None) -> MetaTensor:
     """The thin slices of a stack; the stack itself if it is as fine already."""
     grid = stack.acquired.wanted_grid(spacing=wanted.spacing)
     if stack.acquired.lies_on(grid):

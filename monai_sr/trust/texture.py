@@ -33,7 +33,7 @@ LOWEST = 0.1
 """Cycles per voxel below which anatomy and noise look alike: there, noise has at most the power that it has above."""
 
 _COARSE = 4
-"""Voxels along each side of the blocks by whose means structure is told from noise."""
+"""Voxels along each side of the blocks by whose means structure is distinguished from noise."""
 
 
 def noise_spectrum(slices: Tensor) -> np.ndarray:
