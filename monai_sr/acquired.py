@@ -183,7 +183,7 @@ class Acquired:
         spacing = slice_spacing(grid.spacing[axis], uneven)
         known = _known_of(meta, protocols) if axis == meta.get("slice_axis", axis) else None
         thickness, thickness_source = _thickness_of(meta, slice_thickness, axis=axis, spacing=spacing, known=known)
-        said: tuple[Profile, Source] | None = (known.profile, known.source) if known else None
+        known_profile: tuple[Profile, Source] | None = (known.profile, known.source) if known else None
         modality, modality_source = _modality_of(meta, modality, voxels)
         return cls(
             source=image,
@@ -200,7 +200,7 @@ class Acquired:
             has_orientation=has_orientation(image),
             path=path_of(image),
             sources=dict(zip(FACTS, (axis_source, "header", thickness_source, modality_source), strict=True)),
-            said_profile=(profile, "option") if profile else said,
+            said_profile=(profile, "option") if profile else known_profile,
         )
 
     @cached_property
@@ -386,14 +386,14 @@ def _thickness_of(
 
 def _modality_of(meta: Mapping[str, Any], given: Modality | None, voxels: np.ndarray) -> tuple[Modality, Source]:
     """The modality: given, from the header or sidecar, or estimated from the values of all channels."""
-    said: Modality | None = meta.get("modality")
-    if given and said and given != said:
+    stated: Modality | None = meta.get("modality")
+    if given and stated and given != stated:
         raise ImageError(
-            "E-MOD", f"the header says {said}, {given} was given", fix="omit --modality, or give the correct image"
+            "E-MOD", f"the header says {stated}, {given} was given", fix="omit --modality, or give the correct image"
         )
     if given:
         return given, "option"
-    if said:
-        return said, _source_in(meta, "modality")
+    if stated:
+        return stated, _source_in(meta, "modality")
     # a phase image beside a magnitude reaches below 0 too
     return ("CT" if all(guess_modality(channel) == "CT" for channel in voxels) else "MR"), "estimated"

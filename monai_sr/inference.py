@@ -179,7 +179,7 @@ class SuperResolutionInferer(Inferer):
             images = [MetaTensor(voxels, meta=inputs.meta) for voxels in inputs.as_tensor()]
         computed = self.engine_for(network)
         acquired = (acquire(image, self.defaults.acquisition) for image in images)
-        results = [super_resolve_acquired(one, computed, self.defaults) for one in acquired]
+        results = [super_resolve_acquired(volume, computed, self.defaults) for volume in acquired]
         self.facts = [{name: result.meta[name] for name in FACTS if name in result.meta} for result in results]
         return torch.stack([result.as_tensor() for result in results])
 

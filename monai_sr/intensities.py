@@ -191,10 +191,10 @@ def check_hounsfield(voxels: np.ndarray) -> str:
         ImageError: they are not HU, for example scaled to 0..1.
     """
     lowest, highest = float(voxels.min()), float(voxels.max())
-    found = f"values are between {lowest:g} and {highest:g}, where HU reach from -1000 (air) to some hundred"
+    problem = f"values are between {lowest:g} and {highest:g}, where HU reach from -1000 (air) to some hundred"
     if highest - lowest < HU_SPAN:
-        raise ImageError("E-CT-HU", found)
-    return found if lowest >= HU_FAT else ""
+        raise ImageError("E-CT-HU", problem)
+    return problem if lowest >= HU_FAT else ""
 
 
 def padding_of(voxels: np.ndarray, modality: Modality, padding_value: float | None = None) -> float | None:

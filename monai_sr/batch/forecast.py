@@ -99,13 +99,13 @@ def peak_bytes(engine: Sizes, tile_voxels: int, *, voxels_in: int, voxels_out: i
 def forecast_table(forecasts: Sequence[Forecast]) -> str:
     """The predictions as a table for people."""
     rows = [("case", "acquired", "result", "MiB", "seconds", "output", "verdict")]
-    for one in forecasts:
-        costs = (f"{one.memory / 2**20:.0f}", f"{max(1, one.seconds):.0f}") if one.memory else ("", "")
-        name, output, verdict = map(printable, (one.case.name, str(one.case.target), one.verdict))
-        rows.append((name, one.before, one.after, *costs, output, verdict))
+    for forecast in forecasts:
+        costs = (f"{forecast.memory / 2**20:.0f}", f"{max(1, forecast.seconds):.0f}") if forecast.memory else ("", "")
+        name, output, verdict = map(printable, (forecast.case.name, str(forecast.case.target), forecast.verdict))
+        rows.append((name, forecast.before, forecast.after, *costs, output, verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
-    good = [one for one in forecasts if one.error is None and not one.is_done]
-    total = sum(one.seconds for one in good)
+    good = [forecast for forecast in forecasts if forecast.error is None and not forecast.is_done]
+    total = sum(forecast.seconds for forecast in good)
     end = f"{len(good)} of {len(forecasts)} volumes will be processed: about {total:.0f} s one by one"
     return "\n".join((*(line.rstrip() for line in lines), end))

@@ -64,10 +64,10 @@ def add_limits(parser: argparse.ArgumentParser, *, makes_results: bool) -> None:
 
 def _bytes(text: str) -> int:
     """Bytes of a size with a unit."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not found or not float(found[1]):
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not size or not float(size[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500M or 8G")
-    return int(float(found[1]) * 2 ** (10 * (1 + "KMGT".index(found[2].upper()))))
+    return int(float(size[1]) * 2 ** (10 * (1 + "KMGT".index(size[2].upper()))))
 
 
 def number_from_0(text: str) -> float:

@@ -34,7 +34,7 @@ def calibrate(options: argparse.Namespace) -> int:
         [item["image"] for item in datalist(options.dataset, section)] for section in ("training", "validation")
     )
     bundle = bundle_path(options.bundle)
-    found = calibration.calibrate(
+    values = calibration.calibrate(
         model,
         training,
         validation,
@@ -42,10 +42,10 @@ def calibrate(options: argparse.Namespace) -> int:
         simulation=calibration.read_simulation(bundle),
         progress=progress_bar("calibrate"),
     )
-    say(calibration.write_calibration(bundle, found))
+    say(calibration.write_calibration(bundle, values))
     if options.markdown:
         command = f"monai-sr calibrate {Path(options.bundle).name} DATALIST --crop {options.crop}"
-        say(write_text(calibration.calibration_markdown(found, command=command), Path(options.markdown)))
+        say(write_text(calibration.calibration_markdown(values, command=command), Path(options.markdown)))
     return 0
 
 

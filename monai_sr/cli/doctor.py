@@ -56,11 +56,11 @@ def doctor(options: argparse.Namespace) -> int:
 def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
     """Those of :data:`INSTRUCTIONS` that the processor has; on other systems than Linux, what numpy finds."""
     try:
-        found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+        flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
     except OSError:
         simd = np.show_config(mode="dicts")["SIMD Extensions"]  # type: ignore[index]
         return [*simd["baseline"], *simd.get("found", [])]
-    return [name for name in INSTRUCTIONS if found and name in found[1].split()]
+    return [name for name in INSTRUCTIONS if flags and name in flags[1].split()]
 
 
 def _look(at: Callable[[], Any], faults: list[SuperResolutionError]) -> Any:
@@ -114,10 +114,10 @@ def _show_memory() -> None:
 
 
 def _show_test(test: Any, bundle: str, engine: tuple[str, str, str], results: list[Any]) -> None:
-    one = test.run_self_test(bundle, *engine)
-    good = one.difference <= one.tolerance
-    names = f"{one.bundle:9} {one.engine:9} {one.precision:8} {one.device:5}"
-    figures = f"{one.difference:.1e} (at most {one.tolerance:g}) {one.seconds:6.2f} s"
+    result = test.run_self_test(bundle, *engine)
+    good = result.difference <= result.tolerance
+    names = f"{result.bundle:9} {result.engine:9} {result.precision:8} {result.device:5}"
+    figures = f"{result.difference:.1e} (at most {result.tolerance:g}) {result.seconds:6.2f} s"
     say(f"  {names} {figures}  {'as expected' if good else 'WRONG'}")
-    results.append(vars(one) | {"as_expected": good})
-    one.check()
+    results.append(vars(result) | {"as_expected": good})
+    result.check()

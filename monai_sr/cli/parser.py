@@ -102,8 +102,8 @@ def make_parser() -> Parser:
     sub = command("slicer", "Super-resolve one volume as a command line module of 3D Slicer")
     sub.add_argument("--xml", action="store_true", help="print the description of the module, and no more")
     sub.add_argument("--fuse", action="store_true", help="fuse INPUT with --second and --third, as monai-sr fuse does")
-    for one in (*OVERLAYS, *STACKS, *(one for one in OWN if one.name != "maps")):
-        add_parameter(sub, one)
+    for parameter in (*OVERLAYS, *STACKS, *(parameter for parameter in OWN if parameter.name != "maps")):
+        add_parameter(sub, parameter)
     _add_options(
         sub, "slicer", input="volume of thick slices (NRRD, NIfTI, MetaImage)", output="volume of thin slices to write"
     )

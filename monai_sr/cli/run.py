@@ -96,7 +96,10 @@ def foresee(cases: list[Case], options: RunOptions, *, of_its_own: bool) -> int:
         if of_its_own:
             import_monai_to_run()
         seconds = batch.speed_of(batch.load_model(options), options)
-        forecasts = [replace(one, seconds=seconds(*one.voxels)) if one.memory else one for one in forecasts]
+        forecasts = [
+            replace(forecast, seconds=seconds(*forecast.voxels)) if forecast.memory else forecast
+            for forecast in forecasts
+        ]
     say(batch.forecast_table(forecasts))
     if len(forecasts) == 1:
         for path in forecasts[0].outputs:

@@ -35,8 +35,8 @@ def verify(options: argparse.Namespace) -> int:
         read_image(source, volume=_volume(source, options.volume), own_results=True) for source in sources
     )
     if options.consistency != "exact":
-        said = Acquisition(consistency=options.consistency, axis=options.axis)
-        acquired = cast(MetaTensor, acquire(acquired, said).image)
+        acquisition = Acquisition(consistency=options.consistency, axis=options.axis)
+        acquired = cast(MetaTensor, acquire(acquired, acquisition).image)
     with naming(sources[1]):
         consistency = measure_consistency(
             acquired,

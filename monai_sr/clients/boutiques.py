@@ -17,16 +17,16 @@ _TYPES = {"flag": "Flag", "number": "Number", "count": "Number"}
 def descriptor() -> dict[str, Any]:
     """By schema 0.5 of Boutiques."""
     known = parameters("run")
-    placed = sorted(known, key=lambda one: bool(one.flag))  # what may take several values never comes first
-    pairs = {tuple(sorted((one.name, *one.excludes))) for one in known if one.excludes}
+    placed = sorted(known, key=lambda parameter: bool(parameter.flag))  # what may take several values never comes first
+    pairs = {tuple(sorted((parameter.name, *parameter.excludes))) for parameter in known if parameter.excludes}
     return {
         "name": "monai-sr",
         "description": f"Thin slices from thick-slice CT and MR volumes, consistent with the acquired ones. {NOTICE}",
         "author": "The monai-sr authors",
         "tool-version": __version__,
         "schema-version": "0.5",
-        "command-line": " ".join(["monai-sr run", *(f"[{one.name.upper()}]" for one in placed)]),
-        "inputs": [_input(one) for one in known],
+        "command-line": " ".join(["monai-sr run", *(f"[{parameter.name.upper()}]" for parameter in placed)]),
+        "inputs": [_input(parameter) for parameter in known],
         "groups": [
             {"id": "_or_".join(names), "name": " or ".join(names), "members": list(names), "mutually-exclusive": True}
             for names in sorted(pairs)
@@ -43,26 +43,26 @@ def descriptor() -> dict[str, Any]:
     }
 
 
-def _input(one: Parameter) -> dict[str, Any]:
+def _input(parameter: Parameter) -> dict[str, Any]:
     made: dict[str, Any] = {
-        "id": one.name,
-        "name": one.name.replace("_", " ").capitalize(),
-        "description": one.text,
-        "type": "File" if one.name == "input" else _TYPES.get(one.kind, "String"),
-        "value-key": f"[{one.name.upper()}]",
-        "optional": bool(one.flag),
+        "id": parameter.name,
+        "name": parameter.name.replace("_", " ").capitalize(),
+        "description": parameter.text,
+        "type": "File" if parameter.name == "input" else _TYPES.get(parameter.kind, "String"),
+        "value-key": f"[{parameter.name.upper()}]",
+        "optional": bool(parameter.flag),
     }
-    if one.flag:
-        made["command-line-flag"] = one.flag
-    if one.many == "words":
+    if parameter.flag:
+        made["command-line-flag"] = parameter.flag
+    if parameter.many == "words":
         made["list"] = True
-    elif one.kind == "count":
+    elif parameter.kind == "count":
         made["integer"] = True
-    if one.kind == "choice":
-        made["value-choices"] = list(map(str, one.choices))
-    if one.flag and one.kind != "flag" and one.default not in (None, ()):
-        made["default-value"] = one.default
-    if one.kind == "number":
+    if parameter.kind == "choice":
+        made["value-choices"] = list(map(str, parameter.choices))
+    if parameter.flag and parameter.kind != "flag" and parameter.default not in (None, ()):
+        made["default-value"] = parameter.default
+    if parameter.kind == "number":
         made |= {"minimum": 0, "exclusive-minimum": True}
     return made
 

@@ -17,22 +17,22 @@ except ImportError as error:
 
 NOT_OF_A_FILE = {
     *("input", "output", "format", "series", "fill_gaps", "merge_by_geometry"),
-    *(one.name for one in parameters("run") if one.group == "selection"),
+    *(parameter.name for parameter in parameters("run") if parameter.group == "selection"),
 }
 """Options of ``monai-sr run`` that say nothing about one image file, or are given otherwise here."""
 
 
-def _trait(one: Parameter) -> Any:
+def _trait(parameter: Parameter) -> Any:
     """An option as a trait; nothing is passed on unless it is set."""
-    how: dict[str, Any] = {"desc": one.text}
-    if one.excludes:
-        how["xor"] = list(one.excludes)
-    if one.kind == "flag":
-        return traits.Bool(argstr=one.flag, **how)
-    how["argstr"] = f"{one.flag} %s"
-    if one.kind == "choice":
-        return traits.Enum(*one.choices, **how)
-    return {"number": traits.Float, "count": traits.Int}.get(one.kind, traits.Str)(**how)
+    how: dict[str, Any] = {"desc": parameter.text}
+    if parameter.excludes:
+        how["xor"] = list(parameter.excludes)
+    if parameter.kind == "flag":
+        return traits.Bool(argstr=parameter.flag, **how)
+    how["argstr"] = f"{parameter.flag} %s"
+    if parameter.kind == "choice":
+        return traits.Enum(*parameter.choices, **how)
+    return {"number": traits.Float, "count": traits.Int}.get(parameter.kind, traits.Str)(**how)
 
 
 _INPUTS: dict[str, Any] = {
@@ -45,7 +45,7 @@ _INPUTS: dict[str, Any] = {
         keep_extension=True,
         desc="volume of thin slices to write",
     ),
-} | {one.name: _trait(one) for one in parameters("run") if one.name not in NOT_OF_A_FILE}
+} | {parameter.name: _trait(parameter) for parameter in parameters("run") if parameter.name not in NOT_OF_A_FILE}
 
 SuperResolveInputSpec = type("SuperResolveInputSpec", (CommandLineInputSpec,), _INPUTS | {"__module__": __name__})
 

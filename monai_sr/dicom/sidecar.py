@@ -87,25 +87,25 @@ def _scan_of(lookup: Callable[[str], Any], modality: str, codes: dict[str, Any])
 def acquisition(series: Series) -> dict[str, Any]:
     """How the slices were acquired, by the names of BIDS."""
     first = series.frames[0]
-    found: dict[str, Any] = {"Modality": series.modality}
+    fields: dict[str, Any] = {"Modality": series.modality}
     for name in (*SECONDS, *NUMBERS):
         try:
             value = float(value_of(first, name))
         except (TypeError, ValueError):
             continue
         if isfinite(value):
-            found[_RENAMED.get(name, name)] = value / 1000 if name in SECONDS else value
-    found |= _known_codes(partial(value_of, first))
+            fields[_RENAMED.get(name, name)] = value / 1000 if name in SECONDS else value
+    fields |= _known_codes(partial(value_of, first))
     if series.phases:
         volumes = describe_volumes(series)
         differing = {name for volume in volumes for name in volume}
-        found = {name: value for name, value in found.items() if name not in differing} | {"Volumes": volumes}
+        fields = {name: value for name, value in fields.items() if name not in differing} | {"Volumes": volumes}
     if series.part:
-        found["SeriesPart"] = dict(series.part)
+        fields["SeriesPart"] = dict(series.part)
     thickness = series.slice_thickness
     if thickness is not None:
-        found["AcquiredSliceThickness"] = np.round(thickness, 6).tolist()
-    return found
+        fields["AcquiredSliceThickness"] = np.round(thickness, 6).tolist()
+    return fields
 
 
 def _known_codes(lookup: Callable[[str], Any]) -> dict[str, Any]:

@@ -69,8 +69,8 @@ class AveragedEngine:
 
     def tile_bytes(self, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
         """See :meth:`Engine.tile_bytes`; also the sum, its mirror image, and mirrored slices, in float32."""
-        one = self.engine.tile_bytes(tile_voxels, voxels_in=voxels_in, voxels_out=voxels_out)
-        return one + 4 * (voxels_in + 2 * voxels_out)
+        of_one_pass = self.engine.tile_bytes(tile_voxels, voxels_in=voxels_in, voxels_out=voxels_out)
+        return of_one_pass + 4 * (voxels_in + 2 * voxels_out)
 
     def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
         """See :meth:`Engine.usual_tile`."""

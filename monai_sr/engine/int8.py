@@ -74,8 +74,8 @@ def read_ranges(path: str | Path | None, network: nn.Module) -> Ranges:
         raise _unusable(f"its 8-bit form is of version {form!r}, {VERSION} is known", path)
     branch = network.last if isinstance(network, PyramidNet) else network
     channels = branch.body[0].first.in_channels  # type: ignore[index, union-attr]
-    found = [ranges.get(name, []) for name in quantized_tensors(network)]
-    if not all(len(values) == channels and all(0 < v < math.inf for v in values) for values in found):
+    tensors = [ranges.get(name, []) for name in quantized_tensors(network)]
+    if not all(len(values) == channels and all(0 < v < math.inf for v in values) for values in tensors):
         raise _unusable("the 8-bit form of this bundle is damaged", path)
     if made_from != weights_fingerprint(network):
         raise _unusable("its 8-bit form was made from other weights", path)

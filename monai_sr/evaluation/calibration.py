@@ -296,9 +296,9 @@ def calibration_markdown(calibration: Mapping[str, Any], *, command: str) -> str
     rows = calibration["uncertainty"]["coverage"]
     factors = sorted({row["factor"] for row in rows})
     lines += ["| | " + " | ".join(f"×{factor:g}" for factor in factors) + " |", "|---" * (len(factors) + 1) + "|"]
-    for kind in sorted({row["modality"] for row in rows}):
-        cells = {r["factor"]: f"{r['within_1']:.2f} / {r['within_2']:.2f}" for r in rows if r["modality"] == kind}
-        lines.append(f"| {kind} | " + " | ".join(cells.get(factor, "–") for factor in factors) + " |")
+    for modality in sorted({row["modality"] for row in rows}):
+        cells = {r["factor"]: f"{r['within_1']:.2f} / {r['within_2']:.2f}" for r in rows if r["modality"] == modality}
+        lines.append(f"| {modality} | " + " | ".join(cells.get(factor, "–") for factor in factors) + " |")
     return "\n".join([*lines, "", f"Made by `{command}`.", ""])
 
 

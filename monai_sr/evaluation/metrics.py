@@ -116,12 +116,12 @@ def resolved_spacing(
         filled = np.flatnonzero(inside.any(axis=(0, 1)))
         some = slice(filled[0], filled[-1] + 1) if len(filled) else slice(None)
         chosen = inside[..., some].mean(axis=-1) > 0.5
-        lines = [one[..., some][chosen if chosen.any() else ...] for one in lines]
-    lines = [one.reshape(-1, one.shape[-1]) for one in lines]
+        lines = [volume[..., some][chosen if chosen.any() else ...] for volume in lines]
+    lines = [volume.reshape(-1, volume.shape[-1]) for volume in lines]
     n = lines[0].shape[1]
     if n < 4:
         return float("nan")
-    waves = [np.fft.rfft((one - one.mean(axis=1, keepdims=True)) * np.hanning(n + 2)[1:-1], axis=1) for one in lines]
+    waves = [np.fft.rfft((rows - rows.mean(axis=1, keepdims=True)) * np.hanning(n + 2)[1:-1], axis=1) for rows in lines]
     together = (waves[0] * waves[1].conj()).real.sum(axis=0)
     alone = np.sqrt(np.prod([(np.abs(wave) ** 2).sum(axis=0) for wave in waves], axis=0))
     correlation = (together / np.maximum(alone, 1e-30))[1:]

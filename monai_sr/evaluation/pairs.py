@@ -131,8 +131,8 @@ def _check_headers(thick: Series, thin: Series, *, register: bool) -> None:
 
 def _times(series: Series) -> list[float]:
     """When the frames were acquired, seconds, in order."""
-    told = [attribute_of(frame, grouped_values(frame), "clock") for frame in series.frames]
-    return sorted(moment for moment in told if isinstance(moment, float))
+    moments = [attribute_of(frame, grouped_values(frame), "clock") for frame in series.frames]
+    return sorted(moment for moment in moments if isinstance(moment, float))
 
 
 def normal_of(acquired: Acquired) -> np.ndarray:

@@ -136,9 +136,9 @@ def fit_profile(pair: Pair) -> PairFit:
 
     def fit(profile: Profile) -> tuple[float, Fit]:
         start, how = (np.log(nominal), 0.0), {"xatol": 1e-3, "fatol": 1e-4}
-        found = minimize(smooth_rms, start, (profile,), method="Nelder-Mead", options=how)
-        width, shift = float(np.exp(found.x[0])), float(found.x[1])
-        return float(found.fun), Fit(profile, width, shift, rms(profile, width, shift), rms(profile, nominal, shift))
+        optimum = minimize(smooth_rms, start, (profile,), method="Nelder-Mead", options=how)
+        width, shift = float(np.exp(optimum.x[0])), float(optimum.x[1])
+        return float(optimum.fun), Fit(profile, width, shift, rms(profile, width, shift), rms(profile, nominal, shift))
 
     fits = tuple(one for _, one in sorted(map(fit, PROFILES), key=lambda found: found[0]))
     seen = weigh(lines, fits[0].profile, fits[0].width, fits[0].shift)
@@ -281,13 +281,13 @@ def join_widths(known: Sequence[ProtocolWidth], fitted: Sequence[ProtocolWidth])
 
     The profile is the most frequent one; widths of other profiles are left out.
     """
-    rows = [row for row in known if not any(row.is_of(one.protocol, one.thickness) for one in fitted)]
+    rows = [row for row in known if not any(row.is_of(new.protocol, new.thickness) for new in fitted)]
     left = list(fitted)
     while left:
-        same = [one for one in left if left[0].is_of(one.protocol, one.thickness)]
-        left = [one for one in left if one not in same]
-        profile = Counter(one.profile for one in same).most_common(1)[0][0]
-        chosen = [one for one in same if one.profile == profile]
-        width, residual = (float(np.median([getattr(one, name) for one in chosen])) for name in ("width", "residual"))
+        same = [row for row in left if left[0].is_of(row.protocol, row.thickness)]
+        left = [row for row in left if row not in same]
+        profile = Counter(row.profile for row in same).most_common(1)[0][0]
+        chosen = [row for row in same if row.profile == profile]
+        width, residual = (float(np.median([getattr(row, name) for row in chosen])) for name in ("width", "residual"))
         rows.append(ProtocolWidth(same[0].protocol, same[0].thickness, width, profile, len(chosen), residual))
     return rows

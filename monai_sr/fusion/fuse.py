@@ -246,8 +246,10 @@ def _as_stacks(stacks: Sequence[Any], names: Sequence[str]) -> list[Stack]:
             raise error.at(name) from error.__cause__
     modalities = {stack.acquired.modality for stack in placed}
     if len(modalities) > 1:
-        found = ", ".join(f"{stack.name}: {stack.acquired.modality}" for stack in placed)
-        raise ImageError("E-FUSE-UNLIKE", f"the stacks differ in modality ({found})", fix="fuse those of one modality")
+        listing = ", ".join(f"{stack.name}: {stack.acquired.modality}" for stack in placed)
+        raise ImageError(
+            "E-FUSE-UNLIKE", f"the stacks differ in modality ({listing})", fix="fuse those of one modality"
+        )
     return placed
 
 

@@ -222,11 +222,11 @@ def find_motion(
         method.Execute(*images)
     except RuntimeError:  # no sample is in both images any more
         return Motion(start, before, float("nan"))
-    found = np.eye(4)
+    motion = np.eye(4)
     rotation = np.reshape(transform.GetMatrix(), (3, 3))
-    found[:3, :3] = rotation
-    found[:3, 3] = np.array(transform.GetTranslation()) + center - rotation @ center
-    matrix = np.linalg.inv(LPS_TO_RAS @ found @ LPS_TO_RAS)
+    motion[:3, :3] = rotation
+    motion[:3, 3] = np.array(transform.GetTranslation()) + center - rotation @ center
+    matrix = np.linalg.inv(LPS_TO_RAS @ motion @ LPS_TO_RAS)
     after = _agreement(fixed, moving, matrix)[0]
     return Motion(matrix, before, after, _distance(matrix, fixed), angle_of(matrix))
 

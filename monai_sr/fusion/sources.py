@@ -139,8 +139,8 @@ def choose_series(study: Path, options: RunOptions) -> list[Source]:
     Raises:
         UsageError: no two series show the same, or two groups are equally large (E-FUSE-FEW).
     """
-    found = find_series(study, merge_by_geometry=options.reading.merge_by_geometry)
-    groups = group_alike([Source(study, series, is_one_of_many=True) for series in found.series])
+    stacks = find_series(study, merge_by_geometry=options.reading.merge_by_geometry)
+    groups = group_alike([Source(study, series, is_one_of_many=True) for series in stacks.series])
     groups.sort(key=len, reverse=True)
     labels = "; ".join(", ".join(source.series.label for source in group if source.series) for group in groups)
     if not groups or len(groups[0]) < 2 or (len(groups) > 1 and len(groups[1]) == len(groups[0])):

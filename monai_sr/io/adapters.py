@@ -59,7 +59,7 @@ def as_volume(image: Any) -> tuple[MetaTensor, GiveBack]:
     if isinstance(image, nib.spatialimages.SpatialImage):
         path = image.get_filename() or IN_MEMORY
         volume = make_volume(*from_nibabel(image, path=path), path=path, volume="all").to_tensor()
-        return volume, functools.partial(_as_nibabel, kind=type(image))
+        return volume, functools.partial(_as_nibabel, image_type=type(image))
     if type(image).__module__.partition(".")[0] == "SimpleITK":
         if image.GetDimension() != 3:
             raise ImageError(
@@ -83,10 +83,10 @@ def as_volume(image: Any) -> tuple[MetaTensor, GiveBack]:
     )
 
 
-def _as_nibabel(volume: MetaTensor, *, kind: type[nib.spatialimages.SpatialImage]) -> Any:
+def _as_nibabel(volume: MetaTensor, *, image_type: type[nib.spatialimages.SpatialImage]) -> Any:
     voxels = stored_voxels(volume, path=IN_MEMORY)
-    if not issubclass(kind, nib.Nifti1Pair):
-        return kind(voxels, grid_of(volume).affine)
+    if not issubclass(image_type, nib.Nifti1Pair):
+        return image_type(voxels, grid_of(volume).affine)
     return nifti_image(voxels, grid_of(volume), **nifti_fields(volume))
 
 

@@ -63,10 +63,10 @@ def steepest_profile(scene: Scene) -> Profile | None:
         after = ndimage.uniform_filter(_tissue(scene, scene.thick[..., j]), 3)
         if before is not None:
             steps = np.abs(after - before)[inner]
-            found = np.unravel_index(int(steps.argmax()), steps.shape)
-            if steps[found] > steepest:
-                steepest = float(steps[found])
-                place = (int(found[0]) + inner[0].start, int(found[1]) + inner[1].start, j)
+            edge = np.unravel_index(int(steps.argmax()), steps.shape)
+            if steps[edge] > steepest:
+                steepest = float(steps[edge])
+                place = (int(edge[0]) + inner[0].start, int(edge[1]) + inner[1].start, j)
         before = after
     i, k, j = place
     middle = float(scene.thick_at[j - 1] + scene.thick_at[j]) / 2
@@ -100,7 +100,7 @@ def spectra(scene: Scene) -> dict[str, Spectrum]:
     sr = np.stack([scene.plane("sr", 0, int(i))[rows[1]] for i in rows[0]]).reshape(-1, scene.thin.shape[2])
     sr = _tissue(scene, sr)[inside][:COLUMNS]
     step = scene.spacings[2]
-    found = {
+    powers = {
         "thick": _spectrum(thick, float(steps.mean())),
         "cubic": _spectrum(thick @ scene.cubic.T, step),
         "sr": _spectrum(sr, step),
@@ -114,7 +114,7 @@ def spectra(scene: Scene) -> dict[str, Spectrum]:
     finer = along[int(np.argmin(scene.spacing))]
     other = along[int(np.argmax(scene.spacing))]
     mean = (finer.power + np.interp(finer.frequency, other.frequency, other.power)) / 2
-    return found | {"in-plane": Spectrum(finer.frequency, mean)}
+    return powers | {"in-plane": Spectrum(finer.frequency, mean)}
 
 
 def _tissue(scene: Scene, values: np.ndarray) -> np.ndarray:

@@ -122,14 +122,14 @@ def _ramp(fractions: np.ndarray, colors: tuple[tuple[int, int, int], ...]) -> np
     return np.column_stack([np.interp(fractions, knots, [c[channel] for c in colors]) for channel in range(3)])
 
 
-def consistency_overlay(found: Consistency, modality: Modality) -> Overlay:
+def consistency_overlay(consistency: Consistency, modality: Modality) -> Overlay:
     """The map of the difference from the acquired slices, with a limit above rounding."""
-    minimum = MIN_LIMIT[modality] * (1.0 if modality == "CT" else found.value_range)
-    minimum = max(minimum, 4 * found.rounding)
-    values = np.abs(found.residual.as_tensor()[0].numpy())
+    minimum = MIN_LIMIT[modality] * (1.0 if modality == "CT" else consistency.value_range)
+    minimum = max(minimum, 4 * consistency.rounding)
+    values = np.abs(consistency.residual.as_tensor()[0].numpy())
     strong = float(np.nanpercentile(values[..., :: max(1, values.shape[-1] // 64)], 99.5))
     limit = round_up(max(minimum, strong))
-    return Overlay("consistency", f"Acquired minus re-acquired ({found.unit})", limit, True, found.unit)
+    return Overlay("consistency", f"Acquired minus re-acquired ({consistency.unit})", limit, True, consistency.unit)
 
 
 def uncertainty_overlay(uncertainty: MetaTensor, modality: Modality) -> Overlay:

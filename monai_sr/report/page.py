@@ -39,7 +39,7 @@ def write_page(
         OutputError: it cannot be written.
     """
     program = _asset(script)
-    scripts = " ".join(_digest(one) for one in (program, library) if one)
+    scripts = " ".join(_digest(script) for script in (program, library) if script)
     rules = {
         "default-src": "'none'",
         "img-src": "data:",
@@ -69,10 +69,10 @@ def summary_of(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
-        found = json.loads(head.split(_OPENING, 1)[1].split(b"</script>", 1)[0])
+        summary = json.loads(head.split(_OPENING, 1)[1].split(b"</script>", 1)[0])
     except (OSError, ValueError, IndexError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def _digest(script: str) -> str:

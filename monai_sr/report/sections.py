@@ -57,14 +57,14 @@ def curves(scene: Scene) -> str:
             f"across the slices where neighboring acquired slices differ most, at R {x}, A {y}, S {z} mm."
             "</figcaption></figure>"
         )
-    found = spectra(scene)
-    if found:
-        reference = max(float(s.power.max()) for s in found.values())
-        nyquist = float(found["thick"].frequency[-1])
-        finest = float(found["sr"].frequency[-1])
+    lines = spectra(scene)
+    if lines:
+        reference = max(float(s.power.max()) for s in lines.values())
+        nyquist = float(lines["thick"].frequency[-1])
+        finest = float(lines["sr"].frequency[-1])
         names = {"thick": "thick", "cubic": "cubic", "sr": "super-resolved", "in-plane": "in-plane, as acquired"}
         curves = []
-        for key, spectrum in found.items():
+        for key, spectrum in lines.items():
             shown = spectrum.frequency <= finest * 1.0001
             level = 10 * np.log10(np.maximum(spectrum.power[shown], reference * 1e-9) / reference)
             curves.append(Curve(names[key], key.replace("-", ""), spectrum.frequency[shown], level))
@@ -93,12 +93,12 @@ def navigation(links: Mapping[str, str]) -> str:
     return f'<nav aria-label="Volumes of this run">{items}</nav>'
 
 
-def tiles(found: Consistency, limit: float | None, resolution: str, codes: Sequence[str]) -> str:
+def tiles(consistency: Consistency, limit: float | None, resolution: str, codes: Sequence[str]) -> str:
     """The three tiles under the title: agreement with the scan, resolution, warnings."""
-    score = f"{100 * found.score:.2g} % of the range in the worst slice"
+    score = f"{100 * consistency.score:.2g} % of the range in the worst slice"
     if limit is None:
         agrees = ("unknown", "not calibrated", score)
-    elif found.within(limit):
+    elif consistency.within(limit):
         agrees = ("good", "yes", f"{score}; limit {100 * limit:.2g} %, and rounding")
     else:
         agrees = ("bad", "no", f"{score}; limit {100 * limit:.2g} %, and rounding")
@@ -127,33 +127,41 @@ def deviation_text(uncertainty: np.ndarray, unit: str) -> str:
     return f"standard deviation at most {middle:.3g} {unit} in half of the voxels, {high:.3g} in 95 %"
 
 
-def trust(found: Consistency, limit: float | None, uncertainty: np.ndarray | None = None) -> str:
+def trust(consistency: Consistency, limit: float | None, uncertainty: np.ndarray | None = None) -> str:
     """Difference between result and acquired slices, as a table and slice by slice."""
-    unit = "HU" if found.unit == "HU" else "signal units"
+    unit = "HU" if consistency.unit == "HU" else "signal units"
     rows: Rows = [
-        ("root mean square", f"{found.nrmse * found.value_range:.3g} {unit}, {100 * found.nrmse:.3g} % of the range"),
-        ("95th percentile", f"{found.p95:.3g} {unit}"),
-        ("maximum", f"{found.maximum:.3g} {unit}"),
+        (
+            "root mean square",
+            f"{consistency.nrmse * consistency.value_range:.3g} {unit}, {100 * consistency.nrmse:.3g} % of the range",
+        ),
+        ("95th percentile", f"{consistency.p95:.3g} {unit}"),
+        ("maximum", f"{consistency.maximum:.3g} {unit}"),
         (
             "worst slice",
-            f"number {found.worst_slice + 1} of {len(found.slice_nrmse)}, {100 * found.score:.3g} % of the range",
+            f"number {consistency.worst_slice + 1} of {len(consistency.slice_nrmse)}, "
+            f"{100 * consistency.score:.3g} % of the range",
         ),
     ]
-    if found.rounding:
-        rows.append(("of this, rounding", f"up to {found.rounding:g} {unit}: the result is stored as whole numbers"))
+    if consistency.rounding:
+        rows.append(
+            ("of this, rounding", f"up to {consistency.rounding:g} {unit}: the result is stored as whole numbers")
+        )
     if limit is not None:
-        verdict = "within" if found.within(limit) else "exceeded"
+        verdict = "within" if consistency.within(limit) else "exceeded"
         rows.append(("limit of the bundle", f"{100 * limit:.3g} % of the range in any slice, and rounding: {verdict}"))
     if uncertainty is not None:
         rows.append(("error, predicted", deviation_text(uncertainty, unit)))
-    rows += [("note", note) for note in found.notes]
-    numbers = np.arange(1, len(found.slice_nrmse) + 1)
+    rows += [("note", note) for note in consistency.notes]
+    numbers = np.arange(1, len(consistency.slice_nrmse) + 1)
     drawn = plot(
-        [Curve("root mean square", "sr", numbers, found.slice_nrmse * found.value_range, "bars")],
+        [Curve("root mean square", "sr", numbers, consistency.slice_nrmse * consistency.value_range, "bars")],
         title=f"Root mean square difference of each acquired slice and the re-acquired result, {unit}",
         x="acquired slice, in the order of the file",
         y=f"root mean square, {unit}",
-        marks=[] if limit is None else [Mark(f"limit {limit * found.value_range:.3g}", y=limit * found.value_range)],
+        marks=[]
+        if limit is None
+        else [Mark(f"limit {limit * consistency.value_range:.3g}", y=limit * consistency.value_range)],
     )
     return (
         '<div class="pair"><div><p>The result, averaged by the slice profile at the positions of the acquired slices, '

@@ -186,13 +186,13 @@ class Scene:
         n = self.thin.shape[lacking]
         first, last = (int(full[0]) / len(fraction), (int(full[-1]) + 1) / len(fraction))
         places = first + (last - first) * (np.arange(count) + 0.5) / count
-        found = np.clip((places * n).astype(int), 0, n - 1)
+        indices = np.clip((places * n).astype(int), 0, n - 1)
         if lacking == 2 and len(self.thick_at) < n:
             distance = np.abs(self.thin_at[:, None] - self.thick_at).min(axis=1)
             reach = max(1, round(n / len(self.thick_at)))
-            near = [np.arange(max(0, i - reach // 2), min(n, i + reach - reach // 2)) for i in found]
-            found = np.array([one[np.argmax(distance[one])] for one in near])
-        return sorted(set(found.tolist()))
+            near = [np.arange(max(0, i - reach // 2), min(n, i + reach - reach // 2)) for i in indices]
+            indices = np.array([one[np.argmax(distance[one])] for one in near])
+        return sorted(set(indices.tolist()))
 
     def world(self, place: tuple[float, float, float]) -> np.ndarray:
         """(3,) RAS mm of a point, counted in acquired voxels of this scene's axes."""

@@ -145,11 +145,11 @@ class DerivedSeriesWriterOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        for one in op_input.receive(SUPER_RESOLVED):
-            folder = self._folder / short_name(one.series)
-            write_derived_series(one.image, one.series, folder, made_by=one.made_by)
-            digest = sha256_of(dict.fromkeys(frame.file for frame in one.series.frames))
-            write_record(folder, one.record, input_sha256=digest, notices=one.notices, seconds=one.seconds)
+        for result in op_input.receive(SUPER_RESOLVED):
+            folder = self._folder / short_name(result.series)
+            write_derived_series(result.image, result.series, folder, made_by=result.made_by)
+            digest = sha256_of(dict.fromkeys(frame.file for frame in result.series.frames))
+            write_record(folder, result.record, input_sha256=digest, notices=result.notices, seconds=result.seconds)
 
 
 def files_of(selected: Iterable[Any]) -> Iterator[list[Path]]:

@@ -47,7 +47,7 @@ _TYPES = _NUMBERS | {"flag": "boolean"}
 
 def describe() -> str:
     """The XML that ``monai-sr slicer --xml`` prints."""
-    known = {one.name: one for one in (*parameters("slicer"), *OVERLAYS)}
+    known = {parameter.name: parameter for parameter in (*parameters("slicer"), *OVERLAYS)}
     text = "Thin slices from thick-slice CT and MR volumes, consistent with the acquired ones."
     return _module(
         *("MonaiSR (command line)", text, known, FIRST),
@@ -61,7 +61,9 @@ def describe() -> str:
 
 def describe_fusion() -> str:
     """The XML that ``monai-sr slicer --fuse --xml`` prints."""
-    known = {one.name: one for one in (*parameters("slicer"), *STACKS, *OWN) if one.name in OF_FUSION}
+    known = {
+        parameter.name: parameter for parameter in (*parameters("slicer"), *STACKS, *OWN) if parameter.name in OF_FUSION
+    }
     text = "One volume from stacks of a patient in several planes, consistent with each of them."
     return _module(
         *("MonaiSR fuse stacks (command line)", text, known, FIRST_OF_FUSION),
@@ -93,7 +95,7 @@ def _module(
         ("contributor", "The monai-sr authors"),
     ):
         ElementTree.SubElement(root, name).text = content
-    known = {name: one for name, one in known.items() if name not in LEFT_OUT}
+    known = {name: parameter for name, parameter in known.items() if name not in LEFT_OUT}
     group = _group(root, "Volumes", "What is read and written")
     for index, (name, label, channel) in enumerate(arguments):
         _image(group, known.pop(name), label, channel, index=str(index))
@@ -104,8 +106,8 @@ def _module(
         _option(group, known.pop(name))
     group = _group(root, "More", "Options that are seldom needed")
     group.set("advanced", "true")
-    for one in known.values():
-        _option(group, one)
+    for parameter in known.values():
+        _option(group, parameter)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode")
 
@@ -116,31 +118,33 @@ def given(words: Sequence[str]) -> list[str]:
     Args:
         words: after ``monai-sr slicer``; flags with hyphens or underscores.
     """
-    known = {one.name: one for one in (*parameters("slicer"), *OVERLAYS, *STACKS, *OWN) if one.flag}
+    known = {
+        parameter.name: parameter for parameter in (*parameters("slicer"), *OVERLAYS, *STACKS, *OWN) if parameter.flag
+    }
     kept: list[str] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        one = known.get(word[2:].replace("-", "_")) if word.startswith("--") else None
-        if one is None:
+        parameter = known.get(word[2:].replace("-", "_")) if word.startswith("--") else None
+        if parameter is None:
             kept.append(word)
-        elif one.kind == "flag" or not rest:
-            kept.append(one.flag)
+        elif parameter.kind == "flag" or not rest:
+            kept.append(parameter.flag)
         else:
             value = rest.pop(0)
-            if one.default is not None or not _left_alone(one, value):
-                kept += [one.flag, value]
+            if parameter.default is not None or not _left_alone(parameter, value):
+                kept += [parameter.flag, value]
     return kept
 
 
-def _left_alone(one: Parameter, value: str) -> bool:
+def _left_alone(parameter: Parameter, value: str) -> bool:
     """Whether a value is what the form shows before anything is chosen."""
-    if one.kind in _NUMBERS:
+    if parameter.kind in _NUMBERS:
         try:
             return float(value) == 0
         except ValueError:
             return False
-    return value == (AUTO if one.kind == "choice" else "")
+    return value == (AUTO if parameter.kind == "choice" else "")
 
 
 def _group(root: ElementTree.Element, label: str, text: str) -> ElementTree.Element:
@@ -150,37 +154,39 @@ def _group(root: ElementTree.Element, label: str, text: str) -> ElementTree.Elem
     return group
 
 
-def _image(group: ElementTree.Element, one: Parameter, label: str, channel: str, **how: str) -> None:
+def _image(group: ElementTree.Element, parameter: Parameter, label: str, channel: str, **how: str) -> None:
     """A volume, handed over by a file; its place is given by ``index`` or ``longflag``."""
     image = ElementTree.SubElement(group, "image", {"fileExtensions": EXTENSIONS})
-    for name, text in (("name", one.name), *how.items(), ("description", one.help), ("label", label)):
+    for name, text in (("name", parameter.name), *how.items(), ("description", parameter.help), ("label", label)):
         ElementTree.SubElement(image, name).text = text
     ElementTree.SubElement(image, "channel").text = channel
 
 
-def _option(group: ElementTree.Element, one: Parameter) -> None:
-    choices = (*BUNDLES, "none") if one.name == "bundle" else one.choices if one.kind == "choice" else ()
-    default, text = one.default, one.text
+def _option(group: ElementTree.Element, parameter: Parameter) -> None:
+    choices = (
+        (*BUNDLES, "none") if parameter.name == "bundle" else parameter.choices if parameter.kind == "choice" else ()
+    )
+    default, text = parameter.default, parameter.text
     if default is None and choices:
         choices = (AUTO, *(choice for choice in choices if choice != AUTO))
         default = AUTO
-    elif default is None and one.kind in _NUMBERS:
+    elif default is None and parameter.kind in _NUMBERS:
         default, text = 0, f"{text}; 0: not given"
     elif default is None:
         default = ""
-    element = ElementTree.SubElement(group, "string-enumeration" if choices else _TYPES.get(one.kind, "string"))
+    element = ElementTree.SubElement(group, "string-enumeration" if choices else _TYPES.get(parameter.kind, "string"))
     fields = {
-        "name": one.name,
-        "longflag": one.name,
+        "name": parameter.name,
+        "longflag": parameter.name,
         "description": text,
-        "label": one.name.replace("_", " ").capitalize(),
-        "default": str(default).lower() if one.kind == "flag" else str(default),
+        "label": parameter.name.replace("_", " ").capitalize(),
+        "default": str(default).lower() if parameter.kind == "flag" else str(default),
     }
     for name, field in fields.items():
         ElementTree.SubElement(element, name).text = field
     for choice in choices:
         ElementTree.SubElement(element, "element").text = str(choice)
-    if one.kind == "number":
+    if parameter.kind == "number":
         limits = ElementTree.SubElement(element, "constraints")
         for name, limit in (("minimum", "0"), ("maximum", "50"), ("step", "0.1")):
             ElementTree.SubElement(limits, name).text = limit
