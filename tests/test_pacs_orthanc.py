@@ -183,7 +183,7 @@ def test_what_is_stored_is_what_run_makes_of_the_same_files(orthanc, tmp_path):
     orthanc.send(write(tmp_path / "thick", slices()))
     options = {"options": RunOptions.from_dict({"bundle": "residual", "device": "cpu"}), "settle": 0.0, "days": 36500}
     assert Watcher(orthanc.archive(), tmp_path / "state", **options).look().stored == 1
-    process = command("run", tmp_path / "thick", tmp_path / "out", "--device", "cpu")
+    process = command("run", tmp_path / "thick", tmp_path / "out", "--bundle", "residual", "--device", "cpu")
     assert process.wait() == 0
     by_hand = [pydicom.dcmread(file) for file in sorted((tmp_path / "out").rglob("*.dcm"))]
     (derived,) = orthanc.derived()
