@@ -37,6 +37,9 @@ CT_AIR = -1000.0
 HU_FAT = -50.0
 """Every part of a body has voxels below this, by fat or by the noise of soft tissue."""
 
+HU_MOST = 2.0**15
+"""Every HU is below this, also with an extended scale; above are negative values that were stored without a sign."""
+
 HU_SPAN = 50.0
 """Minimum range of the values of a CT in HU."""
 
@@ -194,7 +197,7 @@ def check_hounsfield(voxels: np.ndarray) -> str:
     problem = f"values are between {lowest:g} and {highest:g}, where HU reach from -1000 (air) to some hundred"
     if highest - lowest < HU_SPAN:
         raise ImageError("E-CT-HU", problem)
-    return problem if lowest >= HU_FAT else ""
+    return problem if lowest >= HU_FAT or highest >= HU_MOST else ""
 
 
 def padding_of(voxels: np.ndarray, modality: Modality, padding_value: float | None = None) -> float | None:

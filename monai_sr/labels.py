@@ -21,6 +21,9 @@ else:
 SAME_PLACE = 0.05
 """Maximum distance between the corners of a mask and of its image, in voxels; headers round."""
 
+LARGEST = 2**24
+"""Labels below are exact in float32."""
+
 PURE, TRACE = 0.9, 0.02
 """A label that fills more of a thick voxel has it; one that fills less does not compete for it."""
 
@@ -160,6 +163,9 @@ def check_mask(labels: MetaTensor, theirs: Grid) -> None:
             path=path,
         )
     lowest, highest = float(labels.min()), float(labels.max())
+    if max(-lowest, highest) >= LARGEST:
+        problem = f"the mask has labels up to {max(-lowest, highest):.9g}; float32 holds those below {LARGEST} exactly"
+        raise ImageError("E-MASK-VALUES", problem, fix="number the labels from 1", path=path)
     if _are_probabilities(labels) and (lowest < 0 or highest > 1):
         problem = f"the mask has values of {lowest:.4g} to {highest:.4g} that are not whole numbers"
         raise ImageError("E-MASK-VALUES", problem, path=path)

@@ -161,6 +161,7 @@ def test_masks_and_volumes_that_do_not_belong_together_are_refused(tmp_path, cap
     volumes = {
         "thin": thin, "thick": thick, "mask": balls(), "part": balls()[:, 1:],
         "values": on_grid(balls().as_tensor() / 3, GRID, thin),
+        "large": on_grid(balls().as_tensor() * 2**24, GRID, thin),
         "nothing": on_grid(torch.zeros(1, *GRID.shape), GRID, thin),
         "turned": on_grid(thin.as_tensor(), Grid(GRID.shape, turned), thin),
         "far": on_grid(thin.as_tensor(), Grid(GRID.shape, far), thin),
@@ -173,6 +174,7 @@ def test_masks_and_volumes_that_do_not_belong_together_are_refused(tmp_path, cap
     for mask, first, second, out, code in (
         ("part", "thin", "thick", "out", "E-MASK-GRID"),
         ("values", "thin", "thick", "out", "E-MASK-VALUES"),
+        ("large", "thin", "thick", "out", "E-MASK-VALUES"),
         ("mask", "thin", "thin", "out", "E-CON-GRID"),
         ("mask", "thin", "turned", "out", "E-CON-GRID"),
         ("mask", "thin", "crop", "out", "E-CON-GRID"),

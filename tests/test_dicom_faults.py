@@ -167,6 +167,8 @@ REFUSED = [
         f, slices(ImageOrientationPatient=None))[:0], says=("ImageOrientationPatient",)),
     entry("D14", "E-DCM-NOGEOM", "orientation of zeros", lambda f: write(
         f, slices(ImageOrientationPatient=[0] * 6))[:0], says=("ImageOrientationPatient",)),
+    entry("D14", "E-DCM-NOGEOM", "orientation of length 2", lambda f: write(
+        f, slices(ImageOrientationPatient=[2, 0, 0, 0, 2, 0]))[:0], says=("ImageOrientationPatient",)),
     entry("D14", "E-DCM-NOGEOM", "positions of zeros", lambda f: write(
         f, slices(ImagePositionPatient=[0, 0, 0]))[:0], says=POSITION),
     entry("D14", "E-DCM-NOGEOM", "two numbers", lambda f: one_of(f, 1, ImagePositionPatient=[1.5, 2.5]), says=POSITION),
@@ -184,6 +186,8 @@ REFUSED = [
         f, enhanced(counted_from_zero()))[:0], says=("-1000", "Rescale")),
     entry("D19", "E-DCM-RESCALE", "one without", lambda f: one_of(f, 3, RescaleSlope=None, RescaleIntercept=None)),
     entry("D19", "E-DCM-RESCALE", "one without intercept", lambda f: one_of(f, 3, RescaleIntercept=None)),
+    entry("D19", "E-DCM-RESCALE", "a table", lambda f: write(f, slices(
+        rescale=None, modality="MR", dtype="int16", ModalityLUTSequence=[Dataset()]))[:0], says=("ModalityLUT",)),
     entry("D21", "E-DCM-CODEC", "MPEG2", lambda f: encapsulated(
         write(f, slices(WIDE))[1], [b"\0\0\1\xb3" * 40], MPEG2MPML), says=("MPEG2",)),
     entry("D21", "E-DCM-CODEC", "of the future", lambda f: replace_bytes(encapsulated(
@@ -513,6 +517,8 @@ MENDED = [
     entry("D26", "", "deflated", lambda f: write(f, slices(), syntax=DeflatedExplicitVRLittleEndian, suffix="")),
     entry("D27", "", "no SOP class", lambda f: changed(write(f, slices()), no_sop_class)),
     entry("D27", "", "private junk", private_junk),
+    entry("D33", "", "directions of length 1.02", lambda f: write(
+        f, slices(ImageOrientationPatient=[1.02, 0, 0, 0, 1.02, 0]))),
     entry("Z05", "", "in a DICOM folder", fifo_and_links),
 ]  # fmt: skip
 

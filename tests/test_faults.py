@@ -195,11 +195,14 @@ REFUSED = [
         f, affine=scaled(0.0007, 0.0008, 0.003), xyzt_units=2), says=("0.0007",)),
     entry("I15", "E-IMG-NAN", "refused", lambda f: nifti(
         f, missing()), "--nan", "refuse", says=("3 of 336", "--nan fill")),
+    entry("I15", "E-IMG-NAN", "beyond float32", lambda f: nifti(f, noise(dtype=np.float32) * np.float32(1e35))),
     entry("I15", "E-IMG-NAN", "all", lambda f: nifti(f, np.full((6, 6, 6), np.nan, np.float32))),
     entry("I16", "E-IMG-CONST", "7", lambda f: nifti(f, np.full((6, 6, 6), 7, np.int16)), says=("7",)),
     entry("I16", "E-IMG-CONST", "zeros", lambda f: nifti(f, np.zeros((6, 6, 6), np.float32)), says=("0",)),
     entry("I16", "E-IMG-CONST", "7 and NaN", lambda f: nifti(
         f, with_voxels(np.full((6, 6, 6), 7, np.float32), (1, np.nan)))),
+    entry("I16", "E-IMG-CONST", "contrast lost beside an offset", lambda f: nifti(
+        f, noise(dtype=np.int32) + 10**9), says=("1e+09", "float32")),
     entry("I17", "E-IMG-2D", "no third spacing", lambda f: edited(
         nifti(f, noise((16, 16))), PIXDIM + 12, [0.0]), says=("16 x 16",)),
     *(entry("I17", "E-IMG-2D", f"{shape}", lambda f, shape=shape: nifti(f, noise(shape)))
@@ -277,11 +280,17 @@ WARNED = [
     entry("I14", "W-HDR-UNITS", "micrometers", lambda f: nifti(f, **MICROMETERS), says=("micrometers",)),
     entry("I14", "W-HDR-UNITS", "meters", lambda f: nifti(f, **METERS), says=("meters",)),
     entry("I15", "W-IMG-NAN", "filled", lambda f: nifti(f, missing(((5, 5, 5), 1))), says=("3 of 336", " 1")),
+    *(entry("I15", "W-IMG-NAN", f"fill values of {end:.1e}", lambda f, end=end: nifti(
+        f, with_voxels(noise(dtype=np.float32), (np.s_[:2], end), ((5, 5, 5), 1))), says=("84 of 336", " 1"))
+      for end in (np.finfo(np.float32).min, np.finfo(np.float32).max)),
     entry("I21", "W-SR-NOGAIN", "isotropic", lambda f: nifti(f, affine=np.eye(4)), says=("1 mm",)),
     entry("I21", "W-SR-NOGAIN", "5 mm wanted", nifti, "--spacing", "5", says=("4 mm",)),
     entry("I22", "W-SR-RANGE", "9", nifti, *BUNDLE, "--factor", "9", says=("9", "1.2", "8")),
     entry("I22", "W-SR-RANGE", "0.5 mm", nifti, "--bundle", "residual", "--spacing", "0.5", says=("8", "1.2", "6")),
     entry("I24", "W-CT-HU", "0 to 3000", offset_ct, "--modality", "CT", says=("0 and 3000", "-1000")),
+    entry("I24", "W-CT-HU", "negative values without a sign", lambda f: nifti(f, with_voxels(
+        RNG.integers(-1000, 1000, (8, 7, 6)).astype(np.float32), ((0, 0), 65436))), "--modality", "CT",
+        says=("65436", "-1000")),
     entry("I25", "W-OUT-CLIP", "at the end of int16", lambda f: nifti(f, at_the_end_of_the_type()), says=("int16",)),
 ]  # fmt: skip
 

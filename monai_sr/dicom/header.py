@@ -48,6 +48,9 @@ _TAGS = {name: tag_for_keyword(name) for name in (*_WHOLE, *(name for _, name in
 MOST_RESCALED = 1e20
 """RescaleSlope and RescaleIntercept are smaller, or values would leave the range of float32."""
 
+ROUNDED = 1e-4
+"""Lengths of directions differ from 1 by less, unless they have fewer than four digits."""
+
 _ITEM = 8
 """Bytes of an empty compressed frame."""
 _NO_PREAMBLE = SuperResolutionWarning("W-DCM-PREAMBLE", "files without the DICOM preamble were read")
@@ -163,8 +166,10 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> tuple[list[Frame], set[tup
             )
             if len(value) != needed or not all(map(isfinite, value)) or (needed != 3 and not any(value))
         ]
-        if not missing and _area(*orientation) < 0.9:
+        if not missing and abs(_area(*orientation) - 1) > 0.1:
             missing = ["ImageOrientationPatient"]
+        if not missing:
+            orientation = _unit(orientation[:3]) + _unit(orientation[3:])
         if not missing and min(spacing) <= 0:
             missing = ["PixelSpacing"]
         factors = [*slope[:1], *intercept[:1]]
@@ -212,6 +217,12 @@ def _quantity_of(dataset: Any, groups: list[Any]) -> tuple[str, str] | None:
         units=tuple(str(unit) for unit in units if unit),
         is_phase=says_phase_by_ge(dataset),
     )
+
+
+def _unit(direction: list[float]) -> list[float]:
+    """A direction of length 1, where it was rounded to a few digits."""
+    length = hypot(*direction)
+    return direction if abs(length - 1) < ROUNDED else [value / length for value in direction]
 
 
 def _area(a: float, b: float, c: float, d: float, e: float, f: float) -> float:

@@ -15,6 +15,12 @@ from ..grid import ArrayImage, Grid
 SHEAR = 1e-3
 """Maximum cosine between two axes; a larger one is not a rounding error."""
 
+FILL = 1e30
+"""No scanner stores values this far from 0; writers fill empty voxels with the limits of float32, 3.4e38."""
+
+STEPS = 256
+"""Minimum number of float32 values in the range of a volume, as many as 8 bits have; a large offset leaves fewer."""
+
 
 def make_volume(
     voxels: np.ndarray,
@@ -35,25 +41,25 @@ def make_volume(
     volumes = _chosen(voxels, volume)
     if volume not in TOGETHER:
         meta.pop("time_step", None)
-    missing = ~np.isfinite(volumes)
+    missing = ~((volumes > -FILL) & (volumes < FILL))  # NaN as well
     if missing.all(axis=(1, 2, 3)).any():
         raise ImageError("E-IMG-NAN", "no voxel is finite", fix="check how the file was made")
-    count = f"{missing.sum()} of {missing.size} voxels are NaN or infinite"
+    count = f"{missing.sum()} of {missing.size} voxels are NaN, infinite or fill values (beyond {FILL:g})"
     if missing.any() and nan == "refuse":
         raise ImageError("E-IMG-NAN", count)
     for one, without in zip(volumes, missing, strict=True):
         known = one[~without] if without.any() else one
-        if known.min() == known.max() and not may_be_constant:
-            raise ImageError("E-IMG-CONST", f"every voxel is {known.flat[0]:g}")
+        low, high = float(known.min()), float(known.max())
+        if low == high and not may_be_constant:
+            raise ImageError("E-IMG-CONST", f"every voxel is {low:g}")
+        if (steps := (high - low) / np.spacing(np.float32(max(-low, high)))) < STEPS and not may_be_constant:
+            problem = f"values of {low:.9g} to {high:.9g}, of which float32 holds {steps:.0f} (minimum {STEPS})"
+            raise ImageError("E-IMG-CONST", problem, fix="subtract the offset of the values")
     if missing.any():
         lowest = volumes[~missing].min()
         facts = {"missing": int(missing.sum()), "voxels": missing.size, "value": float(lowest)}
-        warn(
-            "W-IMG-NAN",
-            "{missing} of {voxels} voxels are NaN or infinite; they are replaced by {value:g}",
-            path=path,
-            facts=facts,
-        )
+        text = "{missing} of {voxels} voxels are NaN, infinite or fill values (beyond 1e30); {value:g} replaces them"
+        warn("W-IMG-NAN", text, path=path, facts=facts)
         volumes = np.where(missing, lowest, volumes)
         meta |= acquisition_meta(nan_voxels=missing)
     grid = Grid((volumes.shape[1], volumes.shape[2], volumes.shape[3]), _unsheared(affine))
