@@ -151,7 +151,7 @@ def _parameters_of(group: type[_Group], name: str = "") -> tuple[Parameter, ...]
 class Wanted(_Group):
     """what to make"""
 
-    bundle: str = _option("pyramid", "pyramid, residual, none (spline only) or a bundle folder")
+    bundle: str = _option("pyramid", "pyramid, residual, none (consistent spline) or a bundle folder")
     factor: float | None = _option(None, "output slices per acquired slice, such as 4 or 2.5", excludes=("spacing",))
     spacing: float | None = _option(
         None, "wanted slice spacing", unit="mm", unset="the finer in-plane spacing", excludes=("factor",)
@@ -161,10 +161,10 @@ class Wanted(_Group):
     )
     strict: bool = _option(
         False,
-        "fail instead of a warning where the result may not be better than interpolation: spacing not finer, "
+        "fail instead of a warning if the result may not be better than interpolation: spacing not finer, "
         "unlike the training data, CT not in HU, not consistent",
     )
-    texture: bool = _option(False, "add random texture as strong as the noise of the slices; none of it is anatomy")
+    texture: bool = _option(False, "add random texture as strong as the noise of the slices; it is not anatomy")
 
 
 @dataclass(frozen=True)
@@ -172,20 +172,20 @@ class Acquisition(_Group):
     """how the volume was acquired, where the file does not say or is wrong"""
 
     slice_thickness: float | None = _option(
-        None, "width (FWHM) of the slice profile", unit="mm", unset="the DICOM header's, else the slice spacing"
+        None, "width (FWHM) of the slice profile", unit="mm", unset="by header or JSON, else the slice spacing"
     )
     profile: Literal["gaussian", "box", "triangle"] | None = _option(
-        None, "slice profile", unset="the DICOM header's, else estimated from the slices"
+        None, "slice profile", unset="by header or JSON, else estimated from the slices"
     )
-    protocols: str | None = _option(None, "table of slice widths by protocol, of calibrate --pairs", placeholder="FILE")
+    protocols: str | None = _option(None, "slice profiles by protocol, from calibrate --pairs", placeholder="FILE")
     consistency: Literal["exact", "noise", "auto"] = _option(
-        "exact", "agree with the slices, or with them without their noise; auto: without it where it is strong"
+        "exact", "agree with the slices, or with the slices without their noise; auto: without noise if it is strong"
     )
     axis: int | None = _option(
         None, "through-plane axis", kind="choice", choices=(0, 1, 2), unset="the one of largest spacing"
     )
     modality: Literal["CT", "MR"] | None = _option(
-        None, "modality", unset="the DICOM header's, else guessed from the values"
+        None, "modality", unset="by header or JSON, else estimated from the values"
     )
 
 
@@ -195,13 +195,13 @@ class Reading(_Group):
 
     series: str | None = _option(
         None,
-        "only this DICOM series; of several volumes in it one, as check names it, such as 4#echo=2",
+        "only this DICOM series, or one of several volumes in it, as check names it, such as 4#echo=2",
         placeholder="UID|NUMBER",
         unset="all",
     )
     volume: int | Literal["all", "complete"] | None = _option(
         None,
-        "of a NIfTI file of several volumes which one, from 0, or all; of a DICOM series all, or the complete ones",
+        "which volume of a 4-D file, from 0, or all; of a DICOM series: keep all volumes, or the complete ones",
         kind="index",
         choices=("all", "complete"),
         placeholder="K|all|complete",
@@ -210,23 +210,23 @@ class Reading(_Group):
     geometry: Literal["sform", "qform"] | None = _option(
         None, "which affine of a NIfTI file to use", unset="sform if its code is above 0, else qform"
     )
-    fill_gaps: bool = _option(False, "also process DICOM series with missing slices")
-    merge_by_geometry: bool = _option(False, "join slices that each have a series of their own")
+    fill_gaps: bool = _option(False, "interpolate up to five missing slices in a row of a DICOM series")
+    merge_by_geometry: bool = _option(False, "join DICOM series of one slice each")
 
 
 @dataclass(frozen=True)
 class Compute(_Group):
     """compute"""
 
-    device: str = _option("auto", "auto, cpu, cuda, cuda:1, ...")
+    device: str = _option("auto", "device of the network: auto, cpu, cuda, cuda:1, ...")
     engine: Literal["auto", "torch", "openvino"] | None = _option(
         None, "what computes the network", unset="auto: on the CPU the fastest installed, see monai-sr info"
     )
     precision: Literal["auto", "float32", "int8", "float16", "bfloat16"] | None = _option(
-        None, "of the convolutions; CPU: int8, bfloat16; GPU: float16, bfloat16", unset="auto: int8 where calibrated"
+        None, "of the convolutions; int8: only CPU; float16: only GPU", unset="auto: int8 if calibrated, else float32"
     )
     quality: Literal["usual", "best"] = _option("usual", "best: mean over mirror images, more accurate, 4 times slower")
-    adapt: float | None = _option(None, "first train on the volume itself, for at most that long", unit="minutes")
+    adapt: float | None = _option(None, "first train on the volume itself, for at most this time", unit="minutes")
     trust_bundle: bool = _option(False, "let a bundle that does not ship with monai-sr run its code")
 
 
@@ -239,12 +239,12 @@ class Outputs(_Group):
     mask: tuple[str, ...] = _option(
         (),
         "carry a mask or segmentation to the new grid; for many volumes a folder of them, or a pattern such as "
-        "'*_seg.nii.gz', where * is the name of each; may be repeated",
+        "'*_seg.nii.gz', where * is the name of the volume; may be repeated",
         many="repeat",
         placeholder="FILE|FOLDER|PATTERN",
     )
     report: bool = _option(
-        False, "write a page with pictures for each volume (.html), also where it fails, and an index.html of many"
+        False, "write a page with pictures for each volume (.html), also if it fails, and an index.html for many"
     )
     viewer: bool = _option(
         False, "write a page to browse the volumes (.viewer.html); MONAI_SR_NIIVUE names NiiVue's niivue.umd.js"
@@ -257,21 +257,23 @@ class Outputs(_Group):
 class Selection(_Group):
     """many volumes"""
 
-    include: tuple[str, ...] = _option((), "only those, such as 'sub-0*'", many="words", placeholder="PATTERN")
-    exclude: tuple[str, ...] = _option((), "but not those", many="words", placeholder="PATTERN")
+    include: tuple[str, ...] = _option(
+        (), "only paths that match, such as 'sub-0*'", many="words", placeholder="PATTERN"
+    )
+    exclude: tuple[str, ...] = _option((), "leave out paths that match", many="words", placeholder="PATTERN")
     participant_label: tuple[str, ...] | None = _option(
-        None, "only these of a BIDS dataset", many="words", placeholder="LABEL"
+        None, "only these participants of a BIDS dataset", many="words", placeholder="LABEL"
     )
     name: str | None = _option(
-        None, "names of results by {name}, {number} or {number:03}, and {bundle}", placeholder="TEMPLATE"
+        None, "names of results, with {name}, {number} or {number:03}, and {bundle}", placeholder="TEMPLATE"
     )
-    dry_run: bool = _option(False, "print what would be done and what it takes")
-    fail_fast: bool = _option(False, "end with the first volume that fails")
+    dry_run: bool = _option(False, "make nothing; print what would be made, with memory and time")
+    fail_fast: bool = _option(False, "end at the first volume that fails")
     jobs: int = _option(1, "processes on this machine", placeholder="N")
     scheduler: str | None = _option(None, "a Dask cluster instead, such as tcp://host:8786", placeholder="ADDRESS|FILE")
-    gpu_resource: bool = _option(False, "take one GPU of a Dask worker's resources for each volume")
-    num_parts: int | None = _option(None, "do only a part, for array jobs; of how many parts", placeholder="N")
-    part_id: int | None = _option(None, "which part, 0 to N-1", kind="index", placeholder="K")
+    gpu_resource: bool = _option(False, "each volume takes one GPU of a Dask worker's resources")
+    num_parts: int | None = _option(None, "number of parts of an array job", placeholder="N")
+    part_id: int | None = _option(None, "do only this part, 0 to N-1", kind="index", placeholder="K")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -362,7 +364,7 @@ _OF_A_RUN = {parameter.name for parameter in PARAMETERS.values() if parameter.gr
 
 LEFT_OUT: dict[str, set[str]] = {
     "run": set(),
-    "bids": _DICOM_ONLY,
+    "bids": _DICOM_ONLY | {"name"},
     "slicer": _DICOM_ONLY | _OF_A_RUN | {"consistency", "protocols"},  # whose name is that of its map there
     "watch": _OF_A_RUN | {"input", "output", "format", "series", "volume", "nan", "geometry", "merge_by_geometry"},
     "check": {p.name for p in PARAMETERS.values() if p.group not in ("reading", "acquisition")} | {"series"},

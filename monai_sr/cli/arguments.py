@@ -82,16 +82,31 @@ def side(text: str) -> int:
     return int(text)
 
 
+def add_crop(sub: argparse.ArgumentParser) -> None:
+    """How much of each volume is measured."""
+    text = "use the middle of each volume, so many voxels a side [%(default)s]"
+    sub.add_argument("--crop", type=side, default=96, metavar="VOXELS", help=text)
+
+
 def add_carry(sub: argparse.ArgumentParser) -> None:
     """Those of ``carry``."""
     sub.add_argument(
         "mask", metavar="MASK", help="labels, or probabilities of 0 to 1; a folder or BIDS dataset of them"
     )
-    sub.add_argument("output", metavar="OUTPUT", help="file to write; of many masks a folder")
+    sub.add_argument("output", metavar="OUTPUT", help="file to write; for many masks a folder")
     sub.add_argument(
-        "--from", dest="from_", metavar="IMAGE", required=True, help="the volume that the mask lies on, or their folder"
+        "--from",
+        dest="from_",
+        metavar="IMAGE",
+        required=True,
+        help="the volume that the mask lies on; for many masks the folder of the volumes",
     )
-    sub.add_argument("--to", metavar="IMAGE", required=True, help="the volume with the wanted slices, or their folder")
+    sub.add_argument(
+        "--to",
+        metavar="IMAGE",
+        required=True,
+        help="the volume with the wanted slices; for many masks the folder of the volumes",
+    )
     for name in ("slice_thickness", "profile", "axis", "volume", "include", "exclude"):
         add_parameter(sub, PARAMETERS[name], default=None)
     add_parameter(sub, PARAMETERS["overwrite"], default=False)
@@ -103,16 +118,20 @@ def add_fuse(sub: argparse.ArgumentParser) -> None:
         "stacks",
         metavar="STACK",
         nargs="*",
-        help="file, or folder or zip of one DICOM series; the first gives the axes. Or a DICOM study alone: its series "
-        "of one contrast",
+        help="image file, or folder or zip of one DICOM series; the first stack gives the axes. Or a DICOM study: its "
+        "series of one contrast",
     )
-    sub.add_argument("output", metavar="OUTPUT", help="file to write (.nii.gz, .nii, .nrrd, .mha)")
+    sub.add_argument(
+        "output",
+        metavar="OUTPUT",
+        help="file to write (.nii.gz, .nii, .nrrd, .mha); for DICOM or with --from also a folder",
+    )
     sub.add_argument(
         "--from",
         dest="source",
         metavar="FOLDER",
-        help="instead of stacks: a DICOM study. With a folder as OUTPUT: a BIDS dataset, or a folder of DICOM or of a "
-        "folder of images for each patient; the stacks of each patient and contrast become a volume",
+        help="instead of stacks: a DICOM study. For many patients, with a folder as OUTPUT: a BIDS dataset, DICOM, or "
+        "a folder with a folder of images for each patient; each patient and contrast gives a volume",
     )
     for parameter in OWN:
         add_parameter(sub, parameter, default=parameter.default)
@@ -156,7 +175,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--robustness",
         action="store_true",
-        help="a fixed list of harder conditions: wrong profile and thickness, noise, gaps, odd factors, few slices",
+        help="use a fixed list of harder conditions: wrong profile and thickness, noise, gaps, odd factors, few slices",
     )
     sub.add_argument(
         "--measure",
@@ -193,7 +212,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
         "--noise-type",
         nargs="+",
         choices=("white", "scanner"),
-        help="scanner: correlated in plane in a CT, Rician in MR [white]",
+        help="form of the noise; scanner: correlated in plane in CT, Rician in MR [white]",
     )
     sub.add_argument(
         "--axis",
@@ -205,7 +224,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--crop", type=side, metavar="VOXELS", help="only the middle of each volume, so many voxels a side"
     )
-    sub.add_argument("--limit", type=count, metavar="N", help="only the first volumes")
+    sub.add_argument("--limit", type=count, metavar="N", help="only the first N volumes")
     add_compute(sub)
     sub.add_argument("--output", metavar="FOLDER", help="write scores.csv, scores.json and charts (.svg) there")
     sub.add_argument("--markdown", metavar="FILE", help="write the table there, ready for a model card")
@@ -224,16 +243,20 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
         "else MONAI_SR_DICOMWEB_TOKEN, else ~/.netrc]",
     )
     parser.add_argument("--ca-file", metavar="FILE", help="trust these certificates (PEM) and no others")
-    parser.add_argument("--once", action="store_true", help="look once and end, for cron")
+    parser.add_argument("--once", action="store_true", help="query once and end, for cron")
     parser.add_argument(
-        "--interval", type=positive_number, default=60.0, metavar="SECONDS", help="between looks [%(default)g]"
+        "--interval",
+        type=positive_number,
+        default=60.0,
+        metavar="SECONDS",
+        help="time between two queries [%(default)g]",
     )
     parser.add_argument(
         "--settle",
         type=number_from_0,
         default=60.0,
         metavar="SECONDS",
-        help="take a series when no slice came for so long [%(default)g]",
+        help="process a series when no slice has arrived for this time [%(default)g]",
     )
     parser.add_argument(
         "--days",
@@ -254,5 +277,5 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
         type=positive_number,
         default=60.0,
         metavar="SECONDS",
-        help="give up a connection on which nothing comes for so long [%(default)g]",
+        help="give up a connection on which nothing has arrived for this time [%(default)g]",
     )

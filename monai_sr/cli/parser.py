@@ -16,19 +16,19 @@ from .arguments import (
     add_archive,
     add_carry,
     add_compute,
+    add_crop,
     add_evaluate,
     add_fuse,
     add_limits,
     add_parameter,
     positive_number,
-    side,
 )
 
 EXAMPLES = """\
 examples:
   monai-sr run thick.nii.gz thin.nii.gz --report       one volume, with a page of pictures
   monai-sr run dicom/ derived/ --bundle pyramid        every DICOM series of a folder, as derived series
-  monai-sr run scans/ thin/ --spacing 1 --dry-run      what would be made of many volumes, and what it takes
+  monai-sr run scans/ thin/ --spacing 1 --dry-run      what would be made, with memory and time
 """
 
 
@@ -95,7 +95,7 @@ def make_parser() -> Parser:
     )
     _add_options(sub, "run")
 
-    sub = command("bids", "Super-resolve a BIDS dataset into a derivative dataset, called as a BIDS App")
+    sub = command("bids", "Super-resolve a BIDS dataset into a derivative dataset, as a BIDS App")
     _add_options(sub, "bids", input="raw BIDS dataset", output="derivative dataset to write or to go on with")
     sub.add_argument("level", choices=("participant",), help="level of analysis")
 
@@ -110,7 +110,7 @@ def make_parser() -> Parser:
 
     sub = command(
         "fuse",
-        "Make one volume of several stacks of a patient, such as axial, coronal and sagittal",
+        "Make one volume from several stacks of a patient, such as axial, coronal and sagittal",
         usage="monai-sr fuse [OPTIONS] STACK [STACK ...] OUTPUT   (or: --from FOLDER OUTPUT)",
     )
     add_fuse(sub)
@@ -125,7 +125,7 @@ def make_parser() -> Parser:
     for name in ("slice_thickness", "profile", "axis", "volume"):
         add_parameter(sub, PARAMETERS[name], default=None)
     add_parameter(sub, PARAMETERS["consistency"], default="exact")
-    sub.add_argument("--map", metavar="FILE", help="write the residual of each acquired voxel there")
+    sub.add_argument("--map", metavar="FILE", help="write acquired slices minus re-acquired result there")
     sub.add_argument(
         "--json", metavar="FILE", nargs="?", const="", help="print one JSON document for programs, or write it to FILE"
     )
@@ -151,7 +151,7 @@ def make_parser() -> Parser:
 
     add_evaluate(command("evaluate", "Measure bundles against interpolation and peers on volumes of thin slices"))
 
-    text = "Measure how far a bundle may be trusted and write its configs/calibration.json, or fit slices of real pairs"
+    text = "Measure the limits of a bundle and write its configs/calibration.json, or fit slice profiles of real pairs"
     sub = command("calibrate", text)
     sub.add_argument("bundle", metavar="BUNDLE", nargs="?", help="residual, pyramid or a bundle folder")
     sub.add_argument("dataset", metavar="DATASET", nargs="?", help="datalist or folder, as for training")
@@ -163,42 +163,38 @@ def make_parser() -> Parser:
         metavar=("THICK", "THIN"),
         help="instead of a bundle: DICOM series of one scan, whose slice profile is fitted; may be repeated",
     )
-    sub.add_argument("--protocols", metavar="FILE", help="of --pairs: the table to write or to add to, for run")
+    sub.add_argument("--protocols", metavar="FILE", help="with --pairs: the table to write or to add to")
     sub.add_argument(
-        "--register", action="store_true", help="of --pairs: align the thin series rigidly to the thick one"
+        "--register", action="store_true", help="with --pairs: align the thin series rigidly to the thick one"
     )
-    sub.add_argument("--crop", type=side, default=96, metavar="VOXELS", help="of each volume, a side [%(default)s]")
+    add_crop(sub)
     sub.add_argument("--markdown", metavar="FILE", help="write tables there, ready for a model card")
     add_compute(sub)
 
-    sub = command("pack", "Make a bundle of a training run: its weights, their calibration and their 8-bit form")
+    sub = command("pack", "Make a bundle from a training run: its weights, their calibration and their 8-bit form")
     sub.add_argument("runs", metavar="RUNS", help="output_dir of the training")
     sub.add_argument("target", metavar="BUNDLE", help="folder to make")
     sub.add_argument("dataset", metavar="DATASET", help="datalist or folder, as for training")
     sub.add_argument("--bundle", default="pyramid", help="the bundle that was trained [%(default)s]")
-    sub.add_argument("--crop", type=side, default=96, metavar="VOXELS", help="of each volume, a side [%(default)s]")
+    add_crop(sub)
     add_parameter(sub, PARAMETERS["trust_bundle"], default=False)
 
-    sub = command("hub", "Make the folders in which the Hugging Face hub and MONAI's model zoo take a bundle")
+    sub = command("hub", "Make the folders of a bundle for the Hugging Face hub and MONAI's model zoo")
     sub.add_argument("bundle", metavar="BUNDLE", help="residual, pyramid or a bundle folder")
     sub.add_argument("output", metavar="OUTPUT", help="folder to make; nothing is uploaded")
     sub.add_argument(
-        "--repository", metavar="OWNER/NAME", help="of the hub; makes the zoo's entry that leads to it too"
+        "--repository", metavar="OWNER/NAME", help="repository on the hub; also makes the zoo's entry that links to it"
     )
 
     sub = command("quantize", "Make the 8-bit form of a bundle (models/int8.json) from its weights, and measure it")
     sub.add_argument("bundle", metavar="BUNDLE", help="residual, pyramid or a bundle folder that you trust")
     sub.add_argument("--dataset", metavar="DATASET", required=True, help="datalist or folder, as for training")
-    sub.add_argument(
-        "--crop",
-        type=side,
-        default=96,
-        metavar="VOXELS",
-        help="measure on the middle, so many a side [%(default)s]",
-    )
+    add_crop(sub)
 
     sub = command("demo", "Super-resolve the shipped example with both bundles and draw the result")
-    sub.add_argument("--output", metavar="FOLDER", default="demo_output", help="[%(default)s]")
+    sub.add_argument(
+        "--output", metavar="FOLDER", default="demo_output", help="where to write the results [%(default)s]"
+    )
     add_parameter(sub, PARAMETERS["device"], default="auto")
 
     sub = command("watch", "Super-resolve new thick series of a DICOMweb archive and store the results beside them")
@@ -211,7 +207,7 @@ def make_parser() -> Parser:
     sub = command("doctor", "Check whether monai-sr works here: packages, memory, a folder for results, a self-test")
     sub.add_argument("folder", metavar="FOLDER", nargs="?", default=".", help="where results will go [this folder]")
 
-    sub = command("completion", "Print a script by which a shell completes commands, options and their values")
+    sub = command("completion", "Print the script with which a shell completes commands, options and their values")
     sub.add_argument("shell", choices=("bash", "zsh", "fish", "powershell", "tcsh"))
 
     sub = command("errors", "Explain an error or warning by its code, or all of them")
