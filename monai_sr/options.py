@@ -184,9 +184,7 @@ class Acquisition(_Group):
     axis: int | None = _option(
         None, "through-plane axis", kind="choice", choices=(0, 1, 2), unset="the one of largest spacing"
     )
-    modality: Literal["CT", "MR"] | None = _option(
-        None, "modality", unset="by header or JSON, else estimated from the values"
-    )
+    modality: Literal["CT", "MR"] | None = _option(None, "modality", unset="by header or JSON, else by the values")
 
 
 @dataclass(frozen=True)
@@ -257,10 +255,8 @@ class Outputs(_Group):
 class Selection(_Group):
     """many volumes"""
 
-    include: tuple[str, ...] = _option(
-        (), "only paths that match, such as 'sub-0*'", many="words", placeholder="PATTERN"
-    )
-    exclude: tuple[str, ...] = _option((), "leave out paths that match", many="words", placeholder="PATTERN")
+    include: tuple[str, ...] = _option((), "only matching paths, as 'sub-0*'", many="words", placeholder="PATTERN")
+    exclude: tuple[str, ...] = _option((), "leave out matching paths", many="words", placeholder="PATTERN")
     participant_label: tuple[str, ...] | None = _option(
         None, "only these participants of a BIDS dataset", many="words", placeholder="LABEL"
     )
