@@ -159,6 +159,9 @@ class Wanted(_Group):
     format: Literal["nifti", "dicom"] | None = _option(
         None, "what to write of a DICOM input into a folder", unset="derived DICOM series"
     )
+    deidentify: bool = _option(
+        False, "remove names, dates and other identity from derived DICOM; MONAI_SR_SECRET names the file of the secret"
+    )
     strict: bool = _option(
         False,
         "fail instead of a warning if the result may not be better than interpolation: spacing not finer, "
@@ -355,7 +358,7 @@ PARAMETERS: dict[str, Parameter] = {
 }
 """Every option by its name, in the order of the help."""
 
-_DICOM_ONLY = {"format", "series", "fill_gaps", "merge_by_geometry"}
+_DICOM_ONLY = {"format", "deidentify", "series", "fill_gaps", "merge_by_geometry"}
 _OF_A_RUN = {parameter.name for parameter in PARAMETERS.values() if parameter.group in ("outputs", "selection")}
 
 LEFT_OUT: dict[str, set[str]] = {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..bids import find_bids_images, is_bids
 from ..dicom import Found, find_series, is_dicom, is_dicom_source, short_name
+from ..dicom.deidentify import Pseudonyms
 from ..errors import (
     InputMissingError,
     OutputError,
@@ -63,14 +64,35 @@ def find_cases(options: RunOptions) -> list[Case]:
     if selection.scheduler:  # workers have a current folder of their own
         source, target = source.absolute(), target.absolute()
     if names_one_file(options):
+        if options.wanted.deidentify:
+            raise UsageError("E-DEID-FORMAT", "an image file is to be written", fix="name a folder", path=target)
         if selection.name is not None:
             raise UsageError("E-USE", "--name was given, and the output names a file", fix="give one of them")
         cases = [_named_case(source, target, options)]
     else:
         check_folder(source, target, options)
         cases = _with_masks(list_cases(source, target, options), masks, target)
+        if options.wanted.deidentify:
+            cases = _deidentified(cases)
         cases = _named_by_template(cases, options)
     return choose(cases, options)
+
+
+def _deidentified(cases: Sequence[Case]) -> list[Case]:
+    """The cases with names that only the secret gives.
+
+    Raises:
+        UsageError: one does not become a DICOM series (E-DEID-FORMAT); or as of :meth:`Pseudonyms.load`.
+    """
+    pseudonyms = Pseudonyms.load()
+    for case in cases:
+        if not (case.is_derived_dicom or case.fault):
+            raise UsageError("E-DEID-FORMAT", "it does not become a derived DICOM series", path=case.source)
+    names = [pseudonyms.name(case.name) for case in cases]
+    return [
+        replace(case, name=name, target=case.target.with_name(name), is_deidentified=True)
+        for case, name in zip(cases, names, strict=True)
+    ]
 
 
 def _named_by_template(cases: Sequence[Case], options: RunOptions) -> list[Case]:

@@ -34,6 +34,7 @@ class Case:
         masks: files of labels on its grid, which are carried to the result.
         fault: why it cannot be processed, if that is known already.
         is_named: its output was given as a file, so it is made again even if it exists.
+        is_deidentified: its result is, so the names of its files may not show those of the input.
         neighbors: targets of the case before and after it in a run; None at the ends.
     """
 
@@ -45,6 +46,7 @@ class Case:
     masks: tuple[Path, ...] = ()
     fault: SuperResolutionError | None = None
     is_named: bool = False
+    is_deidentified: bool = False
     neighbors: tuple[Path | None, Path | None] = (None, None)
 
     def __post_init__(self) -> None:
@@ -60,7 +62,11 @@ class Case:
     @property
     def mask_targets(self) -> tuple[Path, ...]:
         """Where the carried masks belong."""
-        return tuple(mask_path(self.target, self.source, mask) for mask in self.masks)
+        paths = [mask_path(self.target, self.source, mask) for mask in self.masks]
+        if self.is_deidentified:
+            named = (f"{self.target.name}_mask-{n}{image_suffix(path)}" for n, path in enumerate(paths, start=1))
+            paths = [path.with_name(name) for path, name in zip(paths, named, strict=True)]
+        return tuple(paths)
 
     def without_archive(self) -> Case:
         """A copy that can be sent to another process; this process keeps the folder that a zip was unpacked to."""

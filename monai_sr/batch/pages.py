@@ -54,6 +54,7 @@ class CasePage:
         self.viewer = self.path.with_suffix(".viewer.html") if outputs.viewer else None
         self.preview = self.path.with_suffix(".png") if outputs.preview else None
         self.image: MetaTensor | None = None
+        self.description = "" if case.is_deidentified else series_description(case.series)
 
     @property
     def is_current(self) -> bool:
@@ -95,7 +96,7 @@ class CasePage:
                 sr,
                 name=self.case.name,
                 links=self.links,
-                description=series_description(self.case.series),
+                description=self.description,
                 record=record,
                 warnings=[read_warning(entry) for entry in record.get("warnings", ())],
             ),
@@ -118,7 +119,7 @@ class CasePage:
                 code=code,
                 reason=reason,
                 image=self.image,
-                description=series_description(self.case.series),
+                description=self.description,
                 warnings=warnings,
                 links=self.links,
             ),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..acquired import Acquired
 from ..dicom import MadeBy, Series, acquisition
+from ..dicom.deidentify import EDITION, Pseudonyms
 from ..engine.memory import peak_mib
 from ..errors import ImageError, OutputError, SuperResolutionWarning, UsageError, warn
 from ..files import write_json
@@ -84,7 +85,8 @@ def resolve_options(options: RunOptions, model: Model | Planned) -> RunOptions:
 
 def made_by(options: RunOptions, model: Model | Planned) -> MadeBy:
     """The options and weights that decide a result, besides its input; ``options`` as of :func:`resolve_options`."""
-    return MadeBy(model.name, model.version, model.weights_sha256, options.deciding())
+    pseudonyms = Pseudonyms.load() if options.wanted.deidentify else None
+    return MadeBy(model.name, model.version, model.weights_sha256, options.deciding(), pseudonyms)
 
 
 def head_of_record(made: MadeBy | None = None) -> dict[str, Any]:
@@ -93,6 +95,8 @@ def head_of_record(made: MadeBy | None = None) -> dict[str, Any]:
     head: dict[str, Any] = {"record": RECORD_VERSION, "monai_sr_version": ours, "intended_use": INTENDED_USE}
     if made is None:
         return head
+    if made.pseudonyms is not None:
+        head["deidentified"] = {"profile": "Basic", "edition": EDITION, "secret": made.pseudonyms.id}
     return head | {name: getattr(made, name) for name in ("bundle", "bundle_version", "weights_sha256")}
 
 
@@ -112,6 +116,8 @@ def describe_result(
     if series is not None:
         content["FilledSlices"] = [int(i) for i in sr.meta.get("filled_slices", ())]
         content["PaddingShare"] = round(sr.meta.get("padding_share", 0.0), 4)
+        if made.pseudonyms is not None:
+            content.pop("SeriesPart", None)  # which may be a time of day
     return content | {
         "SpacingBetweenSlices": round(grid_of(sr).spacing[acquired.axis], 6),
         "GeneratedBy": [{"Name": "monai-sr", "Version": version("monai-sr"), "Description": made.bundle}],
@@ -272,6 +278,7 @@ def is_done(target: Path, made: MadeBy, *, input_sha256: str, unfinished: bool, 
     if again or record["input_sha256"] != input_sha256:
         return False
     same = all(record[key] == getattr(made, key) for key in ("bundle", "bundle_version", "weights_sha256"))
+    same &= record.get("deidentified") == head_of_record(made).get("deidentified")
     return same and _decided_by(record) == made.options
 
 

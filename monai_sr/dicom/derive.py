@@ -27,6 +27,7 @@ from ..files import temporary_beside
 from ..options import RunOptions
 from .attributes import get
 from .dataset import pydicom_silent
+from .deidentify import Pseudonyms, deidentify, warn_of_pixels
 from .kept import SOP_CLASS, attributes_of, decimal
 from .phases import header_of_slice, header_of_volume
 from .series import Frame, Series
@@ -69,12 +70,18 @@ class MadeBy:
         bundle_version: its version.
         weights_sha256: of its weights; empty if it has none.
         options: those that decide the voxels; no paths and no text of a header.
+        pseudonyms: of patients and UIDs, if the result is to be de-identified.
     """
 
     bundle: str
     bundle_version: str
     weights_sha256: str = ""
     options: RunOptions = field(default_factory=RunOptions)
+    pseudonyms: Pseudonyms | None = field(default=None, compare=False)
+
+    def released(self, dataset: Dataset) -> Dataset:
+        """A dataset as it is to be written: de-identified in place if that is wanted."""
+        return dataset if self.pseudonyms is None else deidentify(dataset, self.pseudonyms)
 
 
 def write_derived_series(
@@ -105,13 +112,15 @@ def write_derived_series(
     folder = Path(folder)
     if folder.exists():
         raise OutputError("E-OUT-EXISTS", "it exists already", path=folder)
+    if made_by.pseudonyms is not None:
+        warn_of_pixels(series)
     hidden = temporary_beside(folder)
     try:
         hidden.mkdir()
         with pydicom_silent():
             for number, instance in enumerate(_instances(sr, series, made_by, others, fusion), start=1):
                 with open(hidden / f"{number:04d}.dcm", "wb") as file:
-                    dcmwrite(file, instance)
+                    dcmwrite(file, made_by.released(instance))
                     file.flush()
                     os.fsync(file.fileno())
         os.rename(hidden, folder)
@@ -146,7 +155,8 @@ def _instances(
     shared.SeriesInstanceUID = generate_uid(entropy_srcs=[seed])
     shared.SeriesNumber = min((series.number or 0) + (FUSED_FROM if others else NUMBERS_FROM), 2**31 - 1)
     kind = ["fused"] if others else [f"{len(series.phases)} volumes"] if series.phases else []
-    shared.SeriesDescription = text_of(", ".join((DESCRIPTION, *kind, *series.part_texts)), 64)
+    parts = () if made_by.pseudonyms else series.part_texts  # which may be a time of day
+    shared.SeriesDescription = text_of(", ".join((DESCRIPTION, *kind, *parts)), 64)
     shared.ImageOrientationPatient = [decimal(value) for value in (*row, *column)]
     shared.PixelSpacing = [decimal(spacing[1]), decimal(spacing[0])]
     shared.SliceThickness = shared.SpacingBetweenSlices = decimal(spacing[2])

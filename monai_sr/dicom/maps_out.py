@@ -72,5 +72,5 @@ def write_parametric_map(image: MetaTensor, kind: str, series: Series, path: Pat
         if not made.get("BodyPartExamined"):
             made.Laterality = None  # it may be a paired organ
         finish(made, series, kind.capitalize(), seed, made_by)
-        write_atomically(path, lambda file: dcmwrite(file, made))
+        write_atomically(path, lambda file: dcmwrite(file, made_by.released(made)))
     return path

@@ -82,7 +82,7 @@ def write_segmentation(labels: MetaTensor, series: Series, path: Path, *, made_b
                 else:
                     item.pop(name, None)
         finish(seg, series, "Masks", seed, made_by)
-        write_atomically(path, lambda file: dcmwrite(file, seg))
+        write_atomically(path, lambda file: dcmwrite(file, made_by.released(seg)))
     return path
 
 

@@ -252,7 +252,7 @@ def write_structures(structures: Structures, series: Series, path: Path, *, made
             _region(region, colors.get(region.number), structures, frames) for region in structures.regions
         ]
         made.RTROIObservationsSequence = [_copy(item, "") for item in source.get("RTROIObservationsSequence") or ()]
-        write_atomically(path, lambda file: dcmwrite(file, _file(made), enforce_file_format=True))
+        write_atomically(path, lambda file: dcmwrite(file, _file(made_by.released(made)), enforce_file_format=True))
     return path
 
 

@@ -189,11 +189,10 @@ class Archive:
             )
         return files
 
-    def store(self, study: str, files: Sequence[Path]) -> None:
+    def store(self, files: Sequence[Path]) -> None:
         """Store instances; some may be in the archive already.
 
         Args:
-            study: their StudyInstanceUID.
             files: DICOM files of one series.
 
         Raises:
@@ -201,10 +200,10 @@ class Archive:
         """
         failed: dict[str, int] = {}
         unclear: set[str] = set()
-        series = ""
+        study = series = ""
         for message in _messages(files):
             datasets = [dcmread(file) for file in message]
-            series = str(datasets[0].SeriesInstanceUID)
+            study, series = str(datasets[0].StudyInstanceUID), str(datasets[0].SeriesInstanceUID)
             answer = self._try(partial(self._store_once, datasets, study))
             sent = {str(dataset.SOPInstanceUID) for dataset in datasets}
             refused = {

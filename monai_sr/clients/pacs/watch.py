@@ -236,7 +236,7 @@ class Watcher:
             entry = replace(entry, status="made", attempts=0)
             self._state.write(place, replace(entry, attempts=1))
         files = sorted(file for result in _results(place) for file in result.iterdir())
-        self.archive.store(series.study, files)
+        self.archive.store(files)
         return replace(entry, status="stored", stored=len(files))
 
     def _make(self, series: RemoteSeries, place: Path) -> tuple[str, str] | None:
