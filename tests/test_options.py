@@ -190,7 +190,7 @@ def test_what_does_not_decide_the_voxels_is_left_out_of_what_does():
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 
-NOT_OF_A_BUNDLE = {"bundle", "format", "trust_bundle", "device", "input", "output", "protocols", "adapt"}
+NOT_OF_A_BUNDLE = {"bundle", "format", "trust_bundle", "device", "input", "output", "protocols", "adapt", "deidentify"}
 """Options that a bundle's configuration has other keys for, or none."""
 
 
