@@ -46,6 +46,9 @@ class Grid:
             raise ValueError(f"a grid has three axes of at least one voxel, not {self.shape}")
         if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
             raise ImageError("E-HDR-AFFINE", "the affine has NaN or infinite values")
+        if (self.affine[3] != (0, 0, 0, 1)).any():
+            problem = f"the last row of the affine is {self.affine[3].tolist()}, it must be 0 0 0 1"
+            raise ImageError("E-HDR-AFFINE", problem, fix="transpose the affine, if its last column should be its row")
         if min(self.spacing) <= 0:
             raise ImageError(
                 "E-HDR-SPACING", f"voxel spacing {tuple(map(float, self.spacing))} mm, each must be above 0"

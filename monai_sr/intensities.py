@@ -227,11 +227,13 @@ def intensity_range(
         normalization: by it, or by a range that is known already.
 
     Raises:
-        ImageError: all voxels are equal.
+        ImageError: all voxels are equal, or some are no finite numbers.
     """
     lowest, highest = float(voxels.min()), float(voxels.max())
     if lowest == highest:
         raise ImageError("E-IMG-CONST", f"every voxel is {lowest:g}")
+    if not np.isfinite([lowest, highest]).all():
+        raise ImageError("E-IMG-NAN", "voxels are NaN or infinite")
     if isinstance(normalization, IntensityRange):
         return normalization
     if (modality or guess_modality(voxels)) == "CT":

@@ -181,6 +181,20 @@ def test_what_is_wrong_with_a_file_is_wrong_with_an_array(spoil, code):
         super_resolve(spoil(image[0].numpy(), image.affine.numpy()), None)
 
 
+def test_a_transposed_affine_is_refused():
+    """Its translation would be lost and the result lie elsewhere."""
+    image = drawn()
+    with pytest.raises(ImageError, match="E-HDR-AFFINE"):
+        super_resolve((image[0].numpy(), image.affine.numpy().T), None)
+
+
+def test_nan_in_a_tensor_is_refused():
+    image = drawn()
+    image[0, 2, 3, 4] = torch.nan
+    with pytest.raises(ImageError, match="E-IMG-NAN"):
+        super_resolve(image, None, modality="MR")
+
+
 def test_nan_in_an_array_is_filled_with_a_warning():
     voxels = drawn()[0].numpy().copy()
     voxels[2, 3, 4] = np.nan

@@ -177,17 +177,22 @@ def test_mr_needs_no_rescale(tmp_path):
     assert volume.error(lambda points: anatomy_at(points) + 1024).max() < 0.51
 
 
-@catalogue.fault("D20")
+@catalogue.fault("D20", "W-DCM-BITS")
+@pytest.mark.parametrize("described", [True, False])
 @pytest.mark.parametrize("bits", [12, 13])
-def test_bits_above_those_stored_are_no_image(tmp_path, bits):
-    """An overlay in the high bits, as older files keep it."""
+def test_bits_above_those_stored_are_no_image(tmp_path, bits, described):
+    """An overlay in the high bits, as older files keep it; undescribed they may be of the pixels."""
     stack = slices(rescale=(1, -1024))
     for one in stack:
         overlay = np.indices((one.Rows, one.Columns)).sum(axis=0) % 5 == 0
         store(one, stored_of(one) | (overlay << bits) | (overlay << 15))
         one.BitsStored, one.HighBit = bits, bits - 1
+        if described:
+            one.add_new(0x60020102, "US", bits)
     write(tmp_path, stack)
-    assert read(tmp_path).error().max() < 0.51
+    volume = read(tmp_path)
+    assert volume.error().max() < 0.51
+    assert volume.warnings == ([] if described else ["W-DCM-BITS"])
 
 
 @catalogue.fault("D20")

@@ -130,6 +130,16 @@ def test_any_order_of_damage_is_an_image_error_and_nothing_else(tmp_path):
 # ------------------------------------------------------------- output
 
 
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])
+def test_an_affine_in_lps_is_written_to_its_place(tmp_path, suffix):
+    """MONAI's ITKReader gives one with ``affine_lps_to_ras=False`` and says so in the metadata."""
+    ras = image("RAS")
+    lps = MetaTensor(ras.as_tensor(), torch.diag(torch.tensor([-1.0, -1, 1, 1], dtype=torch.float64)) @ ras.affine)
+    lps.meta["space"] = "LPS"
+    one, other = (write_image(it, tmp_path / f"{n}{suffix}").read_bytes() for n, it in enumerate((ras, lps)))
+    assert one == other
+
+
 @pytest.mark.parametrize(("name", "code"), [("out.xyz", "E-OUT-FORMAT"), ("none/out.nii.gz", "E-OUT-FOLDER")])
 def test_an_output_that_cannot_be_written_is_named(tmp_path, name, code):
     with pytest.raises(SuperResolutionError, match=f"{code}.*{name[:4]}"):

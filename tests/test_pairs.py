@@ -125,6 +125,20 @@ def test_a_pair_that_is_shifted_is_warned_of_and_aligned_on_request(tmp_path):
     assert codes == []
 
 
+@fault("R26", "W-PAIR-FIT")
+def test_a_shift_across_the_slices_that_the_fit_takes_up_is_warned_of_and_so_is_another_gain(tmp_path):
+    thick, _ = pair_of(tmp_path, thin_ct(), width=3.5)
+    shifted = write_image(moved(thin_ct(), mm=(0, 0, -0.5)), tmp_path / "shifted.nii.gz", dtype="float32")
+    _, fit, codes = fitted((thick, shifted))
+    assert fit.explained > 0.99 and fit.best.shift == pytest.approx(-0.5, abs=0.05) and codes == ["W-PAIR-FIT"]
+    mr = MetaTensor(thin_ct().as_tensor() + 700, affine=thin_ct().affine)
+    pair, fit, codes = fitted(pair_of(tmp_path, mr, width=3.5, change=lambda thick: thick * 1.7))
+    with collect_notices() as notices:
+        score_pair(pair, fit, {})
+    assert codes == [] and fit.gain == pytest.approx(1.7, rel=0.01)
+    assert [notice.code for notice in notices] == ["W-PAIR-FIT"]
+
+
 @fault("R26", "W-PAIR-KERNEL")
 def test_another_kernel_shows_in_plane(tmp_path):
     thin = thin_ct()

@@ -11,7 +11,7 @@ import numpy as np
 from pydicom.dataelem import RawDataElement
 from pydicom.uid import UID, RLELossless
 
-from ..errors import ImageError
+from ..errors import ImageError, SuperResolutionWarning, give
 from .codestreams import check_codestreams
 from .dataset import PIXEL_DATA, pixel_element, pydicom_silent
 from .decoder import ATTRIBUTES, DECODER, UndecodableError
@@ -20,6 +20,11 @@ from .series import Frame
 PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 """Little endian, not compressed."""
 
+
+_OVERLAY_BIT = 0x60000102
+"""OverlayBitPosition, in any of the groups of overlays."""
+
+_BITS = SuperResolutionWarning("W-DCM-BITS", "pixels have bits above those that BitsStored gives; they are not used")
 
 JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 """GDCM decodes 12 bits to wrong values, so pydicom requires pylibjpeg-libjpeg."""
@@ -180,8 +185,12 @@ def _masked(stored: np.ndarray, head: Any) -> np.ndarray:
     pixels = wide & ((1 << bits) - 1)
     if signed:
         pixels = (pixels ^ -least) + least
+    above = (stored.astype(np.int64) >> (low + bits)) & ((1 << (allocated - low - bits)) - 1)
+    outside = np.zeros(stored.shape, bool) if padding is None else stored == padding
+    if len(np.unique(above[~outside])) > 1 and not any(tag & 0xFF00FFFF == _OVERLAY_BIT for tag in head._dict):
+        give(_BITS)
     if padding is not None:  # often outside what BitsStored can hold
-        pixels = np.where(stored == padding, padding, pixels)
+        pixels = np.where(outside, padding, pixels)
     return pixels
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..acquired import Acquired
 from ..bundles import load_bundle
-from ..errors import SuperResolutionError
+from ..errors import SuperResolutionError, warn
 from ..grid import grid_of
 from ..intensities import data_range
 from ..slices import Profile
@@ -33,6 +33,10 @@ PAIRS_EXPLAINED = (
     "thin ones weighted by a profile; free weights are non-negative. Widths are fitted after smoothing in plane "
     "(2 mm), with a free gain and offset, so that a difference of kernels matters less; residuals are without both."
 )
+
+
+SAME_GAIN = 1.25
+"""Values of a pair differ by at most this factor; else PSNR and bias show the difference of two scans."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,9 @@ def score_pair(
         progress: called with the fraction that is done.
         study: also takes measurements of every result with the header's profile.
     """
+    if not 1 / SAME_GAIN <= fit.gain <= SAME_GAIN:
+        text = "the values of the thick series are {gain:.3g} times those of the thin one; the scores say little"
+        warn("W-PAIR-FIT", text, path=pair.name, facts={"gain": fit.gain})
     acquired, hr = pair.acquired, pair.thin[0].numpy()
     grid, axis = grid_of(pair.thin), pair.acquired.axis
     counted = _counted(pair)

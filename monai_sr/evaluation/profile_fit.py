@@ -37,6 +37,9 @@ SAME_KERNEL = 1.15
 """In-plane differences of the thick slices and of averaged thin slices have at most this ratio, or its inverse, if both
 were reconstructed alike. The pair in the README (kernels UB and YA) has a ratio of 0.7."""
 
+SAME_PLACE = 0.4
+"""A pair whose slices lie farther from the thin ones, in thin slices, is shifted by half of one at least."""
+
 EXPLAINED = 0.9
 """Minimum fraction of the variance of the thick voxels that the thin ones explain in a pair that fits."""
 
@@ -70,6 +73,7 @@ class PairFit:
         free_residual: RMS residual of these.
         fits: the best of each form, by increasing residual after smoothing in plane.
         explained: fraction of the variance of the thick voxels that the best of them explains.
+        gain: values of the thick voxels divided by those of the weighted thin ones; 1 for CT.
         in_plane: RMS in-plane difference of the thick slices divided by that of the weighted thin ones.
     """
 
@@ -78,6 +82,7 @@ class PairFit:
     free_residual: float
     fits: tuple[Fit, ...]
     explained: float
+    gain: float
     in_plane: float
 
     @property
@@ -150,6 +155,7 @@ def fit_profile(pair: Pair) -> PairFit:
         free_residual=float(residual / np.sqrt(len(thick))),
         fits=fits,
         explained=1 - fits[0].residual ** 2 / float(np.var(thick)),
+        gain=gain,
         in_plane=steps[0] / max(steps[1], 1e-10),
     )
     _warn_of(made, pair)
@@ -224,6 +230,14 @@ def _warn_of(fit: PairFit, pair: Pair) -> None:
             f"{EXPLAINED:.0%}); they may be shifted, or of different phases",
             path=pair.name,
             facts={"fraction": fit.explained},
+        )
+    elif abs(fit.best.shift) > SAME_PLACE * pair.step:
+        warn(
+            "W-PAIR-FIT",
+            "the thin series lies {shift:.2g} mm beside the thick one, across its slices; gains say little "
+            "(--register aligns them)",
+            path=pair.name,
+            facts={"shift": fit.best.shift},
         )
 
 

@@ -34,6 +34,7 @@ from ..grid import ArrayImage, Grid
 from ..options import Reading
 from ..slices import blocks
 from .checks import make_volume
+from .fields import LPS_TO_RAS
 from .forms import Form
 from .itk import write_itk
 from .meta_image import read_meta_image
@@ -183,7 +184,10 @@ def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> 
     """
     path = Path(path)
     suffix = check_writable(path)
-    grid = Grid((image.shape[1], image.shape[2], image.shape[3]), np.asarray(image.affine))  # type: ignore[attr-defined]
+    affine = np.asarray(image.affine)  # type: ignore[attr-defined]
+    if getattr(image, "meta", {}).get("space") == "LPS":  # as MONAI's ITKReader gives on request
+        affine = LPS_TO_RAS @ affine
+    grid = Grid((image.shape[1], image.shape[2], image.shape[3]), affine)
     voxels = stored_voxels(image, dtype=dtype, path=path)
     if suffix in NIFTI_SUFFIXES:
         nifti = nifti_image(voxels, grid, **nifti_fields(image))
