@@ -138,22 +138,26 @@ def _measure(acquired: Acquired, image: Tensor, axis: int, lag: float | None) ->
         voxels = torch.where(outside, voxels[~outside].min() if not bool(outside.all()) else voxels, voxels)
     steps = max(1, round((lag or grid.spacing[axis]) / grid.spacing[axis]))
     lag = steps * grid.spacing[axis]
-    sharper = [_sharper(voxels, grid, a, axis, steps) for a in range(3) if a != axis]
-    known = [excess for excess in sharper if excess is not None]
-    if not known:
-        return Resolution(float("nan"), lag, axis)
-    # a wider profile makes the in-plane axis smoother, except for noise
-    excess = np.minimum.accumulate(np.mean(known, axis=0))
+    excess: list[float] = []
+    for width in WIDTHS:
+        sharper = [_sharper(voxels, grid, a, axis, steps, width * lag) for a in range(3) if a != axis]
+        known = [ratio for ratio in sharper if ratio is not None]
+        if not known:
+            return Resolution(float("nan"), lag, axis)
+        # a wider profile makes the in-plane axis smoother, except for noise
+        excess.append(float(np.minimum(np.mean(known), excess[-1] if excess else np.inf)))
+        if excess[-1] < 0:
+            break  # what wider ones give does not count
     if excess[-1] >= 0:
         return Resolution(float(WIDTHS[-1] * lag), lag, axis, "at least")
     if excess[0] <= 0:
         return Resolution(float(WIDTHS[0] * lag), lag, axis, "at most")
-    width = lag * float(np.exp(np.interp(0.0, -excess, np.log(WIDTHS))))
+    width = lag * float(np.exp(np.interp(0.0, -np.array(excess), np.log(WIDTHS[: len(excess)]))))
     return Resolution(width, lag, axis)
 
 
-def _sharper(voxels: Tensor, grid: Grid, in_plane: int, axis: int, steps: int) -> np.ndarray | None:
-    """The ratio along an in-plane axis minus the through-plane ratio, at every width.
+def _sharper(voxels: Tensor, grid: Grid, in_plane: int, axis: int, steps: int, width: float) -> float | None:
+    """The ratio along an in-plane axis, seen through a profile of this width (mm), minus the through-plane ratio.
 
     Both ratios are of the same volume after the blur, which removes detail from both directions, as the slices
     did. None if too few lags fit, or the volume is constant.
@@ -165,14 +169,9 @@ def _sharper(voxels: Tensor, grid: Grid, in_plane: int, axis: int, steps: int) -
         return None
     # samples half a lag apart, so that both lags are whole steps and more of the volume counts
     places = (at[-1] - count * lag) / 2 + np.arange(2 * count + 1) * lag / 2
-    excess = []
-    for width in WIDTHS:
-        seen = apply_along(profile_matrix(at, places, slice_thickness=width * lag), voxels, in_plane)
-        ratios = _ratio(seen, in_plane, 2), _ratio(seen, axis, steps)
-        if ratios[0] is None or ratios[1] is None:
-            return None
-        excess.append(ratios[0] - ratios[1])
-    return np.array(excess)
+    seen = apply_along(profile_matrix(at, places, slice_thickness=width), voxels, in_plane)
+    ratios = _ratio(seen, in_plane, 2), _ratio(seen, axis, steps)
+    return None if ratios[0] is None or ratios[1] is None else ratios[0] - ratios[1]
 
 
 def _ratio(voxels: Tensor, axis: int, steps: int) -> float | None:
