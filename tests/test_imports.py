@@ -143,6 +143,7 @@ def test_good_volumes_are_planned_without_torch_and_monai(tmp_path):
     words = [["run", thick, f"{out}.nii.gz", "--bundle", bundle, "--report"] for bundle in bundles]
     words += [["bids", str(tmp_path / "bids"), out, "participant", "--bundle", bundle] for bundle in bundles]
     words += [["run", str(tmp_path / "series"), f"{out}/", "--bundle", "none", "--json"]]
+    words += [["run", thick, f"{out}.nii.gz", "--engine", "torch", *more] for more in ([], ["--quality", "best"])]
     words = [[*one, "--device", "cpu", "--dry-run"] for one in words]
     done = subprocess.run(
         [sys.executable, "-c", ANSWERS, json.dumps(words)], capture_output=True, text=True, check=True, cwd=tmp_path

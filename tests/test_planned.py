@@ -50,11 +50,20 @@ def test_a_planned_model_is_the_one_that_is_loaded(bundle, precision):
     assert facts(plan_model(chosen), chosen) == facts(loaded, chosen)
 
 
+@pytest.mark.parametrize("chosen", [{"engine": "torch"}, {"quality": "best"}, {"engine": "torch", "quality": "best"}])
+@pytest.mark.parametrize("bundle", ["none", "residual", "pyramid"])
+def test_so_is_that_of_torch_and_of_mirror_images(bundle, chosen):
+    pytest.importorskip("openvino")
+    wanted = options(bundle=bundle, **chosen)
+    loaded = load_bundle(bundle, device="cpu", **chosen)
+    assert facts(plan_model(wanted), wanted) == facts(loaded, wanted)
+
+
 @pytest.mark.parametrize(
     "chosen",
     [
-        *({"device": "cuda"}, {"quality": "best"}, {"engine": "torch"}, {"viewer": True}, {"bundle": "./elsewhere"}),
-        *({"precision": "bfloat16"}, {"device": "auto"}),
+        *({"device": "cuda"}, {"viewer": True}, {"bundle": "./elsewhere"}, {"precision": "bfloat16"}),
+        *({"engine": "torch", "precision": "int8"}, {"device": "auto"}),
     ],
     ids=str,
 )
@@ -63,11 +72,16 @@ def test_what_only_loading_tells_is_not_planned(chosen, monkeypatch):
     assert plan_model(options(**{"bundle": "pyramid"} | chosen)) is None
 
 
-def test_without_openvino_or_with_a_damaged_configuration_the_model_is_loaded(monkeypatch, tmp_path):
+def test_without_openvino_torch_is_planned(monkeypatch):
+    monkeypatch.setattr(planned, "is_installed", lambda name: name == "torch")
+    wanted, torch = options(bundle="pyramid"), options(bundle="pyramid", engine="torch")
+    assert facts(plan_model(wanted), wanted) == facts(load_bundle("pyramid", device="cpu", engine="torch"), torch)
+    assert plan_model(options(bundle="pyramid", engine="openvino")) is None
+    assert plan_model(options(bundle="pyramid", precision="int8")) is None
+
+
+def test_with_a_damaged_configuration_the_model_is_loaded(monkeypatch, tmp_path):
     chosen = options(bundle="pyramid")
-    with monkeypatch.context() as patch:
-        patch.setattr(planned, "is_installed", lambda _: False)
-        assert plan_model(chosen) is None
     folder = shutil.copytree(bundle_path("pyramid"), tmp_path / "pyramid_super_resolution")
     monkeypatch.setattr(planned, "bundle_path", lambda _: folder)
     assert plan_model(chosen) is None  # it is not ours
@@ -129,8 +143,12 @@ def test_the_time_grows_with_voxels_network_and_slowness_of_the_machine(monkeypa
     int8 = planned.StreamedSizes("int8")
     models = {name: Planned(f"{name}_super_resolution", engine=int8) for name in ("residual", "pyramid")}
     spline, pyramid, residual = (estimate_speed(model) for model in (Planned("none"), *reversed(models.values())))
+    by_torch = Planned("residual_super_resolution", engine=planned.TorchRowsSizes("float32"))
+    best = Planned("residual_super_resolution", engine=planned.AveragedSizes(by_torch.engine))
     for size in ((100_000, 400_000), (5_000_000, 20_000_000)):
-        assert 0 < spline(*size) < pyramid(*size) < residual(*size)
+        seconds = [estimate(*size) for estimate in (spline, pyramid, residual, *map(estimate_speed, (by_torch, best)))]
+        assert seconds == sorted(seconds) and seconds[0] > 0
+        assert seconds[4] - seconds[0] == pytest.approx(4 * (seconds[3] - seconds[0]))
     monkeypatch.setattr(planned, "_shortest", lambda work: 2 * planned.DEFLATED)
     assert estimate_speed(models["pyramid"])(*size) == pytest.approx(2 * pyramid(*size))
 

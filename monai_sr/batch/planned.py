@@ -12,21 +12,24 @@ import numpy as np
 
 from ..engine import Sizes
 from ..engine.devices import is_installed, may_use_gpu
-from ..engine.sizes import SplineSizes, StreamedSizes
+from ..engine.sizes import MIRRORS, AveragedSizes, SplineSizes, StreamedSizes, TorchRowsSizes
 from ..errors import UsageError
 from ..io.shelf import SPLINE, bundle_path, check_weights, read_calibration, ships
-from ..options import BUNDLES, RunOptions
+from ..options import BUNDLES, Compute, RunOptions
 from ..trust.preparation import NetworkOptions, Settings, Trained, read_trained
 from ..trust.resolution import SAMPLES
 
 WORK = {
-    ("pyramid", "int8"): 280.0,
-    ("pyramid", "float32"): 950.0,
-    ("residual", "int8"): 380.0,
-    ("residual", "float32"): 1150.0,
+    ("pyramid", "openvino", "int8"): 280.0,
+    ("pyramid", "openvino", "float32"): 950.0,
+    ("pyramid", "torch", "float32"): 1210.0,
+    ("residual", "openvino", "int8"): 380.0,
+    ("residual", "openvino", "float32"): 1150.0,
+    ("residual", "torch", "float32"): 1490.0,
 }
 """Work of a network for a million voxels, as 10^9 operations of a matrix product in float32 that take as long; it grows
-with the power :data:`GROWTH` of the voxels. Measured on one machine (AVX-512 with VNNI) by batch/speed.py."""
+with the power :data:`GROWTH` of the voxels. Measured on one machine (AVX-512 with VNNI) by batch/speed.py, torch by
+tests/benchmarks/engines."""
 
 GROWTH = 0.9
 
@@ -56,7 +59,7 @@ class Planned(Trained):
 def plan_model(options: RunOptions) -> Planned | None:
     """The model that a run with these options will load; None where only loading it tells what will compute.
 
-    That is: a bundle that does not ship, a GPU, torch as the engine, mirror images; also for a page to browse volumes.
+    That is: a bundle that does not ship, a GPU, 16 bits; also for a page to browse volumes.
 
     Raises:
         BundleError: files of the bundle are missing or damaged.
@@ -64,13 +67,13 @@ def plan_model(options: RunOptions) -> Planned | None:
     """
     compute, name = options.compute, options.wanted.bundle
     on_cpu = compute.device == "cpu" or (compute.device == "auto" and not may_use_gpu())
-    if not on_cpu or compute.quality != "usual" or compute.engine == "torch" or options.outputs.viewer:
+    if not on_cpu or options.outputs.viewer:
         return None
     planned = None
     if name == SPLINE:
         planned = Planned(SPLINE, calibration=read_calibration(SPLINE))
-    elif name in BUNDLES and is_installed("openvino"):
-        planned = _of_bundle(name, compute.engine, compute.precision)
+    elif name in BUNDLES:
+        planned = _of_bundle(name, compute)
     if planned is not None:
         refuse_uncertainty(options, planned)
     return planned
@@ -86,23 +89,28 @@ def refuse_uncertainty(options: RunOptions, model: Trained) -> None:
         )
 
 
-def _of_bundle(name: str, engine: str | None, precision: str | None) -> Planned | None:
+def _of_bundle(name: str, compute: Compute) -> Planned | None:
     folder = bundle_path(name)
     try:
         config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
         chosen = {key: config[value[1:]] for key, value in config["inferer"].items() if str(value).startswith("@")}
-        precision = precision or chosen["precision"]
-        if precision in ("auto", "int8"):
-            precision = "int8"
+        engine, precision = (getattr(compute, key) or chosen[key] for key in ("engine", "precision"))
+        if engine == "auto":
+            engine = "openvino" if precision == "int8" or is_installed("openvino") else "torch"
+        if precision == "auto":
+            precision = "int8" if engine == "openvino" else "float32"
+        if precision == "int8":
             json.loads((folder / "models" / "int8.json").read_text(encoding="utf-8"))["ranges"]
         defaults = Settings.of(**{key: chosen[key] for key in chosen.keys() & NetworkOptions.__optional_keys__})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # whoever loads it says what is wrong
-    known = {(engine or chosen["engine"]) in ("auto", "openvino"), (name, precision) in WORK, ships(folder)}
-    if known != {True}:
+    if (name, engine, precision) not in WORK or not is_installed(engine) or not ships(folder):
         return None
+    sizes: Sizes = StreamedSizes(precision) if engine == "openvino" else TorchRowsSizes(precision)
+    if (compute.quality or chosen["quality"]) == "best":
+        sizes = AveragedSizes(sizes)
     trained = read_trained(folder, check_weights(folder / "models" / "model.pt"), defaults)
-    return Planned(**vars(trained), engine=StreamedSizes(precision))
+    return Planned(**vars(trained), engine=sizes)
 
 
 def estimate_speed(model: Planned) -> Callable[[int, int], float]:
@@ -115,7 +123,9 @@ def estimate_speed(model: Planned) -> Callable[[int, int], float]:
     noise = random.normal(500, 90, 2**16).astype(np.int16).tobytes()
     rate = 2e-9 * side**3 / _shortest(lambda: matrix @ matrix)
     slowness = _shortest(lambda: zlib.compress(noise, 1)) / DEFLATED
-    work = WORK.get((model.name.partition("_")[0], model.engine.precision), 0.0)
+    engine = model.engine
+    work = WORK.get((model.name.partition("_")[0], engine.name, engine.precision), 0.0)
+    work *= len(MIRRORS) if isinstance(engine, AveragedSizes) else 1
 
     def seconds(voxels_in: int, voxels_out: int) -> float:
         samples = min(voxels_in, SAMPLES) / 2 + min(voxels_out, SAMPLES)

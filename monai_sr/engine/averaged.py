@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from . import Engine, Place, Progress
+from .sizes import MIRRORS, AveragedSizes
 from .tiles import blocks_of_rows
 
 if TYPE_CHECKING:
     from torch import nn
 
-MIRRORS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
-"""In-plane axes that are reversed."""
 
-
-class AveragedEngine:
+class AveragedEngine(AveragedSizes):
     """Another engine, asked for the volume and its three in-plane mirror images.
 
     A network was trained on mirrored crops as often as on others, so its errors on them differ by chance and partly
@@ -31,8 +29,8 @@ class AveragedEngine:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.name, self.precision, self.works_on = engine.name, engine.precision, engine.works_on
+        super().__init__(engine)
+        self.engine, self.works_on = engine, engine.works_on
 
     @property
     def device(self) -> torch.device:
@@ -66,16 +64,3 @@ class AveragedEngine:
             if progress:
                 progress((done + 1) / len(MIRRORS))
         yield from ((place, mean[place]) for place in blocks_of_rows(mean))
-
-    def tile_bytes(self, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
-        """See :meth:`Engine.tile_bytes`; also the sum, its mirror image, and mirrored slices, in float32."""
-        of_one_pass = self.engine.tile_bytes(tile_voxels, voxels_in=voxels_in, voxels_out=voxels_out)
-        return of_one_pass + 4 * (voxels_in + 2 * voxels_out)
-
-    def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
-        """See :meth:`Engine.usual_tile`."""
-        return self.engine.usual_tile(voxels_in=voxels_in, voxels_out=voxels_out)
-
-    def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
-        """See :meth:`Engine.tile_sizes`."""
-        return self.engine.tile_sizes(voxels_in=voxels_in, voxels_out=voxels_out)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from . import Sizes
 from .memory import PROCESS, TILE_LADDER, TILE_VOXELS, volume_bytes
+
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
+"""In-plane axes that are reversed in the images whose results are averaged."""
 
 TRAINING_BYTES = 700 * 2**20
 """Memory of a training on one volume; both networks take less."""
@@ -57,3 +61,32 @@ class StreamedSizes:
     def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
         largest = min(self.usual_tile(voxels_in=voxels_in, voxels_out=voxels_out), voxels_out)
         return [largest // n for n in (1, 2, 4, 8, 16)]
+
+
+class TorchRowsSizes(StreamedSizes):
+    """The same by torch."""
+
+    name = "torch"
+
+
+class AveragedSizes:
+    """Of the mean over mirror images; name, precision and tiles are those of the engine that computes each.
+
+    Args:
+        engine: which.
+    """
+
+    def __init__(self, engine: Sizes) -> None:
+        self.of_one_pass = engine
+        self.name, self.precision = engine.name, engine.precision
+
+    def tile_bytes(self, tile_voxels: int, *, voxels_in: int, voxels_out: int) -> int:
+        """Also the sum, its mirror image, and mirrored slices, in float32."""
+        of_one_pass = self.of_one_pass.tile_bytes(tile_voxels, voxels_in=voxels_in, voxels_out=voxels_out)
+        return of_one_pass + 4 * (voxels_in + 2 * voxels_out)
+
+    def usual_tile(self, *, voxels_in: int, voxels_out: int) -> int:
+        return self.of_one_pass.usual_tile(voxels_in=voxels_in, voxels_out=voxels_out)
+
+    def tile_sizes(self, *, voxels_in: int, voxels_out: int) -> list[int]:
+        return self.of_one_pass.tile_sizes(voxels_in=voxels_in, voxels_out=voxels_out)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..networks import PyramidNet, ResidualNet
 from .layers import RowLayers, Rows, doubling_matrix
+from .sizes import TorchRowsSizes
 from .streaming import Block, StreamedEngine
 
 
@@ -18,15 +19,13 @@ def has_bfloat16() -> bool:
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
 
 
-class TorchRowsEngine(StreamedEngine):
+class TorchRowsEngine(TorchRowsSizes, StreamedEngine):
     """A ResidualNet or PyramidNet computed by torch on the CPU.
 
     Args:
         network: in eval mode on the CPU, in float32.
         precision: "float32", or "bfloat16" for the convolutions; the image and its sums stay in float32.
     """
-
-    name = "torch"
 
     def with_network(self, network: nn.Module) -> TorchRowsEngine:
         """See :meth:`Engine.with_network`."""
