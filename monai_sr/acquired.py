@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from .intensities import IntensityRange, Modality, Normalization, Voxels
 
 Source = Literal["option", "protocol", "corrected", "header", "sidecar", "estimated", "assumed"]
-"""Who says a fact: the user, a table of protocols, the header corrected by what is known of its protocol, the header, a
-JSON file beside it, an estimate from voxels or grid, or an assumption."""
+"""Where a fact comes from: the user, a table of protocols, the header times the factor of its kind of scan, the header,
+a JSON file beside it, an estimate from voxels or grid, or an assumption."""
 
 FACTS = ("axis", "slice_spacing", "slice_thickness", "modality")
 
 MIN_SLICES = 3
-"""Below this there is no through-plane structure to go by."""
+"""Fewer slices show no through-plane structure."""
 
 
 def acquisition_meta(
@@ -100,7 +100,7 @@ def has_orientation(image: Tensor | ArrayImage) -> bool:
 
 
 def slice_axis_of(image: Tensor | ArrayImage) -> int | None:
-    """The axis along which an image was acquired in slices, as its reader said; None if it did not."""
+    """The through-plane axis, if the reader of the image knows it; otherwise None."""
     return _meta_of(image).get("slice_axis")
 
 
@@ -128,7 +128,7 @@ class Acquired:
         has_orientation: whether the file holds an orientation.
         path: the file; empty without a file.
         sources: of ``axis``, ``slice_spacing``, ``slice_thickness`` and ``modality``.
-        said_profile: the slice profile that the user or the protocol gives, and who; see :attr:`slice_profile`.
+        said_profile: the slice profile that the user or the protocol gives, and its source; see :attr:`slice_profile`.
         noise: standard deviation of the noise that was measured and removed, in the file's units; None where none was.
     """
 
@@ -172,7 +172,7 @@ class Acquired:
 
         Raises:
             ImageError: the header gives another modality (E-MOD), or the image has no three spatial axes.
-            UsageError: an axis or a slice thickness that cannot be.
+            UsageError: an invalid axis or slice thickness.
         """
         meta, grid = _meta_of(image), grid_of(image)
         voxels, missing = as_array(image), meta.get("nan_voxels")
@@ -231,7 +231,7 @@ class Acquired:
 
     @property
     def slice_profile(self) -> Profile:
-        """How a slice weighs what lies within it: as said, else as estimated from the first channel's slices."""
+        """The slice profile: ``said_profile``, otherwise an estimate from the slices of the first channel."""
         return self._profile[0]
 
     @cached_property
@@ -268,7 +268,7 @@ class Acquired:
         """The grid of a result; see :func:`monai_sr.grid.target_grid`.
 
         Raises:
-            UsageError: spacing and factor are both given or cannot be, or the through-plane axis is ambiguous.
+            UsageError: spacing and factor are both given or invalid, or the through-plane axis is ambiguous.
         """
         axis = None if self.sources["axis"] == "assumed" else self.axis
         uneven = None if self.is_even else self.positions

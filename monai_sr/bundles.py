@@ -150,8 +150,8 @@ def load_bundle(
             the Hugging Face hub or its folder in the hub's cache.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
         engine: "auto" for the fastest that is installed, "torch" or "openvino". Default: as the bundle says.
-        precision: "auto", "float32"; on the CPU "int8", on a GPU "float16" or "bfloat16". Default: as the bundle
-            says ("auto": int8 on the CPU where it is calibrated, else float32).
+        precision: "auto", "float32", "int8" (CPU), "float16" (GPU) or "bfloat16" (GPU; a CPU that has it). Default:
+            as the bundle says ("auto": int8 on the CPU if it is calibrated, otherwise float32).
         quality: "usual", or "best" for the mean over mirror images. Default: as the bundle says.
         trust_bundle: let a bundle that does not ship with monai-sr run its code.
 

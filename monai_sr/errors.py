@@ -153,7 +153,7 @@ class UsageError(SuperResolutionError, ValueError):
 
 
 class SuperResolutionWarning(Notice, UserWarning):
-    """The result is made, but something about it should be known."""
+    """The result is made, but has a problem or a property that its user should know."""
 
     severity_unless_in_table = "warning"
 
@@ -239,7 +239,7 @@ def doubt(
     path: str | Path | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Warn that a result may not be worth having, or refuse to make it.
+    """Warn that a result may not be better than interpolation, or refuse to make it.
 
     Args:
         warning, error: the codes.

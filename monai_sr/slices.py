@@ -1,9 +1,9 @@
-"""One thick slice is a weighted mean of thin ones: the three matrices along the through-plane axis.
+"""A thick slice is a weighted mean of thin ones: three matrices along the through-plane axis.
 
 ``A`` (acquisition) turns thin slices into thick ones, ``U`` (interpolation) thick into thin, and
 ``B = U (A U)⁻¹`` (consistent spline) thick into the cubic spline whose slice averages are exactly
 those thick slices. Whatever thin slices ``x`` are proposed, ``x + B (y - A x)`` agrees with the
-acquired slices ``y`` and keeps what the scanner could not see of ``x``.
+acquired slices ``y`` and keeps the part of ``x`` that the scanner could not see.
 
 >>> profile_matrix([0, 1, 2, 3], [0.5, 2.5], slice_thickness=2, profile="box")
 tensor([[0.5000, 0.5000, 0.0000, 0.0000],
@@ -48,20 +48,20 @@ RIDGE = 1e-5
 without bound. A B differs from the identity by about this much."""
 
 BLOCK_VOXELS = 2**20
-"""Voxels that are taken at once: enough for all processors, few beside any volume."""
+"""Voxels computed at once: enough for all processors, few compared with a volume."""
 
 BAND = 64
-"""New slices that are made from one range of others."""
+"""New slices that are computed from one range of acquired slices."""
 
 NEGLIGIBLE = 1e-9
-"""A weight that changes no float32 voxel; all weights of a slice sum to 1."""
+"""A weight too small to change a float32 voxel; all weights of a slice sum to 1."""
 
 PROJECTIONS, RELAXATION = 30, 1.3
-"""At most, of lines with impossible values, see :meth:`SliceModel.hold`; and how far they go. On an unsigned FLAIR
-0.03 % of the voxels are still missed then, all beside a background of 0; without momentum 0.14 % after 40."""
+"""Maximum number of projections of a line with impossible values in :meth:`SliceModel.hold`, and their step. On an
+unsigned FLAIR 0.03 % of the voxels are then still missed, all beside a background of 0; without momentum 0.14 %."""
 
 LOCAL_OVERSHOOT = 0.5
-"""A voxel may be beyond the three slices around it by so much of their range."""
+"""A voxel may exceed the range of the three slices around it by this fraction of their range."""
 
 # A cubic spline forgets what lies beyond by a factor 0.27 per sample: 24 samples reach 1e-14.
 _MIRRORED_SAMPLES = 24
@@ -78,8 +78,8 @@ def profile_matrix(
 
     Row j integrates the slice profile centered on thick slice j over each thin
     slice (a difference of its cumulative function), so any factor, gap, overlap
-    or uneven position is exact. What a profile collects beyond the first and
-    last thin slice is taken to look like that slice.
+    or uneven position is exact. The part of a profile beyond the first or last
+    thin slice is added to the weight of that slice.
 
     Args:
         thin: (n,) increasing centers of the thin slices along the through-plane axis, mm.
@@ -92,7 +92,7 @@ def profile_matrix(
         (m, n) float64, every row sums to 1.
 
     Raises:
-        ValueError: a thickness is not positive or there is one too many, positions do
+        ValueError: a thickness is not positive, their number is not m, positions do
             not increase, a thick slice lies outside the thin ones, or the profile is
             unknown.
 
@@ -125,7 +125,7 @@ def profile_weights(
 
 
 def _cumulative(distance: np.ndarray, width: np.ndarray, profile: Profile) -> np.ndarray:
-    """What a profile collects below a distance from its center, 0 to 1; distance and FWHM in mm."""
+    """Integral of a profile up to a distance from its center, 0 to 1; distance and FWHM in mm."""
     if profile == "gaussian":
         return special.ndtr(distance * FWHM / width)
     if profile == "box":
@@ -200,10 +200,10 @@ def apply_along(matrix: Tensor, voxels: Tensor, axis: int = -1) -> Tensor:
 
 
 class Banded:
-    """A matrix along the slices, applied without what is zero to float rounding.
+    """A matrix along the slices, applied without the weights that are zero to float rounding.
 
-    A new slice depends on few others: profiles end, and a spline forgets by a factor 0.27 per slice. So
-    cost grows with the number of slices, not with its square.
+    A new slice depends on few others: profiles end, and the weights of a spline fall by a factor 0.27 per
+    slice. So cost grows with the number of slices, not with its square.
 
     Args:
         matrix: (p, q).
@@ -249,7 +249,7 @@ def enforce_consistency(sr: Tensor, lr: Tensor, acquisition: Tensor, spline: Ten
 
 @dataclass(frozen=True, eq=False)
 class SliceModel:
-    """How one set of thick slices sees one set of thin ones: positions, A, U and B together.
+    """The relation between thick and thin slices: positions, A, U and B.
 
     Attributes:
         thick, thin: (m,) and (n,) increasing centers of the slices on one line, mm.
@@ -311,10 +311,10 @@ class SliceModel:
         return np.abs(self.thin[:, None] - self.thick)
 
     def standard_slices(self) -> Tensor:
-        """(m, m): thick slices as even ones with a Gaussian profile as wide as their spacing.
+        """(m, m) matrix to evenly spaced slices with a Gaussian profile as wide as their spacing.
 
-        The consistent spline acquired again. The identity where the slices are of that kind already, so
-        a network that works on thick slices is spared gaps, overlaps, boxes and uneven positions.
+        It acquires the consistent spline again. It is the identity if the slices are such already. So a
+        network that works on thick slices never gets gaps, overlaps, boxes or uneven positions.
         """
         return (
             profile_matrix(self.thin, self._even(len(self.thick), self.step), slice_thickness=self.step) @ self.spline

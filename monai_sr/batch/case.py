@@ -114,7 +114,7 @@ def super_resolve_case(
         acquired: see :func:`acquire`.
         model: see :func:`monai_sr.batch.load_model`.
         options: what is wanted.
-        memory: bytes that this process may take; None to find out.
+        memory: bytes that this process may take. Default: the free memory.
         progress: called with the fraction that is done.
 
     Raises:
@@ -191,7 +191,7 @@ def process(
         case: which.
         options: how.
         model: see :func:`monai_sr.batch.load_model`.
-        memory: bytes that this process may take; None to find out.
+        memory: bytes that this process may take. Default: the free memory.
         progress: called with the fraction that is done.
         also: called with the result before its record is written.
     """

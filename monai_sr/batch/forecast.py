@@ -42,7 +42,7 @@ def forecast_cases(
     Args:
         cases, options: as of :func:`monai_sr.batch.run_cases`.
         model: of these options.
-        memory: bytes that this process may take; None to find out.
+        memory: bytes that this process may take. Default: the free memory.
     """
     memory = memory_budget() if memory is None else memory
     seconds_of = None

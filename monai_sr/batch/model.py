@@ -56,7 +56,7 @@ def super_resolve_within(
         model: what is to run.
         acquired: the volume.
         wanted: spacing or factor, and whether to be strict.
-        memory: bytes that this process may take; None to find out.
+        memory: bytes that this process may take. Default: the free memory.
         progress: called with the fraction that is done.
 
     Returns:

@@ -75,7 +75,7 @@ def run_cases(
     Args:
         cases: from :func:`monai_sr.batch.find_cases`.
         options: how, and on which processes or cluster.
-        memory: bytes that the run may take; None to find out.
+        memory: bytes that the run may take. Default: the free memory.
         log: written to as cases end, and closed in the end.
         report: called with each outcome as it comes.
         progress: called with the fraction that is done of a case, if all run in this process.

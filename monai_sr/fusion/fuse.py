@@ -175,14 +175,14 @@ def fuse(
         model: a loaded bundle. Default: pyramid.
         spacing: of the result, mm. Default: the finest in-plane spacing.
         field: what the result covers: the "union" of the stacks, their "intersection", or the "first".
-        register: find rigid motions between the stacks; else their headers are believed.
+        register: find rigid motions between the stacks; otherwise the positions in their headers are used.
         names: of the stacks, for messages. Default: their files.
-        strict: raise errors where there would be warnings that a result may not be worth having.
-        memory: bytes that may be used; None to find out.
+        strict: raise an error instead of a warning that a result may not be better than interpolation.
+        memory: bytes that may be used. Default: the free memory.
         progress: called with the fraction that is done.
 
     Raises:
-        UsageError: fewer than two stacks (E-FUSE-FEW), or a spacing or field that cannot be.
+        UsageError: fewer than two stacks (E-FUSE-FEW), or an invalid spacing or field.
         ImageError: the stacks differ in modality or contrast (E-FUSE-UNLIKE) or have nothing in common
             (E-FUSE-OVERLAP), or one of them cannot be processed.
         MemoryShortError: the common grid does not fit into memory.

@@ -30,7 +30,8 @@ MISSED, MISSED_BY, MISSED_VOXELS = 0.02, 0.1, 1e-3
 exceeds the second, or if the third fraction of all voxels is missed, even if the mean of a slice is small."""
 
 FAR, FAR_VOXELS = 0.75, 1e-3
-"""A result is far beyond the acquired values: by this fraction of their range, in this fraction of its voxels."""
+"""A result is far beyond the acquired values if it exceeds them by so much of their range in so many of its voxels,
+both as fractions."""
 
 _BLOCK = 2**21
 """Voxels processed at once, to save memory."""
@@ -49,7 +50,7 @@ class Consistency:
         slice_nrmse: (m,) the same for each acquired slice, in the order of the voxels; NaN where nothing is compared.
         p95, maximum: 95th percentile and maximum of the absolute residual, in the units of the file.
         missed: fraction of the voxels that are missed by more than :data:`MISSED` of the range plus the rounding
-            error. Below :data:`monai_sr.intensities.CT_LEAST` a CT measures nothing: its noise there is not missed.
+            error. Noise of a CT below :data:`monai_sr.intensities.CT_LEAST` does not count.
         missed_by: maximum difference of a missed voxel, in the units of the file.
         rounding: half the step of an integer result, its maximum rounding error.
         notes: the steps that made the volumes comparable, in words.
