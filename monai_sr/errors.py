@@ -7,6 +7,7 @@ innermost :func:`collect_notices`, and to Python's ``warnings`` where none is op
 from __future__ import annotations
 
 import errno
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ from types import ModuleType
 from typing import Any, Self
 
 from .codes import CODES
+
+_NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
 
 
 class Later(ModuleType):
@@ -270,12 +273,23 @@ def naming(path: str | Path) -> Iterator[None]:
         raise error.at(path) from error.__cause__
 
 
+def no_room_by(error: Exception) -> str:
+    """Why there is no room for any file, disk or quota; empty for other errors."""
+    return next((why for code, why in _NO_ROOM.items() if _is_by(error, code)), "")
+
+
+def _is_by(error: Exception, code: int) -> bool:
+    """Whether the system gave this code; SimpleITK has only the text."""
+    return getattr(error, "errno", None) == code or os.strerror(code) in str(error)
+
+
 def write_error(path: Path, error: Exception) -> OutputError:
     """The error for a failure to write."""
-    if getattr(error, "errno", None) == errno.ENOSPC:
-        return OutputError("E-OUT-SPACE", "the disk is full", path=path)
+    if no_room := no_room_by(error):
+        return OutputError("E-OUT-SPACE", no_room, path=path)
     reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return OutputError("E-OUT-PERM", f"cannot be written ({reason})", path=path)
+    fix = "write to a disk, or under a limit, that takes larger files" if _is_by(error, errno.EFBIG) else ""
+    return OutputError("E-OUT-PERM", f"cannot be written ({reason})", fix=fix, path=path)
 
 
 def printable(text: str) -> str:

@@ -1,6 +1,9 @@
 """Files in and out: what is sound survives the round trip, what is not is named."""
 
 import contextlib
+import errno
+import os
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -19,6 +22,7 @@ from monai_sr.errors import (
     SuperResolutionError,
     SuperResolutionWarning,
     collect_notices,
+    write_error,
 )
 from monai_sr.files import write_atomically
 from monai_sr.io.images import as_stored, read_image, write_image
@@ -146,13 +150,28 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, name, code):
         write_image(image(), tmp_path / name)
 
 
-def test_a_write_that_fails_leaves_nothing_and_keeps_what_was_there(tmp_path):
+@fault("R05")
+@pytest.mark.parametrize("error", [RuntimeError, OSError])
+def test_why_a_file_could_not_be_written_decides_what_to_do(error):
+    """SimpleITK gives a RuntimeError with the text of the system."""
+
+    def answer(number: int) -> OutputError:
+        text = f"Reason: {os.strerror(number)}"
+        return write_error(Path("out.mha"), error(text) if error is RuntimeError else error(number, text))
+
+    codes = [answer(number).code for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES)]
+    assert codes == ["E-OUT-SPACE", "E-OUT-SPACE", "E-OUT-PERM", "E-OUT-PERM"]
+    assert answer(errno.EFBIG).fix != answer(errno.EACCES).fix
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_write_that_fails_leaves_nothing_and_keeps_what_was_there(tmp_path, number):
     target = tmp_path / "out.nii.gz"
     target.write_bytes(b"before")
 
     def half(file):
         file.write(b"half")
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     with pytest.raises(OutputError, match="E-OUT-SPACE"):
         write_atomically(target, half)

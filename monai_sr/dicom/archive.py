@@ -6,14 +6,13 @@ written. Limits hold before a byte is unpacked.
 
 from __future__ import annotations
 
-import errno
 import re
 import stat
 import tempfile
 import zipfile
 from pathlib import Path
 
-from ..errors import ImageError, write_error
+from ..errors import ImageError, no_room_by, write_error
 
 MOST_ENTRIES = 100_000
 MOST_BYTES = 64 * 2**30
@@ -46,7 +45,7 @@ def unpack(archive: Path) -> tempfile.TemporaryDirectory[str]:
         folder.cleanup()
         if isinstance(error, ImageError):
             raise error.at(archive) from None
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and no_room_by(error):
             raise write_error(Path(folder.name), error) from error
         if not isinstance(error, Exception):
             raise
