@@ -25,7 +25,7 @@ _NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used u
 
 
 class Later(ModuleType):
-    """A package that is imported when it is first used: errors that need none of it come without its seconds.
+    """A package that is imported at its first use, so that an error that does not need it comes at once.
 
     For type checkers the package is imported as usual, under ``TYPE_CHECKING``.
     """

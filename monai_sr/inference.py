@@ -100,7 +100,7 @@ def super_resolve_acquired(
             acquired.grid.put(sr, result[channel], place, through_plane=acquired.axis)
         padded += scan.padding_fraction / len(voxels)
     if settings.wanted.texture:
-        warn("W-SR-RANDOM", "random texture was added; none of it is anatomy", path=acquired.path or None)
+        warn("W-SR-RANDOM", "random texture was added; it is not anatomy", path=acquired.path or None)
     sharp = on_grid(result, wanted, image)
     sharp.meta["super_resolved"] = True
     sharp.meta["slice_profile"] = acquired.slice_profile

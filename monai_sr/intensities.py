@@ -227,7 +227,7 @@ def intensity_range(
         normalization: by it, or by a range that is known already.
 
     Raises:
-        ImageError: all voxels are equal, or some are no finite numbers.
+        ImageError: all voxels are equal, or some are not finite.
     """
     lowest, highest = float(voxels.min()), float(voxels.max())
     if lowest == highest:

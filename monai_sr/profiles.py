@@ -98,7 +98,7 @@ def read_protocols(path: str | Path) -> tuple[ProtocolWidth, ...]:
     """Read a table of protocols, as ``monai-sr calibrate --pairs`` writes it.
 
     Raises:
-        UsageError: it cannot be read, or a row is no row of such a table (E-PROTOCOLS).
+        UsageError: it cannot be read, or a line is not a row of such a table (E-PROTOCOLS).
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -119,7 +119,9 @@ def read_protocols(path: str | Path) -> tuple[ProtocolWidth, ...]:
             numbers = int(row.get("pairs") or 1), float(row.get("residual") or 0)
             rows.append(ProtocolWidth(protocol, thickness, width, profile, *numbers))
         except (KeyError, ValueError) as error:
-            raise UsageError("E-PROTOCOLS", f"line {number} is no row of such a table ({error})", path=path) from error
+            raise UsageError(
+                "E-PROTOCOLS", f"line {number} is not a row of such a table ({error})", path=path
+            ) from error
     return tuple(rows)
 
 

@@ -66,7 +66,7 @@ def _bytes(text: str) -> int:
     """Bytes of a size with a unit."""
     size = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
     if not size or not float(size[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500M or 8G")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500M or 8G")
     return int(float(size[1]) * 2 ** (10 * (1 + "KMGT".index(size[2].upper()))))
 
 

@@ -271,7 +271,7 @@ def _check_hounsfield(voxels: np.ndarray, outside: np.ndarray | None) -> None:
         raise ImageError(
             "E-CT-HU", f"the header has no rescale and the darkest percent lies at {darkest:.0f}, where air is -1000 HU"
         )
-    warn("W-CT-NORESCALE", "the header has no rescale; the values look like HU and are taken so", stacklevel=3)
+    warn("W-CT-NORESCALE", "the header has no rescale; the values look like HU and are used as HU", stacklevel=3)
 
 
 def _fill(series: Series, voxels: np.ndarray, outside: np.ndarray | None) -> float:

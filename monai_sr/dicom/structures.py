@@ -178,7 +178,7 @@ def read_structures(rt: MaskObject, image: torch.Tensor) -> Structures:
     except Exception as error:  # pydicom parses a value at its first use, and raises many types
         raise ImageError("E-RT-CONTOUR", "its contours are damaged") from error
     if points:
-        warn("W-RT-POINT", "{points} points are no regions and are left out", path=rt.path, facts={"points": points})
+        warn("W-RT-POINT", "{points} points are not regions and are left out", path=rt.path, facts={"points": points})
     made = Structures(rt, tuple(regions), planes.grid, axis, {})
     return replace(made, voxels={region.number: int((made.mask(region) > 0).sum()) for region in regions})
 

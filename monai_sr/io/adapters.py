@@ -54,7 +54,7 @@ def as_volume(image: Any) -> tuple[MetaTensor, GiveBack]:
 
     Raises:
         ImageError: what is wrong with it as it would be with a file.
-        UsageError: it is none of these.
+        UsageError: it is of another type.
     """
     if isinstance(image, nib.spatialimages.SpatialImage):
         path = image.get_filename() or IN_MEMORY

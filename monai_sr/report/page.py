@@ -60,7 +60,7 @@ def script_json(content: Any) -> str:
 
 
 def summary_element(content: Any) -> bytes:
-    """What :func:`summary_of` finds in a file that is no page."""
+    """What :func:`summary_of` gives for a file that is not a page."""
     return _OPENING + script_json(content).encode() + b"</script>"
 
 
