@@ -119,9 +119,7 @@ def read_protocols(path: str | Path) -> tuple[ProtocolWidth, ...]:
             numbers = int(row.get("pairs") or 1), float(row.get("residual") or 0)
             rows.append(ProtocolWidth(protocol, thickness, width, profile, *numbers))
         except (KeyError, ValueError) as error:
-            raise UsageError(
-                "E-PROTOCOLS", f"line {number} is not a row of such a table ({error})", path=path
-            ) from error
+            raise UsageError("E-PROTOCOLS", f"line {number} is not such a row ({error})", path=path) from error
     return tuple(rows)
 
 

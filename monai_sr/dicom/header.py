@@ -58,7 +58,7 @@ _MORE = SuperResolutionWarning("W-IO-MORE", "files hold more pixels than their h
 _NO_CLASS = SuperResolutionWarning("W-DCM-CLASS", "the SOP class is unknown; the files are read by their Modality")
 _PROJECTION = SuperResolutionWarning(
     "W-DCM-PROJECTION",
-    "maximum or minimum projections (MIP, MinIP), which are not means of thinner slices: the result agrees with them, but "
+    "maximum or minimum projections (MIP), which are not means of thinner slices: the result agrees with them, but "
     "what it shows in a new slice may lie in its neighbors",
 )
 _TWO_MODALITIES = SuperResolutionWarning(
