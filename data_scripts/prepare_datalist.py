@@ -3,15 +3,14 @@
     python data_scripts/prepare_datalist.py data/ixi data/lidc --output data/datalist.json
 
 Every NIfTI file, NRRD or MetaImage file and DICOM series folder below the sources is read. A volume is
-accepted if its spacing is fine and nearly isotropic and its spectrum says that it is as sharp as that
+accepted if its spacing is fine and nearly isotropic, and its spectrum shows that it is as sharp as its spacing
 (see spectrum.py); the others are listed with the reason. Volumes are split by subject, so that no subject
-is both trained on and validated with; the side depends on the subject and the seed alone, so it stays when
-volumes are added. Beside the datalist a provenance table says for each volume where it came from and why
-it was taken or not. The subject is, in this order: what --subject-pattern finds; "sub-XX" as BIDS writes
-it, an IXI or LIDC-IDRI number; the first folder below the source, unless it has a general name such as
+is in both training and validation. The split depends only on subject and seed, so it stays when volumes are
+added. A provenance table beside the datalist gives for each volume its source and the reason if it was refused.
+The subject is the first of these that exists: what --subject-pattern finds; "sub-XX" as BIDS writes it, an IXI or LIDC-IDRI number; the first folder below the source, unless it has a general name such as
 "imagesTr" or "T1"; the file name.
 
-"weight" balances the modalities: drawn by weight, CT and MR come equally often. DICOM folders must hold one
+"weight" balances the modalities: if volumes are drawn by weight, CT and MR are equally frequent. DICOM folders must hold one
 series each. Exit codes: 0 done, 2 wrong usage, 3 nothing usable, 6 output not writable.
 """
 
@@ -325,7 +324,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=defaults.validation_share,
         metavar="0..1",
-        help="share of subjects kept for validation (default: %(default)s)",
+        help="fraction of subjects kept for validation (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="another seed, another split (default: 0)")
     parser.add_argument(

@@ -1,11 +1,11 @@
-"""What the papers claim about training, put to the test: validation PSNR against training work.
+"""Test what the papers claim about training: validation PSNR against training work.
 
     python -m tests.benchmarks.convergence DATALIST --output FOLDER [--budget 1500]
 
 SRCNN trains slowly at its small learning rate; VDSR predicts the residual and trains at a high rate that
 clipped gradients make safe; LapSRN supervises every level. Each run of RUNS trains one network by one recipe
 with MONAI's SupervisedTrainer, from the same seed, on the same crops in the same order, until the convolutions
-of its forward passes have cost the same number of multiply-adds. Now and then it is measured on one crop from
+of its forward passes have cost the same number of multiply-adds. At intervals it is measured on one crop from
 the middle of every validation volume at factors 2 and 4: PSNR less that of the consistent spline.
 
 FOLDER gets a CSV file per run (a run whose file is there is not repeated), and of all runs convergence.csv,

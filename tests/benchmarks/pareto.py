@@ -5,7 +5,7 @@
 Every variant of VARIANTS is trained by the recipe of the bundles with MONAI's SupervisedTrainer, on the same
 number of crops, the same ones in the same order. Then it is measured on one crop from the middle of every
 validation volume at factors 2 and 4: PSNR less that of the consistent spline. The shipped networks are trained
-from several initializations, which tells how much chance there is in such a difference.
+from several initializations, which shows how much of a difference is chance.
 
 What a variant costs is counted from its weights: the multiply-adds of its convolutions. All variants keep what
 makes a network what it is: twenty layers and a residual; levels, sums and supervision of every level.

@@ -1,10 +1,10 @@
-"""How often the slice profile is recognized: real volumes seen by a Gaussian and by a box.
+"""How often the estimate of the slice profile is right, on acquired volumes with simulated Gaussian and box slices.
 
     python -m tests.benchmarks.profiles VOLUME… [--factor 1.7 2 3 4 5] [--crop 96] [--noise 0.02]
 
 Every near-isotropic axis of every volume is the slice axis in turn; see
-:func:`monai_sr.profiles.estimate_profile`. A table tells for each factor how often it is wrong, between
-which scores nine in ten of each profile lie, and which threshold would have been best.
+:func:`monai_sr.profiles.estimate_profile`. For each factor, a table gives how often it is wrong, the range
+of nine in ten scores of each profile, and the best threshold.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How right the measured through-plane resolution is, on volumes of known blur.
+"""How accurate the measured through-plane resolution is, on volumes of known blur.
 
     python -m tests.benchmarks.resolution VOLUME... [--crop 96] [--factor 2 3 4]
 
 Thick slices of known thickness are simulated along every axis of near-finest spacing and measured; so are the
 thin volumes blurred by the same profiles without thinning them out, as a super-resolved volume would be. Each
-line tells the mean and standard deviation over volumes and axes of measured over true thickness, and how many of the
+line gives the mean and standard deviation over volumes and axes of measured over true thickness, and how many of the
 thick volumes would give a warning (W-SR-WIDTH): with their true thickness, and with half of it.
 """
 

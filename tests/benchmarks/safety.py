@@ -1,19 +1,19 @@
-"""What super-resolution does to measurements: volumes and values of regions, and small lesions put in.
+"""Effect of super-resolution on measurements: volumes and values of regions, and small simulated lesions.
 
     python -m tests.benchmarks.safety DATALIST [--crop 96] [--factor 4] [--axes 1] [--markdown FILE]
 
-On the validation volumes of a datalist, against the true thin slices.
+Measured on the validation volumes of a datalist; the reference is the thin slices.
 
-**Regions** are thresholded in the truth: in CT air (below -500 HU), fat (-150 to -30), soft tissue (-30 to 150)
-and bone (above 200); in MR the darkest, middle and brightest third of the body. Told are the error of the volume
-that the same thresholds give in a result, and of the mean value where the region truly is.
+**Regions** are segmented by thresholds in the reference: in CT air (below -500 HU), fat (-150 to -30), soft tissue (-30 to 150)
+and bone (above 200); in MR the darkest, middle and brightest third of the body. The table gives the error of
+the volume that the same thresholds give in a result, and of the mean value in the region of the reference.
 
-**Lesions** are ellipsoids (axes within 15 % of the diameter) with partial-volume edges, put into the thin volume
-at random places inside the body, far enough apart not to meet. With and without them the volume is thickened
-and super-resolved; the difference is what became of the lesions. Told are the recovery coefficient (mean
-difference where the lesion is by more than half, over the true one), the error of the volume in which the
-difference is above half of the contrast, and how often a place without a lesion would pass for one: where the
-mean error of the result without lesions, over the same voxels, is beyond half of the contrast.
+**Lesions** are ellipsoids (axes within 15 % of the diameter) with partial-volume edges, added to the thin volume
+at random places inside the body, without contact. Thick slices of the volume with and without them are simulated
+and super-resolved; the difference shows the lesions. The table gives the recovery coefficient (mean difference
+divided by the true one, in voxels of which the lesion fills more than half), the error of the volume in which the
+difference is above half of the contrast, and the frequency of false lesions: places without a lesion where the mean
+error, over the same voxels, is above half of the contrast.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from monai_sr.io.volumes import datalist
 torch.set_num_threads(1)
 DIAMETERS = (2.0, 3.0, 5.0, 8.0, 12.0)
 CONTRASTS = {"CT": (30.0, 100.0, 300.0), "MR": (0.05, 0.1, 0.3)}
-"""HU, and shares of the data range; of either sign."""
+"""HU, and fractions of the data range; of either sign."""
 CT_REGIONS = {"air": (-np.inf, -500.0), "fat": (-150.0, -30.0), "soft": (-30.0, 150.0), "bone": (200.0, np.inf)}
 FEWEST_VOXELS = 200
 """A region of fewer is not measured."""

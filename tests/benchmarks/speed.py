@@ -2,8 +2,8 @@
 
 ``python -m tests.benchmarks.speed`` prints a markdown table for each size; every row runs in a process of
 its own, from file to file, all in one go, after this machine's matrix-multiply rate was measured.
-``--growth`` fits how the time grows with the voxels, ``--scale`` tells what a thousand and a million scans
-cost by the same figures, ``--rows``, ``--sizes`` choose, ``--output`` also writes to a file.
+``--growth`` fits how the time grows with the voxels, ``--scale`` computes the cost of a thousand and a million
+scans from the same figures, ``--rows``, ``--sizes`` choose, ``--output`` also writes to a file.
 """
 
 from __future__ import annotations

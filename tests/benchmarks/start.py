@@ -1,7 +1,7 @@
 """How soon a command answers: help, refusals, and the shortest runs, each in a process of its own.
 
 ``python -m tests.benchmarks.start`` prints a Markdown table: processor and wall seconds, the smallest of ``--repeats``.
-On a busy machine the processor's seconds tell more.
+On a busy machine, use the processor seconds.
 """
 
 from __future__ import annotations
