@@ -2,16 +2,17 @@
 
     python data_scripts/prepare_datalist.py data/ixi data/lidc --output data/datalist.json
 
-Every NIfTI file, NRRD or MetaImage file and DICOM series folder below the sources is read. A volume is
-accepted if its spacing is fine and nearly isotropic, and its spectrum shows that it is as sharp as its spacing
-(see spectrum.py); the others are listed with the reason. Volumes are split by subject, so that no subject
-is in both training and validation. The split depends only on subject and seed, so it stays when volumes are
-added. A provenance table beside the datalist gives for each volume its source and the reason if it was refused.
-The subject is the first of these that exists: what --subject-pattern finds; "sub-XX" as BIDS writes it, an IXI or LIDC-IDRI number; the first folder below the source, unless it has a general name such as
-"imagesTr" or "T1"; the file name.
+Every NIfTI file, NRRD or MetaImage file and DICOM series folder below the sources is read. A volume is accepted
+if its spacing is fine and nearly isotropic, and its spectrum shows that it is as sharp as its spacing (see
+spectrum.py); the others are listed with the reason. Volumes are split by subject, so that no subject is in both
+training and validation. The split depends only on subject and seed, so it stays when volumes are added. A
+provenance table beside the datalist gives for each volume its source and the reason if it was refused. The
+subject is the first of these that exists: what --subject-pattern finds; "sub-XX" as BIDS writes it, an IXI or
+LIDC-IDRI number; the first folder below the source, unless it has a general name such as "imagesTr" or "T1";
+the file name.
 
-"weight" balances the modalities: if volumes are drawn by weight, CT and MR are equally frequent. DICOM folders must hold one
-series each. Exit codes: 0 done, 2 wrong usage, 3 nothing usable, 6 output not writable.
+"weight" balances the modalities: if volumes are drawn by weight, CT and MR are equally frequent. DICOM folders
+must hold one series each. Exit codes: 0 done, 2 wrong usage, 3 nothing usable, 6 output not writable.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python tests/benchmarks/engines.py [--size 256 256 32] [--factor 4] [--repeats 3] [--busy]
 
-For each bundle, engine and precision: output voxels a second, floating-point operations a second in the
-convolutions (2 for a multiplication and addition; halos are not counted as work), the fraction of this machine's
-rate of float32 matrix products with as many threads (the best of torch's and OpenVINO's), the time as a multiple of that of
-OpenVINO in float32, and how far the voxels are from torch's in float32. "tiles" is torch as on a GPU. All take turns in
-every repetition; the shortest time of each counts. ``--busy`` takes processor time for seconds, for a machine that others
+For each bundle, engine and precision: output voxels a second, floating-point operations a second in the convolutions
+(2 for a multiplication and addition; halos are not counted as work), the fraction of this machine's rate of float32
+matrix products with as many threads (the best of torch's and OpenVINO's), the time as a multiple of that of OpenVINO
+in float32, and how far the voxels are from torch's in float32. "tiles" is torch as on a GPU. All take turns in every
+repetition; the shortest time of each counts. ``--busy`` takes processor time for seconds, for a machine that others
 use too (with OMP_NUM_THREADS=1).
 """
 

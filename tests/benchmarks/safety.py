@@ -4,9 +4,10 @@
 
 Measured on the validation volumes of a datalist; the reference is the thin slices.
 
-**Regions** are segmented by thresholds in the reference: in CT air (below -500 HU), fat (-150 to -30), soft tissue (-30 to 150)
-and bone (above 200); in MR the darkest, middle and brightest third of the body. The table gives the error of
-the volume that the same thresholds give in a result, and of the mean value in the region of the reference.
+**Regions** are segmented by thresholds in the reference: in CT air (below -500 HU), fat (-150 to -30), soft tissue
+(-30 to 150) and bone (above 200); in MR the darkest, middle and brightest third of the body. The table gives the
+error of the volume that the same thresholds give in a result, and of the mean value in the region of the
+reference.
 
 **Lesions** are ellipsoids (axes within 15 % of the diameter) with partial-volume edges, added to the thin volume
 at random places inside the body, without contact. Thick slices of the volume with and without them are simulated
