@@ -156,8 +156,8 @@ class Wanted(_Group):
     spacing: float | None = _option(
         None, "wanted slice spacing", unit="mm", unset="the finer in-plane spacing", excludes=("factor",)
     )
-    format: Literal["nifti", "dicom"] | None = _option(
-        None, "what to write of a DICOM input into a folder", unset="derived DICOM series"
+    format: Literal["nifti", "dicom", "classic", "enhanced"] | None = _option(
+        None, "what to write of a DICOM input into a folder", unset="derived DICOM series, of images as in the source"
     )
     deidentify: bool = _option(
         False, "remove names, dates and other identity from derived DICOM; MONAI_SR_SECRET names the file of the secret"
@@ -337,9 +337,9 @@ class RunOptions(_Group):
         return {name: str(value) for name, value in flat_options(self.to_dict()).items() if name != "bundle"}
 
     def deciding(self) -> RunOptions:
-        """Only what decides the voxels of a result; the rest as by default."""
+        """Only what decides a result: its voxels, and whether they are an enhanced DICOM image; the rest by default."""
         return RunOptions(
-            wanted=replace(self.wanted, format=None, strict=False),
+            wanted=replace(self.wanted, format="enhanced" if self.wanted.format == "enhanced" else None, strict=False),
             acquisition=replace(self.acquisition, protocols=None),
             reading=replace(self.reading, series=None),
             compute=replace(self.compute, device=Compute.device, trust_bundle=False),
@@ -365,7 +365,7 @@ LEFT_OUT: dict[str, set[str]] = {
     "run": set(),
     "bids": _DICOM_ONLY | {"name"},
     "slicer": _DICOM_ONLY | _OF_A_RUN | {"consistency", "protocols"},  # whose name is that of its map there
-    "watch": _OF_A_RUN | {"input", "output", "format", "series", "volume", "nan", "geometry", "merge_by_geometry"},
+    "watch": _OF_A_RUN | {"input", "output", "series", "volume", "nan", "geometry", "merge_by_geometry"},
     "check": {p.name for p in PARAMETERS.values() if p.group not in ("reading", "acquisition")} | {"series"},
 }
 """Options that a command does not take."""

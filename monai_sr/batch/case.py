@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from ..acquired import Acquired
 from ..bids import derivative_sidecar
 from ..bundles import Model
-from ..dicom import MadeBy, write_derived_series
+from ..dicom import MadeBy, check_size, write_derived_series
 from ..dicom.structures import Structures
 from ..engine import Progress, part_of
 from ..errors import (
@@ -52,7 +52,7 @@ from .companions import (
 from .log import ALREADY_DONE, Outcome
 from .model import super_resolve_adapted, super_resolve_within
 from .pages import CasePage
-from .reading import decided_acquisition, input_sha256, maps_wanted, read_case
+from .reading import decide_options, input_sha256, maps_wanted, read_case
 from .record import (
     describe_result,
     essentials,
@@ -125,7 +125,10 @@ def super_resolve_case(
     masks = zip(case.mask_targets, case.masks, strict=True)
     labels = {path: read_mask(mask, acquired.image, path) for path, mask in masks}
     grid = acquired.wanted_grid(spacing=options.wanted.spacing, factor=options.wanted.factor)
-    _check_space(case, acquired, len(acquired.image) * math.prod(grid.shape))
+    voxels = len(acquired.image) * math.prod(grid.shape)
+    if decide_options(case, options).wanted.format == "enhanced":
+        check_size(voxels)
+    _check_space(case, acquired, voxels)
     how: dict[str, Any] = {"memory": memory, "progress": progress}
     if options.compute.adapt is None:
         sr, made = super_resolve_within(model, acquired, options.wanted, **how)
@@ -215,7 +218,7 @@ def _process(
         raise case.fault
     started = time.monotonic()
     options = resolve_options(options, model)
-    decided = replace(options, acquisition=decided_acquisition(case, options))
+    decided = decide_options(case, options)
     made = made_by(decided, model)
     before = stamps(case.files)
     try:
@@ -248,7 +251,7 @@ def _process(
         acquired, making = acquire(image, options.acquisition), part_of(progress, start, 1 - start)
         result = super_resolve_case(case, acquired, model, options, memory=memory, progress=making)
         claim.begin_writing(case.target)
-        _write_result(result.sr, case, made)
+        _write_result(result.sr, case, made, decided)
         write_masks(result.masks, made_by=made, series=case.target, overwrite=outputs.overwrite)
         remove_maps(case.target, set(MAPS) - set(kinds))
         source = case.series if case.is_derived_dicom else None
@@ -270,7 +273,7 @@ def _process(
     return Outcome(case.name, "done", change=result.change, facts=facts, beside=tuple(str(p) for p in there if p))
 
 
-def _write_result(sr: MetaTensor, case: Case, made: MadeBy) -> None:
+def _write_result(sr: MetaTensor, case: Case, made: MadeBy, options: RunOptions) -> None:
     """Write a result; replaces a result of ours.
 
     Raises:
@@ -281,7 +284,8 @@ def _write_result(sr: MetaTensor, case: Case, made: MadeBy) -> None:
         return
     series = case.series
     assert series is not None
-    replace_folder(case.target, lambda: write_derived_series(sr, series, case.target, made_by=made))
+    how: dict[str, Any] = {"made_by": made, "format": options.wanted.format}
+    replace_folder(case.target, lambda: write_derived_series(sr, series, case.target, **how))
 
 
 def replace_folder(target: Path, write: Callable[[], Any]) -> None:

@@ -142,7 +142,7 @@ def _named_case(source: Path, target: Path, options: RunOptions) -> Case:
     case = Case(source.name, source, target, masks=(*named, *beside), is_named=True)
     if not (source.is_dir() or is_dicom_source(source)):
         return _with_mask_folders([case], folders, target.parent)[0]
-    if options.wanted.format == "dicom":
+    if options.wanted.format not in (None, "nifti"):
         raise UsageError("E-OUT-FORMAT", "a DICOM series needs a folder", fix="name a folder", path=target)
     found = _find_series(source, options)
     try:

@@ -98,7 +98,8 @@ def choose(cases: Sequence[C], options: RunOptions) -> list[C]:
             path=Path(options.input),
         )
     check_names(chosen)
-    if options.wanted.format == "dicom" and not all(case.is_derived_dicom or case.fault for case in chosen):
+    wants_dicom = options.wanted.format not in (None, "nifti")
+    if wants_dicom and not all(case.is_derived_dicom or case.fault for case in chosen):
         problem = "only DICOM can become DICOM"
         raise UsageError("E-OUT-FORMAT", problem, fix="omit --format", path=Path(options.input))
     if selection.part_id is not None and selection.num_parts is not None:  # for array jobs

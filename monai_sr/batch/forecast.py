@@ -19,7 +19,7 @@ from .companions import map_path
 from .examine import Forecast as Forecast
 from .examine import examine_case
 from .planned import Planned, estimate_speed
-from .reading import decided_acquisition, input_sha256, maps_wanted
+from .reading import decide_options, input_sha256, maps_wanted
 from .record import is_done, made_by, report_path, resolve_options, sidecar_path
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _with_costs(forecast: Forecast, options: RunOptions, model: Model | Planned,
     try:
         texture = volume_bytes(0, size["voxels_out"]) if options.wanted.texture else 0
         tile = choose_tile(model.engine, **size, memory=memory - texture, vram=free_vram(model.device))
-        made = made_by(replace(options, acquisition=decided_acquisition(case, options)), model)
+        made = made_by(decide_options(case, options), model)
         done = is_done(
             case.target,
             made,

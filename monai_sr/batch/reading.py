@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..acquired import acquisition_meta, protocol_in
 from ..bids import BidsImage
-from ..dicom import TOGETHER, protocol_of
+from ..dicom import TOGETHER, Series, format_of, protocol_of
 from ..engine import Progress
 from ..errors import ImageError, collect_notices
 from ..grid import ArrayImage
@@ -38,7 +39,20 @@ def read_case(case: Case, options: RunOptions, *, progress: Progress | None = No
     return image
 
 
-def decided_acquisition(case: Case, options: RunOptions) -> Acquisition:
+def decide_options(case: Case, options: RunOptions) -> RunOptions:
+    """The options with what the case decides: its acquisition, and the kind of DICOM images."""
+    series = (case.series,) if case.series is not None and case.is_derived_dicom else ()
+    return replace(decide_format(options, series), acquisition=_decide_acquisition(case, options))
+
+
+def decide_format(options: RunOptions, sources: Sequence[Series]) -> RunOptions:
+    """The options with "enhanced" as format where DICOM results of these sources are enhanced images."""
+    if not sources or format_of(options.wanted.format, sources) != "enhanced":
+        return options
+    return replace(options, wanted=replace(options.wanted, format="enhanced"))
+
+
+def _decide_acquisition(case: Case, options: RunOptions) -> Acquisition:
     """The acquisition of a case by the options, the JSON of a BIDS dataset and the table of protocols."""
     said = options.acquisition
     by_metadata = said if case.bids is None else said.or_else(Acquisition(slice_thickness=case.bids.slice_thickness))

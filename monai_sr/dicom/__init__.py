@@ -2,6 +2,7 @@
 
 from .dataset import is_dicom
 from .derive import MadeBy, write_derived_series
+from .enhanced import DERIVED_FORMATS, check_size, format_of
 from .phases import TOGETHER
 from .planes import MaskObject, read_mask_object
 from .scan import Found, LeftOut, find_series, is_dicom_source, regular_files, short_name
@@ -11,6 +12,7 @@ from .sidecar import acquisition, protocol_of, series_description
 from .stack import SLICE_AXIS, Stack, read_series, stack_of
 
 __all__ = [
+    "DERIVED_FORMATS",
     "SLICE_AXIS",
     "TOGETHER",
     "Found",
@@ -21,7 +23,9 @@ __all__ = [
     "Series",
     "Stack",
     "acquisition",
+    "check_size",
     "find_series",
+    "format_of",
     "is_dicom",
     "is_dicom_source",
     "protocol_of",

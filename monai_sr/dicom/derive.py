@@ -1,8 +1,7 @@
 """A result as a DICOM series of its own beside its source, so that archives and viewers know what it is.
 
-Every slice becomes one classic CT or MR image, also where the source is an enhanced multi-frame file,
-because every viewer and tool reads these. :mod:`.kept` lists what is kept of the source. The same source,
-options and weights give the same bytes.
+Every slice becomes one classic CT or MR image; :mod:`.enhanced` makes one multi-frame image of them.
+:mod:`.kept` lists what is kept of the source. The same source, options and weights give the same bytes.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from ..options import RunOptions
 from .attributes import get
 from .dataset import pydicom_silent
 from .deidentify import Pseudonyms, deidentify, warn_of_pixels
+from .enhanced import combine_slices, format_of
 from .kept import SOP_CLASS, attributes_of, decimal
 from .phases import header_of_slice, header_of_volume
 from .series import Frame, Series
@@ -85,11 +85,18 @@ class MadeBy:
 
 
 def write_derived_series(
-    sr: MetaTensor, series: Series, folder: Path, *, made_by: MadeBy, others: Sequence[Series] = (), fusion: str = ""
+    sr: MetaTensor,
+    series: Series,
+    folder: Path,
+    *,
+    made_by: MadeBy,
+    others: Sequence[Series] = (),
+    fusion: str = "",
+    format: str | None = None,
 ) -> Path:
     """Write a super-resolved volume as a DICOM series of the study that its source belongs to.
 
-    The folder appears whole or not at all. An enhanced multi-frame source gives classic images too.
+    The folder appears whole or not at all.
 
     Args:
         sr: (1, X, Y, Z) float32 in HU or signal; X counts columns, Y rows, Z slices, and the affine
@@ -97,28 +104,35 @@ def write_derived_series(
             ``padding_value`` (HU) and ``filled_slices``
             (indices of slices that lie in a gap of the source).
         series: the source.
-        folder: the new folder, for ``0001.dcm`` and so on; its parent must exist.
+        folder: the new folder, for ``0001.dcm`` and so on, of which an enhanced series has one; its parent must exist.
         made_by: bundle and options.
         others: more sources of a fused volume; patient, study, position and intensities are those of ``series``.
         fusion: how they were fused; with it differ the UIDs.
+        format: "classic" or "enhanced" images; None for those of the source, see :func:`.enhanced.format_of`.
 
     Returns:
         The folder.
 
     Raises:
         ValueError: a voxel is not finite, or the axes are not at right angles.
-        OutputError: the folder exists, or cannot be written.
+        OutputError: the folder exists, cannot be written, or an enhanced image would be too large (E-OUT-FORMAT).
     """
     folder = Path(folder)
     if folder.exists():
         raise OutputError("E-OUT-EXISTS", "it exists already", path=folder)
     if made_by.pseudonyms is not None:
         warn_of_pixels(series)
-    hidden = temporary_beside(folder)
+    hidden, as_enhanced = temporary_beside(folder), format_of(format, (series, *others)) == "enhanced"
     try:
         hidden.mkdir()
         with pydicom_silent():
-            for number, instance in enumerate(_instances(sr, series, made_by, others, fusion), start=1):
+            seed = _seed(sr.shape[1:], (series, *others), made_by) + fusion + "enhanced" * as_enhanced
+            instances = _instances(sr, series, seed, made_by, others)
+            if as_enhanced:
+                fused = [frame for one in (series, *others) for frame in one.frames]
+                volumes = [fused] if others else [volume.frames for volume in series.volumes]
+                instances = iter([combine_slices(instances, volumes, series.modality, seed=seed)])
+            for number, instance in enumerate(instances, start=1):
                 with open(hidden / f"{number:04d}.dcm", "wb") as file:
                     dcmwrite(file, made_by.released(instance))
                     file.flush()
@@ -132,9 +146,9 @@ def write_derived_series(
 
 
 def _instances(
-    sr: MetaTensor, series: Series, made_by: MadeBy, others: Sequence[Series], fusion: str
+    sr: MetaTensor, series: Series, seed: str, made_by: MadeBy, others: Sequence[Series]
 ) -> Iterator[FileDataset]:
-    """The files, slice by slice."""
+    """The classic images, slice by slice; ``seed`` is for their UIDs."""
     affine = LPS_FROM_RAS @ np.asarray(sr.affine, dtype=np.float64)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     row, column, across = axes = (affine[:3, :3] / spacing).T.round(12) + 0.0  # no -0 and no 1e-17
@@ -151,7 +165,6 @@ def _instances(
         shared.update({element.tag: element for element in of_first})
     described = replace(series, frames=series.all_frames)
     slope, intercept = _describe_pixels(shared, volumes, described, padding_value_of(sr))
-    seed = _seed(volumes.shape[1:], sources, made_by) + fusion
     shared.SeriesInstanceUID = generate_uid(entropy_srcs=[seed])
     shared.SeriesNumber = min((series.number or 0) + (FUSED_FROM if others else NUMBERS_FROM), 2**31 - 1)
     kind = ["fused"] if others else [f"{len(series.phases)} volumes"] if series.phases else []
@@ -236,12 +249,13 @@ def _rescale(lowest: float, highest: float, series: Series) -> tuple[float, floa
     return slope, float(decimal(floor(lowest / slope) * slope))
 
 
-def _seed(shape: tuple[int, ...], series: Series, made_by: MadeBy) -> str:
+def _seed(shape: Sequence[int], sources: Sequence[Series], made_by: MadeBy) -> str:
     """All that distinguishes this result from any other, for its UIDs."""
-    frames = (f"{get(frame.header, 'SOPInstanceUID')} {frame.number}" for frame in series.frames)
+    every = (frame for series in sources for frame in series.all_frames)
+    frames = (f"{get(frame.header, 'SOPInstanceUID')} {frame.number}" for frame in every)
     options = (f"{name}={value}" for name, value in sorted(made_by.options.texts().items()))
-    bundle = (version(PACKAGE), made_by.bundle, made_by.bundle_version, made_by.weights_sha256, str(shape))
-    return "\n".join((PACKAGE, *bundle, *options, series.uid, *frames, ""))
+    bundle = (version(PACKAGE), made_by.bundle, made_by.bundle_version, made_by.weights_sha256, str(tuple(shape)))
+    return "\n".join((PACKAGE, *bundle, *options, sources[0].uid, *frames, ""))
 
 
 def _file(shared: Dataset, uid: UID) -> FileDataset:

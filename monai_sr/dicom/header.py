@@ -61,6 +61,10 @@ _PROJECTION = SuperResolutionWarning(
     "maximum or minimum projections (MIP), which are not means of thinner slices: the result agrees with them, but "
     "what it shows in a new slice may lie in its neighbors",
 )
+_GROUPS = SuperResolutionWarning(
+    "W-DCM-GROUPS",
+    "shared and per-frame functional groups give different geometry or rescale; that of the frame is used",
+)
 _TWO_MODALITIES = SuperResolutionWarning(
     "W-DCM-CLASS", "SOP class and Modality name different modalities; the SOP class is used"
 )
@@ -230,6 +234,21 @@ def _area(a: float, b: float, c: float, d: float, e: float, f: float) -> float:
     return hypot(b * f - c * e, c * d - a * f, a * e - b * d)
 
 
+def _groups_differ(dataset: Any) -> bool:
+    """Whether a frame has its own geometry or rescale beside a shared one that differs."""
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
+    for sequence, name in _GEOMETRY if shared is not None else ():
+        try:
+            of_all = _numbers(in_group([shared], sequence, name))
+            own = (dataset.get("PerFrameFunctionalGroupsSequence") or ()) if of_all else ()
+            given = [_numbers(in_group([group], sequence, name)) or of_all for group in own]
+        except Exception:  # pydicom parses a value at its first use, and raises many types
+            return True
+        if any(not np.allclose(one, of_all, rtol=1e-4) for one in given if len(one) == len(of_all)):
+            return True
+    return False
+
+
 def warnings_of(dataset: Any) -> set[SuperResolutionWarning]:
     """Warnings about this file."""
     sop_class, length = str(dataset.get("SOPClassUID") or ""), getattr(pixel_element(dataset), "length", None)
@@ -239,6 +258,7 @@ def warnings_of(dataset: Any) -> set[SuperResolutionWarning]:
         (_NO_CLASS, sop_class and sop_class not in MODALITY_OF),
         (_TWO_MODALITIES, {MODALITY_OF.get(sop_class), str(dataset.get("Modality"))} == {"CT", "MR"}),
         (_MORE, has_more),
+        (_GROUPS, _groups_differ(dataset)),
         (_PROJECTION, is_projection(dataset)),
     )
     return {warning for warning, applies in found if applies}

@@ -127,7 +127,7 @@ def attributes_of(series: Series) -> Dataset:
 
 def _classic_header(frame: Frame) -> Dataset:
     """The classic header of a frame without what belongs to single slices; values are checked."""
-    header = _kept(frame.header)
+    header = kept_attributes(frame.header)
     groups = [*(frame.header.get("SharedFunctionalGroupsSequence") or ())[:1]]
     groups += (frame.header.get("PerFrameFunctionalGroupsSequence") or ())[frame.number : frame.number + 1]
     if not groups:
@@ -135,7 +135,7 @@ def _classic_header(frame: Frame) -> Dataset:
     for group in groups:
         for element in group:
             if element.tag.element >= 0x9000 and element.VR == "SQ" and element.value:
-                header.update(_kept(element.value[0]))
+                header.update(kept_attributes(element.value[0]))
     for name, classic in CLASSIC_NAMES.items():
         if name in header:
             setattr(header, classic, header[name].value)
@@ -147,10 +147,10 @@ def _classic_header(frame: Frame) -> Dataset:
         header.pop(name, None)
     for classic, value in terms.items():
         setattr(header, classic, value)
-    return _kept(Dataset({tag: header[tag] for tag in list(header.keys()) if tag.element >> 12 != 9}))
+    return kept_attributes(Dataset({tag: header[tag] for tag in list(header.keys()) if tag.element >> 12 != 9}))
 
 
-def _kept(dataset: Dataset) -> Dataset:
+def kept_attributes(dataset: Dataset) -> Dataset:
     """The elements that describe the whole series, with values that the standard allows."""
     kept = Dataset()
     for tag in list(dataset.keys()):  # not the elements: that would read the pixels

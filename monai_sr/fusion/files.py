@@ -19,6 +19,7 @@ from ..batch.companions import describe_companions, map_path, remove_maps, write
 from ..batch.log import ALREADY_DONE, CLAIMED, Outcome
 from ..batch.model import load_model
 from ..batch.pages import CasePage
+from ..batch.reading import decide_format
 from ..batch.record import (
     head_of_record,
     is_done,
@@ -137,6 +138,8 @@ def _fuse_case(
     """Fuse, write, and write the record; None for what is done already."""
     started = time.monotonic()
     options = resolve_options(options, model)
+    if case.is_derived_dicom:
+        options = decide_format(options, [stack.series for stack in case.stacks if stack.series is not None])
     made, before = made_by(options, model), stamps(case.files)
     maps = _maps_of(case.target, options, fusion)
     try:
@@ -175,7 +178,7 @@ def _fuse_case(
             nearest = on_grid(fused.nearest[None].float(), grid_of(fused.image), fused.image)
             write_map(nearest, map_path(case.target, "stacks"), overwrite=overwrite, dtype="uint8")
         claim.begin_writing(case.target)
-        _write_result(fused, case, made, fusion)
+        _write_result(fused, case, made, fusion, options)
         first = fused.stacks[0]
         source = case.series if case.is_derived_dicom else None
         write_maps(sigma, case.target, source, acquired=first.acquired, made_by=made, overwrite=overwrite)
@@ -209,17 +212,15 @@ def _fuse_case(
     return fused
 
 
-def _write_result(fused: Fused, case: FusionCase, made: MadeBy, fusion: FusionOptions) -> None:
+def _write_result(fused: Fused, case: FusionCase, made: MadeBy, fusion: FusionOptions, options: RunOptions) -> None:
     """An image file, or a DICOM series derived from all stacks."""
     if not case.is_derived_dicom:
         write_image(fused.image, case.target)
         return
     first, *others = (stack.series for stack in case.stacks if stack.series is not None)
     how = f"field={fusion.field} register={fusion.register}"
-    replace_folder(
-        case.target,
-        lambda: write_derived_series(fused.image, first, case.target, made_by=made, others=others, fusion=how),
-    )
+    said: dict[str, Any] = {"made_by": made, "others": others, "fusion": how, "format": options.wanted.format}
+    replace_folder(case.target, lambda: write_derived_series(fused.image, first, case.target, **said))
 
 
 def _maps_of(target: Path, options: RunOptions, fusion: FusionOptions) -> list[Path]:

@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ...batch import CLAIMED, Case, Outcome, find_cases, load_model, made_by, process, resolve_options
 from ...batch.claims import ClaimedError, hold_claim
+from ...dicom import DERIVED_FORMATS
 from ...errors import ImageError, OutputError, UsageError, collect_notices, write_error
 from ...files import remove_leftovers, temporary_beside
 from ...inference import Progress
@@ -110,7 +111,12 @@ class Watcher:
 
     def __post_init__(self) -> None:
         self._model = load_model(self.options)
-        rules = {"thick_ratio": self.thick_ratio, "strict": self.options.wanted.strict}
+        wanted = self.options.wanted
+        rules: dict[str, Any] = {"thick_ratio": self.thick_ratio, "strict": wanted.strict}
+        if wanted.format == "nifti":
+            raise UsageError("E-OUT-FORMAT", "an archive holds DICOM", fix="omit --format, or give classic or enhanced")
+        if wanted.format in DERIVED_FORMATS:
+            rules["format"] = wanted.format
         made = made_by(resolve_options(self.options, self._model), self._model)
         self._state = State(self.folder, made, rules=rules)
         self._postponed: dict[Path, tuple[float, float]] = {}  # until when, and for how long
