@@ -247,8 +247,16 @@ def test_the_volumes_of_an_enhanced_file_are_kept_together(tmp_path, call):
         group.MREchoSequence = Items([Dataset()])
         group.MREchoSequence[0].EffectiveEchoTime = 7.0
     write(tmp_path / "in", one)
-    assert call("run", tmp_path / "in", f"{tmp_path}/out/", "--volume", "all", *SPLINE)[0] == 0
-    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    for how in ("classic", "enhanced"):
+        words = ("--volume", "all", "--format", how, *SPLINE)
+        assert call("run", tmp_path / "in", f"{tmp_path}/{how}/", *words)[0] == 0
+    (folder,) = (path for path in (tmp_path / "enhanced").iterdir() if path.is_dir())
+    (image,) = instances_of(folder)
+    assert image.SharedFunctionalGroupsSequence[0].MREchoSequence[0].EffectiveEchoTime == 7
+    contents = [groups.FrameContentSequence[0] for groups in image.PerFrameFunctionalGroupsSequence]
+    assert [one.TemporalPositionIndex for one in contents[::12]] == [1, 2, 3]
+    assert [one.FrameAcquisitionDateTime for one in contents[::12]] == [f"2001020312000{t}.5" for t in (2, 4, 6)]
+    (folder,) = (path for path in (tmp_path / "classic").iterdir() if path.is_dir())
     made = instances_of(folder)
     assert len(made) == 36
     assert [one.TemporalPositionIdentifier for one in made[::12]] == [1, 2, 3]
