@@ -406,3 +406,15 @@ def test_fused_series_of_enhanced_files_become_an_enhanced_image(tmp_path, call)
     assert made.SOPClassUID == CLASSES["MR"]
     referenced = {one.SeriesInstanceUID for one in made.ReferencedSeriesSequence}
     assert len(referenced) == 2
+
+
+def test_an_enhanced_image_without_identity_holds_no_text_of_the_header(tmp_path, call, monkeypatch):
+    monkeypatch.setenv("MONAI_SR_SECRET", str(tmp_path / "secret"))
+    source = phases.write_scan(tmp_path / "in", "Siemens, contrast", volumes=2)
+    words = ("--volume", "all", "--format", "enhanced", "--deidentify", *SPLINE)
+    assert call("run", source, f"{tmp_path}/out/", *words)[0] == 0
+    path = result_in(tmp_path / "out") / "0001.dcm"
+    assert b"CANARY" not in path.read_bytes() and dicom_phantoms.uid_of("study").encode() not in path.read_bytes()
+    assert pydicom.dcmread(path).PatientIdentityRemoved == "YES"
+    if shutil.which("dciodvfy"):
+        assert not errors_of(path)
