@@ -258,6 +258,17 @@ def test_padding_given_as_a_range_is_padding_all_over(tmp_path):
     assert volume.voxels[~outside].min() > -400
 
 
+@catalogue.fault("I26")
+def test_a_padding_value_that_tissue_has_marks_nothing(tmp_path):
+    """Voxels of 0 HU would be air for their neighbors."""
+    made = slices(rescale=(1, 0), dtype="int16", PixelPaddingValue=0)
+    assert any((stored_of(one) == 0).any() for one in made)
+    for one in made:
+        one["PixelPaddingValue"].VR = "SS"
+    write(tmp_path, made)
+    assert "padding_value" not in read(tmp_path).meta
+
+
 def test_a_padding_value_that_does_not_occur_is_not_told(tmp_path):
     write(tmp_path, slices(PixelPaddingValue=65535))
     assert "padding_value" not in read(tmp_path).meta

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ImageError, UsageError, warn
+from ..grid import plausible
 from ..io.images import NIFTI_SUFFIXES
 from .ignore import ignored_by
 from .names import OF_A_STACK, NotTakenError, is_label, parsed_name, result_name
@@ -97,7 +98,7 @@ class BidsImage:
         value = self.metadata.get("SliceThickness")
         if value is None:
             return None
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0.05 <= value <= 50:
+        if isinstance(value, int | float) and not isinstance(value, bool) and plausible(value):
             return float(value)
         text = f"SliceThickness is {value!r}, implausible for CT or MR in mm; it is not used"
         warn("W-BIDS-THICKNESS", text, path=self.path, facts={"found": value})

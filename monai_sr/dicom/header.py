@@ -15,6 +15,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import FileMetaDataset
 
 from ..errors import ImageError, SuperResolutionWarning
+from ..grid import plausible
 from .archive import MOST_RATIO, SMALL
 from .attributes import groups_of, in_group
 from .dataset import DEFLATED, PIXEL_DATA, UNDEFINED_LENGTH, Stream, bomb, pixel_element, read_dataset, uid_of
@@ -195,7 +196,7 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> tuple[list[Frame], set[tup
                 np.array(position),
                 np.array(orientation),
                 (spacing[0], spacing[1]),
-                thickness[0] if thickness and 0 < thickness[0] < np.inf else None,
+                plausible(thickness[0]) if thickness else None,
                 slope[0] if slope else None,
                 intercept[0] if intercept else None,
             )

@@ -21,6 +21,9 @@ PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 """Little endian, not compressed."""
 
 
+BODY = (-900.0, 3071.0)
+"""HU of lung to metal. A padding value among them, such as 0 HU, is that of scanned voxels too, so it marks none."""
+
 _OVERLAY_BIT = 0x60000102
 """OverlayBitPosition, in any of the groups of overlays."""
 
@@ -74,14 +77,14 @@ def _slope(frame: Frame) -> float:
 
 
 def padding_of(frame: Frame) -> tuple[float, float] | None:
-    """Minimum and maximum of the values that mark pixels outside the scanned field, after rescale."""
+    """Minimum and maximum of the values of a CT that mark pixels outside the scanned field; None if a body has them."""
     head = frame.header
     if head.get("PixelPaddingValue") is None:
         return None
     ends = [head.PixelPaddingValue, head.get("PixelPaddingRangeLimit", head.PixelPaddingValue)]
     slope, intercept = np.float32(_slope(frame)), np.float32(frame.intercept or 0.0)
-    values = sorted(float(slope * np.float32(_as_represented(end, head)) + intercept) for end in ends)
-    return values[0], values[1]
+    low, high = sorted(float(slope * np.float32(_as_represented(end, head)) + intercept) for end in ends)
+    return None if low <= BODY[1] and high >= BODY[0] else (low, high)
 
 
 def _as_represented(value: Any, head: Any) -> int:

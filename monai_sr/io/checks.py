@@ -10,7 +10,7 @@ import numpy as np
 from ..acquired import acquisition_meta
 from ..dicom import TOGETHER
 from ..errors import ImageError, UsageError, warn
-from ..grid import ArrayImage, Grid
+from ..grid import ArrayImage, Grid, plausible
 
 SHEAR = 1e-3
 """Maximum cosine between two axes; a larger one is not a rounding error."""
@@ -63,7 +63,7 @@ def make_volume(
         volumes = np.where(missing, lowest, volumes)
         meta |= acquisition_meta(nan_voxels=missing)
     grid = Grid((volumes.shape[1], volumes.shape[2], volumes.shape[3]), _unsheared(affine))
-    if min(grid.spacing) < 0.05 or max(grid.spacing) > 50:
+    if plausible(min(grid.spacing)) is None or plausible(max(grid.spacing)) is None:
         raise ImageError(
             "E-HDR-UNITS",
             f"spacing {' x '.join(f'{s:.4g}' for s in grid.spacing)} mm is implausible for CT or MR "

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..acquired import acquisition_meta
 from ..errors import ImageError, warn
+from ..grid import plausible
 from .fields import LPS_TO_RAS, integers, no_spacing, numbers, unit_scale, wrong_field
 from .meta_image import numbered_files
 from .stored import Header, Packing, Stored, data_file, listed_files
@@ -135,7 +136,7 @@ def _thickness(fields: dict[str, str], columns: dict[int, np.ndarray], scale: np
     through = max(list(columns)[:3], key=lambda axis: float(np.linalg.norm(columns[axis])))
     words = fields.get("thicknesses", "").lower().split()[through : through + 1]
     values = numbers("thicknesses", words[0]) if words and words[0] != "nan" else []
-    return values[0] * float(scale[min(through, len(scale) - 1)]) if values and values[0] > 0 else None
+    return plausible(values[0] * float(scale[min(through, len(scale) - 1)])) if values else None
 
 
 def _scale(units: str | None, count: int, path: Path) -> np.ndarray:

@@ -14,6 +14,7 @@ from ..acquired import acquisition_meta
 from ..dicom.kinds import quantity_of, values_of
 from ..dicom.sidecar import protocol_from
 from ..errors import warn
+from ..grid import plausible
 from ..intensities import Modality
 
 LONGEST = 2**24
@@ -99,4 +100,4 @@ def _flat(value: Any) -> Any:
 def _length(value: Any) -> float | None:
     """A plausible length in mm; None for anything else."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0.05 <= value <= 50 else None
+    return float(value) if is_number and plausible(value) else None
