@@ -45,7 +45,7 @@ def verify(options: argparse.Namespace) -> int:
             profile=options.profile,
             axis=options.axis,
         )
-    say(f"{consistency.text()}\n{'limit':17} {limit:.3g} for each slice, and what rounding to integers costs")
+    say(f"{consistency.text()}\n{'limit':17} {limit:.3g} for each slice, plus the rounding to integers")
     if options.map:
         say(write_image(consistency.residual, options.map, dtype="float32"))
     artifacts = measure_artifacts(consistency.acquired, cast(MetaTensor, result))

@@ -38,7 +38,7 @@ class FusionOptions:
 
     Attributes:
         field: what the result covers.
-        register: find rigid motions between the stacks; else their headers are believed.
+        register: find rigid motions between the stacks; otherwise the positions in their headers are used.
         maps: also write which stack measured closest to each voxel.
     """
 

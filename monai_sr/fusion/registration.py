@@ -149,10 +149,10 @@ def _refined(images: Sequence[Image], motions: Sequence[Motion], number: int) ->
 def _judged(motion: Motion, name: str, shortest: float, register: bool) -> Motion:
     """A motion that is used if it is plausible, with a warning if it is not."""
     if register and not motion.is_plausible and motion.mm >= shortest:
-        problem = "no plausible rigid motion was found ({mm:.3g} mm, {degrees:.3g} degrees); its header is believed"
+        problem = "no plausible rigid motion was found ({mm:.3g} mm, {degrees:.3g} degrees); the header is used"
         warn("W-FUSE-REGISTER", problem, path=name, facts={"mm": motion.mm, "degrees": motion.degrees})
     if register and np.isnan(motion.after):
-        problem = "it overlaps the first stack too little to be registered; its header is believed"
+        problem = "it overlaps the first stack too little to be registered; its header is used"
         warn("W-FUSE-REGISTER", problem, path=name)
     used = register and motion.is_plausible and motion.mm >= shortest
     agreement = motion.after if used else motion.before
