@@ -28,6 +28,7 @@ NOT_RUN = {
     r"^monai-sr (calibrate|pack)|my_bundle": "writes a bundle, or needs one: test_calibration.py",
     r"--robustness|--peer": "many conditions, or another program: test_cli.py",
     r"--precision b?float16": "needs a GPU, or a processor with bfloat16: test_engines.py",
+    r"--adapt": "minutes of training: test_adaptation.py",
     r"--num-parts 8 --part-id \"\$": "an array job of Slurm: test_pipelines.py",
     r"--scheduler": "needs a Dask cluster: test_batch_processes.py",
     r"--viewer": "needs NiiVue: test_report_viewer.py",
