@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,7 +45,7 @@ from pydicom.uid import (
 from monai_sr.acquired import Acquired
 from monai_sr.dicom import acquisition, find_series, read_series, short_name
 from monai_sr.dicom.pixels import read_frame
-from monai_sr.errors import ImageError, InputMissingError, UsageError
+from monai_sr.errors import ImageError, InputMissingError, UsageError, collect_notices
 from monai_sr.io.images import read_image
 
 ROUNDING = 0.02
@@ -116,6 +117,21 @@ def covered_by(stack: Stack, points: np.ndarray, *, margin_voxels: float = 2.0) 
     row = np.tensordot(down, lps - corner, axes=1) / stack.pixel_spacing[0]
     across = (column > margin_voxels - 0.5) & (column < stack.columns - 0.5 - margin_voxels)
     return across & (row > margin_voxels - 0.5) & (row < stack.rows - 0.5 - margin_voxels)
+
+
+@catalogue.fault("D11", "W-DCM-TILT")
+def test_a_slice_beside_the_others_is_moved_and_no_tilt(tmp_path):
+    stack = Stack(rows=40, columns=40)
+    made = slices(stack, phantoms.known_value_at)
+    shifted = slices(replace(stack, shift=(-3.0, 0, 0)), phantoms.known_value_at)
+    write(tmp_path, [*made[:3], shifted[3], *made[4:]])
+    with collect_notices() as notices:
+        voxels, affine, meta = read_series(find_series(tmp_path).only())
+    (notice,) = notices
+    assert notice.code == "W-DCM-TILT" and notice.facts["off"] == pytest.approx(3.0, abs=1e-3)
+    assert notice.facts["degrees"] == 0 and "degrees" not in notice.problem
+    inside = dicom_phantoms.Volume(voxels, affine, meta, []).error(phantoms.known_value_at)[5:-5, 3:-3]
+    assert inside.max() < 1.0
 
 
 def test_a_tilted_stack_of_uneven_spacing_is_read_too(tmp_path):

@@ -104,8 +104,12 @@ def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
         origin = origin + least[0] * between_columns * row + least[1] * between_rows * column
         across = (beside[-1] - beside[0]) * (between_columns, between_rows)
         angle = np.degrees(np.arctan2(np.linalg.norm(across), along[-1] - along[0]))
+        line = np.outer((along - along[0]) / (along[-1] - along[0]), beside[-1])
+        off = np.abs((beside - line) * (between_columns, between_rows)).max()
         text = "slices are sheared by {degrees:.1f} degrees (gantry tilt); the volume is made upright"
-        notes.append(SuperResolutionWarning("W-DCM-TILT", text, facts={"degrees": float(angle)}))
+        if off > DRIFT_TOLERANCE * max(first.pixel_spacing):
+            text = "slices lie up to {off:.2g} mm beside a straight line, and are moved in their planes"
+        notes.append(SuperResolutionWarning("W-DCM-TILT", text, facts={"degrees": float(angle), "off": float(off)}))
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = row * between_columns, column * between_rows
     affine[:3, 2], affine[:3, 3] = first.normal * float(along[-1] - along[0]) / len(steps), origin
