@@ -157,9 +157,7 @@ class Wanted(_Group):
         None, "wanted slice spacing", unit="mm", unset="the finer in-plane spacing", excludes=("factor",)
     )
     format: Literal["nifti", "dicom", "classic", "enhanced"] | None = _option(
-        None,
-        "results of DICOM input in a folder; dicom: derived series, classic or enhanced as the source",
-        unset="dicom",
+        None, "results of DICOM input in a folder; dicom: classic or enhanced as the source", unset="dicom"
     )
     deidentify: bool = _option(
         False, "remove names, dates and other identity from derived DICOM; MONAI_SR_SECRET names the file of the secret"
