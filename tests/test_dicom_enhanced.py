@@ -131,8 +131,9 @@ def test_more_pixels_than_one_file_holds_are_refused(tmp_path, call, monkeypatch
         derive(source, tmp_path / "derived")
     assert "classic" in refused.value.remedy and not list(tmp_path.iterdir())
     dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices())
-    code, _, err = call("run", tmp_path / "in", f"{tmp_path}/out/", *SPLINE, "--format", "enhanced")
-    assert code == 6 and "E-OUT-FORMAT" in err
+    for more in ((), ("--dry-run",)):
+        code, out, err = call("run", tmp_path / "in", f"{tmp_path}/out/", *SPLINE, "--format", "enhanced", *more)
+        assert code == 6 and "E-OUT-FORMAT" in out + err
     assert call("run", tmp_path / "in", f"{tmp_path}/out/", *SPLINE, "--format", "classic")[0] == 0
 
 

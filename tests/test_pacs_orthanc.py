@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_phantoms import Stack, even, read, slices, uid_of, write
+from dicom_phantoms import Stack, enhanced, even, read, slices, uid_of, write
 from pydicom.uid import RLELossless
 from runs import command
 from test_pacs import auth_file, certificates, leftovers, no_waiting  # noqa: F401 - fixtures
@@ -219,6 +219,17 @@ def test_an_unknown_user_and_an_unknown_authority_are_refused(orthanc, tmp_path)
     wrong = auth_file(tmp_path / "other", "alice:wrong")
     with pytest.raises(PacsError, match="E-PACS-AUTH"):
         Archive(orthanc.url, auth=Credentials.find(wrong), ca_file=orthanc.folder / "ca.pem").search("CT")
+
+
+@pytest.mark.parametrize(("how", "count"), [(None, 1), ("classic", 26)])
+def test_an_enhanced_series_gives_one_enhanced_image_or_classic_ones(how, count, orthanc, tmp_path):
+    orthanc.send(write(tmp_path / "in", enhanced(slices())))
+    told = []
+    options = RunOptions.from_dict({"bundle": "none", "format": how})
+    more = {"settle": 0.0, "days": 36500, "report": told.append}
+    Watcher(orthanc.archive(), tmp_path / "state", options, **more).look()
+    assert [event.text for event in told if event.status == "stored"] == [f"{count} instances stored"], told
+    assert sum(map(len, orthanc.derived())) == count
 
 
 @pytest.mark.data

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..dicom import check_size
 from ..engine.memory import choose_tile, free_vram, memory_budget, volume_bytes
 from ..engine.sizes import TRAINING_BYTES
 from ..errors import Later, SuperResolutionError, printable
@@ -67,7 +68,10 @@ def _with_costs(forecast: Forecast, options: RunOptions, model: Model | Planned,
     try:
         texture = volume_bytes(0, size["voxels_out"]) if options.wanted.texture else 0
         tile = choose_tile(model.engine, **size, memory=memory - texture, vram=free_vram(model.device))
-        made = made_by(decide_options(case, options), model)
+        decided = decide_options(case, options)
+        if decided.wanted.format == "enhanced":
+            check_size(size["voxels_out"])
+        made = made_by(decided, model)
         done = is_done(
             case.target,
             made,
