@@ -230,6 +230,15 @@ def test_verify_takes_dicom_on_either_side(tmp_path, capsys):
     assert " HU" in capsys.readouterr().out
 
 
+def test_verify_refuses_a_result_that_is_the_coarser_volume(files, capsys):
+    """As where the two are swapped; a volume that was passed through is no coarser."""
+    thick, thin, _ = files
+    assert main(["verify", str(thin), str(thick)]) == 5
+    assert "E-CON-GRID" in capsys.readouterr().err
+    main(["verify", str(thick), str(thick)])
+    assert "E-CON-GRID" not in capsys.readouterr().err
+
+
 def test_verify_needs_two_volumes_of_one_scan(files, tmp_path, capsys):
     thick, _, _ = files
     other = write_image(phantoms.known_value(phantoms.grid(orientation="oblique")), tmp_path / "other.nii.gz")

@@ -212,6 +212,8 @@ REFUSED = [
     entry("I18", "E-USE", "the fourth of three", lambda f: nifti(
         f, noise((6, 6, 6, 3))), "--volume", "3", says=("3", "0 to 2"), exit_code=2),
     entry("I18", "E-IMG-4D", "five axes", lambda f: nifti(f, noise((6, 6, 6, 3, 2))), "--volume", "all", says=("5",)),
+    entry("I18", "E-IMG-4D", "along the fifth axis", lambda f: nifti(
+        f, noise((6, 6, 6, 1, 3))), says=("--volume 0 to 2",)),
     entry("I18", "E-USE", "of a series", ct_series, "--volume", "1", says=("--volume 1",), exit_code=2),
     entry("I19", "E-IMG-DTYPE", "colors", lambda f: nifti(f, COLORS)),
     entry("I19", "E-IMG-DTYPE", "complex", lambda f: nifti(

@@ -131,6 +131,14 @@ def test_any_order_of_damage_is_an_image_error_and_nothing_else(tmp_path):
             read_image(path)
 
 
+def test_volumes_along_a_fifth_axis_are_those_of_a_fourth(tmp_path):
+    """AFNI writes buckets so."""
+    data = voxels((6, 5, 4, 1, 3))
+    path = save_nifti(tmp_path / "bucket.nii", data, AFFINES["RAS"])
+    assert np.array_equal(read_image(path, volume=2)[0].numpy(), data[..., 0, 2])
+    assert read_image(path, volume="all").shape == (3, 6, 5, 4)
+
+
 # ------------------------------------------------------------- output
 
 

@@ -33,8 +33,7 @@ def make_volume(
     may_be_constant: bool = False,
 ) -> ArrayImage:
     """Three-dimensional volumes of finite voxels on a sound grid, or an error; ``path`` is what it is called."""
-    while voxels.ndim > 3 and voxels.shape[-1] == 1:
-        voxels = voxels[..., 0]
+    voxels = voxels.reshape(*voxels.shape[:3], *(n for n in voxels.shape[3:] if n > 1))  # AFNI leaves the fourth at 1
     size = " x ".join(map(str, voxels.shape))
     if voxels.ndim < 3 or min(voxels.shape[:3]) == 1:
         raise ImageError("E-IMG-2D", f"{size} voxels: a single slice")

@@ -166,8 +166,8 @@ def measure_consistency(
 
     The result may come from any program. The affines give the position of its voxels. Axes in another order or
     direction are permuted and flipped, additional slices and voxels are left out, and another in-plane spacing
-    is resampled (averaged if finer, otherwise cubic); the notes say so. Only axes that are not parallel are
-    refused.
+    is resampled (averaged if finer, otherwise cubic); the notes say so. Axes that are not parallel are
+    refused, and a result that is coarser along an axis and finer along none.
 
     NRMSE is a fraction of the spread of the acquired volume (99.9th minus 0.1st percentile without padding), so
     it does not depend on units or on single bright voxels.
@@ -192,6 +192,10 @@ def measure_consistency(
         )
     grid = grid_of(image)
     x, there = turn_to(grid, result)
+    coarser = np.array(there.spacing) / grid.spacing
+    if coarser.max() > 1 + SAME_SPACING and coarser.min() > 1 - SAME_SPACING:
+        what = f"the result is finer than the acquired volume along no axis, and {coarser.max():.3g} times as coarse"
+        raise not_aligned(what, "give the acquired volume first, and its result second")
     if not isinstance(acquired, Acquired):
         profile = profile or result.meta.get("slice_profile")
         acquired = Acquired.of(acquired, slice_thickness=slice_thickness, profile=profile, axis=axis, refined=there)
