@@ -159,9 +159,7 @@ class Wanted(_Group):
     format: Literal["nifti", "dicom", "classic", "enhanced"] | None = _option(
         None, "results of DICOM input in a folder; dicom: classic or enhanced as the source", unset="dicom"
     )
-    deidentify: bool = _option(
-        False, "remove names, dates and other identity from derived DICOM; MONAI_SR_SECRET names the file of the secret"
-    )
+    deidentify: bool = _option(False, "remove identity from derived DICOM; MONAI_SR_SECRET names the secret's file")
     strict: bool = _option(
         False,
         "fail instead of a warning if the result may not be better than interpolation: spacing not finer, "
@@ -366,6 +364,7 @@ LEFT_OUT: dict[str, set[str]] = {
     "bids": _DICOM_ONLY | {"name"},
     "slicer": _DICOM_ONLY | _OF_A_RUN | {"consistency", "protocols"},  # whose name is that of its map there
     "watch": _OF_A_RUN | {"input", "output", "series", "volume", "nan", "geometry", "merge_by_geometry"},
+    "node": _OF_A_RUN | {"input", "output", "series", "volume", "nan", "geometry", "merge_by_geometry"},
     "check": {p.name for p in PARAMETERS.values() if p.group not in ("reading", "acquisition")} | {"series"},
 }
 """Options that a command does not take."""

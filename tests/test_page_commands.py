@@ -25,6 +25,8 @@ from monai_sr.profiles import protocols_text
 NOT_RUN = {
     r"^(make|pip|pre-commit|pytest|monai-sr demo|python3? -m venv|\. )": "installs or takes minutes: .ci/run",
     r"^monai-sr watch": "needs an archive: test_pacs.py",
+    r"^monai-sr node": "goes on until it is stopped: test_node.py",
+    r"--deidentify": "makes a secret: test_deidentify.py",
     r"^monai-sr (calibrate|pack)|my_bundle": "writes a bundle, or needs one: test_calibration.py",
     r"--robustness|--peer": "many conditions, or another program: test_cli.py",
     r"--precision b?float16": "needs a GPU, or a processor with bfloat16: test_engines.py",

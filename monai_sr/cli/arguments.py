@@ -244,10 +244,48 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ca-file", metavar="FILE", help="trust these certificates (PEM) and no others")
     parser.add_argument("--once", action="store_true", help="query once and end, for cron")
+    _add_choice(parser, interval=60.0, days="process only studies dated within the last N days [%(default)s]")
+
+
+def add_node(parser: argparse.ArgumentParser) -> None:
+    """Those of ``node`` about the network."""
+    parser.add_argument(
+        "--state", metavar="FOLDER", required=True, help="what was received, and the state of each series"
+    )
+    parser.add_argument("--ae-title", default="MONAI-SR", metavar="TITLE", help="AE title of this node [%(default)s]")
+    parser.add_argument(
+        "--address", default="127.0.0.1", metavar="IP", help="listen at this address; 0.0.0.0 for all [%(default)s]"
+    )
+    parser.add_argument("--port", type=count, default=11112, metavar="N", help="listen at this port [%(default)s]")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="TITLE[@ADDRESS]",
+        help="accept this AE title, from this address only; may be repeated [all, at a loopback address]",
+    )
+    parser.add_argument(
+        "--send", metavar="TITLE@HOST:PORT", help="send results to this node [a folder 'results' in the state folder]"
+    )
+    parser.add_argument("--certificate", metavar="FILE", help="use TLS with this certificate (PEM), in both directions")
+    parser.add_argument("--key", metavar="FILE", help="key of the certificate [in the same file]")
+    parser.add_argument("--ca-file", metavar="FILE", help="certificates (PEM) of which every peer must have one")
+    parser.add_argument(
+        "--associations", type=count, default=8, metavar="N", help="associations at the same time [%(default)s]"
+    )
+    _add_choice(
+        parser,
+        interval=10.0,
+        days="keep a series that was left out or failed for N days, for late slices [%(default)s]",
+    )
+
+
+def _add_choice(parser: argparse.ArgumentParser, *, interval: float, days: str) -> None:
+    """Which series are processed, and when."""
     parser.add_argument(
         "--interval",
         type=positive_number,
-        default=60.0,
+        default=interval,
         metavar="SECONDS",
         help="time between two queries [%(default)g]",
     )
@@ -263,7 +301,7 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=7,
         metavar="N",
-        help="only studies dated within the last N days [%(default)s]",
+        help=days,
     )
     parser.add_argument(
         "--thick-ratio",

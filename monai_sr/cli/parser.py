@@ -20,6 +20,7 @@ from .arguments import (
     add_evaluate,
     add_fuse,
     add_limits,
+    add_node,
     add_parameter,
     positive_number,
 )
@@ -200,6 +201,10 @@ def make_parser() -> Parser:
     sub = command("watch", "Super-resolve new thick series of a DICOMweb archive and store the results beside them")
     add_archive(sub)
     _add_options(sub, "watch")
+
+    sub = command("node", "Receive thick series as a DICOM node (C-STORE), super-resolve them and send the results on")
+    add_node(sub)
+    _add_options(sub, "node")
 
     sub = command("info", "List versions, devices and bundles")
     sub.add_argument("--bundle-path", metavar="BUNDLE", help="print only the folder of this bundle")

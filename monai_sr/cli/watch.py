@@ -23,11 +23,6 @@ def watch(options: argparse.Namespace) -> int:
         fix = 'pip install "monai-sr[pacs]"'
         raise UsageError("E-EXTRA", f"{error.name} is not installed, which an archive needs", fix=fix) from error
 
-    def report(event: Any) -> None:
-        good = event.status == "stored"
-        text = f"{event.series}: {'left out, ' if event.status == 'left out' else ''}{event.text}"
-        say(text) if good else complain(text)
-
     archive = Archive(
         options.dicomweb,
         auth=Credentials.find(options.auth_file),
@@ -35,18 +30,7 @@ def watch(options: argparse.Namespace) -> int:
         timeout=options.timeout,
     )
     make_folder(Path(options.state))
-    chosen = run_options(options)
-    modality = chosen.acquisition.modality
-    watcher = Watcher(
-        archive,
-        Path(options.state),
-        chosen,
-        modalities=[modality] if modality else ["CT", "MR"],
-        days=options.days,
-        settle=options.settle,
-        thick_ratio=options.thick_ratio,
-        report=report,
-    )
+    watcher = Watcher(archive, Path(options.state), **choice_of(options))
     if not options.once:
         watch_on(watcher, interval=options.interval, report=complain)
     counts = watcher.look()
@@ -55,3 +39,23 @@ def watch(options: argparse.Namespace) -> int:
         f"{counts.settled} done before, {counts.waiting} not ready, {counts.later} tried again later"
     )
     return counts.exit_code
+
+
+def choice_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What a watcher is given of the command line."""
+    chosen = run_options(options)
+    modality = chosen.acquisition.modality
+    return {
+        "options": chosen,
+        "modalities": [modality] if modality else ["CT", "MR"],
+        "days": options.days,
+        "settle": options.settle,
+        "thick_ratio": options.thick_ratio,
+        "report": report_event,
+    }
+
+
+def report_event(event: Any) -> None:
+    """Show what became of a series."""
+    text = f"{event.series}: {'left out, ' if event.status == 'left out' else ''}{event.text}"
+    say(text) if event.status == "stored" else complain(text)

@@ -224,6 +224,9 @@ class Archive:
                 is_temporary=True,
             )
 
+    def release(self, series: RemoteSeries, *, is_stored: bool) -> None:
+        """Nothing: the archive keeps a series that needs no more work."""
+
     def _store_once(self, datasets: Sequence[Dataset], study: str) -> Dataset:
         try:
             return self._client.store_instances(datasets, study)

@@ -24,6 +24,7 @@ from ...inference import Progress
 from ...options import RunOptions
 from .access import PacsError
 from .archive import Archive, RemoteSeries
+from .received import Received
 from .state import Entry, State, name_of
 from .thick import HEADER, THICK_RATIO, slices_in_pixels, why_not
 
@@ -85,7 +86,7 @@ class Watcher:
     """Looks for new thick series and super-resolves them.
 
     Attributes:
-        archive: the archive.
+        archive: the archive, or what a node received.
         folder: of the state; holds records, and the series that is in work.
         options: of every result.
         modalities: "CT", "MR" or both.
@@ -99,7 +100,7 @@ class Watcher:
         SuperResolutionError: the bundle or device cannot be used, or the folder cannot be written to.
     """
 
-    archive: Archive
+    archive: Archive | Received
     folder: Path
     options: RunOptions = field(default_factory=RunOptions)
     modalities: Sequence[str] = MODALITIES
@@ -148,6 +149,7 @@ class Watcher:
     def _look_at(self, series: RemoteSeries, place: Path, counts: Round) -> None:
         entry = self._state.read(place)
         if entry is not None and entry.settles(series.instances) and not place.exists():
+            self.archive.release(series, is_stored=entry.status == "stored")
             counts.settled += 1
             return
         unfinished = entry is not None and entry.goes_on(series.instances)
@@ -220,6 +222,7 @@ class Watcher:
     def _close(self, series: RemoteSeries, place: Path, entry: Entry, counts: Round) -> None:
         """Record and report the end of a series."""
         self._state.write(place, entry)
+        self.archive.release(series, is_stored=entry.status == "stored")
         text = f"{entry.code}: {entry.reason}"
         if entry.status == "stored":
             counts.stored += 1
