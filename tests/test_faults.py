@@ -289,6 +289,8 @@ WARNED = [
     entry("I21", "W-SR-NOGAIN", "5 mm wanted", nifti, "--spacing", "5", says=("4 mm",)),
     entry("I22", "W-SR-RANGE", "9", nifti, *BUNDLE, "--factor", "9", says=("9", "1.2", "8")),
     entry("I22", "W-SR-RANGE", "0.5 mm", nifti, "--bundle", "residual", "--spacing", "0.5", says=("8", "1.2", "6")),
+    entry("I38", "W-IMG-EMPTY", "zeros", lambda f: nifti(
+        f, with_voxels(noise((8, 7, 9)), (np.s_[..., [0, 3, 4]], 0))), says=("2 slices", "slice 3")),
     entry("I24", "W-CT-HU", "0 to 3000", offset_ct, "--modality", "CT", says=("0 and 3000", "-1000")),
     entry("I24", "W-CT-HU", "negative values without a sign", lambda f: nifti(f, with_voxels(
         RNG.integers(-1000, 1000, (8, 7, 6)).astype(np.float32), ((0, 0), 65436))), "--modality", "CT",

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+import numpy as np
+
 from ..acquired import Acquired
-from ..errors import BundleError, ImageError, doubt
+from ..errors import BundleError, ImageError, doubt, warn
 from ..grid import SAME_SPACING, ArrayImage, Grid
 from ..intensities import CT_WINDOW, MR_PERCENTILES, Modality, Normalization, check_hounsfield, count_labels
 from ..io import shelf
@@ -175,7 +177,7 @@ def is_beyond(factor: float, trained: tuple[float, float] | None) -> bool:
 
 
 def _check_values(acquired: Acquired, *, strict: bool) -> None:
-    """Refuse labels unless the modality is given, and warn of a CT whose values are not plausible HU."""
+    """Refuse labels unless the modality is given; warn of empty slices, and of a CT without plausible HU."""
     source = acquired.sources["modality"]
     for channel, voxels in enumerate(acquired.array):
         labels = count_labels(acquired.oriented(voxels)) if source == "estimated" else 0
@@ -183,12 +185,23 @@ def _check_values(acquired: Acquired, *, strict: bool) -> None:
             raise ImageError(
                 "E-MOD", f"{labels} different whole numbers in patches: a mask or segmentation, an image is needed"
             )
+        empty = _empty_slices(voxels, acquired.axis)
+        if len(empty):
+            text = "{count} slices between others hold one value each, the first is slice {first}; were they lost?"
+            warn("W-IMG-EMPTY", text, path=acquired.path, facts={"count": len(empty), "first": int(empty[0])})
         if acquired.modality != "CT" or source == "estimated":
             continue
         outside = acquired.outside(voxels, channel)
         finding = check_hounsfield(voxels if outside is None or outside.all() else voxels[~outside])
         if finding:
             doubt("W-CT-HU", "E-CT-HU", finding, "they are used as HU", strict=strict, path=acquired.path)
+
+
+def _empty_slices(voxels: np.ndarray, axis: int) -> np.ndarray:
+    """Numbers of the slices of one value between slices with contrast, which were lost."""
+    in_plane = tuple({0, 1, 2} - {axis})
+    seen = np.flatnonzero(voxels.min(axis=in_plane) < voxels.max(axis=in_plane))
+    return np.setdiff1d(np.arange(seen[0], seen[-1]), seen) if len(seen) else seen
 
 
 @dataclass(eq=False)
