@@ -32,6 +32,9 @@ _CLOCKS_DIFFER = 2
 _MMAP_THRESHOLD, _MIB = -3, 2**20
 """From malloc.h of glibc."""
 
+_PATIENCE = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6) if os.name == "nt" else ()
+"""Seconds between attempts to rename."""
+
 _TEMPORARY = re.compile(r"\..+\.(?P<mark>[\w-]+-\d+-\d+)\.tmp", re.DOTALL)
 
 
@@ -143,6 +146,24 @@ def write_text(text: str, path: Path) -> Path:
     return path
 
 
+def move(source: Path, target: Path) -> None:
+    """Rename a file, replacing another one, or a folder, within one disk.
+
+    Windows refuses while a virus scanner, an indexer or a viewer has a file open; there it is tried again.
+
+    Raises:
+        OSError: it cannot be renamed, on Windows after the waits of :data:`_PATIENCE`.
+    """
+    for seconds in _PATIENCE:
+        try:
+            os.replace(source, target)
+        except PermissionError:
+            time.sleep(seconds)
+        else:
+            return
+    os.replace(source, target)
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, and rename it."""
     temporary = temporary_beside(path)
@@ -151,7 +172,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        move(temporary, path)
     except OSError as error:
         raise write_error(path, error) from error
     finally:

@@ -25,7 +25,7 @@ from ..errors import (
     SuperResolutionWarning,
     write_error,
 )
-from ..files import temporary_beside
+from ..files import move, temporary_beside
 from ..grid import grid_of
 from ..inference import acquire
 from ..io.images import image_suffix, read_image, write_image
@@ -285,24 +285,31 @@ def _write_result(sr: MetaTensor, case: Case, made: MadeBy, options: RunOptions)
     series = case.series
     assert series is not None
     how: dict[str, Any] = {"made_by": made, "format": options.wanted.format}
-    replace_folder(case.target, lambda: write_derived_series(sr, series, case.target, **how))
+    replace_folder(case.target, lambda folder: write_derived_series(sr, series, folder, **how))
 
 
-def replace_folder(target: Path, write: Callable[[], Any]) -> None:
-    """Write a folder; replaces a folder of ours.
+def replace_folder(target: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` make a folder, then rename it to ``target``; until then a folder of ours stays there.
 
     Raises:
         OutputError: it cannot be written.
     """
-    old = temporary_beside(target.with_name(f"{target.name}-old"))
+    new, old = (temporary_beside(target.with_name(f"{target.name}-{which}")) for which in ("new", "old"))
     try:
+        write(new)
         if target.exists():
-            os.rename(target, old)
-        write()
+            move(target, old)
+        move(new, target)
     except OSError as error:
+        if old.exists():
+            move(old, target)
         raise write_error(target, error) from error
+    except OutputError as error:  # which names the temporary folder
+        error.path = target
+        raise
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_space(case: Case, acquired: Acquired, voxels_out: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -125,9 +127,15 @@ def check_names(cases: Iterable[Case]) -> None:
         for path in (case.target, sidecar_path(case.target), *case.mask_targets):
             if _identity(path) in inputs:
                 raise UsageError("E-OUT-SAME", f"the result of {case.name} would replace an input", path=path)
-            other = taken.setdefault(os.path.normcase(path.absolute()), case)
+            other = taken.setdefault(_name_on_disk(path), case)
             if other is not case:
                 raise UsageError("E-OUT-CLASH", f"{other.name} and {case.name} would both be written there", path=path)
+
+
+def _name_on_disk(path: Path) -> str:
+    """The same for names that the system takes for one: on Windows and, as disks of macOS usually are, without case."""
+    name = os.path.normcase(path.absolute())
+    return unicodedata.normalize("NFC", name).casefold() if sys.platform == "darwin" else name
 
 
 def _identity(path: Path) -> tuple[int, int] | str:

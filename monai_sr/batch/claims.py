@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import write_error
-from ..files import hidden_beside, is_alive, own_mark, temporary_beside
+from ..files import hidden_beside, is_alive, move, own_mark, temporary_beside
 from .record import record_beside, sha256_of_result
 
 HEARTBEAT = 30.0
@@ -59,8 +59,8 @@ class Claim:
     def _sign(self) -> None:
         # by rename, so that no instant is without the word "writing" of the holder before
         temporary = temporary_beside(self._path)
-        temporary.write_text(f"{own_mark()}{_WRITING if self.unfinished else ''}")
-        os.replace(temporary, self._path)
+        temporary.write_text(f"{own_mark()}{_WRITING if self.unfinished else ''}", encoding="utf-8")
+        move(temporary, self._path)
 
 
 _WRITING = " writing"
@@ -98,7 +98,7 @@ def hold_claim(target: Path) -> Iterator[Claim]:
         ended.set()
         with suppress(OSError):
             # a result whose record is missing needs the claim to be known as ours
-            ours = path.read_text().removesuffix(_WRITING) == own_mark()
+            ours = path.read_text(encoding="utf-8").removesuffix(_WRITING) == own_mark()
             if ours and not (claim.unfinished and _lacks_record(target)):
                 path.unlink()
 
@@ -107,7 +107,7 @@ def drop_claim(target: Path) -> None:
     """Remove the claim of a dead process, or of this one at its end, unless it marks a result as ours."""
     path = hidden_beside(target, "claim")
     with suppress(OSError):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         holder = text.removesuffix(_WRITING)
         ended = not holder or holder == own_mark() or is_alive(holder) is False
         if ended and not (text.endswith(_WRITING) and _lacks_record(target)):
@@ -135,11 +135,11 @@ def _take(path: Path) -> Claim:
     except FileExistsError:
         pass
     else:
-        with open(descriptor, "w") as file:
+        with open(descriptor, "w", encoding="utf-8") as file:
             file.write(own_mark())
         return Claim(path, unfinished=False)
     try:
-        text, age = path.read_text(), time.time() - path.stat().st_mtime
+        text, age = path.read_text(encoding="utf-8"), time.time() - path.stat().st_mtime
     except FileNotFoundError:  # given up in between
         return _take(path)
     holder = text.removesuffix(_WRITING)

@@ -56,7 +56,7 @@ def doctor(options: argparse.Namespace) -> int:
 def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
     """Those of :data:`INSTRUCTIONS` that the processor has; on other systems than Linux, what numpy finds."""
     try:
-        flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+        flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         simd = np.show_config(mode="dicts")["SIMD Extensions"]  # type: ignore[index]
         return [*simd["baseline"], *simd.get("found", [])]

@@ -60,7 +60,7 @@ def say(text: object) -> None:
     """
     if _answer.get() is None and not _quiet.get():
         with _writable_stdout():
-            print(_shown(text), flush=True)
+            print(_shown(text, sys.stdout), flush=True)
 
 
 def say_details(lines: Iterable[str]) -> None:
@@ -86,7 +86,7 @@ def complain(text: object) -> None:
         document["errors" if isinstance(text, SuperResolutionError) else "warnings"].append(text.to_dict())
         return
     with suppress(OSError):  # there is no other place to tell it
-        print(f"monai-sr: {_shown(text)}", file=sys.stderr, flush=True)
+        print(f"monai-sr: {_shown(text, sys.stderr)}", file=sys.stderr, flush=True)
 
 
 def flush_stdout() -> None:
@@ -133,5 +133,8 @@ def _writable_stdout() -> Iterator[None]:
             raise write_error(Path("stdout"), error) from error
 
 
-def _shown(text: object) -> str:
-    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in str(text).split("\n"))
+def _shown(text: object, stream: Any) -> str:
+    """The text without what a terminal would obey, or what its encoding lacks, such as cp1252 on Windows."""
+    shown = "\n".join("\t".join(map(printable, line.split("\t"))) for line in str(text).split("\n"))
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)

@@ -163,7 +163,7 @@ def _limit_memory(more: int) -> None:
     if sys.platform == "linux":
         import resource
 
-        with open("/proc/self/statm") as file:
+        with open("/proc/self/statm", encoding="utf-8") as file:
             have = int(file.read().split()[0]) * resource.getpagesize()
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         limit = have + more if hard == resource.RLIM_INFINITY else min(have + more, hard)

@@ -22,7 +22,7 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian,
 
 from ..acquired import padding_value_of
 from ..errors import OutputError, write_error
-from ..files import temporary_beside
+from ..files import move, temporary_beside
 from ..options import RunOptions
 from .attributes import get
 from .dataset import pydicom_silent
@@ -137,7 +137,7 @@ def write_derived_series(
                     dcmwrite(file, made_by.released(instance))
                     file.flush()
                     os.fsync(file.fileno())
-        os.rename(hidden, folder)
+        move(hidden, folder)
     except OSError as error:
         raise write_error(folder, error) from error
     finally:

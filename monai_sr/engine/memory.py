@@ -123,7 +123,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def reset_peak() -> None:
     """Start the count of peak memory here, if the system supports it."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return
 
@@ -136,7 +136,7 @@ def peak_mib() -> float:
     if resource is None:  # Windows
         return psutil.Process().memory_info().peak_wset / 2**20
     with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if os.uname().sysname == "Darwin" else 2**10)

@@ -220,7 +220,7 @@ def _write_result(fused: Fused, case: FusionCase, made: MadeBy, fusion: FusionOp
     first, *others = (stack.series for stack in case.stacks if stack.series is not None)
     how = f"field={fusion.field} register={fusion.register}"
     said: dict[str, Any] = {"made_by": made, "others": others, "fusion": how, "format": options.wanted.format}
-    replace_folder(case.target, lambda: write_derived_series(fused.image, first, case.target, **said))
+    replace_folder(case.target, lambda folder: write_derived_series(fused.image, first, folder, **said))
 
 
 def _maps_of(target: Path, options: RunOptions, fusion: FusionOptions) -> list[Path]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..acquired import acquisition_meta
 from ..errors import ImageError, write_error
-from ..files import temporary_beside
+from ..files import move, temporary_beside
 from ..grid import Grid
 from .fields import LPS_TO_RAS
 from .nifti import check_dtype
@@ -69,7 +69,7 @@ def write_itk(voxels: np.ndarray, grid: Grid, path: Path) -> None:
         simple_itk().WriteImage(image, str(whole), useCompression=True)
         with open(whole, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(whole, path)
+        move(whole, path)
     except (RuntimeError, OSError) as error:
         raise write_error(path, error) from error
     finally:

@@ -1,13 +1,15 @@
 """How soon a command answers: help, refusals, and the shortest runs, each in a process of its own.
 
 ``python -m tests.benchmarks.start`` prints a Markdown table: processor and wall seconds, the smallest of ``--repeats``.
-On a busy machine, use the processor seconds.
+On a busy machine, use the processor seconds. ``--parts`` prints instead where a run of the example spends them, each
+part also as a fraction of the super-resolution itself; with OMP_NUM_THREADS=1, because threads that wait count.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import subprocess
 import sys
 import tempfile
@@ -42,6 +44,9 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "no BIDS dataset": ["bids", str(folder / "texts"), str(folder / "out"), "participant"],
         "check of the example": ["check", EXAMPLE],
         "dry run of the example": ["run", EXAMPLE, new, "--dry-run"],
+        "dry run of the example by torch, best quality": [
+            *("run", EXAMPLE, new, "--dry-run", "--engine", "torch", "--quality", "best")
+        ],
         "dry run of the example without a network": ["run", EXAMPLE, new, "--dry-run", "--bundle", "none"],
         "the example without a network": ["run", EXAMPLE, new, "--bundle", "none"],
     }
@@ -76,14 +81,59 @@ def rows(folder: Path, repeats: int, only: str) -> Iterator[str]:
             yield f"| {name} | {spent:.2f} | {wall:.2f} |"
 
 
+PARTS = {
+    "imports: NumPy, nibabel, pydicom, ours": "import monai_sr.cli.main, monai_sr.cli.run",
+    "imports: torch": "import torch",
+    "imports: MONAI": "from monai_sr.engine.imports import import_monai_to_run; import_monai_to_run()",
+    "imports: SciPy, OpenVINO, ours": "import monai_sr.batch.case, scipy.interpolate, openvino",
+    "load the network": """
+from monai_sr import batch
+from monai_sr.inference import acquire
+from monai_sr.options import RunOptions
+options = RunOptions.from_dict({"input": source, "output": target, "device": "cpu"})
+model = batch.load_model(options)
+""",
+    "read": """
+(case,) = batch.find_cases(options)
+acquired = acquire(batch.case.read_case(case, options).to_tensor(), options.acquisition)
+""",
+    "super-resolution, first": "sr, _ = batch.case.super_resolve_within(model, acquired, options.wanted)",
+    "super-resolution again": "sr, _ = batch.case.super_resolve_within(model, acquired, options.wanted)",
+    "check of the result": "batch.case.assess(acquired, sr, model, options)",
+    "write": "batch.case._write_result(sr, case, None)",
+}
+"""What a run does in order, as Python; the first super-resolution also compiles the graphs of the network."""
+
+
+def parts(folder: Path, repeats: int) -> Iterator[str]:
+    """The rows of the table of parts, each the smallest of some processes."""
+    program = "import json, time\nspent = []\n" + "".join(
+        f"start = time.process_time()\n{code}\nspent.append(time.process_time() - start)\n" for code in PARTS.values()
+    )
+    seconds = []
+    for index in range(repeats):
+        names = f"source, target = {EXAMPLE!r}, {str(folder / f'new{index}.nii.gz')!r}\n"
+        words = [sys.executable, "-c", f"{names}{program}print(json.dumps(spent))"]
+        seconds.append(json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
+    least = dict(zip(PARTS, map(min, zip(*seconds, strict=True)), strict=True))
+    yield "| | processor, s | of the super-resolution |"
+    yield "|---|---|---|"
+    for name, spent in least.items():
+        yield f"| {name} | {spent:.2f} | {spent / least['super-resolution again']:.2f} |"
+
+
 def main(words: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default="", metavar="TEXT", help="commands with this in their name")
+    parser.add_argument("--parts", action="store_true", help="where a run of the example spends its time")
     options = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as folder:
-        for row in rows(Path(folder), options.repeats, options.only):
+        lines = (
+            parts(Path(folder), options.repeats) if options.parts else rows(Path(folder), options.repeats, options.only)
+        )
+        for row in lines:
             print(row, flush=True)
 
 

@@ -350,7 +350,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def read_rows(path: Path) -> list[Row]:
     """What :func:`write_rows` wrote."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return [
             Row(line["run"], int(line["step"]), *(float(line[field.name]) for field in fields(Row)[2:]))
             for line in csv.DictReader(file)
