@@ -795,6 +795,7 @@ def test_demo_makes_thin_slices_of_the_example_and_prints_a_table(call, shipped,
     assert all(not np.array_equal(a, b) for a, b in itertools.combinations(volumes, 2))
     assert nib.load(output / "thick.nii.gz").shape == (16, 15, 8)
     assert (output / "comparison.png").is_file() == plots == ("monai-sr[plots]" not in out)
+    assert ("and comparison.png are in" in out) == plots
     assert not plots or (output / "comparison.png").read_bytes()[1:4] == b"PNG"
 
 

@@ -20,6 +20,7 @@ def demo(options: argparse.Namespace) -> int:
         name = "consistent spline" if score.method == "consistent" else score.method
         say(f"{name:22}{score.psnr_db:9.2f}{score.gain_db:+9.2f}{score.ssim:9.4f}")
     say("PSNR and SSIM inside the head, compared with the thin slices; gain over the consistent spline.\n")
-    say(f"volumes and comparison.png are in {output.resolve()}")
+    picture = " and comparison.png" if (output / "comparison.png").is_file() else ""
+    say(f"volumes{picture} are in {output.resolve()}")
     say(NOTICE)
     return 0
