@@ -217,7 +217,7 @@ def test_the_apptainer_definition_parses_and_does_what_the_dockerfile_does():
     for label in recipe.labels:
         name, value = label.split(" ", 1)
         assert f'{name}="{value}"' in docker
-    installed = "pip install --no-cache-dir --constraint constraints.txt ."
+    installed = 'pip install --no-cache-dir --constraint constraints.txt ".[cpu]"'
     assert installed in docker and any(installed in line for line in recipe.install)
     copied = {line.split()[0] for line in recipe.files}
     assert copied == {word for line in re.findall(r"\nCOPY (?!--)(.+) \S+", docker) for word in line.split()}
