@@ -22,10 +22,10 @@ from ..trust.resolution import SAMPLES
 WORK = {
     ("pyramid", "openvino", "int8"): 280.0,
     ("pyramid", "openvino", "float32"): 950.0,
-    ("pyramid", "torch", "float32"): 1210.0,
+    ("pyramid", "torch", "float32"): 1120.0,
     ("residual", "openvino", "int8"): 380.0,
     ("residual", "openvino", "float32"): 1150.0,
-    ("residual", "torch", "float32"): 1490.0,
+    ("residual", "torch", "float32"): 1430.0,
 }
 """Work of a network for a million voxels, as 10^9 operations of a matrix product in float32 that take as long; it grows
 with the power :data:`GROWTH` of the voxels. Measured on one machine (AVX-512 with VNNI) by batch/speed.py, torch by
