@@ -21,6 +21,7 @@ from pydicom import Sequence as Items
 
 from monai_sr.acquired import Acquired
 from monai_sr.dicom import find_series, read_series
+from monai_sr.errors import UsageError
 from monai_sr.intensities import USUAL
 from monai_sr.io.images import read_image, write_image
 
@@ -280,6 +281,32 @@ def test_times_of_volumes_become_the_step_of_the_fourth_axis(tmp_path):
     for scan, step in (("GE, contrast", 5.0), ("CT perfusion", 2.0), ("echoes", None)):
         (series,) = find_series(write_scan(tmp_path / scan, scan), volume="all").series
         assert read_series(series)[2].get("time_step", (None, 8)) == (step, 8)
+
+
+def test_volumes_of_one_echo_are_kept_together_by_their_name(tmp_path, call):
+    for echo in (1, 2):
+        for t in range(3):
+            made = slices(SMALL, drawn(t + 3 * echo), modality="MR", EchoNumbers=echo, EchoTime=5.0 * echo)
+            for one in made:
+                one.TemporalPositionIdentifier, one.AcquisitionTime = t + 1, f"1200{5 * t:02d}"
+            write(tmp_path / "in", made)
+    found = find_series(tmp_path / "in", volume="all")
+    assert len(found.only().phases) == 6
+    (second,) = found.choose("1#echo=2")
+    assert second.part == (("echo", "2"),) and len(second.phases) == 3
+    assert {float(frame.header.EchoTime) for frame in second.all_frames} == {10.0}
+    (single,) = found.choose("1#echo=2,time=3")
+    assert not single.phases and single.part == (("echo", "2"), ("time", "3"))
+    with pytest.raises(UsageError, match="E-DCM-SERIES"):
+        found.choose("1#echo=3")
+    words = ("--volume", "all", "--series", "1#echo=2", *SPLINE)
+    assert call("run", tmp_path / "in", f"{tmp_path}/out/", *words)[0] == 0
+    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    made = instances_of(folder)
+    assert len(made) == 36 and {float(one.EchoTime) for one in made} == {10.0} and folder.name.endswith("-echo-2")
+    assert [one.TemporalPositionIdentifier for one in made[::12]] == [1, 2, 3]
+    assert call("run", tmp_path / "in", tmp_path / "thin.nii.gz", *words)[0] == 0
+    assert read_image(tmp_path / "thin.nii.gz", volume="all").shape == (3, 22, 20, 12)
 
 
 def test_masks_and_maps_go_with_the_volumes(tmp_path, call):

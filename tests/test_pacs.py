@@ -116,6 +116,25 @@ def test_what_is_stored_is_what_run_makes_of_the_same_files(pacs, fill, tmp_path
     assert by_hand == {pacs.instances[uid] for uid in pacs.stored}
 
 
+@pytest.mark.parametrize(("volume", "stored", "series"), [(None, 39, 3), ("all", 39, 1)])
+def test_volumes_of_a_series_are_stored_as_one_series_if_asked_for(pacs, tmp_path, volume, stored, series):
+    stack = Stack(offsets=even(6, 4.0))
+    for number in range(1, 4):
+        made = slices(stack, modality="MR", TemporalPositionIdentifier=number, ScanningSequence="GR")
+        pacs.add(write(tmp_path / "scanner", made))
+    options = RunOptions.from_dict({"bundle": "none", "factor": 13 / 6, "volume": volume})
+    told, events = events_of(pacs, tmp_path / "state", options=options)
+    assert told.stored == 1 and events[-1].text == f"{stored} instances stored", events
+    assert len(pacs.derived()) == series
+    (one, *_) = pacs.derived().values()
+    assert {i.TemporalPositionIdentifier for i in one} == ({1, 2, 3} if volume else {one[0].TemporalPositionIdentifier})
+
+
+def test_a_number_chooses_no_volume_of_an_archive(pacs, tmp_path):
+    with pytest.raises(UsageError, match="E-USE"):
+        watcher(pacs, tmp_path, options=RunOptions.from_dict({"bundle": "none", "volume": 3}))
+
+
 def test_what_is_fetched_is_what_the_archive_holds_to_the_byte(pacs, fill, tmp_path):
     made = fill()
     series = RemoteSeries(made[0].StudyInstanceUID, made[0].SeriesInstanceUID, "CT", len(made))

@@ -89,7 +89,7 @@ class Found:
             ImageError: that series is broken; the error says why.
             UsageError: there is no such series.
         """
-        chosen = tuple(series for series in self.series if series.is_named(wanted))
+        chosen = tuple(one for series in self.series if (one := series.narrow(wanted)) is not None)
         for uid, error in self.broken:
             if not chosen and wanted.split("#")[0] in (uid, printable(uid)):
                 raise error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,15 @@ class Series:
         given = {pair.strip().casefold() for pair in part.split(",") if pair.strip()}
         ours = {text.casefold() for text in self.part_texts}
         return wanted in names or (name in names and given <= ours)
+
+    def narrow(self, wanted: str) -> Series | None:
+        """The series, or those of its volumes that ``wanted`` names, such as all of one echo; None if it names none."""
+        named = tuple(phase for phase in self.phases if phase.is_named(wanted))
+        if self.is_named(wanted) or not named:
+            return self if self.is_named(wanted) else None
+        common = tuple(pair for pair in named[0].part if all(pair in phase.part for phase in named))
+        phases = named if len(named) > 1 else ()
+        return replace(named[0], part=common, phases=phases, warnings=self.warnings, unpacked=self.unpacked)
 
 
 def breaks_in(offsets: np.ndarray, thickness: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from ...batch import CLAIMED, Case, Outcome, find_cases, load_model, made_by, process, resolve_options
 from ...batch.claims import ClaimedError, hold_claim
-from ...dicom import DERIVED_FORMATS
+from ...dicom import DERIVED_FORMATS, TOGETHER
 from ...errors import ImageError, OutputError, UsageError, collect_notices, write_error
 from ...files import remove_leftovers, temporary_beside
 from ...inference import Progress
@@ -116,6 +116,10 @@ class Watcher:
         rules: dict[str, Any] = {"thick_ratio": self.thick_ratio, "strict": wanted.strict}
         if wanted.format == "nifti":
             raise UsageError("E-OUT-FORMAT", "an archive holds DICOM", fix="omit --format, or give classic or enhanced")
+        volume = self.options.reading.volume
+        if volume not in (None, *TOGETHER):
+            problem = f"--volume {volume} chooses a volume of an image file"
+            raise UsageError("E-USE", problem, fix="give --volume all or complete")
         if wanted.format in DERIVED_FORMATS:
             rules["format"] = wanted.format
         made = made_by(resolve_options(self.options, self._model), self._model)
