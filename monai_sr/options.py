@@ -364,7 +364,7 @@ LEFT_OUT: dict[str, set[str]] = {
     "bids": _DICOM_ONLY | {"name"},
     "slicer": _DICOM_ONLY | _OF_A_RUN | {"consistency", "protocols"},  # whose name is that of its map there
     "watch": _OF_A_RUN | {"input", "output", "series", "nan", "geometry", "merge_by_geometry"},
-    "node": _OF_A_RUN | {"input", "output", "series", "volume", "nan", "geometry", "merge_by_geometry"},
+    "node": _OF_A_RUN | {"input", "output", "series", "nan", "geometry", "merge_by_geometry"},
     "check": {p.name for p in PARAMETERS.values() if p.group not in ("reading", "acquisition")} | {"series"},
 }
 """Options that a command does not take."""
