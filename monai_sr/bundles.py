@@ -92,8 +92,8 @@ class Model(Trained):
         refuse_unknown(options, VolumeOptions.__optional_keys__)
         given = Settings.of(**options)
         volume, give_back = (image, None) if isinstance(image, Tensor) else as_volume(image)
-        acquired = acquire(volume, given.acquisition.or_else(self.defaults.acquisition))
         wanted = given.wanted.or_else(self.defaults.wanted)
+        acquired = acquire(volume, given.acquisition.or_else(self.defaults.acquisition), wanted)
         sr = self.super_resolve(acquired, wanted, tile_voxels=given.tile_voxels, progress=progress)
         return sr if give_back is None else give_back(sr)
 

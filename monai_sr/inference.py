@@ -65,7 +65,8 @@ def super_resolve(
         UsageError: contradicting options, or an unclear through-plane axis.
     """
     settings = Settings.of(**options)
-    return super_resolve_acquired(acquire(image, settings.acquisition), network, settings, progress=progress)
+    acquired = acquire(image, settings.acquisition, settings.wanted)
+    return super_resolve_acquired(acquired, network, settings, progress=progress)
 
 
 @torch.no_grad()
@@ -178,7 +179,7 @@ class SuperResolutionInferer(Inferer):
         else:  # image[None], as in MONAI Label, with the metadata of one image
             images = [MetaTensor(voxels, meta=inputs.meta) for voxels in inputs.as_tensor()]
         computed = self.engine_for(network)
-        acquired = (acquire(image, self.defaults.acquisition) for image in images)
+        acquired = (acquire(image, self.defaults.acquisition, self.defaults.wanted) for image in images)
         results = [super_resolve_acquired(volume, computed, self.defaults) for volume in acquired]
         self.facts = [{name: result.meta[name] for name in FACTS if name in result.meta} for result in results]
         return torch.stack([result.as_tensor() for result in results])

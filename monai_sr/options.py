@@ -180,7 +180,7 @@ class Acquisition(_Group):
     )
     protocols: str | None = _option(None, "slice profiles by protocol, from calibrate --pairs", placeholder="FILE")
     consistency: Literal["exact", "noise", "auto"] = _option(
-        "exact", "agree with the slices, or with the slices without their noise; auto: without noise if it is strong"
+        "auto", "agree with the slices, or with the slices without their noise; auto: without noise if it is strong"
     )
     axis: int | None = _option(
         None, "through-plane axis", kind="choice", choices=(0, 1, 2), unset="the one of largest spacing"

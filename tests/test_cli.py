@@ -640,7 +640,7 @@ def test_evaluate_measures_bundles_that_agree_with_slices_without_their_noise(ca
     card = tmp_path / "card.md"
     exact, noise = (
         {row["method"]: row["psnr_db"] for row in json.loads(call(*words, *more)[1])["scores"]}
-        for more in ((), ("--consistency", "noise", "--markdown", card))
+        for more in (("--consistency", "exact"), ("--consistency", "noise", "--markdown", card))
     )
     assert {m for m in exact if exact[m] != noise[m]} == {"none"}
     assert noise["none"] > exact["none"] + 0.5

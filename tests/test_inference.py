@@ -468,10 +468,11 @@ def test_the_profile_is_recognized_where_nobody_tells_it(profile, axis):
     hr[:] = 1000 * phantoms.anatomy(0)
     hr = Orientation(axcodes=("SAR", "RSA", "LAI")[axis])(hr)
     thick = simulate_thick_slices(hr, 2.0, axis=axis, profile=profile)
-    sr = super_resolve(thick, None, factor=2, axis=axis)
+    given = {"factor": 2, "axis": axis, "consistency": "exact"}
+    sr = super_resolve(thick, None, **given)
     assert sr.meta["slice_profile"] == profile
-    torch.testing.assert_close(sr, super_resolve(thick, None, factor=2, axis=axis, profile=profile), rtol=0, atol=0)
-    other = super_resolve(thick, None, factor=2, axis=axis, profile="box" if profile == "gaussian" else "gaussian")
+    torch.testing.assert_close(sr, super_resolve(thick, None, **given, profile=profile), rtol=0, atol=0)
+    other = super_resolve(thick, None, **given, profile="box" if profile == "gaussian" else "gaussian")
     assert (sr - other).abs().max() > 1
 
 
@@ -692,7 +693,8 @@ def test_ct_padding_is_kept_and_touches_nothing_else(short, declared):
     )
     if declared:
         padded.meta["padding_value"] = -2000.0
-    got, expected = (super_resolve(i, network, factor=3, modality="CT") for i in (padded, air))
+    given = {"factor": 3, "modality": "CT", "consistency": "exact"}
+    got, expected = (super_resolve(i, network, **given) for i in (padded, air))
     mask = outside.repeat_interleave(3, dim=-1)
     assert (got[mask] == -2000).all()
     np.testing.assert_array_equal(got[~mask].numpy(), expected[~mask].numpy())

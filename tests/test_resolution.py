@@ -19,6 +19,7 @@ from monai_sr.io.images import write_image
 from monai_sr.slices import apply_along, profile_matrix
 from monai_sr.transforms import simulate_thick_slices
 from monai_sr.trust.resolution import (
+    EQUIVALENT,
     METHOD,
     Resolution,
     check_width,
@@ -33,6 +34,13 @@ def tissue(shape=(48, 48, 64)):
     noise = np.random.default_rng(0).normal(0, 1, shape)
     voxels = torch.from_numpy(ndimage.gaussian_filter(noise, 1.5 / phantoms.FWHM)).float()
     return on_grid(400 * voxels[None], phantoms.grid(shape), voxels)
+
+
+def anatomy(shape=(48, 48, 64)):
+    """As images: coarse and fine."""
+    volume = phantoms.constant(phantoms.grid(shape))
+    volume[:] = 1000 * phantoms.anatomy(0, shape)
+    return volume
 
 
 @pytest.mark.parametrize("slice_thickness", [3.0, 4.0, 6.0])
@@ -67,15 +75,28 @@ def test_units_and_contrast_do_not_matter():
 
 @fault("I35", "W-SR-WIDTH")
 @pytest.mark.parametrize(
-    ("given", "codes"), [(None, ["W-SR-WIDTH"]), (4.0, []), (6.0, []), (2.5, []), (2.2, ["W-SR-WIDTH"])]
+    ("given", "codes"),
+    [(None, ["W-SR-WIDTH"]), (4.0, []), (6.0, []), (2.5, []), (2.2, ["W-SR-WIDTH"]), (16.0, ["W-SR-WIDTH"])],
 )
-def test_slices_much_wider_than_their_thickness_are_warned_of(given, codes):
+def test_slices_of_another_width_than_their_thickness_are_warned_of(given, codes):
     thick = simulate_thick_slices(tissue(), 2.0, slice_thickness=4.0, axis=2)
     acquired = Acquired.of(thick, axis=2, slice_thickness=given)
     with collect_notices() as notices:
         check_width(acquired, effective_resolution(acquired, thick)[0])
     assert [notice.code for notice in notices] == codes
-    assert all(notice.facts["estimated"] == pytest.approx(4.0, rel=0.15) for notice in notices)
+    for notice in notices:
+        assert notice.facts["estimated"] == pytest.approx(4.0, rel=0.15)
+        assert notice.facts["low"] < 4.0 < notice.facts["high"] and "result" in notice.problem
+
+
+def test_a_profile_that_is_known_narrows_what_its_thickness_may_be():
+    thick = simulate_thick_slices(tissue(), 2.0, slice_thickness=4.0, axis=2)
+    before = effective_resolution(Acquired.of(thick, axis=2), thick)[0]
+    for profile, codes in (("box", ["W-SR-WIDTH"]), (None, [])):
+        thickness = before.interval[0] * 1.2  # as a Gaussian within the interval, as a box below it
+        with collect_notices() as notices:
+            check_width(Acquired.of(thick, axis=2, slice_thickness=thickness, profile=profile), before)
+        assert [notice.code for notice in notices] == codes
 
 
 @fault("I35", "W-SR-WIDTH")
@@ -113,6 +134,50 @@ def test_what_cannot_be_told_is_said():
     assert measure_resolution(drift, 2).bounded == "at least"
 
 
+def noisy(voxels: np.ndarray, spacing=(1.0, 1.0, 4.0)):
+    grid = phantoms.grid(voxels.shape, spacing)
+    return on_grid(torch.from_numpy(voxels[None].astype(np.float32)), grid, torch.zeros(1))
+
+
+def test_noise_and_flat_plates_resolve_nothing_that_can_be_told():
+    generator = np.random.default_rng(0)
+    white = generator.normal(0, 10, (64, 64, 24))
+    x, y = np.indices((64, 64))
+    body = np.hypot(x - 32, y - 32)[..., None] < 26
+    phantom = np.where(body, 50 + white, -1000 + white / 5)  # of water
+    plates = np.repeat(generator.normal(0, 300, 12), 2) * np.ones((64, 64, 1)) + white / 100
+    in_plane = ndimage.gaussian_filter(white, (1, 1, 0))  # as in a CT
+    for voxels in (white, plates, in_plane, 1000 + in_plane):
+        measured = measure_resolution(noisy(voxels), 2)
+        assert np.isnan(measured.mm) and measured.text() == "cannot tell", measured
+        assert measured.record() == {"mm": None, "bounded": "cannot tell"}
+    assert not measure_resolution(noisy(phantom), 2).mm > 4  # its rim is the same in every slice
+
+
+@pytest.mark.parametrize("slice_thickness", [3.0, 4.0, 6.0])
+def test_step_edges_have_the_width_of_their_slices(slice_thickness):
+    x, y, z = np.indices((96, 96, 96)) - 47.5
+    inside = np.zeros(x.shape)
+    for a, b, c, radius in ((-20, -15, -18, 14), (18, 20, 5, 17), (12, -22, 20, 11), (-18, 16, 24, 13)):
+        inside += (x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2 < radius**2
+    spheres = noisy(ndimage.gaussian_filter(inside, 0.5), (1, 1, 1))
+    thick = simulate_thick_slices(spheres, 4.0, slice_thickness=slice_thickness, axis=2)
+    measured = measure_resolution(thick, 2)
+    assert measured.mm == pytest.approx(slice_thickness, rel=0.2)
+    assert measured.interval[0] < slice_thickness < measured.interval[1]
+
+
+@pytest.mark.parametrize("profile", ["gaussian", "box"])
+def test_the_interval_holds_the_width(profile):
+    for ratio in (0.75, 1.0, 1.5):
+        thick = simulate_thick_slices(anatomy((64, 64, 96)), 3.0, slice_thickness=3.0 * ratio, profile=profile, axis=2)
+        measured = measure_resolution(thick, 2)
+        low, high = measured.interval
+        assert low <= EQUIVALENT[profile] * 3.0 * ratio <= high < 4 * 3.0 * ratio
+        assert measured.record()["interval"][1] == pytest.approx(high, rel=0.01)
+    assert low > 1
+
+
 def test_every_result_tells_what_it_resolves_before_and_after(tmp_path):
     (tmp_path / "in").mkdir()
     thick = simulate_thick_slices(tissue(), 4.0, axis=2)
@@ -139,7 +204,7 @@ def test_a_resolution_that_is_only_a_limit_reads_as_one(measured, text):
 
 
 def test_a_run_says_everywhere_that_a_resolution_is_only_a_limit(call, tmp_path):
-    thick = simulate_thick_slices(tissue(), 4.0, slice_thickness=1.0, axis=2)  # sharper than their spacing
+    thick = simulate_thick_slices(anatomy(), 4.0, slice_thickness=1.0, axis=2)  # sharper than their spacing
     (tmp_path / "in").mkdir()
     source = write_image(thick, tmp_path / "in" / "a.nii.gz")
     words = ["--bundle", "none", "--factor", "1.1", "--slice-thickness", "1"]
@@ -164,7 +229,7 @@ def test_the_lag_of_a_result_is_half_a_slice_whatever_its_own_spacing():
 
 
 def test_no_result_resolves_less_than_its_slice_spacing():
-    thick = simulate_thick_slices(tissue(), 4.0, slice_thickness=1.5, axis=2)  # thin slices with gaps
+    thick = simulate_thick_slices(anatomy(), 4.0, slice_thickness=1.5, axis=2)  # thin slices with gaps
     before, _ = effective_resolution(Acquired.of(thick, axis=2), thick)
     assert (before.mm, before.bounded) == (4.0, "at most")
     assert measure_resolution(thick, 2).mm < 4.0  # what a slice itself is as thick as

@@ -248,7 +248,7 @@ def _process(
         if stamps(case.files) != before:
             raise ImageError("E-IO-CHANGED", "it changed while it was read")
         start = READING if case.series is not None else 0
-        acquired, making = acquire(image, options.acquisition), part_of(progress, start, 1 - start)
+        acquired, making = acquire(image, options.acquisition, options.wanted), part_of(progress, start, 1 - start)
         result = super_resolve_case(case, acquired, model, options, memory=memory, progress=making)
         claim.begin_writing(case.target)
         _write_result(result.sr, case, made, decided)
@@ -334,4 +334,4 @@ def _show_done(case: Case, options: RunOptions, model: Model, page: CasePage) ->
     """The page of a case that was done without one, from its files."""
     image, record = read_case(case, options).to_tensor(), record_beside(case.target) or {}
     sr = read_image(case.target, volume="all" if len(image) > 1 else None)
-    page.show_result(acquire(image, options.acquisition), sr, record)
+    page.show_result(acquire(image, options.acquisition, options.wanted), sr, record)

@@ -90,7 +90,7 @@ def examine_case(case: Case, options: RunOptions, model: Trained) -> Forecast:
         try:
             if case.fault is not None:
                 raise case.fault
-            acquired = acquire(read_case(case, options), options.acquisition)
+            acquired = acquire(read_case(case, options), options.acquisition, options.wanted)
             before = acquired.grid.in_words(acquired.axis, acquired.slice_spacing)
             forecast = replace(forecast, before=before)
             acquired.check_slices()

@@ -84,7 +84,7 @@ class RecordHandler:
         source, target = Path(path_of(image)), Path(sr.meta[MetaKeys.SAVED_TO])
         options = resolve_options(self._options, model)
         case = Case(source.name, source, target, series=self._series(source))
-        acquired, made = acquire(image, options.acquisition), made_by(options, model)
+        acquired, made = acquire(image, options.acquisition, options.wanted), made_by(options, model)
         grid = acquired.wanted_grid(spacing=options.wanted.spacing, factor=options.wanted.factor)
         sr.meta["outside_ranges"] = model.check_ranges(acquired, grid, strict=options.wanted.strict)
         trust, _ = assess(acquired, sr, model, options)

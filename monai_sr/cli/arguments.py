@@ -154,7 +154,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     add_parameter(
         sub, replace(PARAMETERS["slice_thickness"], help="of the thick series of a pair, by its protocol"), default=None
     )
-    add_parameter(sub, PARAMETERS["consistency"], default="exact")
+    add_parameter(sub, PARAMETERS["consistency"], default=PARAMETERS["consistency"].default)
     add_parameter(sub, PARAMETERS["texture"], default=False)
     sub.add_argument("--bundle", action="append", help=f"bundle to measure; may be repeated [{' and '.join(BUNDLES)}]")
     sub.add_argument(

@@ -125,7 +125,8 @@ def make_parser() -> Parser:
     sub.add_argument("thin", metavar="THIN", help="super-resolved volume, on any grid with parallel axes")
     for name in ("slice_thickness", "profile", "axis", "volume"):
         add_parameter(sub, PARAMETERS[name], default=None)
-    add_parameter(sub, PARAMETERS["consistency"], default="exact")
+    unset = "noise if the JSON beside THIN says that noise was removed, else exact"
+    add_parameter(sub, replace(PARAMETERS["consistency"], default=None, unset=unset), default=None)
     sub.add_argument("--map", metavar="FILE", help="write acquired slices minus re-acquired result there")
     sub.add_argument(
         "--json", metavar="FILE", nargs="?", const="", help="print one JSON document for programs, or write it to FILE"

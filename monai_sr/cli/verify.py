@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from monai.data import MetaTensor
 
+from ..batch.record import record_beside
 from ..bundles import read_calibration
 from ..dicom import TOGETHER, is_dicom_source
 from ..errors import naming
@@ -25,6 +26,12 @@ def _volume(source: Path, volume: Any) -> Any:
     return volume if volume in TOGETHER or not is_dicom_source(source) else None
 
 
+def _agrees_with(result: Path) -> Literal["exact", "noise"]:
+    """With which slices a result agrees, by the record beside it."""
+    record = record_beside(result) or {}
+    return "noise" if "noise" in record.get("acquired", {}) else "exact"
+
+
 def verify(options: argparse.Namespace) -> int:
     """``monai-sr verify THICK THIN``"""
     sources = Path(options.thick), Path(options.thin)
@@ -34,8 +41,9 @@ def verify(options: argparse.Namespace) -> int:
     acquired, result = (
         read_image(source, volume=_volume(source, options.volume), own_results=True) for source in sources
     )
-    if options.consistency != "exact":
-        acquisition = Acquisition(consistency=options.consistency, axis=options.axis)
+    agrees_with = options.consistency or _agrees_with(sources[1])
+    if agrees_with != "exact":
+        acquisition = Acquisition(consistency=agrees_with, axis=options.axis)
         acquired = cast(MetaTensor, acquire(acquired, acquisition).image)
     with naming(sources[1]):
         consistency = measure_consistency(

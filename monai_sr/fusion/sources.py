@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -101,7 +101,8 @@ class Source:
                 thickness = self.bids.slice_thickness
                 said = acquisition_meta(modality=self.bids.modality, slice_thickness=thickness, source="sidecar")
                 image.meta |= said
-            return acquire(image, options.acquisition)
+            # The stacks are weighted by their noise, and their mean has less of it.
+            return acquire(image, replace(options.acquisition, consistency="exact"))
 
 
 def find_sources(paths: Sequence[Path], options: RunOptions) -> list[Source]:

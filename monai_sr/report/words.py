@@ -133,7 +133,7 @@ def resolution_text(resolution: Mapping[str, Any]) -> str:
     for when in ("before", "after"):
         measured = resolution.get(when) or {}
         known = isinstance(measured.get("mm"), int | float)
-        lengths.append(f"{measured.get('bounded', '')} {mm(float(measured['mm']))}".strip() if known else "unknown")
+        lengths.append(f"{measured.get('bounded', '')} {mm(float(measured['mm']))}".strip() if known else "cannot tell")
     return f"{lengths[0]} before, {lengths[1]} after, across the slices ({resolution.get('method', 'method unknown')})"
 
 

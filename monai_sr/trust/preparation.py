@@ -20,7 +20,7 @@ from ..io import shelf
 from ..options import PARAMETERS, Acquisition, RunOptions, Wanted
 from ..profiles import read_protocols
 from ..slices import Profile, SliceModel
-from .noise import NOISY, noise_fraction, without_noise
+from .noise import is_noisy, without_noise
 from .ranges import check_ranges
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class VolumeOptions(TypedDict, total=False):
             :func:`monai_sr.profiles.known_profile` and :func:`monai_sr.profiles.estimate_profile`.
         axis: through-plane axis. Default: the one of the largest spacing.
         consistency: "exact": agree with the slices. "noise": with these without the noise measured in them, see
-            :func:`monai_sr.trust.noise.without_noise`. "auto": "noise" where the noise is at least
-            :data:`monai_sr.trust.noise.NOISY`.
+            :func:`monai_sr.trust.noise.without_noise`. "auto": "noise" where they are noisy, see
+            :func:`monai_sr.trust.noise.is_noisy`.
         modality: "CT" or "MR". Default: the value in the metadata, else estimated from the voxels; then a
             mask or segmentation is refused.
         tile_voxels: output voxels computed at once; the result does not depend on it. Default: see
@@ -120,11 +120,17 @@ def _pair(ends: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def acquire(image: Tensor | ArrayImage, said: Acquisition) -> Acquired:
+def acquire(image: Tensor | ArrayImage, said: Acquisition, wanted: Wanted | None = None) -> Acquired:
     """A volume as acquired, from its file and the options.
 
+    Args:
+        image: as of :meth:`monai_sr.acquired.Acquired.of`.
+        said: how it was acquired.
+        wanted: what is to be made of it. A volume that is passed through keeps its noise.
+
     Raises:
-        ImageError, UsageError: as of :meth:`monai_sr.acquired.Acquired.of` and :func:`read_protocols`.
+        ImageError, UsageError: as of :meth:`monai_sr.acquired.Acquired.of`, its ``wanted_grid`` and
+            :func:`read_protocols`.
     """
     acquired = Acquired.of(
         image,
@@ -134,7 +140,11 @@ def acquire(image: Tensor | ArrayImage, said: Acquisition) -> Acquired:
         modality=said.modality,
         protocols=read_protocols(said.protocols) if said.protocols else (),
     )
-    if said.consistency == "exact" or (said.consistency == "auto" and noise_fraction(acquired) < NOISY):
+    if said.consistency == "noise":
+        return without_noise(acquired)
+    if said.consistency == "exact" or not is_noisy(acquired):
+        return acquired
+    if wanted and acquired.lies_on(acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor)):
         return acquired
     return without_noise(acquired)
 

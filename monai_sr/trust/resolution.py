@@ -6,13 +6,14 @@ through plane. That width (FWHM of a Gaussian) is the effective slice thickness.
 squared difference of samples one lag apart, divided by that of samples two lags apart; contrast and units cancel.
 
 Limits: the method assumes that in-plane axes are sharp and that tissue looks alike in all directions
-(``python -m tests.benchmarks.resolution`` measures its error on volumes with known blur). Noise that the slice
-profile did not blur, as in most scanners, makes the estimate too fine. A box profile is reported as the Gaussian of
-equal smoothness.
+(``python -m tests.benchmarks.resolution`` measures its error and its interval on volumes with known blur). Noise that
+the slice profile did not blur, as in most scanners, makes the estimate too fine; where it hides the tissue there is no
+estimate. A box profile is reported as the Gaussian of equal smoothness.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -37,8 +38,25 @@ WIDTHS = np.geomspace(0.25, 4.0, 17)
 """Widths of the tried profiles, in lags."""
 
 WIDER = 1.7
-"""Estimated divided by used thickness above which slices give a warning; see ``tests/benchmarks/resolution`` for how
-often that is wrong."""
+"""The estimate divided by the lower end of its interval."""
+
+DEVIATION = 0.1
+"""At the upper end of the interval, in-plane and through-plane measures differ by this, times the root of the lag in
+in-plane voxels: 2.5 standard deviations of the difference at the true width, over seven training volumes."""
+
+FINEST = 0.75
+"""Lags; a finer estimate has no lower end."""
+
+ALIKE = 0.95
+"""Maximum ratio of the through-plane differences at one lag and at two. Above it neighboring slices have as little in
+common as others, as in noise; anatomy has 0.3 to 0.7."""
+
+UNLIKE = 8.0
+"""Maximum ratio of through-plane and in-plane differences. Above it there is too little in plane to compare with;
+anatomy has 0.5 to 2."""
+
+EQUIVALENT = {"gaussian": 1.0, "box": 0.68, "triangle": 0.96}
+"""Width of the Gaussian that blurs as a profile does, divided by its width."""
 
 FEWEST = 4
 """Minimum number of lags along an axis."""
@@ -56,21 +74,27 @@ class Resolution:
         lag: distance of the compared samples, mm.
         axis: the axis.
         bounded: "at most" or "at least" if the volume is sharper or smoother than the method can measure.
+        interval: the widths that are possible, mm; 0 or infinite where there is no end.
     """
 
     mm: float
     lag: float
     axis: int
     bounded: str = ""
+    interval: tuple[float, float] = (0.0, math.inf)
 
     def record(self) -> dict[str, Any]:
-        """For JSON."""
-        mm = None if np.isnan(self.mm) else float(f"{self.mm:.3g}")
-        return {"mm": mm} | ({"bounded": self.bounded} if self.bounded else {})
+        """For JSON; ends of the interval that are not known are null."""
+        if np.isnan(self.mm):
+            return {"mm": None, "bounded": "cannot tell"}
+        low, high = self.interval
+        ends = [float(f"{low:.3g}") if low else None, float(f"{high:.3g}") if math.isfinite(high) else None]
+        record = {"mm": float(f"{self.mm:.3g}"), "interval": ends}
+        return record | ({"bounded": self.bounded} if self.bounded else {})
 
     def text(self) -> str:
         """In words."""
-        return "unknown" if np.isnan(self.mm) else f"{self.bounded} {self.mm:.2g} mm".strip()
+        return "cannot tell" if np.isnan(self.mm) else f"{self.bounded} {self.mm:.2g} mm".strip()
 
 
 def length_text(measured: Mapping[str, Any]) -> str:
@@ -90,7 +114,8 @@ def measure_resolution(image: MetaTensor, axis: int, *, lag: float | None = None
         lag: mm between compared samples, about half of the expected resolution. Default: the slice spacing.
 
     Returns:
-        NaN for a constant volume, or if fewer than :data:`FEWEST` lags fit along an axis.
+        NaN for a constant volume, if fewer than :data:`FEWEST` lags fit along an axis, if slices have as little in
+        common as in noise, or if there is hardly any detail in plane.
     """
     return _measure(Acquired.of(image), image, axis, lag)
 
@@ -103,28 +128,35 @@ def effective_resolution(acquired: Acquired, result: MetaTensor) -> tuple[Resolu
 
 
 def check_width(acquired: Acquired, before: Resolution) -> None:
-    """Warn where slices are much wider than the thickness that was used (W-SR-WIDTH).
+    """Warn where the thickness that is used is outside the interval that is estimated from the slices (W-SR-WIDTH).
 
-    The estimate is too uncertain to be used itself, and noise makes slices look thinner than they are; so only slices
-    that are estimated at more than :data:`WIDER` times their thickness give a warning.
+    The estimate is too uncertain to be used itself. Slices whose profile is not known may be a box, which blurs less
+    than a Gaussian.
 
     Args:
         acquired: the volume.
         before: its resolution, see :func:`effective_resolution`.
     """
+    low, high = before.interval
     thickness = float(np.median(acquired.slice_thickness))
-    if before.bounded or not before.mm > WIDER * thickness:
+    known = acquired.source_of("slice_profile") not in ("estimated", "assumed")
+    narrow = EQUIVALENT[acquired.slice_profile] if known else EQUIVALENT["box"]
+    wide = EQUIVALENT[acquired.slice_profile] if known else 1.0
+    if low <= wide * thickness and narrow * thickness <= high:
         return
-    facts = {"estimated": before.mm, "thickness": thickness, "source": acquired.source_of("slice_thickness")}
+    source = acquired.source_of("slice_thickness")
+    facts = {"estimated": before.mm, "low": low, "high": high, "thickness": thickness, "source": source}
+    effect = "the result stays blurred" if thickness < low else "the result is sharpened too much"
     text = (
-        "the slices look {estimated:.3g} mm thick; {thickness:.3g} mm ({source}) is used, so the result stays blurred"
+        "the slices look {estimated:.3g} mm thick ({low:.3g} to {high:.3g} mm); {thickness:.3g} mm ({source}) is used"
     )
-    warn("W-SR-WIDTH", text, path=acquired.path or None, facts=facts)
+    warn("W-SR-WIDTH", f"{text}, so {effect}", path=acquired.path or None, facts=facts)
 
 
 def _sampled(resolution: Resolution, grid: Grid) -> Resolution:
     """A resolution that is no finer than the slice spacing: thin slices with gaps resolve no more than that."""
     spacing = grid.spacing[resolution.axis]
+    resolution = replace(resolution, interval=(resolution.interval[0], max(resolution.interval[1], spacing)))
     return replace(resolution, mm=spacing, bounded="at most") if resolution.mm < spacing else resolution
 
 
@@ -138,52 +170,63 @@ def _measure(acquired: Acquired, image: Tensor, axis: int, lag: float | None) ->
         voxels = torch.where(outside, voxels[~outside].min() if not bool(outside.all()) else voxels, voxels)
     steps = max(1, round((lag or grid.spacing[axis]) / grid.spacing[axis]))
     lag = steps * grid.spacing[axis]
+    finest = min(s for a, s in enumerate(grid.spacing) if a != axis)
+    level, middle = DEVIATION * math.sqrt(max(lag / finest, 1.0)), len(WIDTHS) // 2
+    logs: list[np.ndarray] = []
     excess: list[float] = []
     for width in WIDTHS:
-        sharper = [_sharper(voxels, grid, a, axis, steps, width * lag) for a in range(3) if a != axis]
-        known = [ratio for ratio in sharper if ratio is not None]
+        seen = [_energies(voxels, grid, a, axis, steps, width * lag) for a in range(3) if a != axis]
+        known = [energies for energies in seen if energies is not None]
         if not known:
-            return Resolution(float("nan"), lag, axis)
+            return Resolution(math.nan, lag, axis)
+        logs.append(np.mean(np.log(known), axis=0))
+        (near, far), (near_through, far_through) = logs[-1]
         # a wider profile makes the in-plane axis smoother, except for noise
-        excess.append(float(np.minimum(np.mean(known), excess[-1] if excess else np.inf)))
-        if excess[-1] < 0:
+        excess.append(min(near - far - near_through + far_through, *excess[-1:], math.inf))
+        if excess[-1] < -level and len(excess) > middle:
             break  # what wider ones give does not count
-    if excess[-1] >= 0:
-        return Resolution(float(WIDTHS[-1] * lag), lag, axis, "at least")
-    if excess[0] <= 0:
-        return Resolution(float(WIDTHS[0] * lag), lag, axis, "at most")
-    width = lag * float(np.exp(np.interp(0.0, -np.array(excess), np.log(WIDTHS[: len(excess)]))))
-    return Resolution(width, lag, axis)
+    near_through, far_through = logs[0][1]
+    has_nothing_in_common = near_through - far_through > math.log(ALIKE)
+    if has_nothing_in_common or logs[middle][1, 1] - logs[middle][0, 1] > math.log(UNLIKE):
+        return Resolution(math.nan, lag, axis)
+    width, high = _width_at(excess, 0.0), _width_at(excess, -level)
+    bounded = "at most" if width == 0 else "at least" if width == math.inf else ""
+    width = float(np.clip(width, WIDTHS[0], WIDTHS[-1]))
+    return Resolution(width * lag, lag, axis, bounded, (width / WIDER * lag if width >= FINEST else 0.0, high * lag))
 
 
-def _sharper(voxels: Tensor, grid: Grid, in_plane: int, axis: int, steps: int, width: float) -> float | None:
-    """The ratio along an in-plane axis, seen through a profile of this width (mm), minus the through-plane ratio.
+def _width_at(excess: Sequence[float], level: float) -> float:
+    """The width, in lags, at which the excess falls to a level; 0 or infinite beyond :data:`WIDTHS`."""
+    if excess[-1] >= level:
+        return math.inf
+    falling = -np.array(excess)
+    return 0.0 if excess[0] <= level else float(np.exp(np.interp(-level, falling, np.log(WIDTHS[: len(falling)]))))
 
-    Both ratios are of the same volume after the blur, which removes detail from both directions, as the slices
-    did. None if too few lags fit, or the volume is constant.
+
+def _energies(
+    voxels: Tensor, grid: Grid, in_plane: int, axis: int, steps: int, width: float
+) -> tuple[list[float], list[float]] | None:
+    """Mean squared differences, in plane and through plane, at one lag and at two.
+
+    Both are of the same volume after a blur by this width (mm) along the in-plane axis, which removes detail from both
+    directions, as the slices did. None if too few lags fit, or the volume is constant.
     """
     lag = steps * grid.spacing[axis]
     at = np.arange(voxels.shape[in_plane]) * grid.spacing[in_plane]
     count = int(at[-1] // lag)
-    if count < FEWEST:
+    if count < FEWEST or voxels.shape[axis] <= 2 * steps:
         return None
     # samples half a lag apart, so that both lags are whole steps and more of the volume counts
     places = (at[-1] - count * lag) / 2 + np.arange(2 * count + 1) * lag / 2
     seen = apply_along(profile_matrix(at, places, slice_thickness=width), voxels, in_plane)
-    ratios = _ratio(seen, in_plane, 2), _ratio(seen, axis, steps)
-    return None if ratios[0] is None or ratios[1] is None else ratios[0] - ratios[1]
+    energies = _changes(seen, in_plane, 2), _changes(seen, axis, steps)
+    return energies if np.min(energies) > 0 else None
 
 
-def _ratio(voxels: Tensor, axis: int, steps: int) -> float | None:
-    """Mean squared difference at one lag, divided by that at two lags."""
-    n = voxels.shape[axis]
-    if n <= 2 * steps:
-        return None
-    energies = []
-    for lag in (steps, 2 * steps):
-        change = voxels.narrow(axis, lag, n - lag) - voxels.narrow(axis, 0, n - lag)
-        energies.append(float((change**2).mean(dim=axis).double().mean()))
-    return energies[0] / energies[1] if energies[1] > 0 else None
+def _changes(voxels: Tensor, axis: int, steps: int) -> list[float]:
+    """Mean squared differences of voxels one and two lags of ``steps`` apart."""
+    lines = torch.movedim(voxels, axis, 0)
+    return [float((lines[lag:] - lines[:-lag]).square().mean(dim=0).double().mean()) for lag in (steps, 2 * steps)]
 
 
 def middle_of(shape: Sequence[int], axis: int) -> tuple[slice, ...]:

@@ -116,7 +116,7 @@ class SuperResolutionOperator(Operator):
         started, options = time.monotonic(), resolve_options(self._options, self._model)
         with collect_notices() as notices:
             image = read_dicom(series, path=Path(short_name(series)), fill_gaps=options.reading.fill_gaps)
-            acquired, made = acquire(image, options.acquisition), made_by(options, self._model)
+            acquired, made = acquire(image, options.acquisition, options.wanted), made_by(options, self._model)
             sr, how = super_resolve_within(self._model, acquired, options.wanted)
             trust, _ = assess(acquired, sr, self._model, options)
         record = describe_result(sr, acquired, made, options, series=series)
