@@ -131,7 +131,7 @@ def check_width(acquired: Acquired, before: Resolution) -> None:
     """Warn where the thickness that is used is outside the interval that is estimated from the slices (W-SR-WIDTH).
 
     The estimate is too uncertain to be used itself. Slices whose profile is not known may be a box, which blurs less
-    than a Gaussian.
+    than a Gaussian. Slices smoother than the method can measure, as of a drawn phantom, give no warning.
 
     Args:
         acquired: the volume.
@@ -142,7 +142,7 @@ def check_width(acquired: Acquired, before: Resolution) -> None:
     known = acquired.source_of("slice_profile") not in ("estimated", "assumed")
     narrow = EQUIVALENT[acquired.slice_profile] if known else EQUIVALENT["box"]
     wide = EQUIVALENT[acquired.slice_profile] if known else 1.0
-    if low <= wide * thickness and narrow * thickness <= high:
+    if before.bounded == "at least" or (low <= wide * thickness and narrow * thickness <= high):
         return
     source = acquired.source_of("slice_thickness")
     facts = {"estimated": before.mm, "low": low, "high": high, "thickness": thickness, "source": source}
