@@ -15,6 +15,7 @@ from monai_sr.acquired import Acquired
 from monai_sr.cli.main import main
 from monai_sr.errors import collect_notices
 from monai_sr.grid import grid_of, on_grid
+from monai_sr.inference import super_resolve
 from monai_sr.io.images import write_image
 from monai_sr.slices import apply_along, profile_matrix
 from monai_sr.transforms import simulate_thick_slices
@@ -151,6 +152,9 @@ def test_noise_and_flat_plates_resolve_nothing_that_can_be_told():
         measured = measure_resolution(noisy(voxels), 2)
         assert np.isnan(measured.mm) and measured.text() == "cannot tell", measured
         assert measured.record() == {"mm": None, "bounded": "cannot tell"}
+    result = super_resolve(noisy(white), None, factor=4)
+    told = effective_resolution(Acquired.of(noisy(white)), result)
+    assert [resolution.text() for resolution in told] == ["cannot tell"] * 2
     assert not measure_resolution(noisy(phantom), 2).mm > 4  # its rim is the same in every slice
 
 

@@ -156,7 +156,7 @@ NAME = "monai-sr-run"
 
 FACTS = (
     *("factor", "slice_spacing", "slice_thickness", "slice_profile", "score", "resolution"),
-    "resolution_bounded",  # "at least" or "at most", where the resolution is only a limit
+    "resolution_bounded",  # "at least" or "at most", where the resolution is only a limit; "cannot tell"
 )
 """Of a result, see :func:`monai_sr.batch.record.essentials`; lengths in mm, the score as a fraction."""
 

@@ -58,6 +58,8 @@ anatomy has 0.5 to 2."""
 EQUIVALENT = {"gaussian": 1.0, "box": 0.68, "triangle": 0.96}
 """Width of the Gaussian that blurs as a profile does, divided by its width."""
 
+UNKNOWN = "cannot tell"
+
 FEWEST = 4
 """Minimum number of lags along an axis."""
 
@@ -73,7 +75,8 @@ class Resolution:
         mm: effective slice thickness, FWHM of the equivalent Gaussian; NaN if it cannot be estimated.
         lag: distance of the compared samples, mm.
         axis: the axis.
-        bounded: "at most" or "at least" if the volume is sharper or smoother than the method can measure.
+        bounded: "at most" or "at least" if the volume is sharper or smoother than the method can measure; "cannot tell"
+            if it holds nothing to measure, as noise does.
         interval: the widths that are possible, mm; 0 or infinite where there is no end.
     """
 
@@ -86,7 +89,7 @@ class Resolution:
     def record(self) -> dict[str, Any]:
         """For JSON; ends of the interval that are not known are null."""
         if np.isnan(self.mm):
-            return {"mm": None, "bounded": "cannot tell"}
+            return {"mm": None, "bounded": UNKNOWN}
         low, high = self.interval
         ends = [float(f"{low:.3g}") if low else None, float(f"{high:.3g}") if math.isfinite(high) else None]
         record = {"mm": float(f"{self.mm:.3g}"), "interval": ends}
@@ -94,7 +97,7 @@ class Resolution:
 
     def text(self) -> str:
         """In words."""
-        return "cannot tell" if np.isnan(self.mm) else f"{self.bounded} {self.mm:.2g} mm".strip()
+        return UNKNOWN if np.isnan(self.mm) else f"{self.bounded} {self.mm:.2g} mm".strip()
 
 
 def length_text(measured: Mapping[str, Any]) -> str:
@@ -124,6 +127,8 @@ def effective_resolution(acquired: Acquired, result: MetaTensor) -> tuple[Resolu
     """Through-plane resolution of an acquired volume and of its result (C, X', Y', Z'), at least the slice spacing."""
     before = _measure(acquired, acquired.image, acquired.axis, None)
     after = _measure(acquired, result, acquired.axis, acquired.slice_spacing / 2)
+    if before.bounded == UNKNOWN:  # a result of noise is as smooth as its spline
+        after = Resolution(math.nan, after.lag, after.axis, UNKNOWN)
     return _sampled(before, acquired.grid), _sampled(after, grid_of(result))
 
 
@@ -188,7 +193,7 @@ def _measure(acquired: Acquired, image: Tensor, axis: int, lag: float | None) ->
     near_through, far_through = logs[0][1]
     has_nothing_in_common = near_through - far_through > math.log(ALIKE)
     if has_nothing_in_common or logs[middle][1, 1] - logs[middle][0, 1] > math.log(UNLIKE):
-        return Resolution(math.nan, lag, axis)
+        return Resolution(math.nan, lag, axis, UNKNOWN)
     width, high = _width_at(excess, 0.0), _width_at(excess, -level)
     bounded = "at most" if width == 0 else "at least" if width == math.inf else ""
     width = float(np.clip(width, WIDTHS[0], WIDTHS[-1]))
