@@ -520,9 +520,10 @@ def test_what_would_be_unsafe_or_unclear_is_refused(words, tmp_path, capsys):
 
 
 @fault("P03", "W-PACS-PLAIN")
-def test_a_node_for_others_without_tls_is_warned_of(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("others", [["--address", "0.0.0.0", "--peer", "SCANNER"], ["--send", "PACS@pacs.invalid:104"]])
+def test_a_node_for_others_without_tls_is_warned_of(others, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Watcher, "look", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-    words = ["--address", "0.0.0.0", "--port", str(free_port()), "--peer", "SCANNER", "--bundle", "none"]
+    words = ["--port", str(free_port()), "--bundle", "none", *others]
     assert main(["node", "--state", str(tmp_path / "s"), *words]) == 130
     out, err = capsys.readouterr()
     assert "W-PACS-PLAIN" in err and "listens" in out

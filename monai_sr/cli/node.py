@@ -33,15 +33,14 @@ def node(options: argparse.Namespace) -> int:
             problem = "TLS needs a certificate of this node and the authority of its peers"
             raise UsageError("E-USE", problem, fix="give --certificate and --ca-file")
         tls = Tls(Path(options.certificate), Path(options.ca_file), Path(options.key) if options.key else None)
-    if not _is_loopback(options.address):
-        if not peers:
-            fix = "give --peer for each sender, or --address 127.0.0.1"
-            raise UsageError("E-USE", f"everyone who reaches {options.address} could send", fix=fix)
-        if tls is None:
-            text = "images travel unencrypted; --certificate would protect them"
-            warn("W-PACS-PLAIN", text, path=f"{options.address}:{options.port}")
+    if not peers and not _is_loopback(options.address):
+        fix = "give --peer for each sender, or --address 127.0.0.1"
+        raise UsageError("E-USE", f"everyone who reaches {options.address} could send", fix=fix)
     common = {"title": options.ae_title, "timeout": options.timeout, "tls": tls}
     target = Target(options.send, **common) if options.send else None
+    if tls is None and not (_is_loopback(options.address) and (target is None or target.is_loopback)):
+        text = "images travel unencrypted; --certificate would protect them"
+        warn("W-PACS-PLAIN", text, path=f"{options.address}:{options.port}")
     state = make_folder(Path(options.state))
     received = Received(state / "received", state / "results", target, options.days)
     watcher = Watcher(received, state, **choice_of(options))

@@ -14,6 +14,7 @@ from pynetdicom import AE, _config, build_context
 
 from ...errors import UsageError, printable
 from .access import PacsError
+from .archive import LOOPBACK
 
 SYNTAXES = [
     "1.2.840.10008.1.2.1",  # explicit, implicit and deflated
@@ -96,6 +97,11 @@ class Target:
         self._ae = AE(ae_title=checked_title(title))
         self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = timeout
         self._ae.connection_timeout = min(timeout, 10.0)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this machine."""
+        return bool(LOOPBACK.fullmatch(self._host))
 
     def __call__(self, files: Sequence[Path]) -> None:
         """Send instances; some may be there already.
