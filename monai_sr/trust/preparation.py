@@ -210,7 +210,7 @@ def _check_values(acquired: Acquired, *, strict: bool) -> None:
 def _empty_slices(voxels: np.ndarray, axis: int) -> np.ndarray:
     """Numbers of the slices of one value between slices with contrast, which were lost."""
     in_plane = tuple({0, 1, 2} - {axis})
-    seen = np.flatnonzero(voxels.min(axis=in_plane) < voxels.max(axis=in_plane))
+    seen = np.flatnonzero(voxels.min(axis=in_plane) != voxels.max(axis=in_plane))
     return np.setdiff1d(np.arange(seen[0], seen[-1]), seen) if len(seen) else seen
 
 
