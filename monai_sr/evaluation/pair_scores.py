@@ -15,6 +15,7 @@ from ..errors import SuperResolutionError, warn
 from ..grid import grid_of
 from ..intensities import data_range
 from ..slices import Profile
+from ..trust.preparation import Settings
 from .conditions import TRIM
 from .measurements import Study
 from .methods import BASELINES, SPLINE, PeerError, SuperResolution, resample_to
@@ -106,6 +107,7 @@ def score_pair(
         "fitted": (np.asarray(fit.best.width), fit.best.profile, "fitted"),
     }
     spline = load_bundle("none", engine="torch")
+    spline.defaults = Settings.of(consistency="exact")
     jobs: list[tuple[str, SuperResolution, str]] = [(name, BASELINES[name], "") for name in ("cubic", "sinc")]
     every: dict[str, SuperResolution] = {SPLINE: spline, **models}
     for name, model in every.items():
