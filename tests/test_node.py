@@ -539,7 +539,7 @@ def test_titles_are_checked():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 @needs_dcmtk
 def test_nothing_is_lost_and_nothing_comes_twice_when_the_node_is_killed_under_load(tmp_path, storescp):
     text, stored = storescp
@@ -549,7 +549,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_when_the_node_is_killed_under_l
         phantom(tmp_path / "in" / str(number), number, stack=stack)
 
     def begin() -> subprocess.Popen:
-        words = ["--port", port, "--settle", "1", "--interval", "0.2", "--bundle", "none", "--send", text]
+        words = ["--port", port, "--settle", "1", "--interval", "0.2", "--bundle", "none", "--factor", "2", "--send", text]
         return command("node", "--state", state, *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def sends(numbers) -> None:
@@ -563,7 +563,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_when_the_node_is_killed_under_l
     for sender in senders:
         sender.start()
     kills = 0
-    while kills < 6 and any(sender.is_alive() for sender in senders):
+    while kills < 4 and any(sender.is_alive() for sender in senders):
         wait_for(lambda: is_open(port), process)
         time.sleep(2 + kills)
         process.send_signal(signal.SIGKILL)
@@ -572,7 +572,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_when_the_node_is_killed_under_l
         process = begin()
     for sender in senders:
         sender.join(400)
-    wait_for(lambda: len(list(state.glob("*.json"))) == studies, process, 240)
+    wait_for(lambda: len(list(state.glob("*.json"))) == studies, process, 1200)
     wait_for(lambda: not list((state / "received").iterdir()), process, 60)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
