@@ -549,7 +549,8 @@ def test_nothing_is_lost_and_nothing_comes_twice_when_the_node_is_killed_under_l
         phantom(tmp_path / "in" / str(number), number, stack=stack)
 
     def begin() -> subprocess.Popen:
-        words = ["--port", port, "--settle", "1", "--interval", "0.2", "--bundle", "none", "--factor", "2", "--send", text]
+        words = ["--port", port, "--settle", "1", "--interval", "0.2", "--send", text, "--bundle", "none"]
+        words += ["--factor", "2"]
         return command("node", "--state", state, *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def sends(numbers) -> None:
