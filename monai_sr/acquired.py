@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .errors import ImageError, UsageError
+from .errors import ImageError
 from .grid import SAME_SPACING, ArrayImage, decide_axis, grid_of, positions_on, slice_spacing, target_grid, voxels_of
 from .intensities import CT_AIR, USUAL, NormalizedSlices, as_array, guess_modality, intensity_range, padding_of
-from .profiles import Known, Protocol, ProtocolWidth, estimate_profile, known_profile
+from .profiles import Known, Protocol, ProtocolWidth, checked_thickness, estimate_profile, known_profile
 from .slices import Profile, SliceModel
 
 if TYPE_CHECKING:
@@ -376,12 +376,7 @@ def _thickness_of(
     elif known is not None and (known.ratio != 1 or known.source == "protocol"):
         value = np.multiply(value, known.ratio)
         source = "protocol" if known.source == "protocol" else "corrected"
-    thickness = np.array(value, dtype=np.float64)
-    if not ((thickness > 0) & np.isfinite(thickness)).all():
-        raise UsageError(
-            "E-USE", f"slice thickness must be positive and finite ({value} mm was given)", fix="give one above 0 mm"
-        )
-    return thickness, source
+    return checked_thickness(value), source
 
 
 def _modality_of(meta: Mapping[str, Any], given: Modality | None, voxels: np.ndarray) -> tuple[Modality, Source]:

@@ -22,14 +22,6 @@ else:
 SAME_SPACING = 0.01
 """Relative difference below which two spacings count as equal (headers round to about this)."""
 
-PLAUSIBLE = (0.05, 50.0)
-"""Spacings and slice thicknesses of CT and MR, mm."""
-
-
-def plausible(length: float | None) -> float | None:
-    """A length in mm that a scanner may have; None for any other, as where it is unknown."""
-    return length if length is not None and PLAUSIBLE[0] <= length <= PLAUSIBLE[1] else None
-
 
 @dataclass(frozen=True)
 class Grid:

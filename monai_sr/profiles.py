@@ -23,7 +23,11 @@ from .intensities import as_array
 from .slices import PROFILES, Profile, profile_weights
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from torch import Tensor
+
+PLAUSIBLE = (0.05, 50.0)
+"""Spacings and slice thicknesses of CT and MR, mm."""
 
 FEWEST_SLICES = 12
 """With fewer slices the differences between slices are not sufficient."""
@@ -170,6 +174,24 @@ def known_profile(
     if protocol.scan == "reformatted":
         return Known("box", 1.0, "header")
     return Known("gaussian", 1.0, "header") if protocol.scan == "2D SE" else None
+
+
+def plausible(length: float | None) -> float | None:
+    """A length in mm that a scanner may have; None for any other, as where it is unknown."""
+    return length if length is not None and PLAUSIBLE[0] <= length <= PLAUSIBLE[1] else None
+
+
+def checked_thickness(thickness: ArrayLike) -> np.ndarray:
+    """Slice thicknesses, mm, as float64: one, or one for each slice.
+
+    Raises:
+        UsageError: one is not of a CT or MR, for example of another unit.
+    """
+    checked = np.array(thickness, dtype=np.float64)
+    if not ((checked >= PLAUSIBLE[0]) & (checked <= PLAUSIBLE[1])).all():
+        problem = f"slice thickness must be {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g} mm ({checked.tolist()} mm was given)"
+        raise UsageError("E-USE", problem, fix="give it in mm")
+    return checked
 
 
 def estimate_profile(

@@ -88,7 +88,7 @@ def test_the_slice_thickness(meta, given, value, source):
     assert acquired.sources["slice_thickness"] == source
 
 
-@pytest.mark.parametrize("thickness", [0.0, -2.0, float("nan"), float("inf"), [4.0, 4, 4, 0, 4, 4]])
+@pytest.mark.parametrize("thickness", [0.0, -2.0, 1e-9, 5000.0, float("nan"), float("inf"), [4.0, 4, 4, 0, 4, 4]])
 def test_a_slice_thickness_that_cannot_be_is_refused_whoever_says_it(thickness):
     with pytest.raises(UsageError):
         Acquired.of(thick(), slice_thickness=thickness)

@@ -325,9 +325,9 @@ def test_what_cannot_become_a_segmentation_is_refused(export, capsys, monkeypatc
     if find_spec("highdicom"):
         assert "E-OUT-EXISTS" in carry("ones.nii.gz", spoil(folder, slices, "series").name)
         assert "E-SEG-EMPTY" in carry("empty.nii.gz", "out.dcm")
-    thick = folder / "thick.nii.gz"
-    write_image(read_image(folder / "export"), thick)
-    assert "E-OUT-FORMAT" in carry("ones.nii.gz", "out.dcm", thick)
+        thick = folder / "thick.nii.gz"
+        write_image(read_image(folder / "export"), thick)
+        assert "E-OUT-FORMAT" in carry("ones.nii.gz", "out.dcm", thick)
     monkeypatch.setitem(sys.modules, "highdicom", None)
     assert "E-SEG-INSTALL" in carry("ones.nii.gz", "out.dcm")
     assert not (folder / "out.dcm").exists()

@@ -15,7 +15,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import FileMetaDataset
 
 from ..errors import ImageError, SuperResolutionWarning
-from ..grid import plausible
+from ..profiles import plausible
 from .archive import MOST_RATIO, SMALL
 from .attributes import groups_of, in_group
 from .dataset import DEFLATED, PIXEL_DATA, UNDEFINED_LENGTH, Stream, bomb, pixel_element, read_dataset, uid_of

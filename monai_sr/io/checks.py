@@ -10,7 +10,8 @@ import numpy as np
 from ..acquired import acquisition_meta
 from ..dicom import TOGETHER
 from ..errors import ImageError, UsageError, warn
-from ..grid import ArrayImage, Grid, plausible
+from ..grid import ArrayImage, Grid
+from ..profiles import plausible
 
 SHEAR = 1e-3
 """Maximum cosine between two axes; a larger one is not a rounding error."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..acquired import acquisition_meta
 from ..errors import ImageError, warn
-from ..grid import plausible
+from ..profiles import plausible
 from .fields import LPS_TO_RAS, integers, no_spacing, numbers, unit_scale, wrong_field
 from .meta_image import numbered_files
 from .stored import Header, Packing, Stored, data_file, listed_files

@@ -14,8 +14,8 @@ from ..acquired import acquisition_meta
 from ..dicom.kinds import quantity_of, values_of
 from ..dicom.sidecar import protocol_from
 from ..errors import warn
-from ..grid import plausible
 from ..intensities import Modality
+from ..profiles import plausible
 
 LONGEST = 2**24
 """Bytes; dcm2niix writes some kilobytes."""
