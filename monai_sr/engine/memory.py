@@ -37,8 +37,8 @@ TILE_LADDER = tuple(TILE_VOXELS // n for n in (1, 2, 4, 8, 16))
 PROCESS = 576 * 2**20
 """Memory of interpreter, torch, MONAI, and the blocks in which matrices are applied; bytes."""
 
-PER_VOXEL_IN, PER_VOXEL_OUT = 16, 4
-"""Bytes per acquired and per output voxel, with any engine."""
+PER_VOXEL_IN, PER_VOXEL_OUT = 20, 4
+"""Bytes per acquired and per output voxel, with any engine; four of the first are for slices without noise."""
 
 SHARE = 0.85
 """Fraction of the available memory that a run plans with; the rest covers errors of the estimate."""
