@@ -211,7 +211,7 @@ def test_a_group_that_lacks_what_it_needs_is_left_out(group, tmp_path):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [pytest.param(REAL[0], marks=pytest.mark.slow), *REAL[1:]])
 def test_every_reader_finds_the_same_voxels_at_the_same_places(name, shared_data, tmp_path):
     source = tools.load(shared_data / "dicom" / name)
     sr = tools.upsampled(source, crop=32)

@@ -143,7 +143,7 @@ def a_pixel_changed(dataset: Dataset) -> Dataset:
 NEARLY_EVEN = even(10, 7.0) + np.array([0, 1, -1, 0, 1, 0, -1, 1, 0, 0]) * 0.06
 """Steps of 6.9 to 7.1 mm, as MR at an angle may have."""
 
-JPEG_XL = b"1.2.840.10008.1.2.4.110"  # which pydicom knows no name of yet
+FUTURE = b"1.2.840.10008.1.2.4.999"  # which no package knows a name of
 
 REFUSED = [
     entry("D01", "E-DCM-TRUNC", "pixels", lambda f: cut(write(f, slices())[3], -100)),
@@ -191,8 +191,8 @@ REFUSED = [
     entry("D21", "E-DCM-CODEC", "MPEG2", lambda f: encapsulated(
         write(f, slices(WIDE))[1], [b"\0\0\1\xb3" * 40], MPEG2MPML), says=("MPEG2",)),
     entry("D21", "E-DCM-CODEC", "of the future", lambda f: replace_bytes(encapsulated(
-        write(f, slices(WIDE))[1], [b"\xff\x0a" * 40], HTJ2KLossless), HTJ2KLossless.encode(), JPEG_XL),
-        says=(JPEG_XL.decode(),)),
+        write(f, slices(WIDE))[1], [b"\xff\x0a" * 40], HTJ2KLossless), HTJ2KLossless.encode(), FUTURE),
+        says=(FUTURE.decode(),)),
     entry("D22", "E-DCM-PIXELS", "noise", lambda f: encapsulated(
         write(f, slices(WIDE), syntax=JPEGLSLossless)[2], [np.random.default_rng(0).bytes(800)], JPEGLSLossless),
         says=("JPEG-LS",)),

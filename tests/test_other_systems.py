@@ -129,7 +129,10 @@ def test_results_whose_names_are_one_on_a_mac_are_refused(names, monkeypatch, tm
     assert caught.value.code == "E-OUT-CLASH"
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", pytest.param("ascii", marks=SLOW), pytest.param("utf-8", marks=SLOW)])
 def test_a_console_without_a_letter_of_a_path_shows_its_code(encoding, tmp_path):
     thick, thin = tmp_path / "gr\u00f6\u00dfe \u2192.nii", tmp_path / "d\u00fcnn \u2192.nii"
     write_image(phantoms.body((16, 16, 8), (1.0, 1.0, 3.0)), thick, dtype=np.int16)

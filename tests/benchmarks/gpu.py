@@ -173,7 +173,13 @@ def _read(path: Path, crop: int | None) -> MetaTensor:
 def made_by(model: Model, volume: Volume, *, on: str = "cpu") -> MetaTensor:
     """The thin slices of a volume that lies on a device."""
     thick = volume.thick.to(on)
-    return model(thick, factor=volume.factor, modality=volume.modality, slice_thickness=volume.factor * _step(volume))
+    return model(
+        thick,
+        factor=volume.factor,
+        modality=volume.modality,
+        slice_thickness=volume.factor * _step(volume),
+        consistency="exact",
+    )
 
 
 def _step(volume: Volume) -> float:
