@@ -260,8 +260,12 @@ SCANS = {
     "by InstanceNumber alone": TIME,
 }
 
+QUICK = ("GE, contrast", "Siemens, diffusion", "echoes")
 
-@pytest.mark.parametrize("scan", SCANS)
+
+@pytest.mark.parametrize(
+    "scan", [scan if scan in QUICK else pytest.param(scan, marks=pytest.mark.slow) for scan in SCANS]
+)
 def test_volumes_kept_together_become_one_image_with_their_dimensions(tmp_path, call, scan):
     source = phases.write_scan(tmp_path / "in", scan)
     read = {}

@@ -267,6 +267,7 @@ def test_three_stacks_gain_two_decibels_and_two_one(hr, spline):
     assert int(three.count.min()) == 3 and set(three.nearest.unique().tolist()) == {1, 2, 3}
 
 
+@pytest.mark.slow
 def test_errors_are_as_large_as_predicted(hr, spline):
     noisy = [
         stack + 10 * torch.randn(stack.shape, generator=torch.Generator().manual_seed(n))

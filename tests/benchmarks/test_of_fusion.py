@@ -21,6 +21,7 @@ def test_the_constants_are_those_that_errors_were_drawn_from():
     assert samples[0].within(constants) == pytest.approx([0.757, 0.941], abs=0.01)  # a Laplace distribution
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fusion, "FITTED", (fusion.SETTINGS[1], fusion.SETTINGS[0]))
     write_image(phantoms.body((48, 48, 48), (1.0, 1.0, 1.0)), tmp_path / "v.nii.gz", dtype=np.int16)
