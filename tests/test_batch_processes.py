@@ -155,7 +155,9 @@ def test_without_dask_the_extra_is_named(monkeypatch):
 
 @fault("R08")
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("number", "code", "jobs"), [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 1)])
+@pytest.mark.parametrize(
+    ("number", "code", "jobs"), [pytest.param(signal.SIGTERM, 143, 2, marks=pytest.mark.slow), (signal.SIGINT, 130, 1)]
+)
 def test_a_signal_ends_a_run_within_seconds_and_leaves_no_partial_file(tmp_path, number, code, jobs):
     count = 200  # more than are done before the signal, on any machine
     (tmp_path / "in").mkdir()  # a body, because white noise gives warnings of stripes

@@ -391,6 +391,7 @@ def test_the_json_tells_engine_and_precision_and_another_engine_makes_the_result
     assert told["options"]["compute"]["engine"] == "torch"
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes_also_in_two_jobs(thick, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

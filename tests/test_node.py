@@ -215,6 +215,7 @@ def test_a_thin_series_is_left_out_and_removed_after_some_days(tmp_path, receive
     assert watcher(received).look().settled == 1 and not folder.exists()
 
 
+@pytest.mark.slow
 @needs_dcmtk
 @fault("P03", "E-PACS-CONNECT")
 def test_a_result_waits_until_the_target_is_there(tmp_path, received, storescp, monkeypatch):
