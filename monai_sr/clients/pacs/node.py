@@ -13,14 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydicom.uid import UID
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import Verification
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from ...dicom.kinds import MODALITY_OF
 from ...errors import OutputError, UsageError, printable
 from .received import MismatchError, Received
 from .target import SUCCESS, SYNTAXES, Tls, be_silent, checked_title
+
+VERIFICATION = UID("1.2.840.10008.1.1")
+"""SOP class of C-ECHO."""
 
 LONGEST_PDU = 2**20
 """Bytes. Senders are asked for 128 KiB; a longer one than this ends the connection."""
@@ -116,7 +119,7 @@ class Guard:
 
 class _Handler(RequestHandler):
     def _create_association(self) -> Any:
-        made = super()._create_association()
+        made: Any = super()._create_association()
         server: Any = self.server
         made.dul.socket.recv = server.guard(self.request)
         return made
@@ -206,7 +209,7 @@ class Node:
         self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = timeout
         self._ae.require_called_aet = True
         self._ae.require_calling_aet = sorted({peer.title for peer in self.peers})
-        self._ae.add_supported_context(Verification)
+        self._ae.add_supported_context(VERIFICATION)
         for sop_class in MODALITY_OF:
             self._ae.add_supported_context(sop_class, SYNTAXES)
 
