@@ -189,15 +189,36 @@ def test_a_compressed_series_is_taken_as_it_is(tmp_path, received, start):
 
 
 def test_a_series_is_taken_when_no_slice_came_for_a_while_and_slices_that_come_later_start_it_again(tmp_path, received):
-    first, *others = phantom(tmp_path / "in")
-    for path in others:
+    files = phantom(tmp_path / "in")
+    missing = files.pop(len(files) // 2)
+    for path in files:
         keep(received, path)
     assert watcher(received, settle=100.0).look().waiting == 1
-    gap = watcher(received).look()  # a slice is missing at an end or in the middle, or the series is shorter
-    assert gap.failed + gap.stored == 1
-    if gap.failed:
-        keep(received, first)
-        assert watcher(received).look().stored == 1
+    assert watcher(received).look().failed == 1  # E-DCM-GAP
+    keep(received, missing)
+    assert watcher(received).look().stored == 1
+
+
+@fault("P03", "W-PACS-LATE")
+def test_a_slice_that_arrives_while_its_series_is_processed_is_not_removed_in_silence(tmp_path, received):
+    last, *files = phantom(tmp_path / "in")
+    for path in files:
+        keep(received, path)
+    store, events = received.store, []
+
+    def store_late(made: list[Path]) -> None:
+        store(made)
+        keep(received, last)
+
+    received.store = store_late
+    assert watcher(received).look().stored == 1
+    assert len(list(received.folder.rglob("*.dcm"))) == len(files) + 1
+    assert watcher(received, report=events.append).look().settled == 1
+    (event,) = events
+    assert event.status == "warning" and event.text.startswith("W-PACS-LATE: 1 instance")
+    assert not list(received.folder.iterdir())
+    keep(received, last)  # sent again: of a series that was done
+    assert watcher(received, report=events.append).look().settled == 1 and len(events) == 1
 
 
 def keep(received: Received, path: Path) -> None:

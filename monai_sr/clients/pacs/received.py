@@ -22,7 +22,7 @@ from pydicom.errors import InvalidDicomError
 from ...dicom.dataset import pydicom_silent
 from ...dicom.kinds import MODALITY_OF
 from ...errors import write_error
-from ...files import remove_leftovers, temporary_beside, write_atomically
+from ...files import move, remove_leftovers, temporary_beside, write_atomically
 from .access import PacsError
 from .archive import RemoteSeries
 
@@ -148,23 +148,27 @@ class Received:
             hidden = temporary_beside(target)
             try:
                 shutil.copytree(source, hidden)
-                os.rename(hidden, target)
+                move(hidden, target)
             except OSError as error:
                 raise write_error(target, error) from error
             finally:
                 shutil.rmtree(hidden, ignore_errors=True)
 
     def release(self, series: RemoteSeries, *, is_stored: bool) -> None:
-        """Remove a series that needs no more work: at once if its result is stored, else when it is old."""
+        """Remove a series that needs no more work: at once if its result is stored, else when it is old.
+
+        One that has more instances than ``series`` stays, so that the next search sees them.
+        """
         folder = self.folder / _name(series.uid)
         try:
             is_old = time.time() - folder.stat().st_mtime > self.days * DAY
         except OSError:
             return
-        if is_stored or is_old:
-            with self._lock:
-                shutil.rmtree(folder, ignore_errors=True)
-            self._heads.pop(folder.name, None)
+        with self._lock:  # nothing arrives between counting and removal
+            if not (is_old or (is_stored and len(self._files(series)) <= series.instances)):
+                return
+            shutil.rmtree(folder, ignore_errors=True)
+        self._heads.pop(folder.name, None)
 
     def _folders(self) -> Iterator[Path]:
         yield from (path for path in sorted(self.folder.iterdir()) if path.is_dir() and path.name[0] != ".")

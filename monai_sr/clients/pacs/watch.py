@@ -153,6 +153,7 @@ class Watcher:
     def _look_at(self, series: RemoteSeries, place: Path, counts: Round) -> None:
         entry = self._state.read(place)
         if entry is not None and entry.settles(series.instances) and not place.exists():
+            self._note_late(series, place, entry)
             self.archive.release(series, is_stored=entry.status == "stored")
             counts.settled += 1
             return
@@ -167,6 +168,13 @@ class Watcher:
                     self._bring_to_end(series, place, counts)
             except ClaimedError:
                 counts.waiting += 1
+
+    def _note_late(self, series: RemoteSeries, place: Path, entry: Entry) -> None:
+        """Report, once, that a stored result lacks slices that arrived after its series was fetched (W-PACS-LATE)."""
+        if entry.status == "stored" and series.instances > entry.instances:
+            self._state.write(place, replace(entry, instances=series.instances))
+            text = f"W-PACS-LATE: {series.instances - entry.instances} instance(s) arrived too late for the result"
+            self.report(Event(name_of(series.uid), "warning", text))
 
     def _bring_to_end(self, series: RemoteSeries, place: Path, counts: Round) -> None:
         """Complete the work on a series whose claim this process holds."""
