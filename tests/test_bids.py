@@ -17,10 +17,10 @@ from bids_datasets import dataset, put_json, validator, validator_errors
 from catalogue import fault
 
 from monai_sr.acquired import Acquired
-from monai_sr.bids import derivative as derivative_module
-from monai_sr.bids import derivative_sidecar, find_bids_images, is_bids, write_dataset_description
-from monai_sr.bids.ignore import ignored_by
-from monai_sr.bids.names import ANAT, COMMON, ENTITIES
+from monai_sr.batch.bids import derivative as derivative_module
+from monai_sr.batch.bids import derivative_sidecar, find_bids_images, is_bids, write_dataset_description
+from monai_sr.batch.bids.ignore import ignored_by
+from monai_sr.batch.bids.names import ANAT, COMMON, ENTITIES
 from monai_sr.errors import ImageError, OutputError, SuperResolutionWarning, UsageError
 from monai_sr.grid import grid_of
 from monai_sr.inference import super_resolve

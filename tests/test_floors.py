@@ -16,7 +16,7 @@ PACKAGE = Path(monai_sr.__file__).parent
 FLOORS = {
     0: {"codes", "errors", "files", "intensities", "networks", "options", "profiles", "slices"},
     1: {"acquired", "grid", "transforms"},
-    2: {"bids", "bundles", "dicom", "engine", "inference", "io", "labels", "trust"},
+    2: {"bundles", "dicom", "engine", "inference", "io", "labels", "trust"},
     3: {"evaluation", "report", "training"},
     4: {"batch", "fusion"},
     5: {"__main__", "cli", "clients"},

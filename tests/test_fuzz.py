@@ -35,8 +35,8 @@ from pydicom.uid import (
 
 from monai_sr.acquired import Acquired
 from monai_sr.batch import find_cases
+from monai_sr.batch.bids import derivative_sidecar, find_bids_images, is_bids, write_dataset_description
 from monai_sr.batch.record import is_own_result
-from monai_sr.bids import derivative_sidecar, find_bids_images, is_bids, write_dataset_description
 from monai_sr.cli.config import read_config
 from monai_sr.dicom import acquisition, find_series, short_name
 from monai_sr.errors import SuperResolutionError, collect_notices

@@ -17,7 +17,6 @@ import numpy as np
 from monai.data import MetaTensor
 
 from ..acquired import Acquired, acquisition_meta, uneven_positions_of
-from ..bids import write_dataset_description
 from ..dicom import MadeBy, is_dicom, is_dicom_source
 from ..dicom.structures import Structures
 from ..errors import (
@@ -36,6 +35,7 @@ from ..io.images import read_dicom, read_image
 from ..labels import average_labels, carry_labels, check_mask
 from ..options import NOTICE, Acquisition, RunOptions
 from ..trust.alignment import not_aligned, turned_to
+from .bids import write_dataset_description
 from .cases import check_target
 from .claims import ClaimedError, hold_claim
 from .companions import carry_mask, read_mask, write_masks

@@ -14,7 +14,6 @@ from typing import Any
 from monai.data import MetaTensor
 
 from ..acquired import Acquired
-from ..bids import derivative_sidecar
 from ..bundles import Model
 from ..dicom import MadeBy, check_size, write_derived_series
 from ..dicom.structures import Structures
@@ -37,6 +36,7 @@ from ..trust.consistency import Consistency, check_result
 from ..trust.resolution import METHOD, check_width, effective_resolution
 from ..trust.uncertainty import uncertainty_map
 from .attempt import attempt
+from .bids import derivative_sidecar
 from .cases import Case
 from .claims import hold_claim
 from .companions import (

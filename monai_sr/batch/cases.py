@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..bids import find_bids_images, is_bids
 from ..dicom import Found, find_series, is_dicom, is_dicom_source, short_name
 from ..dicom.deidentify import Pseudonyms
 from ..errors import (
@@ -22,6 +21,7 @@ from ..errors import (
 )
 from ..io.images import check_writable, image_suffix
 from ..options import RunOptions
+from .bids import find_bids_images, is_bids
 from .chosen import WRITTEN as WRITTEN
 from .chosen import Case as Case
 from .chosen import check_names as check_names

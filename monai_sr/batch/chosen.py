@@ -11,11 +11,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
-from ..bids import BidsImage
 from ..dicom import Series
 from ..errors import InputMissingError, SuperResolutionError, UsageError, printable
 from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, files_of, image_suffix
 from ..options import RunOptions
+from .bids import BidsImage
 from .companions import mask_path
 from .record import sidecar_path
 

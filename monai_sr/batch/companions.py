@@ -169,7 +169,7 @@ def describe_companions(
 
     Args:
         target: the result.
-        derived: its JSON, see :func:`monai_sr.bids.derivative_sidecar`.
+        derived: its JSON, see :func:`monai_sr.batch.bids.derivative_sidecar`.
         maps: kinds that were written.
         masks: where carried masks were written.
     """

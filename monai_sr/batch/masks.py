@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..bids.raw import read_description
 from ..dicom import Series, find_series, is_dicom_source, read_mask_object, regular_files, short_name
 from ..errors import ImageError, InputMissingError, SuperResolutionError, collect_notices, warn_left_out
 from ..grid import Grid
 from ..io.images import READ_SUFFIXES, image_suffix, read_header
 from ..io.nifti import is_super_resolved
 from ..labels import SAME_PLACE, corner_distance
+from .bids.raw import read_description
 from .record import record_beside
 
 OF_BIDS = ("dseg", "mask", "probseg")

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from ..acquired import acquisition_meta, protocol_in
-from ..bids import BidsImage
 from ..dicom import TOGETHER, Series, format_of, protocol_of
 from ..engine import Progress
 from ..errors import ImageError, collect_notices
@@ -16,6 +15,7 @@ from ..io.images import read_array, read_dicom, read_header, refuse_file_options
 from ..io.sidecar import protocol_in_json
 from ..options import Acquisition, RunOptions
 from ..profiles import known_profile, read_protocols
+from .bids import BidsImage
 from .chosen import Case
 from .companions import MAPS
 from .record import sha256_of

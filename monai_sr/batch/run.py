@@ -8,12 +8,12 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from ..bids import write_dataset_description
 from ..engine import Progress
 from ..engine.memory import memory_budget
 from ..errors import warn
 from ..files import make_folder, remove_leftovers
 from ..options import RunOptions
+from .bids import write_dataset_description
 from .case import process
 from .cases import Case, find_cases, names_one_file
 from .claims import drop_claim

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..batch.bids import find_bids_images, is_bids
 from ..batch.cases import check_folder, images_below
 from ..batch.chosen import Case, choose
-from ..bids import find_bids_images, is_bids
 from ..dicom import find_series, is_dicom_source, short_name
 from ..errors import InputMissingError, UsageError, warn_left_out
 from ..options import RunOptions

@@ -13,6 +13,7 @@ import torch
 
 from ..batch import check_target
 from ..batch.attempt import attempt
+from ..batch.bids import fused_sidecar
 from ..batch.case import input_sha256, replace_folder
 from ..batch.claims import ClaimedError, hold_claim
 from ..batch.companions import describe_companions, map_path, remove_maps, write_map, write_maps
@@ -31,7 +32,6 @@ from ..batch.record import (
     stamps,
     write_record,
 )
-from ..bids import fused_sidecar
 from ..bundles import Model
 from ..dicom import MadeBy, write_derived_series
 from ..engine import Progress

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ..acquired import Acquired, acquisition_meta
+from ..batch.bids import BidsImage
+from ..batch.bids.raw import read_json
 from ..batch.record import sidecar_path
-from ..bids import BidsImage
-from ..bids.raw import read_json
 from ..dicom import Series, find_series, is_dicom_source
 from ..errors import ImageError, InputMissingError, SuperResolutionError, UsageError, naming, warn, warn_left_out
 from ..inference import acquire

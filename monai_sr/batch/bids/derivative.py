@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ..acquired import Acquired
-from ..errors import OutputError, write_error
-from ..files import write_json, write_text
-from ..grid import SAME_SPACING, Grid
+from ...acquired import Acquired
+from ...errors import OutputError, write_error
+from ...files import write_json, write_text
+from ...grid import SAME_SPACING, Grid
 from .raw import DESCRIPTION, RAW, BidsImage, read_description
 
 BIDS_VERSION = "1.11.1"

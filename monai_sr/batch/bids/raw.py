@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ImageError, UsageError, warn
-from ..io.images import NIFTI_SUFFIXES
-from ..profiles import plausible
+from ...errors import ImageError, UsageError, warn
+from ...io.images import NIFTI_SUFFIXES
+from ...profiles import plausible
 from .ignore import ignored_by
 from .names import OF_A_STACK, NotTakenError, is_label, parsed_name, result_name
 

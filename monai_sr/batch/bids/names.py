@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..io.images import NIFTI_SUFFIXES
+from ...io.images import NIFTI_SUFFIXES
 
 ENTITIES = (
     *("sub", "ses", "task", "acq", "ce", "rec", "dir", "run"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ..errors import ImageError
+from ...errors import ImageError
 
 LONGEST = 1000
 """Characters of a pattern for one name; fnmatch takes time with their square."""
