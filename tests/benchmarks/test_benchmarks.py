@@ -13,10 +13,12 @@ from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils.data import default_collate
 
+from monai_sr.batch.run import run
 from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
 from monai_sr.io.volumes import datalist
 from monai_sr.networks import PyramidNet, ResidualNet
+from monai_sr.options import RunOptions
 from monai_sr.training.inferer import ConsistentInferer
 from monai_sr.training.losses import PyramidLoss
 
@@ -498,3 +500,17 @@ def test_adapting_is_measured_beside_the_bundle_as_it_is(tmp_path, monkeypatch, 
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
     assert lines[0].count("|") == lines[2].count("|") and cells[0] == "v.nii.gz" and cells[4] == "8"
     assert float(cells[2]) == 0 or cells[5] == "True"
+
+
+# ---------------------------------------------------------------- start
+
+
+def test_the_parts_of_a_run_are_what_it_does_and_each_is_timed(tmp_path, capsys):
+    thick, thin = tmp_path / "thick.nii.gz", tmp_path / "thin.nii.gz"
+    write_image(phantoms.body((16, 16, 8), (1.0, 1.0, 3.0)), thick, dtype=np.int16)
+    exec(start.program(str(thick), str(thin)), {})
+    seconds = json.loads(capsys.readouterr().out)
+    assert len(seconds) == len(start.PARTS) and min(min(pair) for pair in seconds) >= 0
+    options = RunOptions.from_dict({"input": str(thick), "output": str(tmp_path / "run.nii.gz"), "device": "cpu"})
+    assert [outcome.status for outcome in run(options)] == ["done"]
+    assert np.array_equal(read_image(thin), read_image(tmp_path / "run.nii.gz"))
