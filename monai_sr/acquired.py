@@ -55,7 +55,7 @@ def acquisition_meta(
         stored_dtype, modality, slice_axis: type of the voxels in the file; "CT" or "MR"; through-plane axis.
         slice_thickness: FWHM of the slice profile, mm; (m,) in the order of the voxels where slices differ.
         slice_positions: (m,) slice centers along the last axis, mm around the middle, where they are uneven.
-        padding_value: of voxels that a CT did not scan.
+        padding_value: of voxels that were not scanned.
         protocol: the fields of :class:`monai_sr.profiles.Protocol`.
         nan_voxels: (C, X, Y, Z) bool, voxels that held no number and were filled.
         has_orientation: False where the file does not say which side is which.
@@ -122,7 +122,7 @@ class Acquired:
         slice_spacing: see :func:`monai_sr.grid.slice_spacing`, mm.
         slice_thickness: FWHM of the slice profile, mm; one number, or (m,) where slices differ.
         modality: "CT" or "MR".
-        padding: for each channel the value of voxels that a CT did not scan; None if it scanned all.
+        padding: for each channel the value of voxels that were not scanned; None if all were.
         missing: (C, X, Y, Z) voxels that held no number and were filled; None if there are none.
         stored_dtype: voxel type of the file.
         has_orientation: whether the file holds an orientation.
@@ -300,24 +300,27 @@ class Acquired:
         return np.flatnonzero(far[::-1] if 2 in self._canonical[1] else far)
 
     def outside(self, voxels: Voxels, channel: int) -> Voxels | None:
-        """Mask of the voxels that a CT did not scan, for a part of a channel or of its result; None if it is empty."""
+        """Mask of the voxels that were not scanned, for a part of a channel or of its result; None if it is empty."""
         padding = self.padding[channel]
         mask = None if padding is None else voxels == padding
         return mask if mask is not None and bool(mask.any()) else None
 
     def normalization(self, usual: Normalization) -> Normalization | IntensityRange:
         """How each channel is normalized: volumes of one series by the range of all, others by their own."""
-        is_one = _meta_of(self.source).get("has_one_range", False)
-        return intensity_range(self.array, self.modality, usual) if is_one else usual
+        if not _meta_of(self.source).get("has_one_range", False):
+            return usual
+        outside = self.outside(self.array, 0)  # one padding value for all
+        return intensity_range(self.array if outside is None else self.array[~outside], self.modality, usual)
 
     def normalized(self, channel: int, by: Normalization | IntensityRange = USUAL) -> NormalizedSlices:
         """One channel as a network wants it, by its own range or a given one; ImageError without contrast."""
         lr = self.oriented(self.array[channel])
-        known = lr if self.missing is None else lr[~self.oriented(self.missing[channel])]
-        intensities = intensity_range(known, self.modality, by)
         outside = self.outside(lr, channel)
         if outside is not None:
-            lr = np.where(outside, np.float32(CT_AIR), lr)
+            air = CT_AIR if self.modality == "CT" else lr.min(where=~outside, initial=lr.max())
+            lr = np.where(outside, np.float32(air), lr)
+        known = lr if self.missing is None else lr[~self.oriented(self.missing[channel])]
+        intensities = intensity_range(known, self.modality, by)
         device = getattr(self.source, "device", "cpu")
         return NormalizedSlices(intensities.normalize(lr), intensities, outside, self.padding[channel] or 0.0, device)
 

@@ -58,9 +58,11 @@ OVERSHOOT, FLAT_OVERSHOOT = 0.5, 0.25
 """Maximum overshoot of a result beyond the acquired values, and beyond neighboring slices that are alike, as a fraction
 of their range. On the validation volumes it is exceeded only where slices contradict their profile."""
 
-CT_PADDING_BELOW = -1500.0
-"""Tissue, air and metal artifacts are above this; a minimum below it is the padding value of a CT."""
+PADDING_BELOW = -1500.0
+"""Tissue, air and metal artifacts of a CT are above this; a minimum below it is its padding value."""
 
+NO_CT_BELOW = -4096.0
+"""Scanners pad CT with values above this; -32768 also pads MR."""
 
 NOISE_GAINS = 0.8908, 0.2007
 """Standard deviation in the two finest scales of :func:`remove_noise` of white noise of standard deviation 1."""
@@ -159,8 +161,17 @@ def possible_values(
 
 
 def guess_modality(voxels: Tensor | np.ndarray) -> Modality:
-    """CT if there are values far below zero, as air in HU; MR otherwise."""
-    return "CT" if float(voxels.min()) < CT_BELOW else "MR"
+    """CT if there are values far below zero, as air in HU; MR otherwise. A value of no CT is padding."""
+    lowest = float(voxels.min())
+    if lowest < NO_CT_BELOW:
+        lowest = _above(voxels, NO_CT_BELOW, lowest)
+    return "CT" if lowest < CT_BELOW else "MR"
+
+
+def _above(voxels: Tensor | np.ndarray, limit: float, default: float) -> float:
+    """The minimum of the values above a limit."""
+    above = voxels[voxels > limit]
+    return float(above.min()) if len(above) else default
 
 
 def count_labels(voxels: np.ndarray) -> int:
@@ -206,19 +217,22 @@ def check_hounsfield(voxels: np.ndarray) -> str:
 
 
 def padding_of(voxels: np.ndarray, modality: Modality, padding_value: float | None = None) -> float | None:
-    """The value of voxels that a CT did not scan; None if all were scanned, and for MR.
+    """The value of voxels that were not scanned; None if all were.
 
     Args:
-        voxels: in HU, any shape.
+        voxels: in HU or signal, any shape.
         modality: see :func:`guess_modality`.
-        padding_value: from the header. Default: the lowest value, if it is below :data:`CT_PADDING_BELOW`.
+        padding_value: from the header. Default: the lowest value, if it is below :data:`PADDING_BELOW` and, in MR,
+            farther below the others than they are apart.
     """
-    if modality != "CT":
-        return None
-    if padding_value is None:
-        lowest = float(voxels.min())
-        padding_value = lowest if lowest < CT_PADDING_BELOW else None
-    return padding_value
+    lowest = float(voxels.min())
+    if padding_value is not None or lowest >= PADDING_BELOW:
+        return padding_value
+    if modality == "MR":
+        second = _above(voxels, lowest, lowest)
+        if second - lowest <= float(voxels.max()) - second:
+            return None
+    return lowest
 
 
 def intensity_range(
@@ -255,7 +269,7 @@ class NormalizedSlices:
     Attributes:
         array: (X, Y, m) canonical, normalized.
         intensities: their normalization.
-        unscanned: (X, Y, m) True where a CT did not scan; None if it scanned all.
+        unscanned: (X, Y, m) True where nothing was scanned; None if all was.
         padding: value of these voxels.
         device: where to compute with them.
     """

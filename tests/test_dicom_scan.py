@@ -274,6 +274,17 @@ def test_padding_given_as_a_range_is_padding_all_over(tmp_path):
     assert volume.voxels[~outside].min() > -400
 
 
+@pytest.mark.parametrize(("value", "is_padding"), [(-32768, True), (-1, True), (0, False), (40, False)])
+def test_padding_of_mr_is_below_zero(tmp_path, value, is_padding):
+    stack = Stack(rows=24, columns=28)
+    made = slices(stack, modality="MR", rescale=(1, 0), dtype="int16", PixelPaddingValue=value)
+    for one in made:
+        store(one, np.where(stack.circle(), np.abs(stored_of(one)), value))
+        one["PixelPaddingValue"].VR = "SS"
+    write(tmp_path, made)
+    assert read(tmp_path).meta.get("padding_value") == (value if is_padding else None)
+
+
 @catalogue.fault("I26")
 def test_a_padding_value_that_tissue_has_marks_nothing(tmp_path):
     """Voxels of 0 HU would be air for their neighbors."""

@@ -682,21 +682,23 @@ def test_slices_in_a_gap_are_listed(flipped):
 
 
 @pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("modality", ["CT", "MR"])
 @pytest.mark.parametrize("short", ["none", *NETWORKS])
-def test_ct_padding_is_kept_and_touches_nothing_else(short, declared):
+def test_padding_is_kept_and_touches_nothing_else(short, modality, declared):
     network = NETWORKS[short]() if short != "none" else None
     inside = noise((10, 9, 6), low=-100, high=300)
     outside = torch.zeros(inside.shape, dtype=torch.bool)
     outside[:, :3], outside[..., 8, 2:] = True, True
-    padded, air = (
-        MetaTensor(torch.where(outside, v, inside.as_tensor()), affine=inside.affine) for v in (-2000.0, -1000.0)
+    padding, air = (-2000.0, -1000.0) if modality == "CT" else (-32768.0, float(inside[~outside].min()))
+    padded, unpadded = (
+        MetaTensor(torch.where(outside, v, inside.as_tensor()), affine=inside.affine) for v in (padding, air)
     )
     if declared:
-        padded.meta["padding_value"] = -2000.0
-    given = {"factor": 3, "modality": "CT", "consistency": "exact"}
-    got, expected = (super_resolve(i, network, **given) for i in (padded, air))
+        padded.meta["padding_value"] = padding
+    given = {"factor": 3, "modality": modality, "consistency": "exact"}
+    got, expected = (super_resolve(i, network, **given) for i in (padded, unpadded))
     mask = outside.repeat_interleave(3, dim=-1)
-    assert (got[mask] == -2000).all()
+    assert (got[mask] == padding).all()
     np.testing.assert_array_equal(got[~mask].numpy(), expected[~mask].numpy())
 
 

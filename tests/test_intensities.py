@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from monai_sr.errors import ImageError
-from monai_sr.intensities import CT_WINDOW, IntensityRange, Normalization, guess_modality, intensity_range
+from monai_sr.intensities import CT_WINDOW, IntensityRange, Normalization, guess_modality, intensity_range, padding_of
 
 CT = torch.linspace(-1024, 3071, 60).reshape(1, 3, 4, 5)
 MR = torch.rand(1, 12, 12, 12) * 800 + 20
@@ -59,10 +59,35 @@ def test_an_mr_volume_looks_the_same_in_any_units(scale, shift):
 
 
 @pytest.mark.parametrize(
-    ("lowest", "modality"), [(-1024, "CT"), (-3024, "CT"), (-201, "CT"), (-150, "MR"), (0, "MR"), (50, "MR")]
+    ("values", "modality"),
+    [
+        ([-1024, 400], "CT"),
+        ([-3024, 400], "CT"),
+        ([-201, 400], "CT"),
+        ([-32768, -1024, 400], "CT"),
+        ([-150, 400], "MR"),
+        ([0, 400], "MR"),
+        ([50, 400], "MR"),
+        ([-32768, 0, 400], "MR"),
+    ],
 )
-def test_air_far_below_zero_tells_ct(lowest, modality):
-    assert guess_modality(torch.tensor([lowest, 400])) == modality
+def test_a_volume_with_air_far_below_zero_is_ct(values, modality):
+    assert guess_modality(torch.tensor(values)) == modality
+
+
+@pytest.mark.parametrize(
+    ("values", "modality", "padding"),
+    [
+        ([-1024, 40], "CT", None),
+        ([-2000, -1024, 40], "CT", -2000),
+        ([-32768, 0, 400], "MR", -32768),
+        ([-1600, -1500, 400], "MR", None),  # signed signal
+        ([-5000, -5000], "MR", None),
+        ([0, 400], "MR", None),
+    ],
+)
+def test_padding_is_below_all_signal(values, modality, padding):
+    assert padding_of(np.float32(values), modality) == padding
 
 
 def test_a_named_modality_is_not_guessed():

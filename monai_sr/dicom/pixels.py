@@ -76,14 +76,19 @@ def _slope(frame: Frame) -> float:
     return 1.0 if frame.slope is None else frame.slope
 
 
-def padding_of(frame: Frame) -> tuple[float, float] | None:
-    """Minimum and maximum of the values of a CT that mark pixels outside the scanned field; None if a body has them."""
+def padding_of(frame: Frame, modality: str) -> tuple[float, float] | None:
+    """Minimum and maximum of the values that mark pixels outside the scanned field; None if a body has them.
+
+    A body in MR has every value from 0 on.
+    """
     head = frame.header
     if head.get("PixelPaddingValue") is None:
         return None
     ends = [head.PixelPaddingValue, head.get("PixelPaddingRangeLimit", head.PixelPaddingValue)]
     slope, intercept = np.float32(_slope(frame)), np.float32(frame.intercept or 0.0)
     low, high = sorted(float(slope * np.float32(_as_represented(end, head)) + intercept) for end in ends)
+    if modality == "MR":
+        return (low, high) if high < 0 else None
     return None if low <= BODY[1] and high >= BODY[0] else (low, high)
 
 

@@ -169,7 +169,7 @@ def read_series(
         ``modality``, ``stored_dtype``, ``series_uid``, ``slice_axis``; ``slice_thickness`` in mm
         if given, (m,) where slices differ; ``protocol``; ``slice_positions`` (m,) in mm around the
         middle, where the slices are uneven (the affine has their mean spacing then);
-        ``padding_value`` where a CT has pixels outside what was scanned. Of volumes that are kept together
+        ``padding_value`` where there are pixels outside what was scanned. Of volumes that are kept together
         (columns, rows, slices, volumes), and ``time_step`` where they are evenly spaced in time.
 
     Raises:
@@ -221,12 +221,17 @@ def _read_volume(
         least, greatest = min(least, ends[0]), max(greatest, ends[1])
         if progress is not None:
             progress(done / len(by_file))
-    outside = _padding(voxels, series) if series.modality == "CT" else None
+    outside = _padding(voxels, series)
     padding = None if outside is None else float(voxels[outside][0])
     if series.modality == "CT" and any(frame.slope is None or frame.intercept is None for frame in series.frames):
         _check_hounsfield(voxels, outside)
     if stack.shifts is not None:
-        voxels = _upright(voxels, stack.shifts, outside, fill=_fill(series, voxels, outside))
+        air = (
+            CT_AIR
+            if series.modality == "CT"
+            else float(voxels.min(where=outside is None or ~outside, initial=voxels.max()))
+        )
+        voxels = _upright(voxels, stack.shifts, outside, air=air)
     whole = all(float(f.slope or 1).is_integer() and float(f.intercept or 0).is_integer() for f in series.frames)
     fits = -(2**15) <= least and greatest < 2**15
     facts = acquisition_meta(
@@ -243,7 +248,7 @@ def _read_volume(
 
 def _padding(voxels: np.ndarray, series: Series) -> np.ndarray | None:
     """Mask of voxels outside the scanned field; all get one padding value."""
-    padding = [padding_of(frame) for frame in series.frames]
+    padding = [padding_of(frame, series.modality) for frame in series.frames]
     if not any(padding):
         return None
     mask = np.zeros(voxels.shape, dtype=bool)
@@ -278,33 +283,25 @@ def _check_hounsfield(voxels: np.ndarray, outside: np.ndarray | None) -> None:
     warn("W-CT-NORESCALE", "the header has no rescale; the values look like HU and are used as HU", stacklevel=3)
 
 
-def _fill(series: Series, voxels: np.ndarray, outside: np.ndarray | None) -> float:
-    """Value of voxels outside all slices."""
-    if outside is not None:
-        return float(voxels[outside][0])
-    return CT_AIR if series.modality == "CT" else float(voxels.min())
-
-
-def _upright(voxels: np.ndarray, shifts: np.ndarray, outside: np.ndarray | None, *, fill: float) -> np.ndarray:
+def _upright(voxels: np.ndarray, shifts: np.ndarray, outside: np.ndarray | None, *, air: float) -> np.ndarray:
     """Shift slices in their planes so that they lie on one another, in a matrix that holds them all.
 
-    Padding is excluded from the interpolation.
+    Padding is excluded from the interpolation. Voxels outside all slices are padding, or ``air`` if there is none.
     """
+    fill = air if outside is None else float(voxels[outside][0])
     grow = np.ceil(shifts.max(axis=0) - 1e-6).astype(int)
     count, rows, columns = voxels.shape
     upright = np.full((count, rows + grow[1], columns + grow[0]), fill, dtype=np.float32)
     y, x = np.indices(upright.shape[1:])
     for index, (right, down) in enumerate(shifts):
         slice_, nothing = voxels[index], np.ones(upright.shape[1:], dtype=np.float32)
-        background = fill
         if outside is not None:
-            background = CT_AIR
-            slice_ = np.where(outside[index], np.float32(CT_AIR), slice_)
+            slice_ = np.where(outside[index], np.float32(air), slice_)
             nothing[:rows, :columns] = outside[index]
         # a jump to the background at the border would ring into the slice
         extended = np.pad(slice_, ((0, grow[1]), (0, grow[0])), mode="edge")
         moved = ndimage.shift(extended, (down, right), order=3, mode="nearest")
-        moved[(y < down - 0.5) | (y > rows - 0.5 + down) | (x < right - 0.5) | (x > columns - 0.5 + right)] = background
+        moved[(y < down - 0.5) | (y > rows - 0.5 + down) | (x < right - 0.5) | (x > columns - 0.5 + right)] = air
         if outside is not None:
             moved[ndimage.shift(nothing, (down, right), order=1, mode="constant", cval=1.0) > 0.5] = fill
         upright[index] = moved

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..acquired import Acquired
 from ..grid import Grid, grid_of
-from ..intensities import CT_AIR, Modality
+from ..intensities import CT_AIR, Modality, padding_of
 from ..io.images import as_stored
 from ..slices import interpolation_matrix
 
@@ -112,6 +112,14 @@ class Scene:
         return interpolation_matrix(self.thick_at, self.thin_at).numpy().astype(np.float32)
 
     @cached_property
+    def air(self) -> np.float32:
+        """The minimum of what was scanned; values below are padding, which would ring."""
+        if self.modality == "CT":
+            return np.float32(CT_AIR)
+        padding = padding_of(self.thick, "MR")
+        return np.float32(-np.inf) if padding is None else self.thick[self.thick > padding].min()
+
+    @cached_property
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
         """At most about 40,000 acquired voxels spread over the volume, (a', b', m'), and which lie in the body."""
         steps = [max(1, n // 34) for n in self.thick.shape]
@@ -119,6 +127,7 @@ class Scene:
         if self.modality == "CT":
             some = np.maximum(some, CT_AIR)
             return some, some > -500
+        some = np.maximum(some, self.air)
         low, high = np.percentile(some, (0.5, 99.5))
         return some, some > low + 0.12 * (high - low)
 
@@ -140,7 +149,7 @@ class Scene:
             return as_stored(np.take(self.thin, index, axis=lacking), self.stored).astype(np.float32)
         if layer == "thick":
             return nearest_plane(self.thick, self.nearest, lacking, index)
-        air = np.float32(CT_AIR if self.modality == "CT" else -np.inf)  # padding would ring
+        air = self.air
         if lacking < 2:
             return np.maximum(np.take(self.thick, index, axis=lacking), air) @ self.cubic.T
         weights = self.cubic[index]
