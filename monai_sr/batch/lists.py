@@ -8,7 +8,7 @@ import errno
 import io
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from ..errors import UsageError
 
@@ -25,7 +25,8 @@ def read_list(path: Path) -> Iterator[tuple[str, str]]:
         path: ``.txt`` with a path per line, ``#`` before comments; or ``.csv`` with :data:`COLUMNS`.
 
     Raises:
-        UsageError: it cannot be read, has unknown columns, or an entry cannot be the name of a file.
+        UsageError: it cannot be read, has unknown columns, an entry cannot be the name of a file, or an output
+            would lie outside the output folder.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -36,6 +37,9 @@ def read_list(path: Path) -> Iterator[tuple[str, str]]:
         entry, output = (name.strip() for name in names)
         for folder, name in ((path.parent, entry), (Path(), output)):
             _check_name(folder, name, number, path)
+        if output and not _is_below(output):
+            problem = f"line {number} names a result outside the output folder ({output[:80]!r})"
+            raise UsageError("E-LIST", problem, fix="name it relative to the output folder, without '..'", path=path)
         if entry:
             yield entry, output
 
@@ -80,6 +84,12 @@ def _check_columns(columns: list[str], path: Path) -> None:
             "the column 'input' is missing" if "input" not in columns else f"the column {repeated!r} is there twice"
         )
         raise UsageError("E-LIST", problem, fix=fix, path=path)
+
+
+def _is_below(output: str) -> bool:
+    """Whether a result of this name lies in the output folder, on every system."""
+    path = PureWindowsPath(output)  # it takes / as well as \\, and drive letters
+    return not (path.drive or path.root or ".." in path.parts)
 
 
 def _check_name(folder: Path, name: str, number: int, path: Path) -> None:
