@@ -23,7 +23,7 @@ import numpy as np
 from ..acquired import Acquired
 from ..errors import Later, warn
 from ..grid import Grid, grid_of, voxels_of
-from ..slices import apply_along, profile_matrix
+from ..slices import profile_weights
 
 if TYPE_CHECKING:
     import torch
@@ -177,10 +177,11 @@ def _measure(acquired: Acquired, image: Tensor, axis: int, lag: float | None) ->
     lag = steps * grid.spacing[axis]
     finest = min(s for a, s in enumerate(grid.spacing) if a != axis)
     level, middle = DEVIATION * math.sqrt(max(lag / finest, 1.0)), len(WIDTHS) // 2
+    every = [_Lines.of(voxels, grid, a, axis, steps) for a in range(3) if a != axis]
     logs: list[np.ndarray] = []
     excess: list[float] = []
     for width in WIDTHS:
-        seen = [_energies(voxels, grid, a, axis, steps, width * lag) for a in range(3) if a != axis]
+        seen = [lines.energies(width * lag) for lines in every if lines is not None]
         known = [energies for energies in seen if energies is not None]
         if not known:
             return Resolution(math.nan, lag, axis)
@@ -208,30 +209,61 @@ def _width_at(excess: Sequence[float], level: float) -> float:
     return 0.0 if excess[0] <= level else float(np.exp(np.interp(-level, falling, np.log(WIDTHS[: len(falling)]))))
 
 
-def _energies(
-    voxels: Tensor, grid: Grid, in_plane: int, axis: int, steps: int, width: float
-) -> tuple[list[float], list[float]] | None:
-    """Mean squared differences, in plane and through plane, at one lag and at two.
+@dataclass(frozen=True, eq=False)
+class _Lines:
+    """Mean squared differences of a volume after any blur along an in-plane axis, in plane and through plane.
 
-    Both are of the same volume after a blur by this width (mm) along the in-plane axis, which removes detail from both
-    directions, as the slices did. None if too few lags fit, or the volume is constant.
+    A blur along an axis is a product with a matrix, so these means follow from products of the voxels along that
+    axis, which are summed once for all widths.
+
+    Attributes:
+        at: (n,) the voxels along the in-plane axis, mm.
+        places: samples of the blurred volume there, half a lag apart, so that both lags are whole steps and more of
+            the volume counts.
+        along: mean products of the differences of neighboring voxels along the axis.
+        through: mean products of the differences through plane, at one lag and at two.
     """
-    lag = steps * grid.spacing[axis]
-    at = np.arange(voxels.shape[in_plane]) * grid.spacing[in_plane]
-    count = int(at[-1] // lag)
-    if count < FEWEST or voxels.shape[axis] <= 2 * steps:
-        return None
-    # samples half a lag apart, so that both lags are whole steps and more of the volume counts
-    places = (at[-1] - count * lag) / 2 + np.arange(2 * count + 1) * lag / 2
-    seen = apply_along(profile_matrix(at, places, slice_thickness=width), voxels, in_plane)
-    energies = _changes(seen, in_plane, 2), _changes(seen, axis, steps)
-    return energies if np.min(energies) > 0 else None
+
+    at: np.ndarray
+    places: np.ndarray
+    along: np.ndarray
+    through: list[np.ndarray]
+
+    @classmethod
+    def of(cls, voxels: Tensor, grid: Grid, in_plane: int, axis: int, steps: int) -> _Lines | None:
+        """Of voxels (X, Y, Z), with ``steps`` slices in a lag; None if too few lags fit."""
+        lag = steps * grid.spacing[axis]
+        at = np.arange(voxels.shape[in_plane]) * grid.spacing[in_plane]
+        count = int(at[-1] // lag)
+        if count < FEWEST or voxels.shape[axis] <= 2 * steps:
+            return None
+        places = (at[-1] - count * lag) / 2 + np.arange(2 * count + 1) * lag / 2
+        lines = torch.movedim(voxels, (in_plane, axis), (0, 1))
+        through = [_mean_products(lines[:, d:] - lines[:, :-d]) for d in (steps, 2 * steps)]
+        return cls(at, places, _mean_products(lines[1:] - lines[:-1]), through)
+
+    def energies(self, width: float) -> tuple[list[float], list[float]] | None:
+        """In plane and through plane, at one lag and at two, after a blur by this width (mm) along the in-plane axis.
+
+        The blur removes detail from both directions, as the slices did. None if the volume is constant.
+        """
+        blur = profile_weights(self.at, self.places, slice_thickness=width)
+        # a difference of blurred samples, as a sum of differences of neighboring voxels
+        along = [np.cumsum(blur[:-lag] - blur[lag:], axis=1)[:, :-1] for lag in (2, 4)]
+        energies = [_mean_square(m, self.along) for m in along], [_mean_square(blur, p) for p in self.through]
+        return energies if np.min(energies) > 0 else None
 
 
-def _changes(voxels: Tensor, axis: int, steps: int) -> list[float]:
-    """Mean squared differences of voxels one and two lags of ``steps`` apart."""
-    lines = torch.movedim(voxels, axis, 0)
-    return [float((lines[lag:] - lines[:-lag]).square().mean(dim=0).double().mean()) for lag in (steps, 2 * steps)]
+def _mean_products(lines: Tensor) -> np.ndarray:
+    """(n, n) float64 mean products of the lines (n, ...)."""
+    flat = lines.reshape(len(lines), -1)
+    products = sum((part @ part.mT).double() for part in flat.split(2**13, dim=1))
+    return (products / flat.shape[1]).cpu().numpy()
+
+
+def _mean_square(matrix: np.ndarray, products: np.ndarray) -> float:
+    """Mean square of ``matrix @ rows``, by the mean products of the rows."""
+    return float((matrix @ products * matrix).sum() / len(matrix))
 
 
 def middle_of(shape: Sequence[int], axis: int) -> tuple[slice, ...]:
