@@ -1,6 +1,7 @@
 """DICOM series as they come: found in trees, zips and multi-frame files, and read to where they lie."""
 
 import shutil
+import struct
 import subprocess
 import tracemalloc
 import zipfile
@@ -283,6 +284,42 @@ def test_padding_of_mr_is_below_zero(tmp_path, value, is_padding):
         one["PixelPaddingValue"].VR = "SS"
     write(tmp_path, made)
     assert read(tmp_path).meta.get("padding_value") == (value if is_padding else None)
+
+
+@catalogue.fault("D19", "W-DCM-SCALE")
+@pytest.mark.parametrize("is_enhanced", [False, True])
+@pytest.mark.parametrize("vr", ["FL", "UN"])
+def test_slices_of_philips_that_are_displayed_differently_have_one_scale(tmp_path, is_enhanced, vr):
+    """Signal is the displayed value divided by RescaleSlope and MR Scale Slope, and only signal can be compared."""
+    made = slices(Stack(even(5, 4.0)), modality="MR", rescale=(2, 0), dtype="int16", Manufacturer="Philips")
+    displayed = [2.0 * stored_of(one) for one in made]
+    for number, (one, values) in enumerate(zip(made, displayed, strict=True)):
+        factor = 1 + min(number, 4 - number) / 4
+        store(one, np.rint(values * factor / 2))
+        one.private_block(0x2005, "Philips MR Imaging DD 001", create=True).add_new(
+            0x0E, vr, factor / 8 if vr == "FL" else struct.pack("<f", factor / 8)
+        )
+    if is_enhanced:
+        save(_with_private_groups(made), tmp_path / "all.dcm")
+    else:
+        write(tmp_path, made)
+    volume = read(tmp_path)
+    assert volume.warnings == ["W-DCM-SCALE"]
+    np.testing.assert_allclose(np.moveaxis(volume.voxels, -1, 0).swapaxes(1, 2), displayed, atol=2)
+
+
+def _with_private_groups(made: list) -> pydicom.Dataset:
+    """As an enhanced file of Philips, with the private attribute in a sequence for each frame."""
+    one = enhanced(made)
+    by_position = {tuple(frame.ImagePositionPatient): frame for frame in made}
+    for groups in one.PerFrameFunctionalGroupsSequence:
+        frame = by_position[tuple(groups.PlanePositionSequence[0].ImagePositionPatient)]
+        item = pydicom.Dataset()
+        item.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+        item.add(frame[0x2005100E])
+        groups.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [item])
+    del one[0x2005100E]
+    return one
 
 
 @catalogue.fault("I26")

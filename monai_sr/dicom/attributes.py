@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydicom.datadict import keyword_for_tag
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
 from .kinds import values_of
 from .series import Frame
@@ -26,6 +27,9 @@ _DIRECTIONS = (
     (0x00651037,),
 )
 """Private attributes of Siemens, GE, Philips and UIH."""
+
+_SCALE_SLOPE = Tag(0x2005100E)
+"""MR Scale Slope of Philips."""
 
 _NO_SETTING = {
     *("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "SliceLocation", "PixelData", "ContentTime"),
@@ -135,6 +139,22 @@ def _seconds(lookup: Callable[[str], Any]) -> float | str:
         return ""
     day, hour, minute, second = map(float, digits.groups())
     return ((day * 24 + hour) * 60 + minute) * 60 + second
+
+
+def display_scale_of(frame: Frame) -> float | None:
+    """Displayed value divided by signal of a Philips MR slice: RescaleSlope times MR Scale Slope; None of others.
+
+    The signal is ``(stored * RescaleSlope + RescaleIntercept) / (RescaleSlope * MR Scale Slope)``, see Chenevert et
+    al., Translational Oncology 7(1), 2014.
+    """
+    if not str(get(frame.header, "Manufacturer") or "").casefold().startswith("philips"):
+        return None
+    values = [*_private(frame, [_SCALE_SLOPE]), grouped_values(frame).get(str(_SCALE_SLOPE))]
+    try:
+        scale = float(values_of(values[0])[0]) * (1.0 if frame.slope is None else frame.slope)
+    except (TypeError, ValueError, IndexError):
+        return None
+    return scale if scale > 0 and np.isfinite(scale) else None
 
 
 def _private(frame: Frame, tags: Iterable[int]) -> list[Any]:

@@ -8,7 +8,7 @@ by slice; a gap is filled on request only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,9 +19,10 @@ from ..acquired import MIN_SLICES, acquisition_meta
 from ..errors import ImageError, Later, SuperResolutionWarning, give, warn
 from ..grid import slice_spacing
 from ..intensities import CT_AIR, Modality
+from .attributes import display_scale_of
 from .phases import time_step
 from .pixels import padding_of, read_values
-from .series import Series, breaks_in
+from .series import Frame, Series, breaks_in
 from .sidecar import protocol_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ DRIFT_TOLERANCE = 0.1
 
 AIR_TOLERANCE = 150.0
 """How far from -1000 the darkest percent of a CT without rescale may be to count as HU."""
+
+SAME_SCALE = 1e-3
+"""Display scales of Philips that differ by less are equal."""
 
 SECONDS = 8
 """Code of the unit in ``xyzt_units`` of NIfTI."""
@@ -176,6 +180,7 @@ def read_series(
         ImageError: a gap, pixels that cannot be decoded, or CT values that are no HU.
     """
     stack, volumes, facts = stack_of(series, fill_gaps=fill_gaps), [], list[dict[str, Any]]()
+    series = _on_one_scale(series)
     for note in stack.warnings:
         give(note)
     for number, volume in enumerate(series.volumes):
@@ -198,6 +203,25 @@ def read_series(
     if step is not None:
         meta["time_step"] = step, SECONDS
     return np.moveaxis(np.stack(volumes), 0, -1), stack.affine, meta
+
+
+def _on_one_scale(series: Series) -> Series:
+    """The slices of a Philips MR on the display scale of the first, where each has its own; others as they are."""
+    scales = [display_scale_of(frame) for frame in series.all_frames if series.modality == "MR"]
+    known = [scale for scale in scales if scale is not None]
+    if not known or len(known) < len(scales) or max(known) <= min(known) * (1 + SAME_SCALE):
+        return series
+    warn("W-DCM-SCALE", "the slices are scaled differently for display; all have the scale of the first", stacklevel=3)
+
+    def scaled(frame: Frame) -> Frame:
+        factor = known[0] / cast(float, display_scale_of(frame))
+        slope, intercept = 1.0 if frame.slope is None else frame.slope, frame.intercept or 0.0
+        return replace(frame, slope=slope * factor, intercept=intercept * factor)
+
+    def all_scaled(volume: Series) -> Series:
+        return replace(volume, frames=tuple(map(scaled, volume.frames)))
+
+    return replace(all_scaled(series), phases=tuple(map(all_scaled, series.phases)))
 
 
 def _of_all(progress: Callable[[float], None], number: int, count: int, done: float) -> None:
