@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import jsonschema
 import numpy as np
@@ -160,15 +161,35 @@ def test_noise_of_the_middle_decides(monkeypatch):
     assert not is_noisy(Acquired.of(MetaTensor(torch.full((1, 9, 8, 5), 7.0), affine=torch.eye(4))))
 
 
-@pytest.mark.parametrize("level", [0.5 * NOISY[0], 2 * NOISY[0], 10 * NOISY[1]])
-def test_by_default_noise_is_removed_where_it_is_strong(level):
-    lr, is_between = noisy_slices(level), NOISY[0] < level < NOISY[1]
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize("relative", [0.5, 2, 300])
+def test_by_default_noise_is_removed_where_it_is_strong(modality, relative):
+    lr, is_between = noisy_slices(relative * NOISY[modality][0]), relative == 2
+    given = {"factor": 4, "modality": modality}
     with collect_notices() as notices:
-        default = super_resolve(lr, None, factor=4)
+        default = super_resolve(lr, None, **given)
     assert ("W-CON-NOISE" in [notice.code for notice in notices]) is is_between
-    same = super_resolve(lr, None, factor=4, consistency="noise" if is_between else "exact")
+    same = super_resolve(lr, None, **given, consistency="noise" if is_between else "exact")
     assert torch.equal(default, same)
-    assert torch.equal(default, super_resolve(lr, None, factor=4, consistency="auto"))
+    assert torch.equal(default, super_resolve(lr, None, **given, consistency="auto"))
+
+
+@pytest.mark.parametrize(("level", "power"), [(0.5 * MILD, 2), (2 * MILD, 1)])
+def test_by_default_boxes_keep_a_part_of_their_noise(level, power):
+    hr = thin_volume()
+    hr = MetaTensor(hr.as_tensor() + noise(hr.shape, level * data_range(hr[0].numpy())), affine=hr.affine)
+    lr = simulate_thick_slices(hr, 4.0, axis=2)
+    noisy = Acquired.of(MetaTensor(lr.as_tensor() + 2 * noise(lr.shape, level * 400), affine=lr.affine), profile="box")
+    sigma, own = estimate_noise(noisy.oriented(noisy.array[0]))
+    assert 0.5 < own / sigma < 0.99
+    removed, partly = (noisy.voxels - without_noise(noisy, boxes_keep=keep).voxels for keep in (False, True))
+    torch.testing.assert_close(partly, removed * (own / sigma) ** power, rtol=0, atol=1e-3)
+    gaussian = Acquired.of(noisy.image, profile="gaussian")
+    assert torch.equal(without_noise(gaussian, boxes_keep=True).voxels, without_noise(gaussian).voxels)
+    options = {"factor": 4, "profile": "box"}
+    default, everything = (super_resolve(noisy.image, None, **options, consistency=one) for one in ("auto", "noise"))
+    assert measure_consistency(without_noise(noisy), everything).score < 1e-3
+    assert measure_consistency(without_noise(noisy, boxes_keep=True), default).score < 1e-3
 
 
 def test_means_of_thin_slices_have_no_noise_of_their_own():
@@ -212,3 +233,15 @@ def test_verify_decides_as_the_run_did(call, tmp_path):
     assert call(*verify)[0] == 9
     assert call("run", *words, "--consistency", "exact", "--overwrite")[0] == 0
     assert call(*verify)[0] == 0 and call(*verify, "--consistency", "noise")[0] == 9
+
+
+def test_another_consistency_makes_a_result_anew(call, tmp_path):
+    (tmp_path / "in").mkdir()
+    write_image(noisy_slices(0.05), tmp_path / "in" / "thick.nii.gz")
+    words, made = [tmp_path / "in", tmp_path / "out"], []
+    for one in ("auto", "auto", "exact", "noise", "noise", "auto"):
+        assert call("run", *words, "--factor", "4", "--bundle", "none", "--consistency", one)[0] == 0
+        made.append((tmp_path / "out" / "thick.json").read_text())
+    is_kept = [after == before for before, after in pairwise(made)]
+    assert is_kept == [True, False, False, True, False]
+    assert ["noise" in json.loads(text)["monai_sr"]["acquired"] for text in made] == [True, True, False] + 3 * [True]

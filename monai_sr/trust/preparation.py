@@ -146,7 +146,7 @@ def acquire(image: Tensor | ArrayImage, said: Acquisition, wanted: Wanted | None
         return acquired
     if wanted and acquired.lies_on(acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor)):
         return acquired
-    return without_noise(acquired)
+    return without_noise(acquired, boxes_keep=True)
 
 
 def prepare(acquired: Acquired, wanted: Grid, settings: Settings) -> SliceModel | None:
