@@ -202,6 +202,8 @@ REFUSED = [
         write(f, slices(WIDE), syntax=RLELossless)[2], RLELossless), says=("RLE",)),
     entry("D22", "E-DCM-PIXELS", "a frame too few", lambda f: a_frame_too_few(
         *write(f, enhanced(slices(WIDE)), syntax=RLELossless))),
+    entry("D22", "E-DCM-PIXELS", "floating-point numbers", lambda f: one_of(
+        f, 2, PixelData=None, FloatPixelData=bytes(4 * 26 * 22)), says=("floating-point",)),
 ]  # fmt: skip
 
 

@@ -95,6 +95,9 @@ def read_frames(file: Path, *, own_results: bool = False) -> tuple[Any, list[Fra
         uid, sop_class = str(dataset.get("SeriesInstanceUID") or ""), str(dataset.get("SOPClassUID") or "")
         check_kind(dataset, file.name, own_results=own_results)
         _check_whole(dataset)
+        if PIXEL_DATA not in dataset and ("FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset):
+            problem, fix = "holds floating-point pixels, which no CT or MR image has", "export integers with a rescale"
+            raise BrokenFileError(uid, ImageError("E-DCM-PIXELS", f"{file.name} {problem}", fix=fix))
         if PIXEL_DATA not in dataset or not dataset.get("Rows") or not dataset.get("Columns"):
             raise BrokenFileError(uid, damaged(file.name))
         _check_length(dataset, file, uid)
