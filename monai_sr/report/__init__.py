@@ -1,7 +1,6 @@
 """Pages that show a result, with numbers and pictures: one HTML file for each case, and an index of many."""
 
 from .case import write_failure_report, write_report
-from .fused import StackShown, write_fusion_report
 from .index import IndexRow, write_index_page
 from .page import summary_of
 from .preview import write_preview
@@ -9,11 +8,9 @@ from .volumes import niivue_script, write_viewer
 
 __all__ = [
     "IndexRow",
-    "StackShown",
     "niivue_script",
     "summary_of",
     "write_failure_report",
-    "write_fusion_report",
     "write_index_page",
     "write_preview",
     "write_report",

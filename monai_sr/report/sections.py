@@ -34,6 +34,8 @@ KEYS = (
 Answer = tuple[str, str, str, str]
 """A tile: title, state ("good", "bad", "warn", "plain" or "unknown"), answer, detail."""
 
+_NO_WARNINGS: Answer = ("Warnings", "good", "none", "")
+
 
 def curves(scene: Scene) -> str:
     """The profile along the steepest edge and the spectrum, each with a caption."""
@@ -102,13 +104,13 @@ def tiles(consistency: Consistency, limit: float | None, resolution: str, codes:
         agrees = ("good", "yes", f"{score}; limit {100 * limit:.2g} %, and rounding")
     else:
         agrees = ("bad", "no", f"{score}; limit {100 * limit:.2g} %, and rounding")
-    noted = ("warn", str(len(codes)), ", ".join(dict.fromkeys(codes))) if codes else ("good", "none", "")
-    rows = (
-        ("Agrees with the scan", *agrees),
-        ("Resolves across the slices", "plain", resolution, "before → after; voxel size is not resolution"),
-        ("Warnings", *noted),
-    )
-    return answers(rows)
+    resolves = ("Resolves across the slices", "plain", resolution, "before → after; voxel size is not resolution")
+    return answers([("Agrees with the scan", *agrees), resolves, warnings_tile(codes)])
+
+
+def warnings_tile(codes: Sequence[str]) -> Answer:
+    """The tile of the warnings with these codes."""
+    return ("Warnings", "warn", str(len(codes)), ", ".join(dict.fromkeys(codes))) if codes else _NO_WARNINGS
 
 
 def answers(rows: Sequence[Answer]) -> str:

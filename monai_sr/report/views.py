@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -77,23 +78,16 @@ class Scene:
         """The first volume as acquired and of its result."""
         grid, axis = acquired.grid, acquired.axis
         order, flips = grid.canonical_order(axis)
-        orientation = nib.io_orientation(grid.affine)
-        after = grid if sr is None else grid_of(sr)
-        thick_at = acquired.canonical_positions
-        thick = turned(acquired.image, order, flips)
+        thick_at, thick = acquired.canonical_positions, turned(acquired.image, order, flips)
         return cls(
             thick=thick,
             thin=thick if sr is None else turned(sr, order, flips),
             thick_at=thick_at,
-            thin_at=thick_at if sr is None else after.positions(axis),
-            spacing=(grid.spacing[order[0]], grid.spacing[order[1]]),
-            directions=tuple(int(orientation[a, 0]) for a in order),  # type: ignore[arg-type]
+            thin_at=thick_at if sr is None else grid_of(sr).positions(axis),
             modality=acquired.modality,
             has_orientation=acquired.has_orientation,
             stored=acquired.stored_dtype,
-            affine=grid.affine,
-            axes=tuple(order),
-            flips=tuple(flips),
+            **axes_of(grid, axis),
         )
 
     @property
@@ -209,6 +203,19 @@ class Scene:
         for position, (axis, value) in enumerate(zip(self.axes, place, strict=True)):
             index[axis] = self.thick.shape[position] - 1 - value if position in self.flips else value
         return self.affine[:3, :3] @ index + self.affine[:3, 3]
+
+
+def axes_of(grid: Grid, axis: int) -> dict[str, Any]:
+    """The fields of a :class:`Scene` that say how a grid lies, with ``axis`` through-plane."""
+    order, flips = grid.canonical_order(axis)
+    orientation = nib.io_orientation(grid.affine)
+    return {
+        "spacing": (grid.spacing[order[0]], grid.spacing[order[1]]),
+        "directions": tuple(int(orientation[a, 0]) for a in order),
+        "affine": grid.affine,
+        "axes": tuple(order),
+        "flips": tuple(flips),
+    }
 
 
 def turned(volume: Tensor, order: list[int] | tuple[int, ...], flips: list[int] | tuple[int, ...]) -> np.ndarray:
