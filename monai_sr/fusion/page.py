@@ -253,11 +253,11 @@ def _paragraph(fused: Fused, record: Mapping[str, Any], made_by: str) -> str:
     scaled = ", brought to one scale of intensities" if modality == "MR" else ""
     model = f"bundle {bundle} {record.get('bundle_version') or ''}".strip()
     return (
-        f"{len(stacks)} {modality} stacks ({'; '.join(map(_acquired_in_words, stacks))}) were combined into "
-        f"one volume of {mm(grid_of(fused.image).spacing)} voxels with monai-sr {made_by}. The stacks were "
-        f"super-resolved by {network} ({model}), {moved}{scaled} and averaged by confidence; conjugate gradients then "
-        "made it agree with the slices of every stack, as far as noise allows. Acquired again, the result differs from the "
-        f"stacks by {agree} of their range (root mean square). Voxel size is not resolution."
+        f"{len(stacks)} {modality} stacks ({'; '.join(map(_acquired_in_words, stacks))}) were combined into one volume "
+        f"of {mm(grid_of(fused.image).spacing)} voxels with monai-sr {made_by}. The stacks were super-resolved by "
+        f"{network} ({model}), {moved}{scaled} and averaged by confidence; conjugate gradients then made it agree "
+        "with the slices of every stack, as far as noise allows. Acquired again, the result differs from the stacks by "
+        f"{agree} of their range (root mean square). Voxel size is not resolution."
     )
 
 
