@@ -57,9 +57,8 @@ class Case:
     @property
     def files(self) -> list[Path]:
         """The files of its voxels, each once, in the order of the slices, and its masks."""
-        if self.series is not None:
-            return [*dict.fromkeys(frame.file for frame in self.series.all_frames), *self.masks]
-        return [*files_of(self.source), *self.masks]
+        voxels = files_of(self.source) if self.series is None else self.series.files
+        return [*voxels, *self.masks]
 
     @property
     def mask_targets(self) -> tuple[Path, ...]:

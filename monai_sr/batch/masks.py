@@ -50,9 +50,7 @@ class Volume:
     @property
     def files(self) -> list[Path]:
         """The files that it is read from, each once."""
-        if self.series is None:
-            return [self.path]
-        return list(dict.fromkeys(frame.file for frame in self.series.all_frames))
+        return [self.path] if self.series is None else self.series.files
 
     @property
     def instances(self) -> frozenset[str]:

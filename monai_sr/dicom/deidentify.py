@@ -25,6 +25,7 @@ from pydicom.uid import PYDICOM_ROOT_UID, UID
 
 from ..errors import UsageError, warn, write_error
 from .attributes import get
+from .kept import code_of
 from .series import Series
 
 EDITION = "2026c"
@@ -202,9 +203,7 @@ def deidentify(dataset: Dataset, pseudonyms: Pseudonyms) -> Dataset:
     dataset.add_new("PatientIdentityRemoved", "CS", "YES")
     method = [f"monai-sr {version('monai-sr')}", f"Basic Profile of PS3.15 {EDITION}, no options"]
     dataset.add_new("DeidentificationMethod", "LO", method)
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = METHOD
-    dataset.add_new("DeidentificationMethodCodeSequence", "SQ", [code])
+    dataset.add_new("DeidentificationMethodCodeSequence", "SQ", code_of(*METHOD))
     dataset.add_new("LongitudinalTemporalInformationModified", "CS", "REMOVED")
     meta = getattr(dataset, "file_meta", None)
     if meta is not None:
@@ -261,9 +260,8 @@ def _replaced(dataset: Dataset, tag: BaseTag, pseudonyms: Pseudonyms) -> Iterato
 
 def warn_of_pixels(series: Series) -> None:
     """Warn that the pixels are not looked at, unless the header says that they show no text and no face."""
-    headers = {id(frame.header): frame.header for frame in series.frames}.values()
     said = {
-        name: sorted({value if (value := get(header, name)) in ("YES", "NO") else "not given" for header in headers})
+        name: sorted({v if (v := get(header, name)) in ("YES", "NO") else "not given" for header in series.headers})
         for name in ("BurnedInAnnotation", "RecognizableVisualFeatures")
     }
     if any(values != ["NO"] for values in said.values()):

@@ -28,9 +28,9 @@ from .attributes import get
 from .dataset import pydicom_silent
 from .deidentify import Pseudonyms, deidentify, warn_of_pixels
 from .enhanced import combine_slices, format_of
-from .kept import SOP_CLASS, attributes_of, decimal
+from .kept import SOP_CLASS, attributes_of, code_of, decimal
 from .phases import header_of_slice, header_of_volume
-from .series import Frame, Series
+from .series import LPS_TO_RAS, Frame, Series
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -46,9 +46,9 @@ volume gets another number than the result of its first series alone."""
 
 NOT_ACQUIRED = "no slice was acquired here"
 
-SPATIAL_RESAMPLING = ("113085", "Spatial resampling")  # context group 7203 of PS3.16, image derivation
-SOURCE_IMAGE = ("121322", "Source image for image processing operation")  # 7202, purposes of reference
-MODIFYING_EQUIPMENT = ("109103", "Modifying Equipment")  # 7005, contributing equipment
+SPATIAL_RESAMPLING = ("113085", "DCM", "Spatial resampling")  # context group 7203 of PS3.16, image derivation
+SOURCE_IMAGE = ("121322", "DCM", "Source image for image processing operation")  # 7202, purposes of reference
+MODIFYING_EQUIPMENT = ("109103", "DCM", "Modifying Equipment")  # 7005, contributing equipment
 
 OF_FIRST = (0x0010, 0x0020, 0x0028)
 """Groups of attributes that a fused volume has of its first source: patient, position, pixels."""
@@ -57,8 +57,6 @@ OF_STUDY = ("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName
 
 FEWEST_STEPS = 100
 """MR signals of fewer stored steps get a finer rescale: some are decimals, of a range of 1."""
-
-LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def _instances(
     sr: MetaTensor, series: Series, seed: str, made_by: MadeBy, others: Sequence[Series]
 ) -> Iterator[FileDataset]:
     """The classic images, slice by slice; ``seed`` is for their UIDs."""
-    affine = LPS_FROM_RAS @ np.asarray(sr.affine, dtype=np.float64)
+    affine = LPS_TO_RAS @ np.asarray(sr.affine, dtype=np.float64)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     row, column, across = axes = (affine[:3, :3] / spacing).T.round(12) + 0.0  # no -0 and no 1e-17
     if not np.allclose(axes @ axes.T, np.eye(3), atol=1e-4):
@@ -173,7 +171,7 @@ def _instances(
     shared.ImageOrientationPatient = [decimal(value) for value in (*row, *column)]
     shared.PixelSpacing = [decimal(spacing[1]), decimal(spacing[0])]
     shared.SliceThickness = shared.SpacingBetweenSlices = decimal(spacing[2])
-    shared.DerivationCodeSequence = [_code(*SPATIAL_RESAMPLING)]
+    shared.DerivationCodeSequence = code_of(*SPATIAL_RESAMPLING)
     shared.ContributingEquipmentSequence = [*shared.get("ContributingEquipmentSequence", ()), equipment_item(made_by)]
     counts = series.size if series.phases else f"{' + '.join(str(len(one.frames)) for one in (series, *others))} slices"
     story = (
@@ -313,7 +311,7 @@ def _references(frames: list[Frame], modality: str) -> list[Dataset]:
         item = items.setdefault(uid, Dataset())
         item.ReferencedSOPClassUID = header.get("SOPClassUID") or SOP_CLASS[modality]
         item.ReferencedSOPInstanceUID = uid
-        item.PurposeOfReferenceCodeSequence = [_code(*SOURCE_IMAGE)]
+        item.PurposeOfReferenceCodeSequence = code_of(*SOURCE_IMAGE)
         if int(header.get("NumberOfFrames") or 1) > 1:
             item.ReferencedFrameNumber = [*np.atleast_1d(item.get("ReferencedFrameNumber", [])), frame.number + 1]
     return [item for uid, item in items.items() if uid]
@@ -323,7 +321,7 @@ def equipment_item(made_by: MadeBy) -> Dataset:
     """An item of ContributingEquipmentSequence, by which results of monai-sr are known."""
     options = "; ".join(f"{name}={value}" for name, value in sorted(made_by.options.texts().items()))
     item = Dataset()
-    item.PurposeOfReferenceCodeSequence = [_code(*MODIFYING_EQUIPMENT)]
+    item.PurposeOfReferenceCodeSequence = code_of(*MODIFYING_EQUIPMENT)
     item.Manufacturer = PACKAGE
     item.ManufacturerModelName = text_of(made_by.bundle, 64)
     item.SoftwareVersions = [
@@ -333,13 +331,6 @@ def equipment_item(made_by: MadeBy) -> Dataset:
     item.ContributionDescription = text_of(
         f"Super-resolution. Weights SHA-256: {made_by.weights_sha256 or 'none'}. Options: {options or 'none'}.", 1024
     )
-    return item
-
-
-def _code(value: str, meaning: str) -> Dataset:
-    """A code of DICOM's own scheme, as an item of a code sequence."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
     return item
 
 

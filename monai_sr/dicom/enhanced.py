@@ -26,10 +26,9 @@ from .groups import (
     groups_of_volume,
     in_common,
     is_complete,
-    item_of,
     take_shared,
 )
-from .kept import CLASSIC_NAMES, CLASSIC_TERMS, WINDOW, kept_attributes
+from .kept import CLASSIC_NAMES, CLASSIC_TERMS, WINDOW, item_of, kept_attributes
 from .kinds import values_of
 from .series import Frame, Series
 

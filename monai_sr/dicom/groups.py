@@ -6,7 +6,7 @@ Source: PS3.3, C.7.6.16, C.8.13, C.8.15.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydicom import Dataset
 from pydicom.datadict import dictionary_is_retired, dictionary_VR, keyword_for_tag
@@ -15,7 +15,7 @@ from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
 from .attributes import get, groups_of, value_of
-from .kept import BUT_NOT, WINDOW, copy_element
+from .kept import BUT_NOT, WINDOW, code_of, copy_element, item_of
 from .kinds import values_of
 from .series import Frame
 
@@ -180,15 +180,6 @@ def is_complete(name: str, items: Sequence[Dataset]) -> bool:
 # ---------------------------------------------------------------- functional groups
 
 
-def item_of(**values: Any) -> list[Dataset]:
-    """A sequence of one item; attributes that are None are left out."""
-    item = Dataset()
-    for name, value in values.items():
-        if value is not None:
-            setattr(item, name, value)
-    return [item]
-
-
 def groups_of_volume(one: Dataset, kept: dict[str, list[Dataset]], modality: str) -> Dataset:
     """The functional groups that all frames of a volume have in common.
 
@@ -214,8 +205,7 @@ def groups_of_volume(one: Dataset, kept: dict[str, list[Dataset]], modality: str
     part = ANATOMY.get(str(one.get("BodyPartExamined") or "").upper(), ANY_PART)
     side = str(one.get("ImageLaterality") or one.get("Laterality") or "U")
     groups.FrameAnatomySequence = kept.get("FrameAnatomySequence") or item_of(
-        AnatomicRegionSequence=one.get("AnatomicRegionSequence")
-        or item_of(CodeValue=part[0], CodingSchemeDesignator="SCT", CodeMeaning=part[1]),
+        AnatomicRegionSequence=one.get("AnatomicRegionSequence") or code_of(part[0], "SCT", part[1]),
         FrameLaterality=side if side in ("L", "R", "B") else "U",
     )
     if modality == "CT" and "IrradiationEventIdentificationSequence" not in groups:

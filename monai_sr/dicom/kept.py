@@ -7,6 +7,7 @@ are not. Enhanced multi-frame headers are converted to classic ones.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 from pydicom import Dataset, config
@@ -168,7 +169,7 @@ def copy_element(tag: BaseTag, source: Dataset, target: Dataset) -> None:
         vr = element.VR if " or " in dictionary_VR(tag) else dictionary_VR(tag)
         values = element.value if vr == "SQ" or element.VM > 1 else [] if element.is_empty else [element.value]
         if vr == "SQ":
-            values = [_copy_item(item) for item in values]
+            values = [copy_item(item) for item in values]
         elif vr == "DS":
             values = [decimal(value) for value in values]
         elif vr == "IS":
@@ -183,7 +184,7 @@ def copy_element(tag: BaseTag, source: Dataset, target: Dataset) -> None:
         logger.debug("an attribute of the source is not kept: %s", tag)
 
 
-def _copy_item(item: Dataset) -> Dataset:
+def copy_item(item: Dataset) -> Dataset:
     """An item of a sequence, its private and unsound elements left out."""
     copy = Dataset()
     for tag in list(item.keys()):
@@ -237,3 +238,17 @@ def _check_window(shared: Dataset) -> None:
 def decimal(value: float) -> DSfloat:
     """A number as a decimal string of at most 16 characters."""
     return DSfloat(value, auto_format=True)
+
+
+def item_of(**values: Any) -> list[Dataset]:
+    """A sequence of one item; attributes that are None are left out."""
+    item = Dataset()
+    for name, value in values.items():
+        if value is not None:
+            setattr(item, name, value)
+    return [item]
+
+
+def code_of(value: str, scheme: str, meaning: str) -> list[Dataset]:
+    """A code as a sequence of one item."""
+    return item_of(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)

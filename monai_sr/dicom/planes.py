@@ -13,6 +13,7 @@ from ..errors import ImageError, Later
 from ..grid import grid_of
 from .dataset import Stream, is_dicom, pydicom_silent, read_dataset
 from .kinds import BrokenFileError
+from .series import LPS_TO_RAS
 
 if TYPE_CHECKING:
     from monai import data
@@ -25,8 +26,6 @@ SAME_PLACE = 0.05
 
 MASKS = ("SEG", "RTSTRUCT")
 """Modalities of objects that hold masks."""
-
-LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Planes:
 
     def __init__(self, image: Tensor) -> None:
         self.grid = grid_of(image)
-        self.from_lps = np.linalg.inv(LPS_FROM_RAS @ self.grid.affine)
+        self.from_lps = np.linalg.inv(LPS_TO_RAS @ self.grid.affine)
         from ..acquired import uneven_positions_of  # here, because that imports torch
 
         uneven = uneven_positions_of(image)

@@ -35,17 +35,8 @@ from .phases import TOGETHER, keep_together
 from .series import Frame, Series
 
 NAMED_BY = (
-    "EchoNumbers",
-    "EchoTime",
-    "ImageType",
-    "TemporalPositionIdentifier",
-    "TemporalPositionIndex",
-    "TriggerTime",
-    "NominalCardiacTriggerDelayTime",
-    "InversionTime",
-    "FlipAngle",
-    "DiffusionBValue",
-    "ConvolutionKernel",
+    *("EchoNumbers", "EchoTime", "ImageType", "TemporalPositionIdentifier", "TemporalPositionIndex", "TriggerTime"),
+    *("NominalCardiacTriggerDelayTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ConvolutionKernel"),
     "AcquisitionNumber",
 )
 """Attributes that names of results depend on; a change here changes the names of existing results."""

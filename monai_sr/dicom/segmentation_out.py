@@ -137,11 +137,10 @@ def slices_of(image: MetaTensor, series: Series) -> np.ndarray:
 def about(hd: Any, series: Series, seed: str, made_by: MadeBy) -> dict[str, Any]:
     """What highdicom is to be given of a series for an object about its slices."""
     first = series.frames[0]
-    headers = {id(frame.header): frame.header for frame in series.frames}.values()
     thickness = first.slice_thickness or 1.0
     spacing = float(np.median(np.diff(series.offsets))) if len(series.frames) > 1 else thickness
     return {
-        "source_images": [_plain(header) for header in headers],
+        "source_images": [_plain(header) for header in series.headers],
         "plane_positions": [hd.PlanePositionSequence("PATIENT", frame.position.tolist()) for frame in series.frames],
         "plane_orientation": hd.PlaneOrientationSequence("PATIENT", first.orientation.tolist()),
         "pixel_measures": hd.PixelMeasuresSequence(first.pixel_spacing, float(thickness), round(spacing, 6)),

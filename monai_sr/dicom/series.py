@@ -13,6 +13,9 @@ from ..errors import SuperResolutionWarning, printable
 FAR = 6.5
 """A step so many times as large as its neighbors is no gap to be filled."""
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From LPS mm to RAS mm, and back."""
+
 SAME_THICKNESS = 0.01
 """Slices of one series whose thickness differs by at most this fraction count as equally thick."""
 
@@ -92,11 +95,20 @@ class Series:
         return tuple(frame for volume in self.volumes for frame in volume.frames)
 
     @property
+    def files(self) -> list[Path]:
+        """The files of all volumes, each once."""
+        return list(dict.fromkeys(frame.file for frame in self.all_frames))
+
+    @property
+    def headers(self) -> list[Any]:
+        """The pydicom Datasets of the files of the first volume, each once."""
+        return list({id(frame.header): frame.header for frame in self.frames}.values())
+
+    @property
     def size(self) -> str:
         """How many slices, in words."""
-        return (
-            f"{len(self.phases)} volumes of {len(self.frames)} slices" if self.phases else f"{len(self.frames)} slices"
-        )
+        slices = f"{len(self.frames)} slices"
+        return f"{len(self.phases)} volumes of {slices}" if self.phases else slices
 
     @property
     def offsets(self) -> np.ndarray:

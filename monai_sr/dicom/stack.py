@@ -22,7 +22,7 @@ from ..intensities import CT_AIR, Modality
 from .attributes import display_scale_of
 from .phases import time_step
 from .pixels import padding_of, read_values
-from .series import Frame, Series, breaks_in
+from .series import LPS_TO_RAS, Frame, Series, breaks_in
 from .sidecar import protocol_of
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ SAME_SCALE = 1e-3
 
 SECONDS = 8
 """Code of the unit in ``xyzt_units`` of NIfTI."""
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +117,7 @@ def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
     affine[:3, 2], affine[:3, 3] = first.normal * float(along[-1] - along[0]) / len(steps), origin
     positions = along - (along[0] + along[-1]) / 2 if uneven.any() else None
     spacing = slice_spacing(float(along[-1] - along[0]) / len(steps), positions)
-    return Stack(_LPS_TO_RAS @ affine, positions, shifts, spacing, tuple(notes))
+    return Stack(LPS_TO_RAS @ affine, positions, shifts, spacing, tuple(notes))
 
 
 def _ends(values: np.ndarray) -> dict[str, float]:

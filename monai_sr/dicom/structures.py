@@ -22,9 +22,9 @@ from .attributes import get
 from .contours import fill_contours, trace_contours
 from .dataset import pydicom_silent
 from .derive import DESCRIPTION, NUMBERS_FROM, MadeBy, equipment_item, text_of
-from .kept import copy_element
+from .kept import copy_element, copy_item, item_of
 from .planes import SAME_PLACE, MaskObject, Planes
-from .series import Frame, Series
+from .series import LPS_TO_RAS, Frame, Series
 
 if TYPE_CHECKING:
     import torch
@@ -36,15 +36,8 @@ else:
 STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
 
 OF_STUDY = (
-    *(
-        "SpecificCharacterSet",
-        "StudyDate",
-        "StudyTime",
-        "AccessionNumber",
-        "ReferringPhysicianName",
-        "StudyDescription",
-    ),
-    *("StudyInstanceUID", "StudyID"),
+    *("SpecificCharacterSet", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
+    *("StudyDescription", "StudyInstanceUID", "StudyID"),
 )
 """Kept of the image, besides the patient."""
 
@@ -244,7 +237,7 @@ def write_structures(structures: Structures, series: Series, path: Path, *, made
         made.ContributingEquipmentSequence = [equipment_item(made_by)]
         reference = str(get(series.frames[0].header, "FrameOfReferenceUID") or generate_uid(entropy_srcs=[series.uid]))
         made.FrameOfReferenceUID = reference
-        made.ReferencedFrameOfReferenceSequence = [_about(series, reference)]
+        made.ReferencedFrameOfReferenceSequence = _about(series, reference)
         made.StructureSetROISequence = [_copy(item, reference) for item in source.get("StructureSetROISequence") or ()]
         frames = _frames_of_slices(structures, series)
         colors = {int(i.ReferencedROINumber): get(i, "ROIDisplayColor") for i in source.get("ROIContourSequence") or ()}
@@ -276,26 +269,22 @@ def _kept(source: Any, image: Any) -> Dataset:
 
 def _copy(item: Any, reference: str) -> Dataset:
     """An item of a sequence about regions, with another frame of reference."""
-    copy = Dataset()
-    for tag in list(item.keys()):
-        if not tag.is_private:
-            copy_element(tag, item, copy)
+    copy = copy_item(item)
     if reference:
         copy.ReferencedFrameOfReferenceUID = reference
     return copy
 
 
-def _about(series: Series, reference: str) -> Dataset:
+def _about(series: Series, reference: str) -> list[Dataset]:
     """The series that a structure set is about."""
-    images, of_series, study, made = [], Dataset(), Dataset(), Dataset()
-    for header in {id(frame.header): frame.header for frame in series.frames}.values():
-        images.append(_instance(header))
-    of_series.SeriesInstanceUID, of_series.ContourImageSequence = series.uid, images
-    study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # retired, and what every writer gives
-    study.ReferencedSOPInstanceUID = str(get(series.frames[0].header, "StudyInstanceUID"))
-    study.RTReferencedSeriesSequence = [of_series]
-    made.FrameOfReferenceUID, made.RTReferencedStudySequence = reference, [study]
-    return made
+    study = item_of(
+        ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1",  # retired, and what every writer gives
+        ReferencedSOPInstanceUID=str(get(series.frames[0].header, "StudyInstanceUID")),
+        RTReferencedSeriesSequence=item_of(
+            SeriesInstanceUID=series.uid, ContourImageSequence=[_instance(header) for header in series.headers]
+        ),
+    )
+    return item_of(FrameOfReferenceUID=reference, RTReferencedStudySequence=study)
 
 
 def _instance(header: Any) -> Dataset:
@@ -311,7 +300,7 @@ def _frames_of_slices(structures: Structures, series: Series) -> list[tuple[Fram
         ImageError: the slices of the series are others (E-MASK-GRID).
     """
     grid, axis = structures.grid, structures.axis
-    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine
+    to_lps = LPS_TO_RAS @ grid.affine
     others = [a for a in range(3) if a != axis]
     if grid.shape[axis] != len(series.frames):
         problem = f"the regions are on {grid.shape[axis]} slices, the series has {len(series.frames)}"

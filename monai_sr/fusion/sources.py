@@ -53,9 +53,7 @@ class Source:
     @cached_property
     def files(self) -> tuple[Path, ...]:
         """What it is read from."""
-        if self.series is None:
-            return tuple(files_of(self.path))
-        return tuple(dict.fromkeys(frame.file for frame in self.series.frames))
+        return tuple(files_of(self.path) if self.series is None else self.series.files)
 
     @cached_property
     def facts(self) -> Mapping[str, str]:

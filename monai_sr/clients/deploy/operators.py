@@ -148,7 +148,7 @@ class DerivedSeriesWriterOperator(Operator):
         for result in op_input.receive(SUPER_RESOLVED):
             folder = self._folder / short_name(result.series)
             write_derived_series(result.image, result.series, folder, made_by=result.made_by)
-            digest = sha256_of(dict.fromkeys(frame.file for frame in result.series.frames))
+            digest = sha256_of(result.series.files)
             write_record(folder, result.record, input_sha256=digest, notices=result.notices, seconds=result.seconds)
 
 
