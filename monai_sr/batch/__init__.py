@@ -18,49 +18,22 @@ if TYPE_CHECKING:
     from .record import check_record, describe_result, made_by, report_path, resolve_options, sha256_of, write_record
     from .run import open_log, run_cases
 
-_HOME = {
-    "CLAIMED": "log",
-    "Case": "cases",
-    "CasePage": "pages",
-    "Forecast": "examine",
-    "Outcome": "log",
-    "Result": "case",
-    "RunLog": "log",
-    "assess": "case",
-    "check_names": "cases",
-    "check_record": "record",
-    "check_target": "cases",
-    "describe_result": "record",
-    "examine_case": "examine",
-    "exit_code": "log",
-    "exit_code_of": "log",
-    "explain": "log",
-    "find_cases": "cases",
-    "forecast_cases": "forecast",
-    "forecast_table": "forecast",
-    "list_cases": "cases",
-    "load_model": "model",
-    "made_by": "record",
-    "map_path": "companions",
-    "mask_path": "companions",
-    "masks_beside": "companions",
-    "open_log": "run",
-    "process": "case",
-    "read_case": "reading",
-    "report_path": "record",
-    "resolve_options": "record",
-    "run_cases": "run",
-    "sha256_of": "record",
-    "speed_of": "forecast",
-    "summary": "log",
-    "super_resolve_case": "case",
-    "super_resolve_within": "model",
-    "write_index": "pages",
-    "write_map": "companions",
-    "write_masks": "companions",
-    "write_record": "record",
+_MODULES = {
+    "case": "Result assess process super_resolve_case",
+    "cases": "Case check_names check_target find_cases list_cases",
+    "companions": "map_path mask_path masks_beside write_map write_masks",
+    "examine": "Forecast examine_case",
+    "forecast": "forecast_cases forecast_table speed_of",
+    "log": "CLAIMED Outcome RunLog exit_code exit_code_of explain summary",
+    "model": "load_model super_resolve_within",
+    "pages": "CasePage write_index",
+    "reading": "read_case",
+    "record": "check_record describe_result made_by report_path resolve_options sha256_of write_record",
+    "run": "open_log run_cases",
 }
-"""The names of this room and their modules, imported on first use: cases are found without torch."""
+"""Modules of this room and their names here, imported on first use: cases are found without torch."""
+
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = sorted(_HOME)
 

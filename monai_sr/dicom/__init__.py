@@ -10,31 +10,3 @@ from .segmentation import read_mask_labels
 from .series import Frame, Series
 from .sidecar import acquisition, protocol_of, series_description
 from .stack import SLICE_AXIS, Stack, read_series, stack_of
-
-__all__ = [
-    "DERIVED_FORMATS",
-    "SLICE_AXIS",
-    "TOGETHER",
-    "Found",
-    "Frame",
-    "LeftOut",
-    "MadeBy",
-    "MaskObject",
-    "Series",
-    "Stack",
-    "acquisition",
-    "check_size",
-    "find_series",
-    "format_of",
-    "is_dicom",
-    "is_dicom_source",
-    "protocol_of",
-    "read_mask_labels",
-    "read_mask_object",
-    "read_series",
-    "regular_files",
-    "series_description",
-    "short_name",
-    "stack_of",
-    "write_derived_series",
-]

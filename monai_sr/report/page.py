@@ -38,7 +38,7 @@ def write_page(
     Raises:
         OutputError: it cannot be written.
     """
-    program = _asset(script)
+    program = asset(script)
     scripts = " ".join(_digest(script) for script in (program, library) if script)
     rules = {
         "default-src": "'none'",
@@ -49,8 +49,8 @@ def write_page(
         "form-action": "'none'",
     } | dict(allowed or {})
     policy = "; ".join(f"{key} {value}" for key, value in rules.items())
-    ours = {"policy": policy, "style": _asset("report.css"), "script": program, "version": escape(version("monai-sr"))}
-    filled = Template(_asset("head.html") + _asset(template)).substitute(parts, library=library, **ours)
+    ours = {"policy": policy, "style": asset("report.css"), "script": program, "version": escape(version("monai-sr"))}
+    filled = Template(asset("head.html") + asset(template)).substitute(parts, library=library, **ours)
     return write_text(filled, path)
 
 
@@ -80,5 +80,6 @@ def _digest(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file of this package."""
     return (files(__package__) / name).read_text(encoding="utf-8")

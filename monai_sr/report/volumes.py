@@ -21,7 +21,7 @@ from ..acquired import Acquired
 from ..errors import UsageError
 from ..grid import Grid, grid_of
 from ..io.images import as_stored
-from .page import script_json, write_page
+from .page import asset, script_json, write_page
 from .views import Scene
 from .windows import windows_for
 
@@ -29,19 +29,6 @@ VARIABLE = "MONAI_SR_NIIVUE"
 
 LARGEST = 8_000_000
 """Voxels of a volume in the page; larger ones are averaged down."""
-
-NOTICE = """Copyright (c) 2021, Niivue. All rights reserved.
-Redistribution and use in source and binary forms, with or without modification, are permitted provided that the
-following conditions are met: 1. Redistributions of source code must retain the above copyright notice, this list of
-conditions and the following disclaimer. 2. Redistributions in binary form must reproduce the above copyright notice,
-this list of conditions and the following disclaimer in the documentation and/or other materials provided with the
-distribution. THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS AND CONTRIBUTORS "AS IS" AND ANY EXPRESS OR IMPLIED
-WARRANTIES, INCLUDING, BUT NOT LIMITED TO, THE IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS FOR A PARTICULAR
-PURPOSE ARE DISCLAIMED. IN NO EVENT SHALL THE COPYRIGHT HOLDER OR CONTRIBUTORS BE LIABLE FOR ANY DIRECT, INDIRECT,
-INCIDENTAL, SPECIAL, EXEMPLARY, OR CONSEQUENTIAL DAMAGES (INCLUDING, BUT NOT LIMITED TO, PROCUREMENT OF SUBSTITUTE
-GOODS OR SERVICES; LOSS OF USE, DATA, OR PROFITS; OR BUSINESS INTERRUPTION) HOWEVER CAUSED AND ON ANY THEORY OF
-LIABILITY, WHETHER IN CONTRACT, STRICT LIABILITY, OR TORT (INCLUDING NEGLIGENCE OR OTHERWISE) ARISING IN ANY WAY OUT
-OF THE USE OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE."""
 
 _POLICY = {"worker-src": "blob:", "connect-src": "data: blob:", "img-src": "data: blob:", "font-src": "data:"}
 """What NiiVue needs besides: its font and color maps are inside it."""
@@ -114,7 +101,7 @@ def write_viewer(
         note=escape(f"Window: {window[0]}, {window[1][0]:.4g} to {window[1][1]:.4g}{unit}.{coarse}"),
         buttons=buttons,
         data=script_json(volumes),
-        notice=escape(NOTICE),
+        notice=escape(asset("niivue.license.txt").rstrip()),
     )
 
 

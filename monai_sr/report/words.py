@@ -11,40 +11,11 @@ import numpy as np
 from ..acquired import Acquired
 from ..grid import Grid
 from ..trust.resolution import length_text
+from .page import asset
 from .views import Scene, tilt
 
-BIBTEX = {
-    "residual_super_resolution": """@inproceedings{kim2016vdsr,
-  title     = {Accurate Image Super-Resolution Using Very Deep Convolutional Networks},
-  author    = {Kim, Jiwon and Lee, Jung Kwon and Lee, Kyoung Mu},
-  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
-  pages     = {1646--1654},
-  year      = {2016},
-  doi       = {10.1109/CVPR.2016.182}
-}""",
-    "pyramid_super_resolution": """@inproceedings{lai2017lapsrn,
-  title     = {Deep Laplacian Pyramid Networks for Fast and Accurate Super-Resolution},
-  author    = {Lai, Wei-Sheng and Huang, Jia-Bin and Ahuja, Narendra and Yang, Ming-Hsuan},
-  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
-  pages     = {5835--5843},
-  year      = {2017},
-  doi       = {10.1109/CVPR.2017.618}
-}""",
-    "monai": """@article{cardoso2022monai,
-  title   = {{MONAI}: An open-source framework for deep learning in healthcare},
-  author  = {Cardoso, M. Jorge and Li, Wenqi and Brown, Richard and others},
-  journal = {arXiv preprint arXiv:2211.02701},
-  year    = {2022},
-  doi     = {10.48550/arXiv.2211.02701}
-}""",
-}
-
-SOFTWARE = """@software{{monaisr,
-  title   = {{monai-sr: super-resolution of thick-slice CT and MR as MONAI bundles}},
-  author  = {{{{The monai-sr authors}}}},
-  version = {{{version}}},
-  license = {{Apache-2.0}}
-}}"""
+CITED = {"residual_super_resolution": "kim2016vdsr", "pyramid_super_resolution": "lai2017lapsrn"}
+"""Keys in ``references.bib`` of the papers behind the bundles."""
 
 NETWORKS = {
     "residual_super_resolution": "a 20-layer residual convolutional network after VDSR (Kim et al., 2016)",
@@ -218,6 +189,8 @@ def methods(acquired: Acquired, after: Grid, *, record: Mapping[str, Any], versi
 
 def references(record: Mapping[str, Any], version: str) -> str:
     """BibTeX of what the paragraph cites; both networks' papers for a bundle that does not ship."""
+    entries = asset("references.bib").strip().replace("VERSION", version).split("\n\n")
+    by_key = {entry.partition("{")[2].partition(",")[0]: entry for entry in entries}
     bundle = str(record.get("bundle") or "none")
-    wanted = [bundle] if bundle in BIBTEX else [] if bundle == "none" else list(NETWORKS)
-    return "\n\n".join([*(BIBTEX[key] for key in wanted), BIBTEX["monai"], SOFTWARE.format(version=version)])
+    papers = [CITED[bundle]] if bundle in CITED else [] if bundle == "none" else list(CITED.values())
+    return "\n\n".join(by_key[key] for key in (*papers, "cardoso2022monai", "monaisr"))
