@@ -111,6 +111,18 @@ def remove_leftovers(folder: Path) -> int:
     return removed
 
 
+def create_folder(folder: Path) -> None:
+    """Create a folder and those above it if necessary.
+
+    Raises:
+        OutputError: it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
 def make_folder(folder: Path) -> Path:
     """Create a folder if necessary, and check that it can be written to.
 

@@ -19,7 +19,6 @@ from ..dicom import MadeBy, check_size, write_derived_series
 from ..dicom.structures import Structures
 from ..engine import Progress, part_of
 from ..errors import (
-    ImageError,
     OutputError,
     SuperResolutionWarning,
     write_error,
@@ -35,10 +34,9 @@ from ..trust.artifacts import check_artifacts, measure_artifacts
 from ..trust.consistency import Consistency, check_result
 from ..trust.resolution import METHOD, check_width, effective_resolution
 from ..trust.uncertainty import uncertainty_map
-from .attempt import attempt
+from .attempt import attempt, hold_case
 from .bids import derivative_sidecar
 from .cases import Case
-from .claims import hold_claim
 from .companions import (
     MAPS,
     carry_mask,
@@ -52,15 +50,13 @@ from .companions import (
 from .log import ALREADY_DONE, Outcome
 from .model import super_resolve_adapted, super_resolve_within
 from .pages import CasePage
-from .reading import decide_options, input_sha256, maps_wanted, read_case
+from .reading import decide_options, maps_wanted, read_case
 from .record import (
     describe_result,
     essentials,
-    is_done,
     made_by,
     record_beside,
     resolve_options,
-    stamps,
     write_record,
 )
 
@@ -220,42 +216,27 @@ def _process(
     options = resolve_options(options, model)
     decided = decide_options(case, options)
     made = made_by(decided, model)
-    before = stamps(case.files)
-    try:
-        case.target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(case.target.parent, error) from error
-    with hold_claim(case.target) as claim:
-        digest = input_sha256(case)
-        outputs = options.outputs
-        done = is_done(
-            case.target,
-            made,
-            input_sha256=digest,
-            unfinished=claim.unfinished,
-            overwrite=outputs.overwrite,
-            again=case.is_named,
-        )
+    overwrite = options.outputs.overwrite
+    with hold_case(case, made, overwrite=overwrite) as held:
         kinds = maps_wanted(options)
         beside = [*(map_path(case.target, kind) for kind in kinds), *case.mask_targets]
-        if done and all(map(os.path.exists, beside)):
+        if held.is_done and all(map(os.path.exists, beside)):
             if page.is_current:
                 return Outcome(case.name, "skipped", skipped=ALREADY_DONE)
             if not case.is_derived_dicom:  # such a series is made again: what we made is never read
                 _show_done(case, options, model, page)
                 return Outcome(case.name, "skipped", skipped=ALREADY_DONE)
         page.image = image = read_case(case, options, progress=part_of(progress, 0, READING)).to_tensor()
-        if stamps(case.files) != before:
-            raise ImageError("E-IO-CHANGED", "it changed while it was read")
+        held.check_unchanged()
         start = READING if case.series is not None else 0
         acquired, making = acquire(image, options.acquisition, options.wanted), part_of(progress, start, 1 - start)
         result = super_resolve_case(case, acquired, model, options, memory=memory, progress=making)
-        claim.begin_writing(case.target)
-        _write_result(result.sr, case, made, decided)
-        write_masks(result.masks, made_by=made, series=case.target, overwrite=outputs.overwrite)
+        held.claim.begin_writing(case.target)
+        write_result(result.sr, case, made, decided)
+        write_masks(result.masks, made_by=made, series=case.target, overwrite=overwrite)
         remove_maps(case.target, set(MAPS) - set(kinds))
         source = case.series if case.is_derived_dicom else None
-        write_maps(result.maps, case.target, source, acquired=acquired, made_by=made, overwrite=outputs.overwrite)
+        write_maps(result.maps, case.target, source, acquired=acquired, made_by=made, overwrite=overwrite)
         if also is not None:
             also(result)
         content = describe_result(result.sr, acquired, made, decided, series=case.series)
@@ -265,7 +246,7 @@ def _process(
             describe_companions(case.target, derived, maps=result.maps, masks=result.masks)
         content["monai_sr"] |= result.made | result.trust
         seconds = time.monotonic() - started
-        write_record(case.target, content, input_sha256=digest, notices=notices, seconds=seconds)
+        write_record(case.target, content, input_sha256=held.input_sha256, notices=notices, seconds=seconds)
         page.show_result(acquired, result.sr, content["monai_sr"])
     maps = [map_path(case.target, kind) for kind in result.maps]
     there = [*result.masks, *maps, page.written, page.viewer, page.preview]
@@ -273,8 +254,15 @@ def _process(
     return Outcome(case.name, "done", change=result.change, facts=facts, beside=tuple(str(p) for p in there if p))
 
 
-def _write_result(sr: MetaTensor, case: Case, made: MadeBy, options: RunOptions) -> None:
-    """Write a result; replaces a result of ours.
+def write_result(sr: MetaTensor, case: Case, made: MadeBy, options: RunOptions, **fused: Any) -> None:
+    """Write a result, an image file or a DICOM series; replaces a result of ours.
+
+    Args:
+        sr: the result.
+        case: of it.
+        made: what made it.
+        options: as of :func:`decide_options`.
+        fused: of a fused volume ``others`` and ``fusion``, see :func:`monai_sr.dicom.derive.write_derived_series`.
 
     Raises:
         OutputError: it cannot be written.
@@ -282,9 +270,8 @@ def _write_result(sr: MetaTensor, case: Case, made: MadeBy, options: RunOptions)
     if not case.is_derived_dicom:
         write_image(sr, case.target)
         return
-    series = case.series
+    series, how = case.series, {"made_by": made, "format": options.wanted.format, **fused}
     assert series is not None
-    how: dict[str, Any] = {"made_by": made, "format": options.wanted.format}
     replace_folder(case.target, lambda folder: write_derived_series(sr, series, folder, **how))
 
 

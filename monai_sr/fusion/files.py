@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from ..batch import check_target
-from ..batch.attempt import attempt
+from ..batch.attempt import attempt, hold_case
 from ..batch.bids import fused_sidecar
-from ..batch.case import input_sha256, replace_folder
-from ..batch.claims import ClaimedError, hold_claim
+from ..batch.case import write_result
+from ..batch.claims import ClaimedError
 from ..batch.companions import describe_companions, map_path, remove_maps, write_map, write_maps
 from ..batch.log import ALREADY_DONE, CLAIMED, Outcome
 from ..batch.model import load_model
@@ -23,24 +23,20 @@ from ..batch.pages import CasePage
 from ..batch.reading import decide_format
 from ..batch.record import (
     head_of_record,
-    is_done,
     made_by,
     record_beside,
     resolve_options,
     sha256_of,
     sidecar_path,
-    stamps,
     write_record,
 )
 from ..bundles import Model
-from ..dicom import MadeBy, write_derived_series
 from ..engine import Progress
 from ..engine.memory import reset_peak
 from ..engine.selection import describe_engine
-from ..errors import ImageError, OutputError, SuperResolutionWarning, collect_notices, give, write_error
+from ..errors import OutputError, SuperResolutionWarning, collect_notices, give
 from ..files import write_json
 from ..grid import grid_of, on_grid
-from ..io.images import write_image
 from ..options import NOTICE, RunOptions
 from ..trust.resolution import METHOD
 from .cases import FusionCase
@@ -140,27 +136,13 @@ def _fuse_case(
     options = resolve_options(options, model)
     if case.is_derived_dicom:
         options = decide_format(options, [stack.series for stack in case.stacks if stack.series is not None])
-    made, before = made_by(options, model), stamps(case.files)
+    made, overwrite = made_by(options, model), options.outputs.overwrite
     maps = _maps_of(case.target, options, fusion)
-    try:
-        case.target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(case.target.parent, error) from error
-    with hold_claim(case.target) as claim:
-        digest, overwrite = input_sha256(case), options.outputs.overwrite
-        done = is_done(
-            case.target,
-            made,
-            input_sha256=digest,
-            unfinished=claim.unfinished,
-            overwrite=overwrite,
-            again=case.is_named,
-        )
-        if done and _is_alike(case, fusion) and all(path.exists() for path in maps) and page.is_current:
+    with hold_case(case, made, overwrite=overwrite) as held:
+        if held.is_done and _is_alike(case, fusion) and all(path.exists() for path in maps) and page.is_current:
             return None
         acquired = read_stacks(case.stacks, options)
-        if stamps(case.files) != before:
-            raise ImageError("E-IO-CHANGED", "it changed while it was read")
+        held.check_unchanged()
         fused = fuse(
             acquired,
             model,
@@ -177,8 +159,10 @@ def _fuse_case(
         if fusion.maps:
             nearest = on_grid(fused.nearest[None].float(), grid_of(fused.image), fused.image)
             write_map(nearest, map_path(case.target, "stacks"), overwrite=overwrite, dtype="uint8")
-        claim.begin_writing(case.target)
-        _write_result(fused, case, made, fusion, options)
+        held.claim.begin_writing(case.target)
+        others = [stack.series for stack in case.stacks[1:]]
+        how = f"field={fusion.field} register={fusion.register}"
+        write_result(fused.image, case, made, options, others=others, fusion=how)
         first = fused.stacks[0]
         source = case.series if case.is_derived_dicom else None
         write_maps(sigma, case.target, source, acquired=first.acquired, made_by=made, overwrite=overwrite)
@@ -206,21 +190,10 @@ def _fuse_case(
                 there = sidecar_path(map_path(case.target, "stacks"))
                 write_json(kept | {"Description": f"{MAP_DESCRIPTION} {NOTICE}"}, there)
         seconds = time.monotonic() - started
-        write_record(case.target, content, input_sha256=digest, notices=notices, seconds=seconds)
+        write_record(case.target, content, input_sha256=held.input_sha256, notices=notices, seconds=seconds)
         record = content["monai_sr"]
         page.show(lambda p: write_page_of(p, fused, case.stacks, name=case.name, record=record, links=page.links))
     return fused
-
-
-def _write_result(fused: Fused, case: FusionCase, made: MadeBy, fusion: FusionOptions, options: RunOptions) -> None:
-    """An image file, or a DICOM series derived from all stacks."""
-    if not case.is_derived_dicom:
-        write_image(fused.image, case.target)
-        return
-    first, *others = (stack.series for stack in case.stacks if stack.series is not None)
-    how = f"field={fusion.field} register={fusion.register}"
-    said: dict[str, Any] = {"made_by": made, "others": others, "fusion": how, "format": options.wanted.format}
-    replace_folder(case.target, lambda folder: write_derived_series(fused.image, first, folder, **said))
 
 
 def _maps_of(target: Path, options: RunOptions, fusion: FusionOptions) -> list[Path]:

@@ -22,7 +22,7 @@ from pydicom.errors import InvalidDicomError
 from ...dicom.dataset import pydicom_silent
 from ...dicom.kinds import MODALITY_OF
 from ...errors import write_error
-from ...files import move, remove_leftovers, temporary_beside, write_atomically
+from ...files import create_folder, move, remove_leftovers, temporary_beside, write_atomically
 from .access import PacsError
 from .archive import RemoteSeries
 
@@ -54,11 +54,8 @@ class Received:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        for folder in (self.folder, self.results):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise write_error(folder, error) from error
+        create_folder(self.folder)
+        create_folder(self.results)
         for folder in self._folders():  # files of a process that was killed while it received them
             remove_leftovers(folder)
         remove_leftovers(self.results)
@@ -88,10 +85,7 @@ class Received:
         folder = self.folder / _name(uids["SeriesInstanceUID"])
         path = folder / f"{_name(uid)}.dcm"
         with self._lock:  # two senders of one instance, or the removal of its folder
-            try:
-                folder.mkdir(exist_ok=True)
-            except OSError as error:
-                raise write_error(folder, error) from error
+            create_folder(folder)
             write_atomically(path, lambda file: file.write(content))
 
     def search(self, modality: str, *, since: str | None = None) -> list[RemoteSeries]:

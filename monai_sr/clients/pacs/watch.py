@@ -19,7 +19,7 @@ from ...batch import CLAIMED, Case, Outcome, find_cases, load_model, made_by, pr
 from ...batch.claims import ClaimedError, hold_claim
 from ...dicom import DERIVED_FORMATS, TOGETHER
 from ...errors import ImageError, OutputError, UsageError, collect_notices, write_error
-from ...files import remove_leftovers, temporary_beside
+from ...files import create_folder, remove_leftovers, temporary_beside
 from ...inference import Progress
 from ...options import RunOptions
 from .access import PacsError
@@ -133,10 +133,7 @@ class Watcher:
             PacsError: the archive cannot be searched, refuses us, or did not take a result.
             OutputError: the disk of the state folder is full, or may not be written to.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_error(self.folder, error) from error
+        create_folder(self.folder)
         remove_leftovers(self.folder)
         since = datetime.date.today() - datetime.timedelta(days=self.days)
         found = [
