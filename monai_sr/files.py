@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from .errors import OutputError, write_error
+from .errors import InputMissingError, OutputError, write_error
 
 FORGOTTEN = 24 * 3600
 """Age in seconds at which temporary files of another host are removed, because its processes cannot be looked up."""
@@ -109,6 +109,16 @@ def remove_leftovers(folder: Path) -> int:
         except OSError:  # another run removed it, or we may not
             continue
     return removed
+
+
+def check_exists(path: Path) -> None:
+    """Refuse an input that is not there.
+
+    Raises:
+        InputMissingError: E-IO-MISSING.
+    """
+    if not path.exists():
+        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=path)
 
 
 def create_folder(folder: Path) -> None:

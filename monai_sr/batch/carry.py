@@ -29,7 +29,7 @@ from ..errors import (
     naming,
     warn,
 )
-from ..files import make_folder, remove_leftovers
+from ..files import check_exists, make_folder, remove_leftovers
 from ..grid import SAME_SPACING, grid_of, on_grid
 from ..io.images import read_dicom, read_image
 from ..labels import average_labels, carry_labels, check_mask
@@ -88,8 +88,7 @@ def carry_file(
         raise InputMissingError("E-IO-MISSING", "the mask does not exist", fix="check the path", path=mask)
     volumes = []
     for source in (first, second):
-        if not source.exists():
-            raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=source)
+        check_exists(source)
         # a folder or zip holds one series, which is read by its path
         volumes.append(_one_series(source) if is_dicom_source(source) else Volume(source, frozenset([source.name])))
     case = MaskCase(mask.name, mask, volumes[0], volumes[1], target)

@@ -17,11 +17,13 @@ from ..errors import (
     OutputError,
     SuperResolutionError,
     UsageError,
+    naming,
     warn_left_out,
 )
+from ..files import check_exists
 from ..io.images import check_writable, image_suffix
 from ..options import RunOptions
-from .bids import find_bids_images, is_bids
+from .bids import BidsImage, find_bids_images, is_bids
 from .chosen import WRITTEN as WRITTEN
 from .chosen import Case as Case
 from .chosen import check_names as check_names
@@ -130,8 +132,7 @@ def names_one_file(options: RunOptions) -> bool:
 def _named_case(source: Path, target: Path, options: RunOptions) -> Case:
     """The one volume that becomes a file of that name."""
     check_target(source, target)
-    if not source.exists():
-        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=source)
+    check_exists(source)
     masks = options.outputs.mask
     folders = [Path(text) for text in masks if Path(text).is_dir()]
     named = [Path(text) for text in masks if "*" not in text and Path(text) not in folders]
@@ -145,10 +146,8 @@ def _named_case(source: Path, target: Path, options: RunOptions) -> Case:
     if options.wanted.format not in (None, "nifti"):
         raise UsageError("E-OUT-FORMAT", "a DICOM series needs a folder", fix="name a folder", path=target)
     found = _find_series(source, options)
-    try:
+    with naming(source):
         series = found.only(options.reading.series)
-    except SuperResolutionError as error:
-        raise error.at(source) from error.__cause__
     for left in found.left_out:
         warn_left_out(left.files, left.reason, left.code)
     case = replace(case, name=short_name(series), series=series)
@@ -178,21 +177,21 @@ def check_folder(source: Path, target: Path, options: RunOptions) -> None:
     """
     if target.exists() and not target.is_dir():
         raise OutputError("E-OUT-FOLDER", "a file of that name exists", fix="name a folder", path=target)
-    of_bids = options.selection.participant_label is not None or (source.is_dir() and is_bids(source))
     inside = source.is_dir() and target.resolve().is_relative_to(source.resolve())
     # where BIDS wants derivatives; they are never among its images
     derivatives = (source / "derivatives").resolve()
-    if inside and not (of_bids and derivatives in target.resolve().parents):
+    if inside and not (is_of_bids(source, options) and derivatives in target.resolve().parents):
         raise UsageError("E-OUT-SAME", "the output is inside the input folder", path=target)
 
 
 def list_cases(source: Path, target: Path, options: RunOptions) -> list[Case]:
     """Every volume of the input, each with a name below the output folder; as of :func:`find_cases`."""
-    participants = options.selection.participant_label
-    if not source.exists():
-        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=source)
-    if participants is not None or (source.is_dir() and is_bids(source)):
-        return _bids_cases(source, target, participants or ())
+    check_exists(source)
+    if is_of_bids(source, options):
+        return [
+            Case(image.path.relative_to(source).as_posix(), image.path, target / image.target, bids=image)
+            for image in bids_images(source, options)
+        ]
     if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
         return list(_listed(source, target, options))
     return _found(source, target, options)
@@ -302,27 +301,27 @@ def _is_header(path: Path) -> bool:
     return suffix in (".hdr", ".hdr.gz") and any(path.with_name(f"{stem}.img{end}").is_file() for end in ("", ".gz"))
 
 
-def _bids_cases(source: Path, target: Path, participants: Sequence[str]) -> list[Case]:
-    """One case for every image of a BIDS dataset."""
-    found = find_bids_images(source, participant_labels=participants)
+def is_of_bids(source: Path, options: RunOptions) -> bool:
+    """Whether the input is taken as a BIDS dataset."""
+    return options.selection.participant_label is not None or (source.is_dir() and is_bids(source))
+
+
+def bids_images(source: Path, options: RunOptions) -> tuple[BidsImage, ...]:
+    """The images of a BIDS dataset that the options select. Warns of those that are left out."""
+    found = find_bids_images(source, participant_labels=options.selection.participant_label or ())
     for (code, reason), files in Counter((left.code, left.reason) for left in found.left_out).items():
         warn_left_out(files, reason, code)
-    return [
-        Case(image.path.relative_to(source).as_posix(), image.path, target / image.target, bids=image)
-        for image in found.images
-    ]
+    return found.images
 
 
 def _series_cases(source: Path, target: Path, options: RunOptions, *, besides: int) -> list[Case]:
     """One case for every DICOM series, including those that cannot be used."""
     series, as_nifti = options.reading.series, options.wanted.format == "nifti"
     found = _find_series(source, options)
-    try:
+    with naming(source):
         chosen, broken = (found.series, found.broken) if series is None else (found.choose(series), ())
         if not chosen and not broken and not besides:
             found.only()
-    except SuperResolutionError as error:
-        raise error.at(source) from error.__cause__
     for left in found.left_out:
         if not besides or left.code != "E-IO-TYPE":  # the images beside the DICOM files
             warn_left_out(left.files, left.reason, left.code)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..dicom import Series, find_series, is_dicom_source, read_mask_object, regular_files, short_name
-from ..errors import ImageError, InputMissingError, SuperResolutionError, collect_notices, warn_left_out
+from ..errors import ImageError, SuperResolutionError, collect_notices, warn_left_out
+from ..files import check_exists
 from ..grid import Grid
 from ..io.images import READ_SUFFIXES, image_suffix, read_header
 from ..io.nifti import is_super_resolved
@@ -66,8 +67,7 @@ def volumes_below(source: Path) -> list[Volume]:
         InputMissingError: there is nothing.
         ImageError: a damaged archive.
     """
-    if not source.exists():
-        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=source)
+    check_exists(source)
     if is_bids_dataset(source):
         return [_bids_volume(source, path) for path in image_files(source) if not is_bids_mask(path)]
     found: list[Volume] = []

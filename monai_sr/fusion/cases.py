@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..batch.bids import find_bids_images, is_bids
-from ..batch.cases import check_folder, images_below
+from ..batch.cases import bids_images, check_folder, images_below, is_of_bids
 from ..batch.chosen import Case, choose
 from ..dicom import find_series, is_dicom_source, short_name
 from ..errors import InputMissingError, UsageError, warn_left_out
+from ..files import check_exists
 from ..options import RunOptions
 from .sources import Source, find_sources, group_alike
 from .stacks import are_parallel
@@ -48,12 +48,10 @@ def find_fusions(options: RunOptions) -> list[FusionCase]:
         UsageError, OutputError: as of :func:`monai_sr.batch.find_cases`.
     """
     source, target = Path(options.input), Path(options.output)
-    if not source.exists():
-        raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=source)
+    check_exists(source)
     check_folder(source, target, options)
-    participants = options.selection.participant_label
-    if participants is not None or (source.is_dir() and is_bids(source)):
-        cases = list(_of_bids(source, target, participants or ()))
+    if is_of_bids(source, options):
+        cases = list(_of_bids(source, target, options))
     else:
         cases = [*_of_images(source, target), *_of_studies(source, target, options)]
     if not cases:
@@ -81,12 +79,9 @@ def find_fusion(paths: Sequence[Path], options: RunOptions) -> FusionCase:
     return choose([case_of_series(paths[0], target, stacks, options)], options)[0]
 
 
-def _of_bids(source: Path, target: Path, participants: Sequence[str]) -> Iterator[FusionCase]:
-    found = find_bids_images(source, participant_labels=participants)
-    for (code, reason), files in Counter((left.code, left.reason) for left in found.left_out).items():
-        warn_left_out(files, reason, code)
+def _of_bids(source: Path, target: Path, options: RunOptions) -> Iterator[FusionCase]:
     groups: dict[Path, list[Source]] = defaultdict(list)
-    for image in found.images:
+    for image in bids_images(source, options):
         groups[image.fused_target].append(Source(image.path, bids=image))
     for place, sources in groups.items():
         for group in _fusible(sources, many=False):

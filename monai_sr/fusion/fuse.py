@@ -17,7 +17,7 @@ from ..batch.model import super_resolve_within
 from ..bundles import Model, load_bundle
 from ..engine import Progress, part_of
 from ..engine.memory import PROCESS, MemoryShortError, memory_budget
-from ..errors import ImageError, UsageError, collect_notices, give, warn
+from ..errors import ImageError, UsageError, collect_notices, give, naming, warn
 from ..grid import Grid, grid_of, on_grid
 from ..intensities import CT_LEAST
 from ..io.adapters import IN_MEMORY, as_volume
@@ -240,10 +240,8 @@ def _as_stacks(stacks: Sequence[Any], names: Sequence[str]) -> list[Stack]:
         acquired = volume if isinstance(volume, Acquired) else Acquired.of(volume)
         path = "" if acquired.path == IN_MEMORY else acquired.path
         name = names[number] if number < len(names) else path or f"stack {number + 1}"
-        try:
+        with naming(name):
             placed.append(Stack.of(acquired, name))
-        except ImageError as error:
-            raise error.at(name) from error.__cause__
     modalities = {stack.acquired.modality for stack in placed}
     if len(modalities) > 1:
         listing = ", ".join(f"{stack.name}: {stack.acquired.modality}" for stack in placed)

@@ -14,7 +14,8 @@ from ..batch.bids import BidsImage
 from ..batch.bids.raw import read_json
 from ..batch.record import sidecar_path
 from ..dicom import Series, find_series, is_dicom_source
-from ..errors import ImageError, InputMissingError, SuperResolutionError, UsageError, naming, warn, warn_left_out
+from ..errors import ImageError, SuperResolutionError, UsageError, naming, warn, warn_left_out
+from ..files import check_exists
 from ..inference import acquire
 from ..io.images import files_of, read_dicom, read_header, read_image, refuse_file_options
 from ..options import RunOptions
@@ -110,8 +111,7 @@ def find_sources(paths: Sequence[Path], options: RunOptions) -> list[Source]:
         SuperResolutionError: one is not there, or there is only one (E-FUSE-FEW).
     """
     for path in paths:
-        if not path.exists():
-            raise InputMissingError("E-IO-MISSING", "no such file or folder", fix="check the path", path=path)
+        check_exists(path)
     if len(paths) == 1 and (paths[0].is_dir() or is_dicom_source(paths[0])):
         return choose_series(paths[0], options)
     if len(paths) < 2:
