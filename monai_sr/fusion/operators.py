@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from ..grid import Grid, positions_on
 from ..slices import apply_along, interpolation_matrix, profile_matrix
-from ..trust.alignment import in_plane_matrix
-from .stacks import Stack, turned
+from ..trust.alignment import PARALLEL, in_plane_matrix, turn_grid
+from .stacks import Stack
 
 TAIL = 1.5
 """Slice thicknesses: how far beyond its center a slice collects signal (a Gaussian all but 4e-4)."""
@@ -38,7 +38,7 @@ EDGE = 1e-3
 
 def operator_of(stack: Stack, grid: Grid) -> StackOperator:
     """The operator between the common grid and a stack where it was moved to."""
-    parallel = turned(stack.grid, grid)
+    parallel = _turned(grid, stack.grid)
     return ObliqueOperator(stack, grid) if parallel is None else ParallelOperator(stack, *parallel)
 
 
@@ -68,7 +68,7 @@ class ParallelOperator(StackOperator):
     Args:
         stack: where it was moved to.
         there: the common grid with the axes of the stack.
-        order, flips: how to turn its voxels, see :func:`monai_sr.fusion.stacks.turned`.
+        order, flips: how to turn its voxels, see :func:`monai_sr.trust.alignment.turn_grid`.
     """
 
     def __init__(self, stack: Stack, there: Grid, order: list[int], flips: list[int]) -> None:
@@ -79,8 +79,7 @@ class ParallelOperator(StackOperator):
         for a in range(3):
             ours, theirs = positions_on(grid, a, grid), positions_on(there, a, grid)
             ours = acquired.positions_from_first if a == axis else ours
-            reach = there.spacing[a] * (0.5 + EDGE)
-            within = (ours >= theirs[0] - reach) & (ours <= theirs[-1] + reach)
+            within = _are_within(ours, theirs, there.spacing[a])
             inside &= np.expand_dims(within, tuple({0, 1, 2} - {a}))
             if a != axis:
                 self._matrices[a] = in_plane_matrix(grid, there, a)[0]
@@ -222,6 +221,17 @@ class ObliqueOperator(StackOperator):
             x[slab.box] += part[0]
 
 
+def _are_within(places: np.ndarray, centers: np.ndarray, spacing: float) -> np.ndarray:
+    """Which places lie in the voxels of these centers."""
+    reach = spacing * (0.5 + EDGE)
+    return (places >= centers[0] - reach) & (places <= centers[-1] + reach)
+
+
+def _turned(there: Grid, like: Grid) -> tuple[Grid, list[int], list[int]] | None:
+    """A grid with its axes in the order and direction of another; None if they are not parallel."""
+    return turn_grid(there, like, tolerance=PARALLEL * min(*there.spacing, *like.spacing))
+
+
 def resample(voxels: Tensor, source: Grid, target: Grid, *, degree: Literal[1, 3] = 3) -> tuple[Tensor, Tensor]:
     """A volume on another grid by cubic interpolation (degree 3), or linear (degree 1).
 
@@ -233,7 +243,7 @@ def resample(voxels: Tensor, source: Grid, target: Grid, *, degree: Literal[1, 3
     Returns:
         (X', Y', Z') values, held beyond the source, and a mask of the voxels inside it.
     """
-    parallel = turned(target, source)
+    parallel = _turned(source, target)
     if parallel is None:
         return _resample_oblique(voxels, source, target, degree)
     there, order, flips = parallel
@@ -241,8 +251,7 @@ def resample(voxels: Tensor, source: Grid, target: Grid, *, degree: Literal[1, 3
     inside = torch.ones(target.shape, dtype=torch.bool)
     for a in range(3):
         ours, theirs = positions_on(target, a, target), positions_on(there, a, target)
-        reach = there.spacing[a] * (0.5 + EDGE)
-        within = torch.from_numpy((ours >= theirs[0] - reach) & (ours <= theirs[-1] + reach))
+        within = torch.from_numpy(_are_within(ours, theirs, there.spacing[a]))
         inside &= within.reshape([-1 if b == a else 1 for b in range(3)])
         if len(ours) != len(theirs) or np.abs(ours - theirs).max() > EDGE * target.spacing[a]:
             places, index = np.unique(np.clip(ours, theirs[0], theirs[-1]), return_inverse=True)

@@ -15,7 +15,6 @@ from ..acquired import Acquired
 from ..errors import ImageError, UsageError
 from ..grid import Grid
 from ..intensities import CT_AIR
-from ..trust.alignment import PARALLEL
 from .options import Field
 
 SAME_PLANE = 20.0
@@ -149,29 +148,6 @@ def common_grid(stacks: Sequence[Stack], *, spacing: float | None = None, field:
     affine[:3, 3] += affine[:3, :3] @ start
     shape = stop - start
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
-
-
-def turned(grid: Grid, other: Grid) -> tuple[Grid, list[int], list[int]] | None:
-    """``other`` with its axes in the order and direction of ``grid``; None if the axes are not parallel.
-
-    Returns:
-        The turned grid, and how to turn its voxels: permute the axes, then flip those listed.
-    """
-    ours, theirs = (g.affine[:3, :3] / np.array(g.spacing) for g in (grid, other))
-    cosines = ours.T @ theirs
-    order = [int(np.abs(row).argmax()) for row in cosines]
-    extent = np.array(other.spacing) * np.array(other.shape)
-    off = [np.sqrt(max(0.0, 1 - cosines[a, o] ** 2)) * extent[o] for a, o in enumerate(order)]
-    if sorted(order) != [0, 1, 2] or max(off) > PARALLEL * min(*grid.spacing, *other.spacing):
-        return None
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = other.affine[:3, order], other.affine[:3, 3]
-    shape = [other.shape[o] for o in order]
-    flips = [a for a, o in enumerate(order) if cosines[a, o] < 0]
-    for a in flips:
-        affine[:3, 3] += affine[:3, a] * (shape[a] - 1)
-        affine[:3, a] *= -1
-    return Grid((shape[0], shape[1], shape[2]), affine), order, flips
 
 
 def are_parallel(normals: Sequence[np.ndarray]) -> bool:

@@ -20,30 +20,46 @@ PARALLEL = 0.1
 """Maximum distance of the far end of an axis from the parallel line, in in-plane voxels of the acquired grid."""
 
 
-def turn_to(grid: Grid, result: MetaTensor) -> tuple[Tensor, Grid]:
-    """The voxels of the result with axes in the order and direction of ``grid``, and their grid."""
-    there = grid_of(result)
-    ours, theirs = (g.affine[:3, :3] / np.array(g.spacing) for g in (grid, there))
-    cosines = ours.T @ theirs
+def turn_grid(there: Grid, like: Grid, *, tolerance: float) -> tuple[Grid, list[int], list[int]] | None:
+    """A grid with its axes in the order and direction of ``like``; None if they lie more than ``tolerance`` mm off.
+
+    Returns:
+        The turned grid, and how to turn its voxels: permute the axes, then flip those listed.
+    """
+    cosines = _cosines(there, like)
     order = [int(np.abs(row).argmax()) for row in cosines]
     extent = np.array(there.spacing) * np.array(there.shape)
-    off = np.array([np.sqrt(max(0.0, 1 - cosines[a, o] ** 2)) * extent[o] for a, o in enumerate(order)])
-    if sorted(order) != [0, 1, 2] or (off > PARALLEL * max(min(grid.spacing), 0.1)).any():
-        angle = math.degrees(math.acos(min(1.0, float(np.abs(cosines).max(axis=1).min()))))
+    off = [np.sqrt(max(0.0, 1 - cosines[a, o] ** 2)) * extent[o] for a, o in enumerate(order)]
+    if sorted(order) != [0, 1, 2] or max(off) > tolerance:
+        return None
+    affine, shape = np.eye(4), [there.shape[o] for o in order]
+    affine[:3, :3], affine[:3, 3] = there.affine[:3, order], there.affine[:3, 3]
+    flips = [a for a, o in enumerate(order) if cosines[a, o] < 0]
+    for a in flips:
+        affine[:3, 3] += affine[:3, a] * (shape[a] - 1)
+        affine[:3, a] *= -1
+    return Grid((shape[0], shape[1], shape[2]), affine), order, flips
+
+
+def _cosines(there: Grid, like: Grid) -> np.ndarray:
+    """(3, 3) of the angles between the axes of ``like`` and those of ``there``."""
+    ours, theirs = (g.affine[:3, :3] / np.array(g.spacing) for g in (like, there))
+    return ours.T @ theirs
+
+
+def turn_to(grid: Grid, result: MetaTensor) -> tuple[Tensor, Grid]:
+    """The voxels of the result with axes in the order and direction of ``grid``, and their grid."""
+    turned = turn_grid(grid_of(result), grid, tolerance=PARALLEL * max(min(grid.spacing), 0.1))
+    if turned is None:
+        nearest = float(np.abs(_cosines(grid_of(result), grid)).max(axis=1).min())
+        angle = math.degrees(math.acos(min(1.0, nearest)))
         raise not_aligned(
             f"the axes of the volumes are not parallel (angle {angle:.2g} degrees)",
             "resample the result to the axes of the acquired volume, without a rotation",
         )
-    affine, voxels = np.eye(4), result.as_tensor().cpu().permute(0, *(o + 1 for o in order))
-    affine[:3, :3], affine[:3, 3] = there.affine[:3, order], there.affine[:3, 3]
-    flipped = []
-    for a, o in enumerate(order):
-        if cosines[a, o] < 0:
-            affine[:3, 3] += affine[:3, a] * (there.shape[o] - 1)
-            affine[:3, a] *= -1
-            flipped.append(a + 1)
-    shape = [there.shape[o] for o in order]
-    return voxels.flip(flipped) if flipped else voxels, Grid((shape[0], shape[1], shape[2]), affine)
+    there, order, flips = turned
+    voxels = result.as_tensor().cpu().permute(0, *(axis + 1 for axis in order))
+    return voxels.flip([axis + 1 for axis in flips]) if flips else voxels, there
 
 
 def turned_to(grid: Grid, result: MetaTensor) -> MetaTensor:
