@@ -83,9 +83,8 @@ def check_even(hr: Tensor) -> None:
         UsageError: the slices are unevenly spaced.
     """
     if not Acquired.of(hr).is_even:
-        raise UsageError(
-            "E-USE", "the slices of this volume are unevenly spaced", fix="give a volume of evenly spaced thin slices"
-        )
+        problem = "the slices of this volume are unevenly spaced"
+        raise UsageError("E-USE", problem, fix="give a volume of evenly spaced thin slices")
 
 
 def reference_for(lr: Tensor, hr: Tensor, *, axis: int) -> MetaTensor:

@@ -207,11 +207,9 @@ def _with_masks(cases: Sequence[Case], given: Sequence[str], target: Path) -> li
     patterns = [text for text in given if Path(text) not in folders]
     for pattern in patterns:
         if "*" not in pattern:
-            raise UsageError(
-                "E-USE",
-                f"--mask {pattern} names one file for many volumes",
-                fix="use * for the name of each image, such as '*_seg.nii.gz', or give a folder of masks",
-            )
+            problem = f"--mask {pattern} names one file for many volumes"
+            fix = "use * for the name of each image, such as '*_seg.nii.gz', or give a folder of masks"
+            raise UsageError("E-USE", problem, fix=fix)
     found = [case if case.series else replace(case, masks=masks_beside(case.source, patterns)) for case in cases]
     found = _with_mask_folders(found, folders, target)
     taken = {mask for case in found for mask in case.masks}
@@ -255,9 +253,8 @@ def _listed(path: Path, target: Path, options: RunOptions) -> Iterator[Case]:
         if output and options.selection.name is not None:
             raise UsageError("E-LIST", f"{entry} has a name in the list, and --name was given", path=path)
         if output and len(cases) != 1:
-            raise UsageError(
-                "E-LIST", f"{entry} holds {len(cases)} volumes, one output is named", fix="leave it out", path=path
-            )
+            problem = f"{entry} holds {len(cases)} volumes, one output is named"
+            raise UsageError("E-LIST", problem, fix="leave it out", path=path)
         yield from (replace(case, target=target / output) for case in cases) if output else cases
 
 

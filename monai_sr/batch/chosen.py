@@ -120,9 +120,8 @@ def check_names(cases: Iterable[Case]) -> None:
     taken: dict[str, Case] = {}
     for case in cases:
         if case.series is None and case.fault is None and image_suffix(case.target) not in WRITTEN:
-            raise UsageError(
-                "E-OUT-FORMAT", "no image format has that suffix", fix=f"use {', '.join(WRITTEN)}", path=case.target
-            )
+            problem = "no image format has that suffix"
+            raise UsageError("E-OUT-FORMAT", problem, fix=f"use {', '.join(WRITTEN)}", path=case.target)
         for path in (case.target, sidecar_path(case.target), *case.mask_targets):
             if _identity(path) in inputs:
                 raise UsageError("E-OUT-SAME", f"the result of {case.name} would replace an input", path=path)

@@ -99,6 +99,5 @@ def input_sha256(case: Case) -> str:
         return sha256_of(case.files)
     except OSError as error:
         code = "E-IO-PERM" if isinstance(error, PermissionError) else "E-IO-READ"
-        raise ImageError(
-            code, f"cannot be read ({error.strerror})", fix="check the file and its permissions"
-        ) from error
+        problem = f"cannot be read ({error.strerror})"
+        raise ImageError(code, problem, fix="check the file and its permissions") from error

@@ -52,9 +52,8 @@ def calibrate(options: argparse.Namespace) -> int:
 def _calibrate_protocols(options: argparse.Namespace) -> int:
     """Fit the slice profiles of pairs and write them by protocol."""
     if options.bundle or not (options.pairs and options.protocols):
-        raise UsageError(
-            "E-USE", "--pairs, --protocols and a bundle do not go together", fix="give the first two alone"
-        )
+        problem = "--pairs, --protocols and a bundle do not go together"
+        raise UsageError("E-USE", problem, fix="give the first two alone")
     table = Path(options.protocols)
     known = read_protocols(table) if table.exists() else ()
     fitted, failed = [], False

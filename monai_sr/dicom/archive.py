@@ -69,7 +69,5 @@ def _check(entries: list[zipfile.ZipInfo]) -> None:
     unpacked, packed = (sum(getattr(e, size) for e in entries) for size in ("file_size", "compress_size"))
     bomb = unpacked > SMALL and unpacked > MOST_RATIO * packed
     if len(entries) > MOST_ENTRIES or unpacked > MOST_BYTES or bomb:
-        raise ImageError(
-            "E-SEC-BOMB",
-            f"{len(entries)} files of {unpacked / 2**20:.0f} MiB in an archive of {packed / 2**20:.0f} MiB",
-        )
+        problem = f"{len(entries)} files of {unpacked / 2**20:.0f} MiB in an archive of {packed / 2**20:.0f} MiB"
+        raise ImageError("E-SEC-BOMB", problem)

@@ -137,11 +137,9 @@ def _inflate(stream: Stream) -> tuple[Any, bytes]:
 
 def bomb(file: Path, size: int, packed: int) -> ImageError:
     """Error: the file would become too large."""
-    return ImageError(
-        "E-SEC-BOMB",
-        f"{file.name} of {packed / 2**20:.3g} MiB would become more than {size / 2**20:.0f} MiB of pixels",
-        fix="decompress it by another tool, such as dcmconv, if it is to be trusted",
-    )
+    problem = f"{file.name} of {packed / 2**20:.3g} MiB would become more than {size / 2**20:.0f} MiB of pixels"
+    fix = "decompress it by another tool, such as dcmconv, if it is to be trusted"
+    return ImageError("E-SEC-BOMB", problem, fix=fix)
 
 
 def uid_of(file: Path) -> str:

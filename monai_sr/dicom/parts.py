@@ -163,9 +163,8 @@ def _by_repeats(part: Part) -> list[Part]:
         ImageError: as :func:`monai_sr.dicom.repeats.divide`, or every position is the origin.
     """
     if len(part.frames) > 1 and not any(frame.position.any() for frame in part.frames):
-        raise ImageError(
-            "E-DCM-NOGEOM", f"{part.frames[0].file.name} and the others have no usable ImagePositionPatient"
-        )
+        problem = f"{part.frames[0].file.name} and the others have no usable ImagePositionPatient"
+        raise ImageError("E-DCM-NOGEOM", problem)
     divided = divide(places_of(part.frames))
     return [Part(more.frames, part.label + more.label, part.notes | more.notes) for more in divided]
 

@@ -205,11 +205,8 @@ def _masked(stored: np.ndarray, head: Any) -> np.ndarray:
 def _undecodable(head: Any, frame: Frame, error: Exception) -> ImageError:
     syntax = UID(head.file_meta.get("TransferSyntaxUID", ""))
     if syntax == JPEG_EXTENDED and int(head.get("BitsStored") or 0) > 8 and not find_spec("libjpeg"):
-        return ImageError(
-            "E-DCM-CODEC",
-            f"{frame.file.name} is compressed by lossy JPEG of 12 bits, whose only decoder is not installed",
-            fix="export uncompressed, or pip install pylibjpeg-libjpeg (GPL)",
-        )
+        problem = f"{frame.file.name} is compressed by lossy JPEG of 12 bits, whose only decoder is not installed"
+        return ImageError("E-DCM-CODEC", problem, fix="export uncompressed, or pip install pylibjpeg-libjpeg (GPL)")
     try:
         from pydicom.pixels import get_decoder
 
@@ -218,11 +215,8 @@ def _undecodable(head: Any, frame: Frame, error: Exception) -> ImageError:
         known = False
     if known:
         reason = str(error) if isinstance(error, UndecodableError) else type(error).__name__
-        return ImageError(
-            "E-DCM-PIXELS", f"the pixels of {frame.file.name} cannot be decoded ({syntax.name}; {reason})"
-        )
-    return ImageError(
-        "E-DCM-CODEC",
-        f"{frame.file.name} is compressed by {syntax.name}, for which no decoder is installed",
-        fix="pip install python-gdcm pylibjpeg pylibjpeg-openjpeg, or export uncompressed",
-    )
+        problem = f"the pixels of {frame.file.name} cannot be decoded ({syntax.name}; {reason})"
+        return ImageError("E-DCM-PIXELS", problem)
+    problem = f"{frame.file.name} is compressed by {syntax.name}, for which no decoder is installed"
+    fix = "pip install python-gdcm pylibjpeg pylibjpeg-openjpeg, or export uncompressed"
+    return ImageError("E-DCM-CODEC", problem, fix=fix)

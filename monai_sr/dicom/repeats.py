@@ -281,9 +281,8 @@ def _ambiguous(places: list[list[Frame]]) -> ImageError:
 
 
 def _unplaced(frames: list[Frame]) -> ImageError:
-    return ImageError(
-        "E-DCM-NOGEOM", f"{frames[0].file.name} and {len(frames) - 1} more frames have one ImagePositionPatient"
-    )
+    problem = f"{frames[0].file.name} and {len(frames) - 1} more frames have one ImagePositionPatient"
+    return ImageError("E-DCM-NOGEOM", problem)
 
 
 def _without_copies(place: list[Frame]) -> list[Frame]:

@@ -299,9 +299,8 @@ def _check_hounsfield(voxels: np.ndarray, outside: np.ndarray | None) -> None:
     """Check that the values of a CT without rescale are HU."""
     darkest = float(np.percentile(voxels if outside is None else voxels[~outside], 1))
     if abs(darkest - CT_AIR) > AIR_TOLERANCE:
-        raise ImageError(
-            "E-CT-HU", f"the header has no rescale and the darkest percent lies at {darkest:.0f}, where air is -1000 HU"
-        )
+        problem = f"the header has no rescale and the darkest percent lies at {darkest:.0f}, where air is -1000 HU"
+        raise ImageError("E-CT-HU", problem)
     warn("W-CT-NORESCALE", "the header has no rescale; the values look like HU and are used as HU", stacklevel=3)
 
 

@@ -119,11 +119,9 @@ class ExternalMethod:
         except ValueError as error:
             raise UsageError("E-USE", f"peer {name!r}: {error}", fix="check quotes and braces") from error
         if used - set(FIELDS) or not {"lr", "out"} <= used:
-            raise UsageError(
-                "E-USE",
-                f"peer {name!r} uses the fields {', '.join(sorted(map(str, used))) or '(none)'}",
-                fix=f"it needs {{lr}} and {{out}}, and may use {', '.join(f'{{{field}}}' for field in FIELDS[2:])}",
-            )
+            problem = f"peer {name!r} uses the fields {', '.join(sorted(map(str, used))) or '(none)'}"
+            fix = f"it needs {{lr}} and {{out}}, and may use {', '.join(f'{{{field}}}' for field in FIELDS[2:])}"
+            raise UsageError("E-USE", problem, fix=fix)
 
     def __call__(self, image: MetaTensor, *, factor: float, slice_thickness: float, axis: int) -> Tensor:
         """Run the program; returns its result on the grid that it wrote.

@@ -156,16 +156,12 @@ def _check_overlap(acquired: Acquired, thin: MetaTensor, *, is_registered: bool)
     """
     step = _step_across(grid_of(thin), acquired)
     if step > 0.75 * acquired.slice_spacing:
-        raise ImageError(
-            "E-PAIR-THIN",
-            f"the thin series has {step:.3g} mm slices across the thick ones of {acquired.slice_spacing:.3g} mm",
-        )
+        problem = f"the thin series has {step:.3g} mm slices across the thick ones of {acquired.slice_spacing:.3g} mm"
+        raise ImageError("E-PAIR-THIN", problem)
     covered = _covered(acquired.grid, grid_of(thin), acquired.axis)
     if covered.sum() < 3 and not is_registered:
-        raise ImageError(
-            "E-PAIR-OVERLAP",
-            f"{int(covered.sum())} thick slices lie inside the thin series (minimum 3)",
-        )
+        problem = f"{int(covered.sum())} thick slices lie inside the thin series (minimum 3)"
+        raise ImageError("E-PAIR-OVERLAP", problem)
 
 
 def _covered(thick: Grid, thin: Grid, axis: int) -> np.ndarray:

@@ -113,11 +113,8 @@ def fit_profile(pair: Pair) -> PairFit:
     here, beside = _places(pair, offsets)
     count = len(here)
     if count < 2 * len(offsets):
-        raise ImageError(
-            "E-PAIR-OVERLAP",
-            f"{count} thick voxels of the body lie inside the thin series with room around them",
-            path=pair.name,
-        )
+        problem = f"{count} thick voxels of the body lie inside the thin series with room around them"
+        raise ImageError("E-PAIR-OVERLAP", problem, path=pair.name)
     at = np.concatenate([here, beside])
     images = pair.thick[0].numpy(), pair.thin[0].numpy()
     lines, thick = _lines(pair, *images, at, offsets)
@@ -224,21 +221,17 @@ def _warn_of(fit: PairFit, pair: Pair) -> None:
             facts={"said": f"{pair.kernels[0]} and {pair.kernels[1]}; " if known else "", "ratio": fit.in_plane},
         )
     if not fitting:
-        warn(
-            "W-PAIR-FIT",
+        text = (
             "the thin series explains {fraction:.0%} of the variance of the thick one (of a pair at least "
-            f"{EXPLAINED:.0%}); they may be shifted, or of different phases",
-            path=pair.name,
-            facts={"fraction": fit.explained},
+            f"{EXPLAINED:.0%}); they may be shifted, or of different phases"
         )
+        warn("W-PAIR-FIT", text, path=pair.name, facts={"fraction": fit.explained})
     elif abs(fit.best.shift) > SAME_PLACE * pair.step:
-        warn(
-            "W-PAIR-FIT",
+        text = (
             "the thin series lies {shift:.2g} mm beside the thick one, across its slices; gains say little "
-            "(--register aligns them)",
-            path=pair.name,
-            facts={"shift": fit.best.shift},
+            "(--register aligns them)"
         )
+        warn("W-PAIR-FIT", text, path=pair.name, facts={"shift": fit.best.shift})
 
 
 def fit_record(pair: Pair, fit: PairFit) -> dict[str, Any]:

@@ -98,11 +98,8 @@ def _check_equal(model: Model, streamed: Model, volumes: Sequence[Path], report:
         off = float((by_openvino - by_torch).abs().max() / np.ptp(by_torch.numpy()))
         report(f"{path.name}: OpenVINO float32 differs from torch by at most {off:.1e} of the range")
         if not off < EQUAL:
-            raise BundleError(
-                "E-W-INT8",
-                f"OpenVINO differs from torch by {off:.1e} of the range (maximum {EQUAL:.0e})",
-                fix="report it",
-            )
+            problem = f"OpenVINO differs from torch by {off:.1e} of the range (maximum {EQUAL:.0e})"
+            raise BundleError("E-W-INT8", problem, fix="report it")
 
 
 def _check_loss(models: dict[str, Model], volumes: Sequence[Path], crop: int, report: Callable[[str], None]) -> None:
@@ -123,6 +120,5 @@ def _check_loss(models: dict[str, Model], volumes: Sequence[Path], crop: int, re
                 f"{means['float32']:12.3f}{means['int8']:10.3f}{loss:9.3f}"
             )
     if not worst <= LOSS_DB:
-        raise BundleError(
-            "E-W-INT8", f"int8 loses {worst:.3f} dB (maximum {LOSS_DB})", fix="train further, or ship float32 only"
-        )
+        problem = f"int8 loses {worst:.3f} dB (maximum {LOSS_DB})"
+        raise BundleError("E-W-INT8", problem, fix="train further, or ship float32 only")

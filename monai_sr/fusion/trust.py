@@ -85,12 +85,8 @@ def warn_of_disagreement(stacks: Sequence[Stack], agreements: Sequence[Agreement
     for number, (stack, score) in enumerate(zip(stacks, scores, strict=True)):
         others = float(np.median(np.delete(scores, number)))
         if score > max(DISAGREES * others, DISAGREES_NRMSE):
-            warn(
-                "W-FUSE-STACK",
-                "the result misses its slices by {nrmse:.3g} of the range, those of the other stacks by {others:.3g}",
-                path=stack.name,
-                facts={"nrmse": float(score), "others": others},
-            )
+            text = "the result misses its slices by {nrmse:.3g} of the range, those of the other stacks by {others:.3g}"
+            warn("W-FUSE-STACK", text, path=stack.name, facts={"nrmse": float(score), "others": others})
 
 
 def error_of_several(spread: Tensor, count: Tensor, noise: Sequence[float]) -> Tensor:

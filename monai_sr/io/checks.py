@@ -77,27 +77,19 @@ def _chosen(voxels: np.ndarray, volume: int | str | None) -> np.ndarray:
     """(C, X, Y, Z): the one volume there is, the one that was chosen, or all."""
     size = " x ".join(map(str, voxels.shape))
     if voxels.ndim > 4:
-        raise ImageError(
-            "E-IMG-4D",
-            f"{size} voxels: {voxels.ndim} axes, at most 4 are read",
-            fix="split it into files of one volume",
-        )
+        problem = f"{size} voxels: {voxels.ndim} axes, at most 4 are read"
+        raise ImageError("E-IMG-4D", problem, fix="split it into files of one volume")
     volumes = np.moveaxis(voxels, -1, 0) if voxels.ndim == 4 else voxels[None]
     if volume in TOGETHER:
         return volumes
     if volume is None and len(volumes) > 1:
-        raise ImageError(
-            "E-IMG-4D",
-            f"{size} voxels: {len(volumes)} volumes in one file, one is needed",
-            fix=f"choose one by --volume 0 to {len(volumes) - 1}, or take each by --volume all",
-        )
+        problem = f"{size} voxels: {len(volumes)} volumes in one file, one is needed"
+        fix = f"choose one by --volume 0 to {len(volumes) - 1}, or take each by --volume all"
+        raise ImageError("E-IMG-4D", problem, fix=fix)
     index = int(volume or 0)
     if not 0 <= index < len(volumes):
-        raise UsageError(
-            "E-USE",
-            f"volume {index} was requested, the file has {len(volumes)}",
-            fix=f"give 0 to {len(volumes) - 1} or all",
-        )
+        problem = f"volume {index} was requested, the file has {len(volumes)}"
+        raise UsageError("E-USE", problem, fix=f"give 0 to {len(volumes) - 1} or all")
     return volumes[index : index + 1]
 
 
@@ -112,9 +104,8 @@ def _unsheared(affine: np.ndarray) -> np.ndarray:
     directions = affine[:3, :3] / spacing
     shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
     if shear > SHEAR:
-        raise ImageError(
-            "E-HDR-SHEAR", f"the axes are not at right angles (cosine {shear:.3g}, at most {SHEAR} allowed)"
-        )
+        problem = f"the axes are not at right angles (cosine {shear:.3g}, at most {SHEAR} allowed)"
+        raise ImageError("E-HDR-SHEAR", problem)
     if shear > 1e-6:
         left, _, right = np.linalg.svd(directions)
         affine[:3, :3] = (left @ right) * spacing

@@ -56,9 +56,8 @@ def wrong_field(name: str, text: str, needed: str) -> ImageError:
 
 def no_spacing(name: str) -> ImageError:
     """The error of a header without a spacing."""
-    return ImageError(
-        "E-HDR-SPACING", f"the header gives no spacing ({name} is absent)", fix=f"add {name} to the header"
-    )
+    problem = f"the header gives no spacing ({name} is absent)"
+    return ImageError("E-HDR-SPACING", problem, fix=f"add {name} to the header")
 
 
 def unit_scale(units: Sequence[str], path: Path) -> np.ndarray:

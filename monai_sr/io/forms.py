@@ -54,11 +54,9 @@ def nifti_affine(header: Any, path: str | Path, geometry: Form | None) -> tuple[
         raise ImageError("E-HDR-AFFINE", f"the {geometry} {why}", fix="omit --geometry")
     if broken and not sound:
         name, why = next(iter(broken.items()))
-        raise ImageError(
-            "E-HDR-AFFINE" if why == _NOT_FINITE else "E-HDR-SPACING",
-            f"the {name} {why} and there is no valid {'qform' if name == 'sform' else 'sform'}",
-            fix="repair the header's affine, for example from the original DICOM",
-        )
+        problem = f"the {name} {why} and there is no valid {'qform' if name == 'sform' else 'sform'}"
+        fix = "repair the header's affine, for example from the original DICOM"
+        raise ImageError("E-HDR-AFFINE" if why == _NOT_FINITE else "E-HDR-SPACING", problem, fix=fix)
     spacing = np.abs(pixdim)
     if not sound:
         warn("W-HDR-NOFORM", "the header has no orientation; only the spacing is used", path=path)
@@ -99,13 +97,11 @@ def _agreed(
     if len(sound) == 2:
         distance = _farthest(affine - sound["qform"], shape)
         if distance > 0.1 * spacing.min():
-            warn(
-                "W-HDR-FORMS",
+            text = (
                 "sform and qform differ by up to {distance:.3g} mm; "
-                "the sform is used (--geometry qform takes the other)",
-                path=path,
-                facts={"distance": float(distance * scale)},
+                "the sform is used (--geometry qform takes the other)"
             )
+            warn("W-HDR-FORMS", text, path=path, facts={"distance": float(distance * scale)})
     return affine
 
 

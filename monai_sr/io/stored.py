@@ -120,9 +120,8 @@ class Stored:
                 content += block[max(0, self.offset - seen) :][: needed - len(content)]
                 seen += len(block)
                 if seen > end + SPARE:
-                    raise ImageError(
-                        "E-SEC-BOMB", f"it unpacks to more than {seen >> 20} MiB, its header declares {end >> 20} MiB"
-                    )
+                    problem = f"it unpacks to more than {seen >> 20} MiB, its header declares {end >> 20} MiB"
+                    raise ImageError("E-SEC-BOMB", problem)
         except EOFError as error:
             found = f"{seen} bytes unpacked, {end} needed" if seen < end else f"all {end} bytes, but no checksum"
             raise _too_short(path, found) from error

@@ -32,12 +32,8 @@ def find_volumes(source: str | Path) -> list[Path]:
         if not images and visible and is_dicom(Path(folder, visible[0])):
             found.append(Path(folder))
     if not found:
-        raise InputMissingError(
-            "E-IO-MISSING",
-            "no NIfTI, NRRD, MetaImage file or DICOM folder was found there",
-            fix="check the path",
-            path=source,
-        )
+        problem = "no NIfTI, NRRD, MetaImage file or DICOM folder was found there"
+        raise InputMissingError("E-IO-MISSING", problem, fix="check the path", path=source)
     return sorted(found)
 
 
@@ -56,9 +52,8 @@ def datalist(source: str | Path, section: Section, *, validation_every: int = 5)
     """
     source = Path(source)
     if not source.exists():
-        raise InputMissingError(
-            "E-IO-MISSING", "no such folder or datalist", fix="give a folder of volumes, or a datalist", path=source
-        )
+        problem = "no such folder or datalist"
+        raise InputMissingError("E-IO-MISSING", problem, fix="give a folder of volumes, or a datalist", path=source)
     if source.suffix == ".json" and source.is_file():
         chosen = _listed(source, "validation" if section == "evaluation" else section)
     else:

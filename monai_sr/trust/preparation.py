@@ -192,9 +192,8 @@ def _check_values(acquired: Acquired, *, strict: bool) -> None:
     for channel, voxels in enumerate(acquired.array):
         labels = count_labels(acquired.oriented(voxels)) if source == "estimated" else 0
         if labels:
-            raise ImageError(
-                "E-MOD", f"{labels} different whole numbers in patches: a mask or segmentation, an image is needed"
-            )
+            problem = f"{labels} different whole numbers in patches: a mask or segmentation, an image is needed"
+            raise ImageError("E-MOD", problem)
         empty = _empty_slices(voxels, acquired.axis)
         if len(empty):
             text = "{count} slices between others hold one value each, the first is slice {first}; were they lost?"

@@ -59,9 +59,8 @@ class Credentials(AuthBase):
             line = (self._file.read_text(encoding="utf-8").splitlines() or [""])[0].strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "no UTF-8 text"
-            raise UsageError(
-                "E-USE", f"no credentials can be read ({reason})", fix="check --auth-file", path=self._file
-            ) from error
+            problem = f"no credentials can be read ({reason})"
+            raise UsageError("E-USE", problem, fix="check --auth-file", path=self._file) from error
         word, _, token = line.partition(" ")
         if word.lower() == "bearer" and token.strip():
             return _Bearer(token.strip())

@@ -90,9 +90,8 @@ class Archive:
         if parts.scheme not in ("http", "https") or not _has_address(parts) or parts.query or parts.fragment:
             raise UsageError("E-USE", "this is not the URL of a DICOMweb service", fix=_EXAMPLE)
         if parts.username or parts.password:
-            raise UsageError(
-                "E-USE", "the URL contains credentials, which everyone on this machine can see", fix="give --auth-file"
-            )
+            problem = "the URL contains credentials, which everyone on this machine can see"
+            raise UsageError("E-USE", problem, fix="give --auth-file")
         if ca_file is not None and not Path(ca_file).is_file():
             raise UsageError("E-USE", "the certificate file does not exist", fix="check --ca-file", path=ca_file)
         self.host = parts.netloc
@@ -180,13 +179,9 @@ class Archive:
         with pydicom_silent():
             files = self._try(once)
         if len(files) != series.instances:
-            raise PacsError(
-                "E-PACS-SHORT",
-                f"{len(files)} of {series.instances} instances came",
-                fix="nothing if it is still being sent; else check the archive",
-                path=self.host,
-                is_temporary=True,
-            )
+            problem = f"{len(files)} of {series.instances} instances came"
+            fix = "nothing if it is still being sent; else check the archive"
+            raise PacsError("E-PACS-SHORT", problem, fix=fix, path=self.host, is_temporary=True)
         return files
 
     def store(self, files: Sequence[Path]) -> None:
@@ -217,12 +212,8 @@ class Archive:
             failed |= dict.fromkeys(unclear - self.instances(study, series), 0)
         if failed:
             reasons = ", ".join(sorted({f"{reason:04X}" if reason else "not given" for reason in failed.values()}))
-            raise PacsError(
-                "E-PACS-STORE",
-                f"{len(failed)} of {len(files)} instances were not accepted (FailureReason {reasons})",
-                path=self.host,
-                is_temporary=True,
-            )
+            problem = f"{len(failed)} of {len(files)} instances were not accepted (FailureReason {reasons})"
+            raise PacsError("E-PACS-STORE", problem, path=self.host, is_temporary=True)
 
     def release(self, series: RemoteSeries, *, is_stored: bool) -> None:
         """Nothing: the archive keeps a series that needs no more work."""
