@@ -129,12 +129,7 @@ class IntensityRange:
 
 
 def possible_values(
-    slices: Tensor,
-    intensities: IntensityRange,
-    modality: Modality,
-    stored_dtype: np.dtype,
-    *,
-    is_estimated: bool,
+    slices: Tensor, intensities: IntensityRange, modality: Modality, stored_dtype: np.dtype, *, is_estimated: bool
 ) -> Bounds | None:
     """The range of values that a result may have, in network units; None if it is not limited.
 

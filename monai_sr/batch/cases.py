@@ -12,14 +12,7 @@ from pathlib import Path
 
 from ..dicom import Found, find_series, is_dicom, is_dicom_source, short_name
 from ..dicom.deidentify import Pseudonyms
-from ..errors import (
-    InputMissingError,
-    OutputError,
-    SuperResolutionError,
-    UsageError,
-    naming,
-    warn_left_out,
-)
+from ..errors import InputMissingError, OutputError, SuperResolutionError, UsageError, naming, warn_left_out
 from ..files import check_exists
 from ..io.images import check_writable, image_suffix
 from ..options import RunOptions

@@ -165,13 +165,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
         help="another program to measure: 'name=command {lr} {out} --factor {factor}', both NIfTI; more fields: "
         "{axis} {modality} {thickness} {spacing}; may be repeated",
     )
-    sub.add_argument(
-        "--factor",
-        type=positive_number,
-        nargs="+",
-        metavar="F",
-        help="thin slices per thick one [2 3 4]",
-    )
+    sub.add_argument("--factor", type=positive_number, nargs="+", metavar="F", help="thin slices per thick one [2 3 4]")
     sub.add_argument(
         "--robustness",
         action="store_true",
@@ -296,13 +290,7 @@ def _add_choice(parser: argparse.ArgumentParser, *, interval: float, days: str) 
         metavar="SECONDS",
         help="process a series when no slice has arrived for this time [%(default)g]",
     )
-    parser.add_argument(
-        "--days",
-        type=count,
-        default=7,
-        metavar="N",
-        help=days,
-    )
+    parser.add_argument("--days", type=count, default=7, metavar="N", help=days)
     parser.add_argument(
         "--thick-ratio",
         type=positive_number,

@@ -129,10 +129,7 @@ def _evaluate_pairs(options: argparse.Namespace, models: Mapping[str, Any], sett
 
         try:
             pair = read_pair(
-                *(thick, thin),
-                slice_thickness=options.slice_thickness,
-                crop=options.crop,
-                register=options.register,
+                *(thick, thin), slice_thickness=options.slice_thickness, crop=options.crop, register=options.register
             )
             fit = fit_profile(pair)
             measured.append(

@@ -30,7 +30,7 @@ def info(options: argparse.Namespace) -> int:
         bundles={
             name: {"version": metadata["version"], "folder": str(bundle_path(name))}
             for name, metadata in shipped_bundles().items()
-        },
+        }
     )
     return 0
 

@@ -47,11 +47,7 @@ def verify(options: argparse.Namespace) -> int:
         acquired = cast(MetaTensor, acquire(acquired, acquisition).image)
     with naming(sources[1]):
         consistency = measure_consistency(
-            acquired,
-            result,
-            slice_thickness=options.slice_thickness,
-            profile=options.profile,
-            axis=options.axis,
+            acquired, result, slice_thickness=options.slice_thickness, profile=options.profile, axis=options.axis
         )
     say(f"{consistency.text()}\n{'limit':17} {limit:.3g} for each slice, plus the rounding to integers")
     if options.map:

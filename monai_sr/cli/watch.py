@@ -24,10 +24,7 @@ def watch(options: argparse.Namespace) -> int:
         raise UsageError("E-EXTRA", f"{error.name} is not installed, which an archive needs", fix=fix) from error
 
     archive = Archive(
-        options.dicomweb,
-        auth=Credentials.find(options.auth_file),
-        ca_file=options.ca_file,
-        timeout=options.timeout,
+        options.dicomweb, auth=Credentials.find(options.auth_file), ca_file=options.ca_file, timeout=options.timeout
     )
     make_folder(Path(options.state))
     watcher = Watcher(archive, Path(options.state), **choice_of(options))

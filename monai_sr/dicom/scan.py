@@ -17,14 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..acquired import MIN_SLICES
-from ..errors import (
-    ImageError,
-    InputMissingError,
-    SuperResolutionError,
-    SuperResolutionWarning,
-    UsageError,
-    printable,
-)
+from ..errors import ImageError, InputMissingError, SuperResolutionError, SuperResolutionWarning, UsageError, printable
 from . import header
 from .archive import unpack
 from .attributes import get, stack_of_frame, value_of
@@ -116,11 +109,7 @@ class Found:
 
 
 def find_series(
-    source: str | Path,
-    *,
-    merge_by_geometry: bool = False,
-    own_results: bool = False,
-    volume: int | str | None = None,
+    source: str | Path, *, merge_by_geometry: bool = False, own_results: bool = False, volume: int | str | None = None
 ) -> Found:
     """Every CT and MR series in a folder tree, a zip, or one file.
 

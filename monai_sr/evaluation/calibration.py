@@ -167,11 +167,7 @@ def spline_scores(hr: MetaTensor, factors: Sequence[float]) -> list[float]:
 
 def _score(case: Acquisition, sr: MetaTensor, hr: MetaTensor) -> float:
     consistency = measure_consistency(
-        case.lr,
-        sr,
-        slice_thickness=case.slice_thickness,
-        axis=case.axis,
-        stored_dtype=stored_dtype_of(hr),
+        case.lr, sr, slice_thickness=case.slice_thickness, axis=case.axis, stored_dtype=stored_dtype_of(hr)
     )
     return consistency.score
 

@@ -218,7 +218,7 @@ def describe_fusion(fused: Fused, sources: Sequence[Source], fusion: FusionOptio
                 "resolution": {"method": METHOD, "axes": [fused.resolution(axis).record() for axis in range(3)]},
                 "field": fusion.field,
                 "register": fusion.register,
-            },
+            }
         },
     }
 

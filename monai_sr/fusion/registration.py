@@ -118,10 +118,7 @@ def align(images: Sequence[Image], names: Sequence[str], *, shortest: float, reg
         )
     if register and len(images) > 2:
         motions = [motions[0], *(_refined(images, motions, number) for number in range(1, len(images)))]
-    return [
-        motions[0],
-        *(_judged(m, name, shortest, register) for m, name in zip(motions[1:], names[1:], strict=True)),
-    ]
+    return [motions[0], *(_judged(m, name, shortest, register) for m, name in zip(motions[1:], names[1:], strict=True))]
 
 
 def _refined(images: Sequence[Image], motions: Sequence[Motion], number: int) -> Motion:

@@ -103,10 +103,7 @@ class BatchesOnDevice:
         sigmas = torch.where(self._uniform() < noisy, sigma * self._uniform(), 0.0)
         lr = lr + _wide(sigmas) * torch.randn(lr.shape, device=self.device, generator=self.generator)
         images = {"image": _along(to_input, lr), "label": hr, "acquired": lr}
-        return {name: image[:, None] for name, image in images.items()} | {
-            "acquisition": acquisition,
-            "spline": spline,
-        }
+        return {name: image[:, None] for name, image in images.items()} | {"acquisition": acquisition, "spline": spline}
 
     # ---------------------------------------------------------------- volumes
 

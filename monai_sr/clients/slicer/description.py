@@ -52,10 +52,7 @@ def describe() -> str:
     return _module(
         *("MonaiSR (command line)", text, known, FIRST),
         arguments=(("input", "Thick slices", "input"), ("output", "Thin slices", "output")),
-        options=(
-            ("difference", "Difference to the spline", "output"),
-            ("consistency", "Consistency map", "output"),
-        ),
+        options=(("difference", "Difference to the spline", "output"), ("consistency", "Consistency map", "output")),
     )
 
 
