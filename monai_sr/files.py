@@ -14,7 +14,8 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -184,6 +185,23 @@ def move(source: Path, target: Path) -> None:
         else:
             return
     os.replace(source, target)
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A hidden folder beside ``path`` for what is not complete yet; at the end it is removed, unless it was renamed.
+
+    Raises:
+        OutputError: the system refuses what is done while it is open.
+    """
+    folder = temporary_beside(path)
+    try:
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:

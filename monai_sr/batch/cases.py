@@ -23,7 +23,7 @@ from .chosen import check_names as check_names
 from .chosen import choose
 from .companions import masks_beside
 from .lists import LIST_SUFFIXES, read_list
-from .masks import Volume, assign_masks
+from .masks import Volume, assign_masks, visible_files
 from .record import is_own_result, stem_of
 
 TEMPLATE = re.compile(r"([A-Za-z0-9_+-]|\{name\}|\{number(:0[1-9])?\}|\{bundle\})+")
@@ -270,16 +270,13 @@ def _found(source: Path, target: Path, options: RunOptions) -> list[Case]:
 def images_below(folder: Path) -> Iterator[Path]:
     """Image files below a folder, relative to it, without hidden ones and our own results."""
     own = 0
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(place, name)
-            if name.startswith(".") or not (image_suffix(path) in READ or _is_header(path)) or not path.is_file():
-                continue
-            if is_own_result(path):
-                own += 1
-            else:
-                yield path.relative_to(folder)
+    for path in visible_files(folder):
+        if not (image_suffix(path) in READ or _is_header(path)) or not path.is_file():
+            continue
+        if is_own_result(path):
+            own += 1
+        else:
+            yield path.relative_to(folder)
     if own:
         warn_left_out(own, "made by monai-sr", "E-IMG-OWN")
 

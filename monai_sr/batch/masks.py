@@ -203,12 +203,14 @@ def entities_of(path: Path) -> dict[str, str]:
 
 def image_files(folder: Path) -> Iterator[Path]:
     """Image files below a folder in a stable order, without hidden ones."""
+    return (path for path in visible_files(folder) if image_suffix(path) in READ_SUFFIXES and path.is_file())
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """What lies below a folder in a stable order, without hidden ones; not every one may be a regular file."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(place, name)
-            if not name.startswith(".") and image_suffix(path) in READ_SUFFIXES and path.is_file():
-                yield path
+        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _bids_volume(root: Path, path: Path) -> Volume:

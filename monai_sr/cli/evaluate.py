@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import __version__
 from ..bundles import load_bundle
+from ..engine import one_of
 from ..errors import OutputError, SuperResolutionError, UsageError
 from ..evaluation import scores as evaluation
 from ..evaluation import tables
@@ -123,10 +124,7 @@ def _evaluate_pairs(options: argparse.Namespace, models: Mapping[str, Any], sett
         complain(error)
 
     for index, (thick, thin) in enumerate(options.pair):
-
-        def show(done: float, index: int = index) -> None:
-            bar((index + done) / len(options.pair))
-
+        show = one_of(bar, index, len(options.pair))
         try:
             pair = read_pair(
                 *(thick, thin), slice_thickness=options.slice_thickness, crop=options.crop, register=options.register

@@ -7,7 +7,6 @@ Every slice becomes one classic CT or MR image; :mod:`.enhanced` makes one multi
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -21,8 +20,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian, generate_uid
 
 from ..acquired import padding_value_of
-from ..errors import OutputError, write_error
-from ..files import move, temporary_beside
+from ..errors import OutputError
+from ..files import folder_beside, move
 from ..options import RunOptions
 from .attributes import get
 from .dataset import pydicom_silent
@@ -120,26 +119,20 @@ def write_derived_series(
         raise OutputError("E-OUT-EXISTS", "it exists already", path=folder)
     if made_by.pseudonyms is not None:
         warn_of_pixels(series)
-    hidden, as_enhanced = temporary_beside(folder), format_of(format, (series, *others)) == "enhanced"
-    try:
-        hidden.mkdir()
-        with pydicom_silent():
-            seed = _seed(sr.shape[1:], (series, *others), made_by) + fusion + "enhanced" * as_enhanced
-            instances = _instances(sr, series, seed, made_by, others)
-            if as_enhanced:
-                fused = [frame for one in (series, *others) for frame in one.frames]
-                volumes = [fused] if others else [volume.frames for volume in series.volumes]
-                instances = iter([combine_slices(instances, volumes, series.modality, seed=seed)])
-            for number, instance in enumerate(instances, start=1):
-                with open(hidden / f"{number:04d}.dcm", "wb") as file:
-                    dcmwrite(file, made_by.released(instance))
-                    file.flush()
-                    os.fsync(file.fileno())
+    as_enhanced = format_of(format, (series, *others)) == "enhanced"
+    with folder_beside(folder) as hidden, pydicom_silent():
+        seed = _seed(sr.shape[1:], (series, *others), made_by) + fusion + "enhanced" * as_enhanced
+        instances = _instances(sr, series, seed, made_by, others)
+        if as_enhanced:
+            fused = [frame for one in (series, *others) for frame in one.frames]
+            volumes = [fused] if others else [volume.frames for volume in series.volumes]
+            instances = iter([combine_slices(instances, volumes, series.modality, seed=seed)])
+        for number, instance in enumerate(instances, start=1):
+            with open(hidden / f"{number:04d}.dcm", "wb") as file:
+                dcmwrite(file, made_by.released(instance))
+                file.flush()
+                os.fsync(file.fileno())
         move(hidden, folder)
-    except OSError as error:
-        raise write_error(folder, error) from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
     return folder
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ..acquired import MIN_SLICES, acquisition_meta
+from ..engine import one_of
 from ..errors import ImageError, Later, SuperResolutionWarning, give, warn
 from ..grid import slice_spacing
 from ..intensities import CT_AIR, Modality
@@ -182,7 +182,7 @@ def read_series(
     for note in stack.warnings:
         give(note)
     for number, volume in enumerate(series.volumes):
-        part = None if progress is None else partial(_of_all, progress, number, len(series.volumes))
+        part = None if progress is None else one_of(progress, number, len(series.volumes))
         voxels, said = _read_volume(volume, stack, part)
         volumes.append(voxels)
         facts.append(said)
@@ -220,11 +220,6 @@ def _on_one_scale(series: Series) -> Series:
         return replace(volume, frames=tuple(map(scaled, volume.frames)))
 
     return replace(all_scaled(series), phases=tuple(map(all_scaled, series.phases)))
-
-
-def _of_all(progress: Callable[[float], None], number: int, count: int, done: float) -> None:
-    """Progress in one of several volumes as that of all."""
-    progress((number + done) / count)
 
 
 def _read_volume(

@@ -21,6 +21,11 @@ def part_of(progress: Progress | None, start: float, length: float) -> Progress 
     return None if progress is None else lambda done: progress(start + length * done)
 
 
+def one_of(progress: Progress, index: int, count: int) -> Progress:
+    """The progress of one of several equal pieces of work."""
+    return lambda done: progress((index + done) / count)
+
+
 class Sizes(Protocol):
     """What is known of an engine without a network: its name, its tiles, and the memory they take."""
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from ..errors import BundleError, OutputError, UsageError, write_error
-from ..files import temporary_beside, write_text
+from ..errors import BundleError, OutputError, UsageError
+from ..files import folder_beside, write_text
 from ..io.shelf import bundle_path, name_of
 
 LARGEST_FILE = 25_000_000
@@ -60,18 +60,14 @@ def publish(bundle: str | Path, output: Path, *, repository: str | None = None) 
         raise UsageError("E-USE", f"--repository {repository!r} was given", fix="give OWNER/NAME")
     if output.exists():
         raise OutputError("E-OUT-EXISTS", "it is there already", path=output)
-    name, around = name_of(source), temporary_beside(output)
+    name = name_of(source)
     made = [Path("hub", name), Path("models", name), *([Path("hf_models", name)] if repository else [])]
-    try:
+    with folder_beside(output) as around:
         _make_hub(source, around / made[0], metadata)
         _make_zoo(around / made[0], around / made[1], repository)
         if repository:
             _make_link(around / made[0], around / made[2], repository)
         around.rename(output)
-    except OSError as error:
-        raise write_error(output, error) from error
-    finally:
-        shutil.rmtree(around, ignore_errors=True)
     return [output / folder for folder in made]
 
 

@@ -21,8 +21,7 @@ from pydicom.errors import InvalidDicomError
 
 from ...dicom.dataset import pydicom_silent
 from ...dicom.kinds import MODALITY_OF
-from ...errors import write_error
-from ...files import create_folder, move, remove_leftovers, temporary_beside, write_atomically
+from ...files import create_folder, folder_beside, move, remove_leftovers, write_atomically
 from .access import PacsError
 from .archive import RemoteSeries
 
@@ -139,14 +138,9 @@ class Received:
             target = self.results / source.name
             if target.exists():  # a process was killed after it
                 continue
-            hidden = temporary_beside(target)
-            try:
-                shutil.copytree(source, hidden)
+            with folder_beside(target) as hidden:
+                shutil.copytree(source, hidden, dirs_exist_ok=True)
                 move(hidden, target)
-            except OSError as error:
-                raise write_error(target, error) from error
-            finally:
-                shutil.rmtree(hidden, ignore_errors=True)
 
     def release(self, series: RemoteSeries, *, is_stored: bool) -> None:
         """Remove a series that needs no more work: at once if its result is stored, else when it is old.
