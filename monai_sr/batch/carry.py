@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.metadata import version
 from itertools import groupby
@@ -37,6 +36,7 @@ from ..options import NOTICE, Acquisition, RunOptions
 from ..trust.alignment import not_aligned, turned_to
 from .bids import write_dataset_description
 from .cases import check_target
+from .chosen import is_chosen
 from .claims import ClaimedError, hold_claim
 from .companions import carry_mask, read_mask, write_masks
 from .log import ALREADY_DONE, CLAIMED, Outcome, RunLog
@@ -126,9 +126,7 @@ def find_mask_cases(
     inputs = {path.resolve() for path in besides}
     for mask in masks_below(masks, besides):
         name = mask.relative_to(masks).as_posix()
-        if (include and not any(fnmatchcase(name, p) or fnmatchcase(mask.name, p) for p in include)) or any(
-            fnmatchcase(name, p) or fnmatchcase(mask.name, p) for p in exclude
-        ):
+        if not is_chosen(name, include, exclude):
             continue
         inputs.add(mask.resolve())
         try:

@@ -90,7 +90,7 @@ def choose(cases: Sequence[C], options: RunOptions) -> list[C]:
         UsageError: as of :func:`check_names`, or a format that cannot hold a result (E-OUT-FORMAT).
     """
     selection = options.selection
-    chosen = [case for case in cases if _is_chosen(case, selection.include, selection.exclude)]
+    chosen = [case for case in cases if is_chosen(case.name, selection.include, selection.exclude)]
     if not chosen:
         raise InputMissingError(
             "E-IO-MISSING",
@@ -145,8 +145,9 @@ def _identity(path: Path) -> tuple[int, int] | str:
         return os.path.normcase(path.resolve())
 
 
-def _is_chosen(case: Case, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    names = (case.name, case.name.rsplit("/", 1)[-1])
+def is_chosen(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether patterns choose a path, by itself or its last part."""
+    names = (path, path.rsplit("/", 1)[-1])
 
     def fits(patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)

@@ -124,8 +124,10 @@ def write_dicom_map(
     acquired: Acquired,
     made_by: MadeBy,
     overwrite: bool = False,
-) -> Path | None:
+) -> None:
     """Write a map of a derived series as a DICOM parametric map beside it, if highdicom is installed.
+
+    Nothing is written of several volumes, and of a map of the acquired slices of a tilted gantry (W-MAP-TILT).
 
     Args:
         image: the map; one of the consistency is on the acquired slices.
@@ -136,15 +138,11 @@ def write_dicom_map(
         made_by: what made the result.
         overwrite: also replace files that are not ours.
 
-    Returns:
-        Its path; None without highdicom, of several volumes, and of a map of the acquired slices of a tilted gantry
-        (W-MAP-TILT).
-
     Raises:
         OutputError: a file that is not ours is there, or it cannot be written.
     """
     if find_spec("highdicom") is None or len(image) > 1:
-        return None
+        return
     path = target.with_name(f"{target.name}_{kind}.dcm")
     _spare(path, overwrite=overwrite)
     if kind == "consistency":
@@ -153,13 +151,12 @@ def write_dicom_map(
     else:
         series = find_series(target, own_results=True, volume="all").only()
     try:
-        return write_parametric_map(image, kind, series, path, made_by=made_by)
+        write_parametric_map(image, kind, series, path, made_by=made_by)
     except ImageError as error:
         if error.code != "E-MASK-GRID":
             raise
-    text = "slices of a tilted gantry are moved to an upright volume, so the {kind} map is not written as DICOM"
-    warn("W-MAP-TILT", text, path=target, facts={"kind": kind})
-    return None
+        text = "slices of a tilted gantry are moved to an upright volume, so the {kind} map is not written as DICOM"
+        warn("W-MAP-TILT", text, path=target, facts={"kind": kind})
 
 
 def describe_companions(

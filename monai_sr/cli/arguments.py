@@ -44,6 +44,11 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
             add_parameter(parser, parameter, default=parameter.default)
 
 
+def loading(options: argparse.Namespace) -> dict[str, Any]:
+    """How :func:`monai_sr.bundles.load_bundle` is to load, by the options of :func:`add_compute`."""
+    return {name: getattr(options, name) for name in ("device", "engine", "precision", "quality", "trust_bundle")}
+
+
 positive_number = _typed(Parameter("number", kind="number"))
 count = _typed(Parameter("count", kind="count"))
 
@@ -86,6 +91,12 @@ def add_crop(sub: argparse.ArgumentParser) -> None:
     """How much of each volume is measured."""
     text = "use the middle of each volume, so many voxels a side [%(default)s]"
     sub.add_argument("--crop", type=side, default=96, metavar="VOXELS", help=text)
+
+
+def add_pairs(sub: argparse.ArgumentParser, flag: str, text: str) -> None:
+    """Real pairs, instead of other input."""
+    how: dict[str, Any] = {"action": "append", "default": [], "nargs": 2, "metavar": ("THICK", "THIN")}
+    sub.add_argument(flag, help=f"instead of {text}; may be repeated", **how)
 
 
 def add_carry(sub: argparse.ArgumentParser) -> None:
@@ -142,14 +153,7 @@ def add_fuse(sub: argparse.ArgumentParser) -> None:
 def add_evaluate(sub: argparse.ArgumentParser) -> None:
     """Those of ``evaluate``."""
     sub.add_argument("volumes", metavar="VOLUME", nargs="*", help="files, DICOM folders, or folders of them")
-    sub.add_argument(
-        "--pair",
-        action="append",
-        default=[],
-        nargs=2,
-        metavar=("THICK", "THIN"),
-        help="instead of volumes: thick and thin series of one scan; fits the slice profile too; may be repeated",
-    )
+    add_pairs(sub, "--pair", "volumes: thick and thin series of one scan; fits the slice profile too")
     sub.add_argument("--register", action="store_true", help="align the thin series of a pair rigidly to the thick one")
     add_parameter(
         sub, replace(PARAMETERS["slice_thickness"], help="of the thick series of a pair, by its protocol"), default=None

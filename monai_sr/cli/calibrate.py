@@ -13,6 +13,7 @@ from ..evaluation.profile_fit import fit_profile, join_widths, protocol_width
 from ..files import write_text
 from ..io.volumes import datalist
 from ..profiles import protocols_text, read_protocols
+from .arguments import loading
 from .terminal import complain, progress_bar, say
 
 
@@ -22,14 +23,7 @@ def calibrate(options: argparse.Namespace) -> int:
         return _calibrate_protocols(options)
     if not options.dataset:
         raise UsageError("E-USE", "no bundle and data set were given", fix="give both, or --pairs and --protocols")
-    model = load_bundle(
-        options.bundle,
-        device=options.device,
-        engine=options.engine,
-        precision=options.precision,
-        quality=options.quality,
-        trust_bundle=options.trust_bundle,
-    )
+    model = load_bundle(options.bundle, **loading(options))
     training, validation = (
         [item["image"] for item in datalist(options.dataset, section)] for section in ("training", "validation")
     )

@@ -27,6 +27,7 @@ from ..files import make_folder, write_text
 from ..fusion.gains import GAINS_EXPLAINED, Gain, gain_table, measure_gains
 from ..io.volumes import find_volumes
 from ..options import BUNDLES, PARAMETERS
+from .arguments import loading
 from .terminal import answer, complain, progress_bar, say
 
 
@@ -40,7 +41,7 @@ def evaluate(options: argparse.Namespace) -> int:
     _check_kind(options)
     conditions, axes = _conditions(options), _evaluated_axes(options.axis)
     models: dict[str, Any] = dict(map(peer, options.peer))
-    bundles = {name: load_bundle(name, **_loading(options)) for name in options.bundle or BUNDLES}
+    bundles = {name: load_bundle(name, **loading(options)) for name in options.bundle or BUNDLES}
     for model in bundles.values():
         acquisition = replace(model.defaults.acquisition, consistency=options.consistency)
         wanted = replace(model.defaults.wanted, texture=options.texture)
@@ -189,11 +190,6 @@ def _check_kind(options: argparse.Namespace) -> None:
         if given:
             option = given[0] if given[0] == "volumes" else f"--{given[0].replace('_', '-')}"
             raise UsageError("E-USE", f"{why[kind]}, and {option} was given", fix="give one of them")
-
-
-def _loading(options: argparse.Namespace) -> dict[str, Any]:
-    """How a bundle is to be loaded."""
-    return {name: getattr(options, name) for name in ("device", "engine", "precision", "quality", "trust_bundle")}
 
 
 _OWN_CONDITIONS = ("profile", "thickness_ratio", "given_thickness", "noise", "noise_type")

@@ -21,6 +21,7 @@ from .arguments import (
     add_fuse,
     add_limits,
     add_node,
+    add_pairs,
     add_parameter,
     positive_number,
 )
@@ -157,14 +158,7 @@ def make_parser() -> Parser:
     sub = command("calibrate", text)
     sub.add_argument("bundle", metavar="BUNDLE", nargs="?", help="residual, pyramid or a bundle folder")
     sub.add_argument("dataset", metavar="DATASET", nargs="?", help="datalist or folder, as for training")
-    sub.add_argument(
-        "--pairs",
-        action="append",
-        default=[],
-        nargs=2,
-        metavar=("THICK", "THIN"),
-        help="instead of a bundle: DICOM series of one scan, whose slice profile is fitted; may be repeated",
-    )
+    add_pairs(sub, "--pairs", "a bundle: DICOM series of one scan, whose slice profile is fitted")
     sub.add_argument("--protocols", metavar="FILE", help="with --pairs: the table to write or to add to")
     sub.add_argument(
         "--register", action="store_true", help="with --pairs: align the thin series rigidly to the thick one"

@@ -173,25 +173,14 @@ def gain_table(gains: Sequence[Gain]) -> list[list[str]]:
     """Means over volumes: a row for each bundle and setting."""
     rows = [["bundle", "stacks", *METHODS, "gain over single", "within"]]
     for bundle, stacks in dict.fromkeys((gain.bundle, gain.stacks) for gain in gains):
+        here = [gain for gain in gains if (gain.bundle, gain.stacks) == (bundle, stacks)]
         figures = {
-            method: np.array(
-                [
-                    (gain.psnr_db, gain.ssim, gain.sharpness)
-                    for gain in gains
-                    if (gain.bundle, gain.stacks, gain.method) == (bundle, stacks, method)
-                ]
-            )
+            method: np.array([(gain.psnr_db, gain.ssim, gain.sharpness) for gain in here if gain.method == method])
             for method in METHODS
         }
         cells = [f"{p:.1f} dB, {s:.3f}, {h:.2f}" for p, s, h in (figures[method].mean(axis=0) for method in METHODS)]
         over = figures["fused"][:, 0] - figures["single"][:, 0]
-        within = np.array(
-            [
-                (gain.within_1, gain.within_2)
-                for gain in gains
-                if (gain.bundle, gain.stacks) == (bundle, stacks) and gain.within_1 is not None
-            ]
-        )
+        within = np.array([(gain.within_1, gain.within_2) for gain in here if gain.within_1 is not None])
         gained = f"{over.mean():+.1f} dB ({over.min():+.1f} to {over.max():+.1f})"
         covered = ", ".join(f"{fraction:.2f}" for fraction in within.mean(axis=0)) if len(within) else "–"
         rows.append([bundle, stacks, *cells, gained, covered])
