@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .case import Result, assess, process, super_resolve_case
-    from .cases import Case, check_names, check_target, find_cases, list_cases
+    from .cases import check_target, find_cases, list_cases
+    from .chosen import Case, check_names
     from .companions import map_path, mask_path, masks_beside, write_map, write_masks
     from .examine import Forecast, examine_case
     from .forecast import forecast_cases, forecast_table, speed_of
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "case": "Result assess process super_resolve_case",
-    "cases": "Case check_names check_target find_cases list_cases",
+    "cases": "check_target find_cases list_cases",
+    "chosen": "Case check_names",
     "companions": "map_path mask_path masks_beside write_map write_masks",
     "examine": "Forecast examine_case",
     "forecast": "forecast_cases forecast_table speed_of",

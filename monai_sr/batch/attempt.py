@@ -14,7 +14,7 @@ from ..engine.memory import peak_mib, reset_peak
 from ..errors import ImageError, SuperResolutionWarning, collect_notices
 from ..files import create_folder
 from ..options import RunOptions
-from .cases import Case
+from .chosen import Case
 from .claims import Claim, ClaimedError, hold_claim
 from .log import CLAIMED, Outcome
 from .pages import CasePage

@@ -36,7 +36,7 @@ from ..trust.resolution import METHOD, check_width, effective_resolution
 from ..trust.uncertainty import uncertainty_map
 from .attempt import attempt, hold_case
 from .bids import derivative_sidecar
-from .cases import Case
+from .chosen import Case
 from .companions import (
     MAPS,
     carry_mask,

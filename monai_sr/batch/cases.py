@@ -17,10 +17,7 @@ from ..files import check_exists
 from ..io.images import check_writable, image_suffix
 from ..options import RunOptions
 from .bids import BidsImage, find_bids_images, is_bids
-from .chosen import WRITTEN as WRITTEN
-from .chosen import Case as Case
-from .chosen import check_names as check_names
-from .chosen import choose
+from .chosen import WRITTEN, Case, choose
 from .companions import masks_beside
 from .lists import LIST_SUFFIXES, read_list
 from .masks import Volume, assign_masks, visible_files

@@ -17,7 +17,7 @@ from ..engine.memory import memory_budget
 from ..errors import SuperResolutionError, UsageError
 from ..options import RunOptions
 from .case import process
-from .cases import Case
+from .chosen import Case
 from .log import Outcome
 from .model import load_model
 from .workers import lost

@@ -15,7 +15,7 @@ from ..engine.memory import choose_tile, free_vram, memory_budget, volume_bytes
 from ..engine.sizes import TRAINING_BYTES
 from ..errors import Later, SuperResolutionError, printable
 from ..options import RunOptions
-from .cases import Case
+from .chosen import Case
 from .companions import map_path
 from .examine import Forecast as Forecast
 from .examine import examine_case

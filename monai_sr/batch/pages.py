@@ -27,7 +27,7 @@ from ..report import (
     write_report,
     write_viewer,
 )
-from .cases import Case
+from .chosen import Case
 from .log import FACTS
 from .record import record_beside, report_path
 
@@ -94,11 +94,9 @@ class CasePage:
                 self.path,
                 acquired,
                 sr,
-                name=self.case.name,
-                links=self.links,
-                description=self.description,
                 record=record,
                 warnings=[read_warning(entry) for entry in record.get("warnings", ())],
+                **self._named(),
             ),
         )
 
@@ -114,16 +112,12 @@ class CasePage:
         self._write(
             self.path,
             lambda: write_failure_report(
-                self.path,
-                name=self.case.name,
-                code=code,
-                reason=reason,
-                image=self.image,
-                description=self.description,
-                warnings=warnings,
-                links=self.links,
+                self.path, code=code, reason=reason, image=self.image, warnings=warnings, **self._named()
             ),
         )
+
+    def _named(self) -> dict[str, Any]:
+        return {"name": self.case.name, "description": self.description, "links": self.links}
 
     def _write(self, path: Path, write: Callable[[], Any]) -> None:
         if os.path.exists(path) and not summary_of(path) and not self.overwrite:

@@ -16,7 +16,7 @@ from ..errors import SuperResolutionError, collect_notices, naming
 from ..grid import Grid, decide_axis, target_grid
 from ..io.images import read_header
 from ..options import RunOptions
-from .cases import Case
+from .chosen import Case
 
 
 @dataclass(frozen=True)

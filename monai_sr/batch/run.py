@@ -15,7 +15,8 @@ from ..files import make_folder, remove_leftovers
 from ..options import RunOptions
 from .bids import write_dataset_description
 from .case import process
-from .cases import Case, find_cases, names_one_file
+from .cases import find_cases, names_one_file
+from .chosen import Case
 from .claims import drop_claim
 from .cluster import run_on_cluster
 from .log import CLAIMED, HOPELESS, Outcome, RunLog

@@ -18,7 +18,7 @@ from ..io.images import write_image
 from ..options import Acquisition, Reading, RunOptions
 from ..trust.resolution import SAMPLES, measure_resolution
 from .case import process
-from .cases import Case
+from .chosen import Case
 
 _FIRST = 48
 """Rows and columns of the first of two volumes by which time is measured; each has 12 slices, made 48."""

@@ -26,7 +26,7 @@ from ..bundles import pick_device
 from ..errors import ImageError, SuperResolutionError
 from ..options import RunOptions
 from .case import process
-from .cases import Case
+from .chosen import Case
 from .log import Outcome
 from .model import load_model
 

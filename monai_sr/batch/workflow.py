@@ -19,7 +19,7 @@ from ..errors import SuperResolutionWarning, collect_notices, give
 from ..inference import SuperResolutionInferer, acquire
 from ..options import RunOptions
 from .case import assess
-from .cases import Case
+from .chosen import Case
 from .record import describe_result, made_by, resolve_options, sha256_of, write_record
 
 

@@ -150,6 +150,11 @@ def add_fuse(sub: argparse.ArgumentParser) -> None:
         add_parameter(sub, PARAMETERS[name])
 
 
+def add_numbers(sub: argparse.ArgumentParser, flag: str, unit: str, text: str, *, type: Any = positive_number) -> None:
+    """One or more numbers."""
+    sub.add_argument(flag, type=type, nargs="+", metavar=unit, help=text)
+
+
 def add_evaluate(sub: argparse.ArgumentParser) -> None:
     """Those of ``evaluate``."""
     sub.add_argument("volumes", metavar="VOLUME", nargs="*", help="files, DICOM folders, or folders of them")
@@ -169,7 +174,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
         help="another program to measure: 'name=command {lr} {out} --factor {factor}', both NIfTI; more fields: "
         "{axis} {modality} {thickness} {spacing}; may be repeated",
     )
-    sub.add_argument("--factor", type=positive_number, nargs="+", metavar="F", help="thin slices per thick one [2 3 4]")
+    add_numbers(sub, "--factor", "F", "thin slices per thick one [2 3 4]")
     sub.add_argument(
         "--robustness",
         action="store_true",
@@ -189,23 +194,10 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
         choices=(*PARAMETERS["profile"].choices, "point"),
         help="slice profiles to simulate; point is plain subsampling [gaussian]",
     )
-    sub.add_argument(
-        "--thickness-ratio", type=positive_number, nargs="+", metavar="R", help="slice thickness in slice spacings [1]"
-    )
-    sub.add_argument(
-        "--given-thickness",
-        type=positive_number,
-        nargs="+",
-        metavar="R",
-        help="thickness given to methods, divided by the true one [1]",
-    )
-    sub.add_argument(
-        "--noise",
-        type=number_from_0,
-        nargs="+",
-        metavar="FRACTION",
-        help="noise on the thick slices, fraction of their range [0]",
-    )
+    add_numbers(sub, "--thickness-ratio", "R", "slice thickness in slice spacings [1]")
+    add_numbers(sub, "--given-thickness", "R", "thickness given to methods, divided by the true one [1]")
+    text = "noise on the thick slices, fraction of their range [0]"
+    add_numbers(sub, "--noise", "FRACTION", text, type=number_from_0)
     sub.add_argument(
         "--noise-type",
         nargs="+",
@@ -280,32 +272,12 @@ def add_node(parser: argparse.ArgumentParser) -> None:
 
 def _add_choice(parser: argparse.ArgumentParser, *, interval: float, days: str) -> None:
     """Which series are processed, and when."""
-    parser.add_argument(
-        "--interval",
-        type=positive_number,
-        default=interval,
-        metavar="SECONDS",
-        help="time between two queries [%(default)g]",
-    )
-    parser.add_argument(
-        "--settle",
-        type=number_from_0,
-        default=60.0,
-        metavar="SECONDS",
-        help="process a series when no slice has arrived for this time [%(default)g]",
-    )
+    seconds: dict[str, Any] = {"type": positive_number, "metavar": "SECONDS"}
+    parser.add_argument("--interval", default=interval, help="time between two queries [%(default)g]", **seconds)
+    text = "process a series when no slice has arrived for this time [%(default)g]"
+    parser.add_argument("--settle", default=60.0, help=text, **seconds | {"type": number_from_0})
     parser.add_argument("--days", type=count, default=7, metavar="N", help=days)
-    parser.add_argument(
-        "--thick-ratio",
-        type=positive_number,
-        default=2.0,
-        metavar="R",
-        help="minimum slice spacing of a thick series, in pixels [%(default)g]",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=positive_number,
-        default=60.0,
-        metavar="SECONDS",
-        help="give up a connection on which nothing has arrived for this time [%(default)g]",
-    )
+    text = "minimum slice spacing of a thick series, in pixels [%(default)g]"
+    parser.add_argument("--thick-ratio", type=positive_number, default=2.0, metavar="R", help=text)
+    text = "give up a connection on which nothing has arrived for this time [%(default)g]"
+    parser.add_argument("--timeout", default=60.0, help=text, **seconds)

@@ -89,11 +89,9 @@ def evaluate(options: argparse.Namespace) -> int:
     say(tables.robustness_table(scores) if robust else f"{tables.table(scores)}\n{tables.FIGURES_EXPLAINED}")
     answer(scores=[tables.score_row(score) for score in scores])
     if options.output:
-        for written in tables.write_scores(scores, options.output, **settings):
-            say(written)
+        _say_each(tables.write_scores(scores, options.output, **settings))
         if not options.robustness:  # whose conditions have a factor each, and a table that says more
-            for written in write_charts(scores, options.output):
-                say(written)
+            _say_each(write_charts(scores, options.output))
     if study is not None:
         _show_measurements(study, options, settings)
     elif options.markdown:
@@ -109,8 +107,7 @@ def _show_gains(gains: Sequence[Gain], options: argparse.Namespace, settings: Ma
     answer(scores=rows)
     if options.output:
         document = {"settings": settings, "figures": GAINS_EXPLAINED, "scores": rows}
-        for written in tables.write_rows(options.output, "fusion", rows, document):
-            say(written)
+        _say_each(tables.write_rows(options.output, "fusion", rows, document))
     if options.markdown:
         text = "\n\n".join([tables.piped(table), GAINS_EXPLAINED, f"Made by `{_command_of(options)}`."])
         say(write_text(f"{text}\n", Path(options.markdown)))
@@ -143,8 +140,7 @@ def _evaluate_pairs(options: argparse.Namespace, models: Mapping[str, Any], sett
     say("\n\n".join([*(pair_table(*one) for one in measured), PAIRS_EXPLAINED]))
     answer(**pairs_document(measured))
     if options.output:
-        for written in write_pairs(options.output, measured, **settings):
-            say(written)
+        _say_each(write_pairs(options.output, measured, **settings))
     if study is not None:
         _show_measurements(study, options, settings)
     elif options.markdown:
@@ -159,10 +155,14 @@ def _show_measurements(study: Study, options: argparse.Namespace, settings: Mapp
     say(measurement_text(study))
     answer(agreement=agreement_rows(study))
     if options.output:
-        for written in write_measurements(study, options.output, **settings):
-            say(written)
+        _say_each(write_measurements(study, options.output, **settings))
     if options.markdown:
         say(write_text(page(study, command=_command_of(options)), Path(options.markdown)))
+
+
+def _say_each(written: Sequence[Path]) -> None:
+    for path in written:
+        say(path)
 
 
 _OF_VOLUMES = ("volumes", "fuse", "factor", "robustness", "axis", "limit")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import batch
-from ..batch.cases import Case, find_cases
+from ..batch.cases import find_cases
+from ..batch.chosen import Case
 from ..batch.plan import check_header
 from ..batch.planned import LONG, plan_model
 from ..batch.record import record_beside

@@ -247,9 +247,10 @@ class Node:
         """How many are open."""
         return len([one for one in self._server._guards if one.fileno() != -1])
 
-    def allows_address(self, address: str) -> bool:
-        """Whether a peer may have this address."""
-        return not self.peers or any(peer.address in ("", address) for peer in self.peers)
+    def allows_address(self, address: str, title: str | None = None) -> bool:
+        """Whether a peer, or that of a title, may have this address."""
+        named = (peer for peer in self.peers if title in (None, peer.title))
+        return not self.peers or any(peer.address in ("", address) for peer in named)
 
     def refuse(self, reason: str) -> None:
         """Report a refusal; those for one reason together."""
@@ -266,7 +267,7 @@ class Node:
         """Whether a peer has this AE title at this address; pynetdicom has compared the title alone."""
         requestor = event.assoc.requestor
         pair = requestor.ae_title.strip(), requestor.address
-        if not self.peers or any(pair[0] == peer.title and peer.address in ("", pair[1]) for peer in self.peers):
+        if self.allows_address(pair[1], pair[0]):
             return True
         self.refuse(f"request of {printable(pair[0])} from {pair[1]}, which is another address than its own")
         return False
