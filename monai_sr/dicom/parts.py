@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..acquired import MIN_SLICES
 from ..errors import ImageError, SuperResolutionWarning
 from .attributes import get, stack_of_frame, value_of
 from .kinds import modality_of
-from .repeats import divide
+from .repeats import Part, divide
 from .series import Frame, Series, breaks_in
 
 SAME_PLACE = 0.01
@@ -51,21 +51,6 @@ _MIXED = SuperResolutionWarning(
     "W-DCM-MIXED", "matrix, spacing or frame of reference differ within a series; it is split"
 )
 _APART = SuperResolutionWarning("W-DCM-MIXED", "acquisitions far apart are in one series; it is split")
-
-
-@dataclass(frozen=True)
-class Part:
-    """Frames that may be one volume, what distinguishes them from others, and warnings."""
-
-    frames: list[Frame]
-    label: tuple[tuple[str, str], ...] = ()
-    notes: frozenset[SuperResolutionWarning] = frozenset()
-
-    def split(self, name: str, groups: list[list[Frame]], notes: Iterable[SuperResolutionWarning] = ()) -> list[Part]:
-        """The groups as parts, those that make a volume first."""
-        groups = sorted(groups, key=lambda group: len(group) < 2)
-        notes = self.notes | frozenset(notes)
-        return [Part(group, (*self.label, (name, str(n))), notes) for n, group in enumerate(groups, start=1)]
 
 
 def volumes_of(uid: str, frames: list[Frame], notes: Iterable[SuperResolutionWarning]) -> list[Series]:
@@ -166,7 +151,7 @@ def _by_repeats(part: Part) -> list[Part]:
         problem = f"{part.frames[0].file.name} and the others have no usable ImagePositionPatient"
         raise ImageError("E-DCM-NOGEOM", problem)
     divided = divide(places_of(part.frames))
-    return [Part(more.frames, part.label + more.label, part.notes | more.notes) for more in divided]
+    return [replace(more, label=part.label + more.label, notes=part.notes | more.notes) for more in divided]
 
 
 def places_of(frames: list[Frame]) -> list[list[Frame]]:

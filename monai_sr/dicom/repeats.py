@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
@@ -64,15 +64,22 @@ Label = tuple[tuple[str, str], ...]
 """Names and values that distinguish a volume from the others of its series."""
 
 
-class Divided(NamedTuple):
-    """Frames of one volume, what distinguishes them from others, and warnings."""
+@dataclass(frozen=True)
+class Part:
+    """Frames that may be one volume, what distinguishes them from others, and warnings."""
 
     frames: list[Frame]
     label: Label = ()
     notes: frozenset[SuperResolutionWarning] = frozenset()
 
+    def split(self, name: str, groups: list[list[Frame]], notes: Iterable[SuperResolutionWarning] = ()) -> list[Part]:
+        """The groups as parts, those that make a volume first."""
+        groups = sorted(groups, key=lambda group: len(group) < 2)
+        notes = self.notes | frozenset(notes)
+        return [Part(group, (*self.label, (name, str(n))), notes) for n, group in enumerate(groups, start=1)]
 
-def divide(places: Sequence[list[Frame]]) -> list[Divided]:
+
+def divide(places: Sequence[list[Frame]]) -> list[Part]:
     """Volumes in which every position occurs once, and none between the slices of another acquisition.
 
     Args:
@@ -86,7 +93,7 @@ def divide(places: Sequence[list[Frame]]) -> list[Divided]:
     single = [_without_copies(place) if len(place) > 1 else place for place in places]
     count = sum(map(len, places)) - sum(map(len, single))
     notes = {_doubled(count)} if count else set()
-    return [part._replace(notes=part.notes | notes) for part in _Stack(single).divided()]
+    return [replace(part, notes=part.notes | notes) for part in _Stack(single).divided()]
 
 
 class _Stack:
@@ -113,7 +120,7 @@ class _Stack:
         thickness = [frame.slice_thickness or 0.0 for frame in self.frames]
         return len(self.offsets) > 1 and float(np.median(thickness)) >= 1.5 * float(np.median(np.diff(self.offsets)))
 
-    def divided(self) -> list[Divided]:
+    def divided(self) -> list[Part]:
         every = np.arange(len(self.frames))
         if len(self.frames) > len(self.offsets):
             return self.divide(every)
@@ -123,9 +130,9 @@ class _Stack:
                 ends = sorted((self.offsets[group[0]], self.offsets[group[-1]]) for group in groups)
                 if any(after[0] < before[1] for before, after in pairwise(ends)):
                     return self.named(groups, self.labels(name, attributes, groups))
-        return [Divided(self.frames)]
+        return [Part(self.frames)]
 
-    def divide(self, chosen: np.ndarray) -> list[Divided]:
+    def divide(self, chosen: np.ndarray) -> list[Part]:
         """Split frames until no position occurs twice."""
         most = self.most(chosen)
         if most == 1:
@@ -143,7 +150,7 @@ class _Stack:
                 if all(self.covered(group) > MOSTLY * self.covered(chosen) for group in groups):
                     try:
                         return [
-                            Divided(part.frames, label + part.label, part.notes)
+                            Part(part.frames, label + part.label, part.notes)
                             for group, label in zip(groups, labels, strict=True)
                             for part in self.divide(group)
                         ]
@@ -152,7 +159,7 @@ class _Stack:
         at = self.place[chosen]
         places = [[self.frames[n] for n in chosen[at == place]] for place in np.unique(at)]
         if all(_are_equal(first, other) for first, *others in places for other in others):
-            return [Divided([place[0] for place in places], (), frozenset({_doubled(len(chosen) - len(places))}))]
+            return [Part([place[0] for place in places], (), frozenset({_doubled(len(chosen) - len(places))}))]
         if len(places) == 1 and places[0][0].file == places[0][-1].file:
             raise _unplaced(places[0])
         name, notes = "phase", frozenset[SuperResolutionWarning]()
@@ -167,10 +174,10 @@ class _Stack:
 
     def named(
         self, groups: list[np.ndarray], labels: Iterable[Label], notes: frozenset[SuperResolutionWarning] = frozenset()
-    ) -> list[Divided]:
+    ) -> list[Part]:
         """Groups of frames with their labels."""
         return [
-            Divided([self.frames[n] for n in np.sort(group)], label, notes)
+            Part([self.frames[n] for n in np.sort(group)], label, notes)
             for group, label in zip(groups, labels, strict=True)
         ]
 

@@ -50,10 +50,9 @@ def find_fusions(options: RunOptions) -> list[FusionCase]:
     source, target = Path(options.input), Path(options.output)
     check_exists(source)
     check_folder(source, target, options)
-    if is_of_bids(source, options):
-        cases = list(_of_bids(source, target, options))
-    else:
-        cases = [*_of_images(source, target), *_of_studies(source, target, options)]
+    cases = list(_of_images(source, target, options))
+    if not is_of_bids(source, options):
+        cases += _of_studies(source, target, options)
     if not cases:
         problem = "no two stacks of one patient and contrast in different planes are there"
         raise InputMissingError(
@@ -79,23 +78,20 @@ def find_fusion(paths: Sequence[Path], options: RunOptions) -> FusionCase:
     return choose([case_of_series(paths[0], target, stacks, options)], options)[0]
 
 
-def _of_bids(source: Path, target: Path, options: RunOptions) -> Iterator[FusionCase]:
+def _of_images(source: Path, target: Path, options: RunOptions) -> Iterator[FusionCase]:
+    """Groups of images of one BIDS derivative, elsewhere of one folder."""
     groups: dict[Path, list[Source]] = defaultdict(list)
-    for image in bids_images(source, options):
-        groups[image.fused_target].append(Source(image.path, bids=image))
+    if is_of_bids(source, options):
+        for image in bids_images(source, options):
+            groups[image.fused_target].append(Source(image.path, bids=image))
+    else:
+        for path in images_below(source) if source.is_dir() else ():
+            folder = path.parent
+            place = folder.with_name(f"{folder.name}.nii.gz") if folder.name else Path("fused.nii.gz")
+            groups[place].append(Source(source / path))
     for place, sources in groups.items():
         for group in _fusible(sources, many=False):
             yield FusionCase(place.as_posix(), source, target / place, bids=group[0].bids, stacks=tuple(group))
-
-
-def _of_images(source: Path, target: Path) -> Iterator[FusionCase]:
-    groups: dict[Path, list[Source]] = defaultdict(list)
-    for path in images_below(source) if source.is_dir() else ():
-        groups[path.parent].append(Source(source / path))
-    for folder, sources in groups.items():
-        for group in _fusible(sources, many=False):
-            place = folder.with_name(f"{folder.name}.nii.gz") if folder.name else Path("fused.nii.gz")
-            yield FusionCase(place.as_posix(), source, target / place, stacks=tuple(group))
 
 
 def _of_studies(source: Path, target: Path, options: RunOptions) -> Iterator[FusionCase]:
