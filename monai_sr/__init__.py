@@ -31,7 +31,7 @@ _HOME = {
     "ResidualNet": "networks",
     "RunOptions": "options",
     "SuperResolutionError": "errors",
-    "SuperResolutionInferer": "inference",
+    "SuperResolutionInferer": "training.inferer",
     "SuperResolutionWarning": "errors",
     "carry_labels": "labels",
     "collect_notices": "errors",
@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     from .errors import collect_notices as collect_notices
     from .evaluation.scores import evaluate as evaluate
     from .fusion.fuse import fuse as fuse
-    from .inference import SuperResolutionInferer as SuperResolutionInferer
     from .inference import super_resolve as super_resolve
     from .io.images import read_image as read_image
     from .io.images import write_image as write_image
@@ -70,6 +69,7 @@ if TYPE_CHECKING:
     from .networks import PyramidNet as PyramidNet
     from .networks import ResidualNet as ResidualNet
     from .options import RunOptions as RunOptions
+    from .training.inferer import SuperResolutionInferer as SuperResolutionInferer
     from .transforms import interpolate_slices as interpolate_slices
     from .transforms import simulate_thick_slices as simulate_thick_slices
     from .trust.consistency import measure_consistency as measure_consistency

@@ -216,7 +216,7 @@ class Acquired:
     @property
     def voxels(self) -> Tensor:
         """(C, X, Y, Z) without metadata."""
-        return voxels_of(self.image)
+        return voxels_of(self.source)
 
     @property
     def canonical_positions(self) -> np.ndarray:

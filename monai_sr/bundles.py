@@ -8,18 +8,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
-from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from .acquired import Acquired
 from .engine import Engine, Progress
 from .engine.selection import as_engine, make_engine
-from .errors import BundleError, UsageError, warn
-from .inference import SuperResolutionInferer, super_resolve_acquired
+from .errors import BundleError, Later, UsageError, warn
+from .grid import Image
+from .inference import super_resolve_acquired
 from .io import shelf
 from .io.adapters import as_volume
 from .io.shelf import NAMES as NAMES
@@ -27,8 +26,20 @@ from .io.shelf import SPLINE, bundle_path, damaged_weights
 from .io.shelf import check_weights as check_weights
 from .io.shelf import read_calibration as read_calibration
 from .io.shelf import shipped_bundles as shipped_bundles
+from .networks import PyramidNet, ResidualNet
 from .options import Wanted
 from .trust.preparation import Settings, Trained, VolumeOptions, acquire, read_trained, refuse_unknown
+
+if TYPE_CHECKING:
+    from monai import bundle
+else:
+    bundle = Later("monai.bundle")
+
+_NETWORKS = {"monai_sr.PyramidNet": PyramidNet, "monai_sr.ResidualNet": ResidualNet}
+"""Networks that are made without MONAI, by their names in a configuration."""
+
+_ENGINE_OPTIONS = ("engine", "precision", "quality", "int8")
+"""Of an inferer in a configuration, see :func:`monai_sr.engine.selection.make_engine`; the default engine is torch."""
 
 
 class Model(Trained):
@@ -104,7 +115,7 @@ class Model(Trained):
         *,
         tile_voxels: int | None = None,
         progress: Progress | None = None,
-    ) -> MetaTensor:
+    ) -> Image:
         """Super-resolve a volume whose facts are decided, and warn where it is unlike the training data."""
         grid = acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor)
         outside = self.check_ranges(acquired, grid, strict=wanted.strict)
@@ -124,7 +135,7 @@ def bundle_file(root: str, name: str) -> str:
     frame = sys._getframe() if root == "." else None
     while frame is not None:
         workflow = frame.f_locals.get("self")
-        if isinstance(workflow, ConfigWorkflow):
+        if isinstance(workflow, bundle.ConfigWorkflow):
             configs = workflow.config_root_path.resolve()
             return str((configs.parent if configs.name == "configs" else configs) / name)
         frame = frame.f_back
@@ -168,25 +179,45 @@ def load_bundle(
         raise BundleError(
             "E-W-TRUST", "this bundle does not ship with monai-sr, and its configuration may run any code", path=folder
         )
-    parser = ConfigParser()
     try:
-        parser.read_config(str(folder / "configs" / "inference.json"))
-        parser["bundle_root"], parser["device"] = str(folder), where
-        network = parser.get_parsed_content("network_def")
-        inferer = parser.get_parsed_content("inferer")
-        weights = Path(parser.get_parsed_content("checkpoint"))
+        network, how, defaults, weights = _read_plain(folder) or _evaluate(folder, where)
     except Exception as error:
         # a configuration may raise any exception
         raise BundleError("E-W-CONFIG", f"its configuration cannot be read ({error})", path=folder) from error
-    if not isinstance(inferer, SuperResolutionInferer):
+    if not isinstance(defaults, Settings):
         raise BundleError(
             "E-W-CONFIG", "it is not a super-resolution bundle", fix="give a bundle made by monai-sr", path=folder
         )
     load_weights(network, weights)
-    network = network.to(where, memory_format=torch.channels_last_3d).eval()
+    network = network.to(where, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
     given = {"engine": engine, "precision": precision, "quality": quality}
-    computed = make_engine(network, **inferer.engine | {name: value for name, value in given.items() if value})
-    return bundle_model(folder, weights, computed, inferer.defaults)
+    computed = make_engine(network, **how | {name: value for name, value in given.items() if value})
+    return bundle_model(folder, weights, computed, defaults)
+
+
+def _read_plain(folder: Path) -> tuple[nn.Module, dict[str, Any], Settings, Path] | None:
+    """Network, options of its engine, settings and weights of a bundle, without MONAI, whose import takes a second.
+
+    None if its configuration needs MONAI's parser, see :func:`monai_sr.io.shelf.plain_config`.
+    """
+    config = shelf.plain_config(folder)
+    if config is None:
+        return None
+    network, inferer = config["network_def"], config["inferer"]
+    target = network.pop("_target_", "")
+    if target not in _NETWORKS or inferer.pop("_target_", "") != "monai_sr.SuperResolutionInferer":
+        return None
+    how = {"engine": "torch"} | {name: inferer.pop(name) for name in _ENGINE_OPTIONS if name in inferer}
+    return _NETWORKS[target](**network), how, Settings.of(**inferer), Path(str(config["checkpoint"]))
+
+
+def _evaluate(folder: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any], Settings | None, Path]:
+    """:func:`_read_plain` by MONAI's parser, which runs the code of a configuration; no settings of another inferer."""
+    parser = bundle.ConfigParser()
+    parser.read_config(str(folder / "configs" / "inference.json"))
+    parser["bundle_root"], parser["device"] = str(folder), device
+    network, inferer, weights = (parser.get_parsed_content(name) for name in ("network_def", "inferer", "checkpoint"))
+    return network, getattr(inferer, "engine", {}), getattr(inferer, "defaults", None), Path(weights)
 
 
 def bundle_model(folder: Path, weights: Path, engine: Engine, defaults: Settings) -> Model:

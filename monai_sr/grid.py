@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import nibabel as nib
 import numpy as np
@@ -139,7 +139,7 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class ArrayImage:
-    """What a MetaTensor holds, without torch: an image that was read and is only to be examined.
+    """What a MetaTensor holds, without torch and MONAI: an image of a file, or a result of one.
 
     Attributes:
         voxels: (C, X, Y, Z) float32 in the file's units.
@@ -150,6 +150,9 @@ class ArrayImage:
     voxels: np.ndarray
     affine: np.ndarray
     meta: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.voxels)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.voxels, dtype, copy=copy)
@@ -164,10 +167,18 @@ class ArrayImage:
         """Four."""
         return self.voxels.ndim
 
+    def as_tensor(self) -> Tensor:
+        """The same voxels, not copied, as torch computes with them."""
+        return torch.from_numpy(self.voxels)
+
     def to_tensor(self) -> MetaTensor:
-        """The same voxels, not copied, as MONAI and torch compute with them."""
+        """The same voxels, not copied, as MONAI computes with them."""
         meta = self.meta | {"original_affine": torch.from_numpy(self.affine.copy())}
-        return data.MetaTensor(torch.from_numpy(self.voxels), torch.from_numpy(self.affine), meta)
+        return data.MetaTensor(self.as_tensor(), torch.from_numpy(self.affine), meta)
+
+
+Image: TypeAlias = "MetaTensor | ArrayImage"
+"""A volume (C, X, Y, Z) with its affine and metadata: of MONAI, or of a run, which needs no MONAI."""
 
 
 def grid_of(image: Tensor | ArrayImage) -> Grid:
@@ -195,9 +206,9 @@ def with_voxels(image: Tensor | ArrayImage, voxels: np.ndarray) -> Tensor | Arra
     return data.MetaTensor(there, affine=image.affine, meta=image.meta) if isinstance(image, data.MetaTensor) else there
 
 
-def voxels_of(image: Tensor) -> Tensor:
+def voxels_of(image: Tensor | ArrayImage) -> Tensor:
     """Voxels without metadata."""
-    return image.as_tensor() if isinstance(image, data.MetaTensor) else image
+    return image.as_tensor() if hasattr(image, "as_tensor") else image
 
 
 def as_floating(image: Tensor) -> Tensor:
@@ -206,16 +217,21 @@ def as_floating(image: Tensor) -> Tensor:
     return voxels if voxels.is_floating_point() else voxels.float()
 
 
-def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor:
-    """``voxels`` as a MetaTensor on ``grid``, keeping the other metadata of ``like``."""
-    meta = dict(like.meta) if isinstance(like, data.MetaTensor) else {}
-    affine = torch.from_numpy(grid.affine.copy())
-    meta.update(original_affine=affine.clone(), spatial_shape=np.array(grid.shape))
-    meta.pop("affine", None)
+@overload
+def on_grid(voxels: Tensor, grid: Grid, like: ArrayImage) -> ArrayImage: ...
+@overload
+def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor: ...
+def on_grid(voxels: Tensor, grid: Grid, like: Tensor | ArrayImage) -> Image:
+    """``voxels`` on ``grid`` as an ArrayImage or a MetaTensor, as ``like`` is one, with its other metadata."""
+    meta = dict(getattr(like, "meta", {}))
     # a new grid is even, has other slices, and every voxel is a number
-    for acquired in ("slice_positions", "slice_thickness", "protocol", "nan_voxels"):
+    for acquired in ("affine", "slice_positions", "slice_thickness", "protocol", "nan_voxels"):
         meta.pop(acquired, None)
-    return data.MetaTensor(voxels_of(voxels), affine=affine, meta=meta)
+    meta["spatial_shape"] = np.array(grid.shape)
+    if isinstance(like, ArrayImage):
+        return ArrayImage(voxels.numpy(), grid.affine.copy(), meta)
+    affine = torch.from_numpy(grid.affine.copy())
+    return data.MetaTensor(voxels_of(voxels), affine=affine, meta=meta | {"original_affine": affine.clone()})
 
 
 def slice_spacing(spacing: float, uneven: np.ndarray | None = None) -> float:

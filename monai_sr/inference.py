@@ -1,20 +1,18 @@
-"""One volume from thick slices to thin ones, and the inferers that MONAI's engines call."""
+"""One volume from thick slices to thin ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
-from monai.data import MetaTensor, decollate_batch
-from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from .acquired import Acquired
 from .engine import Engine, Place, Progress
-from .engine.selection import as_engine, make_engine
+from .engine.selection import as_engine
 from .errors import warn
-from .grid import on_grid
+from .grid import Image, on_grid
 from .intensities import possible_values
 from .io.adapters import takes_any_image
 from .networks import levels_for
@@ -35,7 +33,7 @@ def super_resolve(
     *,
     progress: Progress | None = None,
     **options: Unpack[NetworkOptions],
-) -> MetaTensor:
+) -> Image:
     """Super-resolve a volume: thin slices that agree with the acquired thick ones.
 
     Orient (through-plane axis last), normalize, let the network propose, enforce consistency,
@@ -72,10 +70,10 @@ def super_resolve(
 @torch.no_grad()
 def super_resolve_acquired(
     acquired: Acquired, network: nn.Module | Engine | None, settings: Settings, *, progress: Progress | None = None
-) -> MetaTensor:
+) -> Image:
     """:func:`super_resolve` of a volume whose facts are decided; ``settings.acquisition`` is not used again."""
     wanted = acquired.wanted_grid(spacing=settings.wanted.spacing, factor=settings.wanted.factor)
-    image, voxels, tile_voxels = acquired.image, acquired.voxels, settings.tile_voxels
+    image, voxels, tile_voxels = acquired.source, acquired.voxels, settings.tile_voxels
     model = prepare(acquired, wanted, settings)
     if model is None:
         return on_grid(voxels.float(), wanted, image)
@@ -131,61 +129,3 @@ def _proposals(
         to_thin = None if from_even is None else Banded(from_even)
     for place, part in engine.propose(lr, along, levels=levels, tile_voxels=tile_voxels, progress=progress):
         yield place, part if to_thin is None else to_thin(part)
-
-
-FACTS = ("super_resolved", "slice_profile", "filled_slices", "padding_share", "outside_training")
-"""Metadata that :func:`super_resolve` adds to a result."""
-
-
-class SuperResolutionInferer(Inferer):
-    """:func:`super_resolve` for MONAI's evaluator: a batch of thick volumes to thin ones.
-
-    An evaluator keeps the input's affine, so ``SuperResolvedGridd`` must follow, with the same spacing, factor
-    and axis.
-
-    Args:
-        engine, precision, quality, int8: see :func:`monai_sr.engine.selection.make_engine`; the network must not be
-            trained further.
-        options: see :class:`NetworkOptions`.
-
-    Attributes:
-        defaults: the settings.
-        facts: of each result of the last call, the metadata of :data:`FACTS`.
-    """
-
-    def __init__(
-        self,
-        *,
-        engine: str = "torch",
-        precision: str = "auto",
-        quality: str = "usual",
-        int8: str | None = None,
-        **options: Unpack[NetworkOptions],
-    ) -> None:
-        super().__init__()
-        self.engine: dict[str, Any] = {"engine": engine, "precision": precision, "quality": quality, "int8": int8}
-        self.defaults = Settings.of(**options)
-        self._computed: Engine | None = None
-        self.facts: list[dict[str, Any]] = []
-
-    def __call__(self, inputs: Tensor, network: nn.Module | None, *args: Any, **kwargs: Any) -> Tensor:
-        """(B, 1, X, Y, Z) MetaTensor in the file's units to (B, 1, X', Y', Z')."""
-        if isinstance(network, nn.parallel.DistributedDataParallel):
-            network = network.module
-        if not isinstance(inputs, MetaTensor):
-            images = list(inputs)
-        elif inputs.is_batch:
-            images = decollate_batch(inputs)
-        else:  # image[None], as in MONAI Label, with the metadata of one image
-            images = [MetaTensor(voxels, meta=inputs.meta) for voxels in inputs.as_tensor()]
-        computed = self.engine_for(network)
-        acquired = (acquire(image, self.defaults.acquisition, self.defaults.wanted) for image in images)
-        results = [super_resolve_acquired(volume, computed, self.defaults) for volume in acquired]
-        self.facts = [{name: result.meta[name] for name in FACTS if name in result.meta} for result in results]
-        return torch.stack([result.as_tensor() for result in results])
-
-    def engine_for(self, network: nn.Module | None) -> Engine:
-        """The engine of the network, kept between calls; an evaluator loads weights before the first."""
-        if self._computed is None or self._computed.network is not network:
-            self._computed = as_engine(None) if network is None else make_engine(network, **self.engine)
-        return self._computed

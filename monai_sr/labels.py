@@ -8,7 +8,7 @@ import numpy as np
 
 from .acquired import Acquired, path_of
 from .errors import ImageError, Later, warn
-from .grid import SAME_SPACING, Grid, grid_of, on_grid, positions_on
+from .grid import SAME_SPACING, Grid, Image, grid_of, on_grid, positions_on
 from .slices import apply_along, interpolation_matrix, profile_matrix
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ THRESHOLDS = (1 / 3, 2 / 3)
 
 
 def carry_labels(
-    labels: MetaTensor, image: MetaTensor | Acquired, result: MetaTensor, *, axis: int | None = None
+    labels: MetaTensor, image: MetaTensor | Acquired, result: Image, *, axis: int | None = None
 ) -> MetaTensor:
     """Labels of an acquired volume on the grid of its super-resolved result.
 

@@ -18,6 +18,7 @@ from catalogue import fault
 from dicom_phantoms import Stack, even, slices, tells_nothing, write
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from monai_sr import bundles
 from monai_sr.batch.record import record_beside
 from monai_sr.bundles import NAMES, bundle_path, load_bundle, load_weights, pick_device
 from monai_sr.cli.main import main
@@ -529,6 +530,34 @@ def test_the_vdsr_recipe_trains_with_sgd_and_adjustable_clipping(volumes, tmp_pa
 
 
 # ------------------------------------------------------------- loading
+
+
+def test_a_bundle_is_the_same_read_without_monai_and_by_its_parser(bundle):
+    network, options, settings, weights = bundles._read_plain(bundle)
+    by_monai = bundles._evaluate(bundle, torch.device("cpu"))
+    assert str(network) == str(by_monai[0]) and (options, settings, weights) == by_monai[1:]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("network_def", "features", "$2 * 2"),
+        ("network_def", "features", "@spacing"),
+        ("network_def", "_disabled_", False),
+        ("network_def", "_target_", "monai.networks.nets.UNet"),
+        ("inferer", "_target_", "monai.inferers.SimpleInferer"),
+        ("inferer", "spacing", "@network_def#features"),
+        ("inferer", "spacing", "%other.json::spacing"),
+    ],
+)
+def test_a_configuration_that_is_more_than_values_is_left_to_monai(copied, section, key, value):
+    path = copied / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["spacing"] = "$1 + 1"
+    config["inferer"]["spacing"] = None
+    config[section][key] = value
+    path.write_text(json.dumps(config))
+    assert bundles._read_plain(copied) is None
 
 
 def test_an_unknown_bundle_is_told_with_the_names_there_are():

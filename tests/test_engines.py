@@ -12,6 +12,7 @@ import pytest
 import torch
 from small_networks import computed, idle, lively
 
+from monai_sr import SuperResolutionInferer
 from monai_sr.batch.run import run
 from monai_sr.bundles import NAMES, load_bundle
 from monai_sr.cli.main import main
@@ -21,7 +22,7 @@ from monai_sr.engine.selection import as_engine, choose_engine, describe_engine,
 from monai_sr.engine.torch_engine import TorchEngine
 from monai_sr.engine.torch_rows import TorchRowsEngine
 from monai_sr.errors import UsageError
-from monai_sr.inference import SuperResolutionInferer, super_resolve
+from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
 from monai_sr.options import RunOptions

@@ -29,10 +29,11 @@ from nifti_tools import save_nifti
 from torch import nn
 
 import monai_sr.io.stored
+from monai_sr import SuperResolutionInferer
 from monai_sr.acquired import acquisition_meta, stored_dtype_of
 from monai_sr.bundles import NAMES, bundle_path, load_bundle, load_weights
 from monai_sr.errors import BundleError, ImageError, SuperResolutionWarning
-from monai_sr.inference import SuperResolutionInferer, super_resolve
+from monai_sr.inference import super_resolve
 from monai_sr.io.images import read_image, write_image
 from monai_sr.networks import PyramidNet, ResidualNet
 from monai_sr.transforms import simulate_thick_slices

@@ -40,17 +40,6 @@ def test_it_can_be_imported_after_an_error_too(monkeypatch):
     assert importlib.import_module("colorsys").rgb_to_hsv
 
 
-def test_a_run_starts_without_what_monai_has_for_training(tmp_path):
-    write_image(phantoms.body((16, 16, 8), (1.0, 1.0, 3.0)), tmp_path / "thick.nii.gz", dtype=np.int16)
-    code = (
-        "import sys; from monai_sr.engine.imports import UNUSED; from monai_sr.cli.main import main; main();"
-        "print('monai' in sys.modules, {*UNUSED} & {*sys.modules}); import ignite.engine, scipy.signal, jsonschema"
-    )
-    words = ["run", str(tmp_path / "thick.nii.gz"), str(tmp_path / "thin.nii.gz"), "--bundle", "none"]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "True set()"
-
-
 # ------------------------------------------------------------- what needs no torch
 
 
@@ -151,6 +140,25 @@ def test_good_volumes_are_planned_without_torch_and_monai(tmp_path):
     assert answers_in(done.stdout) == [[0, []]] * len(words)
     assert done.stdout.count("2 of 2 volumes will be processed") == len(bundles)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bids", "series"]
+
+
+def test_volumes_are_super_resolved_without_monai(tmp_path):
+    """With all pages and maps; and a DICOM series, whose result is one."""
+    thick = tmp_path / "thick.nii.gz"
+    write_image(phantoms.body((24, 24, 10), (1.0, 1.0, 3.0)), thick, dtype=np.int16)
+    (tmp_path / "thick.json").write_text('{"Modality": "MR"}')
+    dicom_phantoms.write(tmp_path / "series", dicom_phantoms.slices(dicom_phantoms.Stack(np.arange(8) * 4.0)))
+    pages = ["--report", "--preview", "--consistency-map", "--device", "cpu"]
+    words = [["run", str(thick), str(tmp_path / "spline.nii.gz"), "--bundle", "none", *pages]]
+    words += [["run", str(thick), str(tmp_path / "net.nii.gz"), "--engine", "torch", "--uncertainty", *pages]]
+    words += [["run", str(tmp_path / "series"), str(tmp_path / "thin"), "--bundle", "none", *pages]]
+    words += [["run", str(thick), str(tmp_path / "int8.nii.gz"), *pages]] if find_spec("openvino") else []
+    code = ANSWERS.replace("'torch', ", "")
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(words)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert answers_in(done.stdout) == [[0, []]] * len(words), done.stderr
+    assert len(list(tmp_path.rglob("*_consistency.nii.gz"))) == len(words)
 
 
 def test_a_refusal_by_the_header_reads_as_that_of_a_run(tmp_path, call):

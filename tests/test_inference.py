@@ -13,10 +13,11 @@ from monai.transforms import Compose, LoadImaged, Orientation, SaveImaged
 from small_networks import idle
 from torch import nn
 
+from monai_sr import SuperResolutionInferer
 from monai_sr.engine.torch_engine import TorchEngine
 from monai_sr.errors import ImageError, SuperResolutionWarning, UsageError
 from monai_sr.grid import grid_of
-from monai_sr.inference import SuperResolutionInferer, super_resolve
+from monai_sr.inference import super_resolve
 from monai_sr.io.images import VolumeReader, VolumeWriter, read_image, write_image
 from monai_sr.networks import SRCNN, PyramidNet, ResidualNet
 from monai_sr.slices import SliceModel, profile_matrix

@@ -9,9 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from monai.data import MetaTensor
+from typing import TYPE_CHECKING, Any
 
 from ..acquired import Acquired
 from ..bundles import Model
@@ -24,7 +22,7 @@ from ..errors import (
     write_error,
 )
 from ..files import move, temporary_beside
-from ..grid import grid_of
+from ..grid import Image, grid_of
 from ..inference import acquire
 from ..io.images import image_suffix, read_image, write_image
 from ..labels import carry_labels
@@ -60,6 +58,9 @@ from .record import (
     write_record,
 )
 
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
 LEAST_COMPRESSED = 4
 """Compressed results are hardly ever smaller than this part of their voxels; less free space is surely too little."""
 
@@ -81,10 +82,10 @@ class Result:
     """
 
     acquired: Acquired
-    sr: MetaTensor
+    sr: Image
     made: dict[str, Any]
     trust: dict[str, Any]
-    maps: dict[str, MetaTensor]
+    maps: dict[str, Image]
     masks: dict[Path, MetaTensor | Structures]
 
     @property
@@ -119,9 +120,9 @@ def super_resolve_case(
             contradicts the acquired slices.
     """
     masks = zip(case.mask_targets, case.masks, strict=True)
-    labels = {path: read_mask(mask, acquired.image, path) for path, mask in masks}
+    labels = {path: read_mask(mask, acquired.source, path) for path, mask in masks}
     grid = acquired.wanted_grid(spacing=options.wanted.spacing, factor=options.wanted.factor)
-    voxels = len(acquired.image) * math.prod(grid.shape)
+    voxels = len(acquired.source) * math.prod(grid.shape)
     if decide_options(case, options).wanted.format == "enhanced":
         check_size(voxels)
     _check_space(case, acquired, voxels)
@@ -138,9 +139,7 @@ def super_resolve_case(
     return Result(acquired, sr, made, trust, maps, carried)
 
 
-def assess(
-    acquired: Acquired, sr: MetaTensor, model: Model, options: RunOptions
-) -> tuple[dict[str, Any], dict[str, MetaTensor]]:
+def assess(acquired: Acquired, sr: Image, model: Model, options: RunOptions) -> tuple[dict[str, Any], dict[str, Image]]:
     """Assess a result: the figures for its record, and the requested maps.
 
     Both are empty for an image that was passed through.
@@ -165,7 +164,7 @@ def assess(
     maps = {"consistency": consistency.residual} if options.outputs.consistency_map else {}
     if options.outputs.uncertainty:
         maps["uncertainty"] = uncertainty_map(acquired, sr, model.calibration.get("uncertainty", {}))
-        median = float(maps["uncertainty"].median())
+        median = float(maps["uncertainty"].as_tensor().median())
         trust["uncertainty"] = {"median": float(f"{median:.4g}"), "unit": consistency.unit}
     return trust, maps
 
@@ -226,7 +225,7 @@ def _process(
             if not case.is_derived_dicom:  # such a series is made again: what we made is never read
                 _show_done(case, options, model, page)
                 return Outcome(case.name, "skipped", skipped=ALREADY_DONE)
-        page.image = image = read_case(case, options, progress=part_of(progress, 0, READING)).to_tensor()
+        page.image = image = read_case(case, options, progress=part_of(progress, 0, READING))
         held.check_unchanged()
         start = READING if case.series is not None else 0
         acquired, making = acquire(image, options.acquisition, options.wanted), part_of(progress, start, 1 - start)
@@ -254,7 +253,7 @@ def _process(
     return Outcome(case.name, "done", change=result.change, facts=facts, beside=tuple(str(p) for p in there if p))
 
 
-def write_result(sr: MetaTensor, case: Case, made: MadeBy, options: RunOptions, **fused: Any) -> None:
+def write_result(sr: Image, case: Case, made: MadeBy, options: RunOptions, **fused: Any) -> None:
     """Write a result, an image file or a DICOM series; replaces a result of ours.
 
     Args:
@@ -319,6 +318,6 @@ def _check_space(case: Case, acquired: Acquired, voxels_out: int) -> None:
 
 def _show_done(case: Case, options: RunOptions, model: Model, page: CasePage) -> None:
     """The page of a case that was done without one, from its files."""
-    image, record = read_case(case, options).to_tensor(), record_beside(case.target) or {}
+    image, record = read_case(case, options), record_beside(case.target) or {}
     sr = read_image(case.target, volume="all" if len(image) > 1 else None)
     page.show_result(acquire(image, options.acquisition, options.wanted), sr, record)

@@ -16,6 +16,7 @@ from ..dicom.segmentation_out import import_highdicom, write_segmentation
 from ..dicom.structures import Structures, read_structures, write_structures
 from ..errors import ImageError, OutputError, UsageError, naming, warn
 from ..files import write_json
+from ..grid import ArrayImage, Image
 from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix, read_labels, write_image
 from ..io.nifti import is_super_resolved
 from ..options import NOTICE
@@ -88,7 +89,7 @@ def masks_beside(source: Path, patterns: Iterable[str]) -> tuple[Path, ...]:
     return tuple(path for path in found if path.is_file() and path != source)
 
 
-def write_map(image: MetaTensor, path: Path, *, overwrite: bool = False, dtype: str = "float32") -> Path:
+def write_map(image: Image, path: Path, *, overwrite: bool = False, dtype: str = "float32") -> Path:
     """Write a map. It is marked as ours, so that no run reads it as an input.
 
     Raises:
@@ -100,7 +101,7 @@ def write_map(image: MetaTensor, path: Path, *, overwrite: bool = False, dtype: 
 
 
 def write_maps(
-    maps: Mapping[str, MetaTensor],
+    maps: Mapping[str, Image],
     target: Path,
     source: Series | None,
     *,
@@ -116,7 +117,7 @@ def write_maps(
 
 
 def write_dicom_map(
-    image: MetaTensor,
+    image: Image,
     target: Path,
     kind: str,
     source: Series,
@@ -147,7 +148,7 @@ def write_dicom_map(
     _spare(path, overwrite=overwrite)
     if kind == "consistency":
         series = source
-        image.meta |= {} if acquired.is_even else {"slice_positions": acquired.positions}
+        image.meta.update({} if acquired.is_even else {"slice_positions": acquired.positions})
     else:
         series = find_series(target, own_results=True, volume="all").only()
     try:
@@ -178,7 +179,7 @@ def describe_companions(
         write_json(inherited | {"Description": f"{description} {NOTICE}"}, sidecar_path(path))
 
 
-def read_mask(path: Path, image: torch.Tensor, target: Path) -> MetaTensor | Structures:
+def read_mask(path: Path, image: torch.Tensor | ArrayImage, target: Path) -> MetaTensor | Structures:
     """A mask of an image. A structure set whose result is a structure set stays one, because its regions may overlap.
 
     Raises:

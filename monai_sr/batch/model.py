@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from monai.data import MetaTensor
 
 from ..acquired import Acquired
 from ..bundles import Model, load_bundle
@@ -16,12 +15,17 @@ from ..engine import Progress, part_of
 from ..engine.memory import MemoryShortError, choose_tile, free_vram, is_out_of_memory, memory_budget, volume_bytes
 from ..engine.selection import describe_engine
 from ..engine.sizes import TRAINING_BYTES
-from ..errors import collect_notices, warn
+from ..errors import Later, collect_notices, warn
+from ..grid import Image
 from ..options import RunOptions, Wanted
 from ..report import niivue_script
-from ..training.adaptation import adapt
 from .plan import Plan
 from .planned import refuse_uncertainty
+
+if TYPE_CHECKING:
+    from ..training import adaptation
+else:
+    adaptation = Later("monai_sr.training.adaptation")
 
 
 def load_model(options: RunOptions, *, device: str | None = None) -> Model:
@@ -47,7 +51,7 @@ def load_model(options: RunOptions, *, device: str | None = None) -> Model:
 
 def super_resolve_within(
     model: Model, acquired: Acquired, wanted: Wanted, *, memory: int | None = None, progress: Progress | None = None
-) -> tuple[MetaTensor, dict[str, Any]]:
+) -> tuple[Image, dict[str, Any]]:
     """``model.super_resolve(acquired)`` in tiles that fit. If memory runs out, with smaller tiles, then on the CPU.
 
     The voxels are the same in any case, to float rounding.
@@ -66,8 +70,8 @@ def super_resolve_within(
     Raises:
         MemoryShortError: no tile fits, or memory runs out on the last step too.
     """
-    grid, image = acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor), acquired.image
-    size = {"voxels_in": image.numel(), "voxels_out": len(image) * math.prod(grid.shape)}
+    grid, voxels = acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor), acquired.voxels
+    size = {"voxels_in": voxels.numel(), "voxels_out": len(voxels) * math.prod(grid.shape)}
     memory = memory_budget() if memory is None else memory
     memory -= volume_bytes(0, size["voxels_out"]) if wanted.texture else 0
     tile_voxels = choose_tile(model.engine, **size, memory=memory, vram=free_vram(model.device))
@@ -112,7 +116,7 @@ def super_resolve_adapted(
     minutes: float,
     memory: int | None = None,
     progress: Progress | None = None,
-) -> tuple[MetaTensor, dict[str, Any]]:
+) -> tuple[Image, dict[str, Any]]:
     """:func:`super_resolve_within` by the network adapted to the volume.
 
     Args:
@@ -134,9 +138,9 @@ def super_resolve_adapted(
         first, _ = super_resolve_within(
             model, acquired, replace(wanted, texture=False), memory=memory, progress=part_of(progress, 0, 0.2)
         )
-    adapted, adaptation = adapt(model, acquired, first, minutes=minutes, progress=part_of(progress, 0.2, 0.6))
+    adapted, gained = adaptation.adapt(model, acquired, first, minutes=minutes, progress=part_of(progress, 0.2, 0.6))
     sr, made = super_resolve_within(adapted, acquired, wanted, memory=memory, progress=part_of(progress, 0.8, 0.2))
-    return sr, made | {"adaptation": adaptation.record()}
+    return sr, made | {"adaptation": gained.record()}
 
 
 def fitting_jobs(plans: Sequence[Plan], model: Model, *, jobs: int, memory: int) -> int:

@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.data import MetaTensor
-
 from ..acquired import Acquired
 from ..dicom import series_description
 from ..errors import SuperResolutionError, SuperResolutionWarning, read_warning, warn
+from ..grid import Image
 from ..options import Outputs
 from ..report import (
     IndexRow,
@@ -53,7 +52,7 @@ class CasePage:
         self.folder = folder
         self.viewer = self.path.with_suffix(".viewer.html") if outputs.viewer else None
         self.preview = self.path.with_suffix(".png") if outputs.preview else None
-        self.image: MetaTensor | None = None
+        self.image: Image | None = None
         self.description = "" if case.is_deidentified else series_description(case.series)
 
     @property
@@ -79,7 +78,7 @@ class CasePage:
         """Where the page is, if there is one."""
         return str(self.path) if self.wanted and summary_of(self.path) else ""
 
-    def show_result(self, acquired: Acquired, sr: MetaTensor, record: Mapping[str, Any]) -> None:
+    def show_result(self, acquired: Acquired, sr: Image, record: Mapping[str, Any]) -> None:
         """Write the pages of a result."""
         digest = record.get("output_sha256", "")
         if viewer := self.viewer:

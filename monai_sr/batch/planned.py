@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from ..engine import Sizes
 from ..engine.devices import is_installed, may_use_gpu
 from ..engine.sizes import MIRRORS, AveragedSizes, SplineSizes, StreamedSizes, TorchRowsSizes
 from ..errors import UsageError
-from ..io.shelf import SPLINE, bundle_path, check_weights, read_calibration, ships
+from ..io.shelf import SPLINE, bundle_path, check_weights, plain_config, read_calibration, ships
 from ..options import BUNDLES, Compute, RunOptions
 from ..trust.preparation import NetworkOptions, Settings, Trained, read_trained
 from ..trust.resolution import SAMPLES
@@ -91,16 +92,18 @@ def refuse_uncertainty(options: RunOptions, model: Trained) -> None:
 
 def _of_bundle(name: str, compute: Compute) -> Planned | None:
     folder = bundle_path(name)
+    config = plain_config(folder)
+    if config is None:
+        return None
     try:
-        config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
-        chosen = {key: config[value[1:]] for key, value in config["inferer"].items() if str(value).startswith("@")}
+        chosen = config["inferer"]
         engine, precision = (getattr(compute, key) or chosen[key] for key in ("engine", "precision"))
         if engine == "auto":
             engine = "openvino" if precision == "int8" or is_installed("openvino") else "torch"
         if precision == "auto":
             precision = "int8" if engine == "openvino" else "float32"
         if precision == "int8":
-            json.loads((folder / "models" / "int8.json").read_text(encoding="utf-8"))["ranges"]
+            json.loads(Path(chosen["int8"]).read_text(encoding="utf-8"))["ranges"]
         defaults = Settings.of(**{key: chosen[key] for key in chosen.keys() & NetworkOptions.__optional_keys__})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # whoever loads it says what is wrong
@@ -109,7 +112,7 @@ def _of_bundle(name: str, compute: Compute) -> Planned | None:
     sizes: Sizes = StreamedSizes(precision) if engine == "openvino" else TorchRowsSizes(precision)
     if (compute.quality or chosen["quality"]) == "best":
         sizes = AveragedSizes(sizes)
-    trained = read_trained(folder, check_weights(folder / "models" / "model.pt"), defaults)
+    trained = read_trained(folder, check_weights(str(config["checkpoint"])), defaults)
     return Planned(**vars(trained), engine=sizes)
 
 

@@ -19,15 +19,13 @@ from ..dicom.deidentify import EDITION, Pseudonyms
 from ..engine.memory import peak_mib
 from ..errors import ImageError, OutputError, SuperResolutionWarning, UsageError, warn
 from ..files import write_json
-from ..grid import grid_of
+from ..grid import Image, grid_of
 from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix
 from ..io.nifti import is_super_resolved
 from ..io.shelf import NAMES
 from ..options import Outputs, RunOptions
 
 if TYPE_CHECKING:
-    from monai.data import MetaTensor
-
     from ..bundles import Model
     from .planned import Planned
 
@@ -101,7 +99,7 @@ def head_of_record(made: MadeBy | None = None) -> dict[str, Any]:
 
 
 def describe_result(
-    sr: MetaTensor, acquired: Acquired, made: MadeBy, options: RunOptions, *, series: Series | None = None
+    sr: Image, acquired: Acquired, made: MadeBy, options: RunOptions, *, series: Series | None = None
 ) -> dict[str, Any]:
     """The JSON beside a result: BIDS fields on how it was acquired and made, and the block ``monai_sr``.
 

@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
 
 from ..bundles import Model
+from ..grid import ArrayImage
 from ..io.images import write_image
 from ..options import Acquisition, Reading, RunOptions
 from ..trust.resolution import SAMPLES, measure_resolution
@@ -57,19 +56,19 @@ def measure_speed(model: Model, options: RunOptions) -> Callable[[int, int], flo
 
 def _seconds_per_sample() -> float:
     """Seconds of the estimate of resolution for each voxel of a result of noise."""
-    noise = torch.from_numpy(np.random.default_rng(0).normal(500, 90, (1, 64, 64, 64)).astype(np.float32))
+    noise = np.random.default_rng(0).normal(500, 90, (1, 64, 64, 64)).astype(np.float32)
     start = time.perf_counter()
-    measure_resolution(MetaTensor(noise, affine=torch.eye(4)), 2, lag=2.0)
-    return (time.perf_counter() - start) / noise.numel()
+    measure_resolution(ArrayImage(noise, np.eye(4), {}), 2, lag=2.0)
+    return (time.perf_counter() - start) / noise.size
 
 
 def _seconds_of(model: Model, options: RunOptions, side: int) -> tuple[int, float]:
     """Voxels of a result with so many rows and columns, and its seconds."""
     shape = (side, side, 12)
-    voxels = torch.from_numpy(np.random.default_rng(0).normal(500, 90, (1, *shape)).astype(np.float32))
+    voxels = np.random.default_rng(0).normal(500, 90, (1, *shape)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "probe.nii.gz"), Path(folder, "thin.nii.gz")
-        write_image(MetaTensor(voxels, affine=torch.diag(torch.tensor([1.0, 1.0, 4.0, 1.0]))), source, dtype=np.int16)
+        write_image(ArrayImage(voxels, np.diag([1.0, 1.0, 4.0, 1.0]), {}), source, dtype=np.int16)
         plain = replace(
             options,
             wanted=replace(options.wanted, factor=4.0, spacing=None, strict=False, format=None),

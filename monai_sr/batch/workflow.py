@@ -16,8 +16,9 @@ from ..bundles import Model, bundle_model
 from ..dicom import find_series, is_dicom_source
 from ..engine.selection import describe_engine
 from ..errors import SuperResolutionWarning, collect_notices, give
-from ..inference import SuperResolutionInferer, acquire
+from ..inference import acquire
 from ..options import RunOptions
+from ..training.inferer import SuperResolutionInferer
 from .case import assess
 from .chosen import Case
 from .record import describe_result, made_by, resolve_options, sha256_of, write_record

@@ -22,7 +22,6 @@ from typing import Any
 from .. import __version__
 from ..clients.slicer.description import given
 from ..engine.devices import MEMORY_LIMIT
-from ..engine.imports import import_monai_to_run
 from ..errors import SuperResolutionError, SuperResolutionWarning, collect_notices
 from .parser import make_parser
 from .terminal import answer_in_json, complain, flush_stdout, loudness, print_json
@@ -50,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = ["slicer", *given(words[1:])]
     _quiet_libraries()
     if not _asks_for_json(words):
-        return _run(words, of_its_own=arguments is None)
+        return _run(words)
     with answer_in_json() as document:
-        code = _run(words, of_its_own=arguments is None)
+        code = _run(words)
     try:
         print_json({"command": words[0], "monai_sr_version": __version__, "exit_code": code, **document})
     except SuperResolutionError as error:
@@ -69,19 +68,17 @@ def _asks_for_json(words: Sequence[str]) -> bool:
     return words[0] != "verify" or not after or after[0].startswith("-")
 
 
-def _run(words: list[str], *, of_its_own: bool) -> int:
-    """Run one command in this process, or in a process of its own; its exit code."""
+def _run(words: list[str]) -> int:
+    """Run one command; its exit code."""
     failure: Exception
     try:
         try:
             options = _parser().parse_args(words)
         finally:
             flush_stdout()  # of --help
-        options.words, options.of_its_own = words, of_its_own
+        options.words = words
         loud = loudness(quiet=getattr(options, "quiet", False), verbose=getattr(options, "verbose", False))
         with _termination_heeded(), collect_notices(show=complain), _limited(options), loud:
-            if of_its_own and options.command == "slicer" and not options.xml:
-                import_monai_to_run()
             module = import_module(f".{ELSEWHERE.get(options.command, options.command)}", __package__)
             return getattr(module, options.command)(options) or 0
     except SuperResolutionError as error:

@@ -14,7 +14,6 @@ from ..batch.chosen import Case
 from ..batch.plan import check_header
 from ..batch.planned import LONG, plan_model
 from ..batch.record import record_beside
-from ..engine.imports import import_monai_to_run
 from ..errors import printable
 from ..options import RunOptions
 from ..profiles import read_protocols
@@ -41,7 +40,7 @@ def bids(given: argparse.Namespace) -> int:
 def super_resolve(options: RunOptions, given: argparse.Namespace) -> int:
     """Find the cases, plan or run them, and show what became of each; the exit code.
 
-    What is refused before the first volume is read is refused without torch and MONAI, whose import takes seconds.
+    What is refused before the first volume is read is refused without torch, whose import takes a second.
     """
     if options.acquisition.protocols:
         read_protocols(options.acquisition.protocols)  # a table that is none fails before the work
@@ -49,9 +48,7 @@ def super_resolve(options: RunOptions, given: argparse.Namespace) -> int:
     if cases and cases[0].is_named and not (options.selection.dry_run or options.outputs.report or in_json()):
         check_header(cases[0], options)
     if options.selection.dry_run:
-        return foresee(cases, options, of_its_own=given.of_its_own)
-    if given.of_its_own:
-        import_monai_to_run()
+        return foresee(cases, options)
     return work_on(cases, options, debug=given.debug)
 
 
@@ -79,14 +76,12 @@ def work_on(
     return batch.exit_code(outcomes)
 
 
-def foresee(cases: list[Case], options: RunOptions, *, of_its_own: bool) -> int:
+def foresee(cases: list[Case], options: RunOptions) -> int:
     """Show what would become of each case, and make nothing; the exit code.
 
     Without torch and MONAI, unless they are needed to know what computes, or how long a long run takes.
     """
     planned, forecasts = plan_model(options), []
-    if planned is None and of_its_own:
-        import_monai_to_run()
     with bar(len(cases), "volumes") as shown:
         for forecast in batch.forecast_cases(cases, options, planned or batch.load_model(options)):
             forecasts.append(forecast)
@@ -94,8 +89,6 @@ def foresee(cases: list[Case], options: RunOptions, *, of_its_own: bool) -> int:
                 complain(notice.at(forecast.case.name))
             shown.update()
     if planned is not None and sum(forecast.seconds for forecast in forecasts) > LONG:
-        if of_its_own:
-            import_monai_to_run()
         seconds = batch.speed_of(batch.load_model(options), options)
         forecasts = [
             replace(forecast, seconds=seconds(*forecast.voxels)) if forecast.memory else forecast

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from math import floor, log10
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from pydicom import Dataset, FileDataset, dcmwrite
@@ -22,6 +21,8 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian,
 from ..acquired import padding_value_of
 from ..errors import OutputError
 from ..files import folder_beside, move
+from ..grid import Image
+from ..intensities import as_array
 from ..options import RunOptions
 from .attributes import get
 from .dataset import pydicom_silent
@@ -30,9 +31,6 @@ from .enhanced import combine_slices, format_of
 from .kept import SOP_CLASS, attributes_of, code_of, decimal
 from .phases import header_of_slice, header_of_volume
 from .series import LPS_TO_RAS, Frame, Series
-
-if TYPE_CHECKING:
-    from monai.data import MetaTensor
 
 PACKAGE = "monai-sr"
 """Also the manufacturer of the contributing equipment, which identifies results of monai-sr."""
@@ -82,7 +80,7 @@ class MadeBy:
 
 
 def write_derived_series(
-    sr: MetaTensor,
+    sr: Image,
     series: Series,
     folder: Path,
     *,
@@ -137,7 +135,7 @@ def write_derived_series(
 
 
 def _instances(
-    sr: MetaTensor, series: Series, seed: str, made_by: MadeBy, others: Sequence[Series]
+    sr: Image, series: Series, seed: str, made_by: MadeBy, others: Sequence[Series]
 ) -> Iterator[FileDataset]:
     """The classic images, slice by slice; ``seed`` is for their UIDs."""
     affine = LPS_TO_RAS @ np.asarray(sr.affine, dtype=np.float64)
@@ -145,7 +143,7 @@ def _instances(
     row, column, across = axes = (affine[:3, :3] / spacing).T.round(12) + 0.0  # no -0 and no 1e-17
     if not np.allclose(axes @ axes.T, np.eye(3), atol=1e-4):
         raise ValueError(f"the axes of the volume must be at right angles, got the directions {axes.tolist()}")
-    volumes = sr.detach().cpu().numpy()
+    volumes = as_array(sr)
     if not np.isfinite(volumes).all():
         raise ValueError("every voxel must be finite, got NaN or infinite ones")
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from pydicom import dcmwrite
 
 from ..files import write_atomically
+from ..grid import Image
 from .attributes import get
 from .dataset import pydicom_silent
 from .derive import MadeBy
 from .segmentation_out import about, finish, import_highdicom, slices_of
 from .series import Series
-
-if TYPE_CHECKING:
-    from monai.data import MetaTensor
 
 UNITS = {"CT": ("[hnsf'U]", "UCUM", "Hounsfield unit"), "MR": ("1", "UCUM", "no units")}
 """Of the values of an image and of their differences."""
@@ -28,7 +25,7 @@ QUANTITIES = {
 }
 
 
-def write_parametric_map(image: MetaTensor, kind: str, series: Series, path: Path, *, made_by: MadeBy) -> Path:
+def write_parametric_map(image: Image, kind: str, series: Series, path: Path, *, made_by: MadeBy) -> Path:
     """Write a map as a parametric map of a series. The same map and series give the same bytes.
 
     Args:

@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ImageError, Later
-from ..grid import grid_of
+from ..errors import ImageError
+from ..grid import ArrayImage, grid_of
 from .dataset import Stream, is_dicom, pydicom_silent, read_dataset
 from .kinds import BrokenFileError
 from .series import LPS_TO_RAS
 
 if TYPE_CHECKING:
-    from monai import data
     from torch import Tensor
-else:
-    data = Later("monai.data")
 
 SAME_PLACE = 0.05
 """Maximum distance of a plane from its slice, and of its corners from those of the slice, in voxels."""
@@ -49,13 +46,13 @@ class MaskObject:
         """ "SEG" or "RTSTRUCT"."""
         return str(self.dataset.Modality)
 
-    def check_series(self, image: Tensor) -> None:
+    def check_series(self, image: Tensor | ArrayImage) -> None:
         """Check that an image is of the series that this is about, where both say so.
 
         Raises:
             ImageError: it is not (E-SEG-SERIES).
         """
-        uid = image.meta.get("series_uid") if isinstance(image, data.MetaTensor) else None
+        uid = getattr(image, "meta", {}).get("series_uid")
         if uid and self.series and uid not in self.series:
             raise ImageError("E-SEG-SERIES", "it is about another series than the image", path=self.path)
 
@@ -116,7 +113,7 @@ class Planes:
         image: (C, X, Y, Z) with its affine; ``slice_positions`` in its metadata where slices are uneven.
     """
 
-    def __init__(self, image: Tensor) -> None:
+    def __init__(self, image: Tensor | ArrayImage) -> None:
         self.grid = grid_of(image)
         self.from_lps = np.linalg.inv(LPS_TO_RAS @ self.grid.affine)
         from ..acquired import uneven_positions_of  # here, because that imports torch

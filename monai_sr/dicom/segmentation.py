@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ImageError, Later
+from ..grid import ArrayImage
 from .attributes import groups_of, in_group
 from .dataset import UNDEFINED_LENGTH, pixel_element
 from .pixels import read_stored
@@ -24,7 +25,7 @@ else:
 _LABELMAP = "LABELMAP"
 
 
-def read_mask_labels(mask: MaskObject, image: torch.Tensor) -> MetaTensor:
+def read_mask_labels(mask: MaskObject, image: torch.Tensor | ArrayImage) -> MetaTensor:
     """A segmentation or structure set as labels on the grid of its image.
 
     Raises:
@@ -34,7 +35,7 @@ def read_mask_labels(mask: MaskObject, image: torch.Tensor) -> MetaTensor:
     return read_segmentation(mask, image) if mask.modality == "SEG" else read_structures(mask, image).labels()
 
 
-def read_segmentation(seg: MaskObject, image: torch.Tensor) -> MetaTensor:
+def read_segmentation(seg: MaskObject, image: torch.Tensor | ArrayImage) -> MetaTensor:
     """A segmentation on the grid of its image. Slices without a frame hold no segment.
 
     Args:

@@ -14,6 +14,8 @@ from pydicom.uid import generate_uid
 
 from ..errors import ImageError, UsageError
 from ..files import write_atomically
+from ..grid import Image
+from ..intensities import as_array
 from .attributes import groups_of
 from .dataset import PIXEL_DATA, pydicom_silent
 from .derive import DESCRIPTION, NUMBERS_FROM, PACKAGE, MadeBy, equipment_item, text_of
@@ -116,13 +118,13 @@ def import_highdicom() -> Any:
     return highdicom
 
 
-def slices_of(image: MetaTensor, series: Series) -> np.ndarray:
+def slices_of(image: Image, series: Series) -> np.ndarray:
     """(slices, rows, columns) of an image on the slices of a series, in their order.
 
     Raises:
         ImageError: the image lies on other slices (E-MASK-GRID).
     """
-    planes, voxels = Planes(image), image.detach().cpu().numpy()[0]
+    planes, voxels = Planes(image), as_array(image)[0]
     rows, columns = int(series.frames[0].header.Rows), int(series.frames[0].header.Columns)
     pixels = np.arange(rows * columns).reshape(rows, columns)
     stored = np.empty((len(series.frames), rows * columns), voxels.dtype)

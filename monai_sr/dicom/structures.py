@@ -17,7 +17,7 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ImplicitVRLittleEndian,
 
 from ..errors import ImageError, Later, collect_notices, give, warn
 from ..files import write_atomically
-from ..grid import Grid
+from ..grid import ArrayImage, Grid
 from .attributes import get
 from .contours import fill_contours, trace_contours
 from .dataset import pydicom_silent
@@ -135,7 +135,7 @@ class Structures:
         return replace(self, regions=tuple(regions), grid=grid, axis=2, voxels=counts)
 
 
-def read_structures(rt: MaskObject, image: torch.Tensor) -> Structures:
+def read_structures(rt: MaskObject, image: torch.Tensor | ArrayImage) -> Structures:
     """The regions of a structure set on the slices of its image.
 
     Args:

@@ -18,16 +18,3 @@ def without(*packages: str) -> Iterator[None]:
     finally:
         for name in hidden:
             sys.modules.pop(name, None)
-
-
-UNUSED = ("ignite", "matplotlib", "scipy.signal", "tensorboard", "jsonschema")
-"""What MONAI has for training, plots, ultrasound, logs and its command line, if it is installed."""
-
-
-def import_monai_to_run() -> None:
-    """Import MONAI without :data:`UNUSED`, which takes a third of the processor time of its import.
-
-    Only for a process that does not train, because MONAI remembers what is missing.
-    """
-    with without(*UNUSED):
-        import monai  # noqa: F401

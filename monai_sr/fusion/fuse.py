@@ -282,6 +282,7 @@ def _super_resolve(model: Model, stack: Stack, wanted: Wanted, memory: int, prog
         sr = super_resolve_within(model, stack.acquired, wanted, memory=memory, progress=progress)[0]
     for notice in notices:
         give(notice.at(stack.name))  # type: ignore[arg-type]
+    assert isinstance(sr, MetaTensor)  # as its stack
     outside = stack.acquired.padding[0]
     return sr if outside is None else on_grid(torch.where(sr.as_tensor() == outside, -1000.0, sr.as_tensor()), grid, sr)
 

@@ -26,7 +26,7 @@ from ..engine import Progress
 from ..errors import SuperResolutionError, UsageError, collect_notices
 from ..evaluation.conditions import Condition, acquire, middle
 from ..evaluation.metrics import foreground, psnr, sharpness, ssim
-from ..grid import Grid, grid_of, on_grid
+from ..grid import Grid, Image, grid_of, on_grid
 from ..intensities import data_range
 from ..io.images import read_image
 from ..transforms import interpolate_slices
@@ -192,9 +192,9 @@ class _Remembering(Model):
 
     def __init__(self, model: Model) -> None:
         self.__dict__ |= copy.copy(model).__dict__
-        self._made: dict[bytes, MetaTensor] = {}
+        self._made: dict[bytes, Image] = {}
 
-    def super_resolve(self, acquired: Acquired, *wanted: Any, **how: Any) -> MetaTensor:
+    def super_resolve(self, acquired: Acquired, *wanted: Any, **how: Any) -> Image:
         key = acquired.voxels.numpy().tobytes() + acquired.grid.affine.tobytes()
         if key not in self._made:
             self._made[key] = super().super_resolve(acquired, *wanted, **how)

@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
-from monai.data import MetaTensor
 from torch import Tensor
 
 from ..acquired import acquisition_meta
 from ..errors import ImageError, UsageError
-from ..grid import grid_of
+from ..grid import Image, grid_of
 from .checks import make_volume
 from .images import stored_voxels
 from .itk import from_itk, to_itk
 from .nifti import check_dtype, from_nibabel, nifti_fields, nifti_image
 
-GiveBack = Callable[[MetaTensor], Any]
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+GiveBack = Callable[[Image], Any]
 
 IN_MEMORY = "the image"
 """Name of an image without a file, in messages."""
 
 
-def takes_any_image(function: Callable[..., MetaTensor]) -> Callable[..., Any]:
+def takes_any_image(function: Callable[..., Image]) -> Callable[..., Any]:
     """Let a function of a volume take any image that :func:`as_volume` knows, and return the same kind."""
 
     @functools.wraps(function)
@@ -83,16 +85,16 @@ def as_volume(image: Any) -> tuple[MetaTensor, GiveBack]:
     )
 
 
-def _as_nibabel(volume: MetaTensor, *, image_type: type[nib.spatialimages.SpatialImage]) -> Any:
+def _as_nibabel(volume: Image, *, image_type: type[nib.spatialimages.SpatialImage]) -> Any:
     voxels = stored_voxels(volume, path=IN_MEMORY)
     if not issubclass(image_type, nib.Nifti1Pair):
         return image_type(voxels, grid_of(volume).affine)
     return nifti_image(voxels, grid_of(volume), **nifti_fields(volume))
 
 
-def _as_itk(volume: MetaTensor) -> Any:
+def _as_itk(volume: Image) -> Any:
     return to_itk(stored_voxels(volume, path=IN_MEMORY), grid_of(volume))
 
 
-def _as_array(volume: MetaTensor) -> tuple[np.ndarray, np.ndarray]:
+def _as_array(volume: Image) -> tuple[np.ndarray, np.ndarray]:
     return stored_voxels(volume, path=IN_MEMORY), grid_of(volume).affine

@@ -31,6 +31,7 @@ from ..errors import (
 )
 from ..files import write_atomically
 from ..grid import ArrayImage, Grid
+from ..intensities import as_array
 from ..options import Reading
 from ..slices import blocks
 from .checks import make_volume
@@ -122,7 +123,7 @@ def read_array(path: str | Path, reading: Reading, *, own_results: bool = False)
             raise ImageError("E-IO-PERM", "the file may not be read") from error
 
 
-def read_labels(path: str | Path, *, image: torch.Tensor | None = None) -> MetaTensor:
+def read_labels(path: str | Path, *, image: torch.Tensor | ArrayImage | None = None) -> MetaTensor:
     """Read a mask or segmentation from an image file, which may be constant, or from a DICOM SEG or RTSTRUCT.
 
     Args:
@@ -166,7 +167,7 @@ def read_dicom(
         return make_volume(*read, path=path, volume="all" if series.phases else None)
 
 
-def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> Path:
+def write_image(image: torch.Tensor | ArrayImage, path: str | Path, *, dtype: Any = None) -> Path:
     """Write a volume as NIfTI (``.nii``, ``.nii.gz``), NRRD or MetaImage (``.nrrd``, ``.mha``).
 
     Integer results are rounded and clipped to the range of the type. A warning gives the number of clipped
@@ -184,7 +185,7 @@ def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> 
     """
     path = Path(path)
     suffix = check_writable(path)
-    affine = np.asarray(image.affine)  # type: ignore[attr-defined]
+    affine = np.asarray(image.affine)  # type: ignore[union-attr]
     if getattr(image, "meta", {}).get("space") == "LPS":  # as MONAI's ITKReader gives on request
         affine = LPS_TO_RAS @ affine
     grid = Grid((image.shape[1], image.shape[2], image.shape[3]), affine)
@@ -204,10 +205,10 @@ def write_image(image: torch.Tensor, path: str | Path, *, dtype: Any = None) -> 
     return path
 
 
-def stored_voxels(image: torch.Tensor, *, path: str | Path, dtype: Any = None) -> np.ndarray:
+def stored_voxels(image: torch.Tensor | ArrayImage, *, path: str | Path, dtype: Any = None) -> np.ndarray:
     """(X, Y, Z), or (X, Y, Z, C) of C volumes, as :func:`write_image` stores them at ``path``."""
     wanted = np.dtype(dtype or stored_dtype_of(image))
-    voxels = np.moveaxis(image.detach().cpu().numpy(), 0, -1)
+    voxels = np.moveaxis(as_array(image), 0, -1)
     beyond = beyond_type(voxels, wanted)
     if beyond:
         facts = {"voxels": int(beyond), "dtype": str(wanted)}

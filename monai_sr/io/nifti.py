@@ -16,7 +16,7 @@ from nibabel.spm2analyze import Spm2AnalyzeHeader
 
 from ..acquired import acquisition_meta, has_orientation
 from ..errors import ImageError, InputMissingError, UsageError, warn
-from ..grid import Grid
+from ..grid import ArrayImage, Grid
 from .forms import Form, nifti_affine
 from .stored import MOST_BYTES, Header, Stored, start_of
 
@@ -176,7 +176,7 @@ def from_nibabel(image: nib.spatialimages.SpatialImage, *, path: str) -> tuple[n
     return voxels, affine, acquisition_meta(stored_dtype=stored) | _meta_of(header, has_orientation)
 
 
-def nifti_fields(image: Tensor) -> dict[str, Any]:
+def nifti_fields(image: Tensor | ArrayImage) -> dict[str, Any]:
     """The metadata of an image that :func:`nifti_image` keeps."""
     meta = getattr(image, "meta", {})
     kept = {key: meta[key] for key in ("time_step", "super_resolved") if key in meta}

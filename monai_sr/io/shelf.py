@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +17,7 @@ NAMES = {name: f"{name}_super_resolution" for name in BUNDLES}
 """Folder names of the shipped bundles, by their short names on the command line."""
 
 _DOS_FOLDER = 0x10
+_BUNDLE_FILE = re.compile(r"\$bundle_file\(@bundle_root, '([^']+)'\)")
 
 SPLINE = "none"
 """Name of the consistent spline, which is used instead of a bundle, without a network."""
@@ -89,6 +91,31 @@ def read_calibration(name_or_path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BundleError("E-W-CONFIG", f"it cannot be read ({error})", path=path) from error
     return calibration
+
+
+def plain_config(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """Network and inferer as the ``inference.json`` of a bundle describes them, and its checkpoint; without MONAI.
+
+    References are replaced by what they refer to, and ``bundle_file`` by the path. None if something needs MONAI's
+    parser: an expression, another reference or another option of it, or a fault, which the parser names.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict) and not [key for key in value if key.startswith("_") and key != "_target_"]:
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, str) and value.startswith("@"):
+            return plain(config[value[1:]])
+        if isinstance(value, str) and (file := _BUNDLE_FILE.fullmatch(value)):
+            return str(folder / file[1])
+        if isinstance(value, dict) or (isinstance(value, str) and value.startswith(("$", "%"))):
+            raise ValueError("MONAI has to evaluate it")
+        return [plain(item) for item in value] if isinstance(value, list) else value
+
+    try:
+        config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
+        return {name: plain(config[name]) for name in ("network_def", "inferer", "checkpoint")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def check_weights(path: str | Path) -> Path:

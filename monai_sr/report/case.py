@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 
 from ..acquired import Acquired
 from ..bundles import read_calibration
 from ..codes import CODES
 from ..errors import BundleError, SuperResolutionWarning, UsageError
-from ..grid import grid_of, on_grid
+from ..grid import Image, grid_of, on_grid
 from ..io.images import as_stored
 from ..trust.artifacts import measure_artifacts
 from ..trust.consistency import measure_consistency
@@ -36,15 +35,15 @@ from .words import Rows, artifacts_text, geometry, methods, provenance, referenc
 
 def write_report(
     path: str | Path,
-    image: MetaTensor | Acquired,
-    sr: MetaTensor,
+    image: Image | Acquired,
+    sr: Image,
     *,
     name: str = "",
     description: str = "",
     record: Mapping[str, Any] | None = None,
     warnings: Sequence[SuperResolutionWarning] = (),
     links: Mapping[str, str] | None = None,
-    uncertainty: MetaTensor | None = None,
+    uncertainty: Image | None = None,
 ) -> Path:
     """Write one self-contained HTML page on a super-resolved volume.
 
@@ -130,7 +129,7 @@ def write_failure_report(
     name: str,
     code: str,
     reason: str,
-    image: MetaTensor | None = None,
+    image: Image | None = None,
     description: str = "",
     warnings: Sequence[SuperResolutionWarning] = (),
     links: Mapping[str, str] | None = None,
@@ -220,16 +219,16 @@ def _calibrated(record: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def _resolution(acquired: Acquired, sr: MetaTensor) -> dict[str, Any]:
+def _resolution(acquired: Acquired, sr: Image) -> dict[str, Any]:
     """The resolution before and after, as in a record."""
     before, after = effective_resolution(acquired, sr)
     return {"method": METHOD, "before": before.record(), "after": after.record()}
 
 
-def _predicted_error(acquired: Acquired, sr: MetaTensor, record: Mapping[str, Any]) -> MetaTensor | None:
+def _predicted_error(acquired: Acquired, sr: Image, record: Mapping[str, Any]) -> Image | None:
     """The uncertainty map of the stored result; None without a calibration or without new slices."""
     constants = _calibrated(record).get("uncertainty")
-    if not constants or sr.shape == acquired.image.shape:
+    if not constants or sr.shape == acquired.source.shape:
         return None
     stored = torch.from_numpy(as_stored(sr.as_tensor().cpu().numpy(), acquired.stored_dtype).astype(np.float32))
     try:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
-from monai.data import MetaTensor
 
+from ..grid import Image
 from ..intensities import Modality
 from ..trust.consistency import Consistency
 from .png import data_url
@@ -132,7 +132,7 @@ def consistency_overlay(consistency: Consistency, modality: Modality) -> Overlay
     return Overlay("consistency", f"Acquired minus re-acquired ({consistency.unit})", limit, True, consistency.unit)
 
 
-def uncertainty_overlay(uncertainty: MetaTensor, modality: Modality) -> Overlay:
+def uncertainty_overlay(uncertainty: Image, modality: Modality) -> Overlay:
     """The map of standard deviations, the strongest color for the 99th percentile of them."""
     voxels = uncertainty.as_tensor()[0].numpy()
     strong = float(np.nanpercentile(voxels[..., :: max(1, voxels.shape[-1] // 64)], 99))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from monai.data import MetaTensor
 
 from ..acquired import Acquired
 from ..files import write_atomically
+from ..grid import Image
 from .page import summary_element
 from .pictures import picture_of
 from .png import png_bytes
@@ -19,7 +19,7 @@ PIXELS, GAP = 512, 8
 """On the longer side of a plane, and between two."""
 
 
-def write_preview(path: Path, acquired: Acquired, sr: MetaTensor, *, output_sha256: str = "") -> None:
+def write_preview(path: Path, acquired: Acquired, sr: Image, *, output_sha256: str = "") -> None:
     """Write a PNG of a plane that shows the slices from the side: as acquired on the left, the result on the right.
 
     Args:

@@ -7,18 +7,17 @@ their own axis. Pictures are drawn by their size in mm, so their voxels need not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from monai.data import MetaTensor
 from torch import Tensor
 
 from ..acquired import Acquired
-from ..grid import Grid, grid_of
+from ..grid import ArrayImage, Grid, Image, grid_of, voxels_of
 from ..intensities import CT_AIR, Modality, padding_of
 from ..io.images import as_stored
 from ..slices import interpolation_matrix
@@ -74,11 +73,11 @@ class Scene:
     flips: tuple[int, ...]
 
     @classmethod
-    def of(cls, acquired: Acquired, sr: MetaTensor | None = None) -> Scene:
+    def of(cls, acquired: Acquired, sr: Image | None = None) -> Scene:
         """The first volume as acquired and of its result."""
         grid, axis = acquired.grid, acquired.axis
         order, flips = grid.canonical_order(axis)
-        thick_at, thick = acquired.canonical_positions, turned(acquired.image, order, flips)
+        thick_at, thick = acquired.canonical_positions, turned(acquired.source, order, flips)
         return cls(
             thick=thick,
             thin=thick if sr is None else turned(sr, order, flips),
@@ -218,10 +217,9 @@ def axes_of(grid: Grid, axis: int) -> dict[str, Any]:
     }
 
 
-def turned(volume: Tensor, order: list[int] | tuple[int, ...], flips: list[int] | tuple[int, ...]) -> np.ndarray:
+def turned(volume: Tensor | ArrayImage, order: Sequence[int], flips: Sequence[int]) -> np.ndarray:
     """The first channel with its axes in that order and direction; a view, not a copy."""
-    voxels = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
-    return np.flip(voxels[0].detach().cpu().float().numpy().transpose(order), tuple(flips))
+    return np.flip(voxels_of(volume)[0].detach().cpu().float().numpy().transpose(tuple(order)), tuple(flips))
 
 
 def nearest_plane(thick: np.ndarray, nearest: np.ndarray, lacking: int, index: int) -> np.ndarray:

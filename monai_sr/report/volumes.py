@@ -15,11 +15,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from monai.data import MetaTensor
 
 from ..acquired import Acquired
 from ..errors import UsageError
-from ..grid import Grid, grid_of
+from ..grid import Grid, Image, grid_of
 from ..io.images import as_stored
 from .page import asset, script_json, write_page
 from .views import Scene
@@ -53,8 +52,8 @@ def niivue_script(environment: Mapping[str, str] = os.environ) -> Path:
 
 def write_viewer(
     path: str | Path,
-    image: MetaTensor | Acquired,
-    sr: MetaTensor,
+    image: Image | Acquired,
+    sr: Image,
     *,
     name: str = "",
     output_sha256: str = "",

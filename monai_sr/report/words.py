@@ -85,8 +85,8 @@ def geometry(acquired: Acquired, after: Grid | None, scene: Scene) -> Rows:
     if not acquired.is_even:
         rows.append(("positions", "uneven; each slice is used at its position"))
     rows.append(("modality", f"{acquired.modality}, {source_text(acquired, 'modality')}"))
-    if len(acquired.image) > 1:
-        rows.append(("volumes", f"{len(acquired.image)} in the file; this page shows the first"))
+    if len(acquired.source) > 1:
+        rows.append(("volumes", f"{len(acquired.source)} in the file; this page shows the first"))
     return rows
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -19,7 +18,7 @@ from ..acquired import Acquired
 from ..bundles import Model
 from ..engine import Progress
 from ..engine.torch_rows import has_bfloat16
-from ..grid import grid_of
+from ..grid import Image, grid_of
 from ..intensities import CT_AIR
 from ..networks import levels_for
 from ..slices import apply_along, profile_matrix
@@ -73,7 +72,7 @@ class Adaptation:
 def adapt(
     model: Model,
     acquired: Acquired,
-    sr: MetaTensor,
+    sr: Image,
     *,
     minutes: float,
     seed: int = 0,
@@ -119,7 +118,7 @@ def adapt(
     return model.computed_by(model.engine.with_network(adapted.module)), Adaptation(steps, gain, is_used=True)
 
 
-def _volumes(acquired: Acquired, sr: MetaTensor, model: Model) -> tuple[list[Tensor], RandSimulateThickSlicesd]:
+def _volumes(acquired: Acquired, sr: Image, model: Model) -> tuple[list[Tensor], RandSimulateThickSlicesd]:
     """The normalized result (X, Z, n) with each in-plane axis last, and what simulates slices along it.
 
     The last axis has the spacing of what the network makes: for a pyramid the power of two of its levels.

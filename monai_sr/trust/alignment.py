@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from torch import Tensor
 
 from ..errors import ImageError
-from ..grid import SAME_SPACING, Grid, grid_of, on_grid, positions_on
+from ..grid import SAME_SPACING, Grid, Image, grid_of, on_grid, positions_on
 from ..slices import interpolation_matrix
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 SAME_PLACE = 0.02
 """Voxels; in-plane grids that differ by less are equal."""
@@ -47,7 +50,7 @@ def _cosines(there: Grid, like: Grid) -> np.ndarray:
     return ours.T @ theirs
 
 
-def turn_to(grid: Grid, result: MetaTensor) -> tuple[Tensor, Grid]:
+def turn_to(grid: Grid, result: Image) -> tuple[Tensor, Grid]:
     """The voxels of the result with axes in the order and direction of ``grid``, and their grid."""
     turned = turn_grid(grid_of(result), grid, tolerance=PARALLEL * max(min(grid.spacing), 0.1))
     if turned is None:

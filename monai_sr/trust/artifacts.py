@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import MetaTensor
 from scipy import ndimage
 
 from ..acquired import Acquired
 from ..errors import warn
-from ..grid import grid_of
+from ..grid import Image, grid_of
 from ..intensities import CT_LEAST
 from .resolution import middle_of
 
@@ -75,7 +74,7 @@ def check_artifacts(artifacts: Artifacts, *, path: str | Path | None = None) -> 
         warn("W-SR-TEXTURE", text, path=path, facts=facts)
 
 
-def measure_artifacts(acquired: Acquired, result: MetaTensor) -> Artifacts:
+def measure_artifacts(acquired: Acquired, result: Image) -> Artifacts:
     """Stripes and false texture of a result (C, X', Y', Z') on the in-plane grid of its acquired volume.
 
     NaN where there are too few slices or no flat region, or the result has another in-plane grid. Only the first

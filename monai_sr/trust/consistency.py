@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from torch import Tensor
 
 from ..acquired import Acquired, stored_dtype_of
 from ..errors import QualityError, warn
-from ..grid import SAME_SPACING, grid_of, on_grid, positions_on
+from ..grid import SAME_SPACING, Image, grid_of, on_grid, positions_on
 from ..intensities import CT_LEAST, data_range
 from ..io.images import as_stored
 from ..slices import Banded, Profile, apply_along, profile_matrix
@@ -56,7 +55,7 @@ class Consistency:
         notes: the steps that made the volumes comparable, in words.
     """
 
-    residual: MetaTensor
+    residual: Image
     acquired: Acquired
     value_range: float
     nrmse: float
@@ -154,8 +153,8 @@ class Consistency:
 
 
 def measure_consistency(
-    acquired: MetaTensor | Acquired,
-    result: MetaTensor,
+    acquired: Image | Acquired,
+    result: Image,
     *,
     slice_thickness: float | np.ndarray | None = None,
     profile: Profile | None = None,
@@ -185,7 +184,7 @@ def measure_consistency(
         ImageError: the volumes are not aligned or have different numbers of channels (E-CON-GRID).
         UsageError: the slice thickness is not positive.
     """
-    image = acquired.image if isinstance(acquired, Acquired) else acquired
+    image = acquired.source if isinstance(acquired, Acquired) else acquired
     if len(image) != len(result):
         raise not_aligned(
             f"the acquired file has {len(image)} volume(s), the result {len(result)}", "choose one volume"
@@ -242,7 +241,7 @@ def measure_consistency(
     )
 
 
-def check_result(acquired: Acquired, result: MetaTensor, *, limit: float | None, strict: bool = False) -> Consistency:
+def check_result(acquired: Acquired, result: Image, *, limit: float | None, strict: bool = False) -> Consistency:
     """:func:`measure_consistency` of a result before it is written, compared with the limit of a bundle.
 
     Args:
@@ -278,7 +277,7 @@ def check_result(acquired: Acquired, result: MetaTensor, *, limit: float | None,
     return consistency
 
 
-def _check_values(acquired: Acquired, result: MetaTensor) -> None:
+def _check_values(acquired: Acquired, result: Image) -> None:
     """Warn of a result that is far beyond the acquired values."""
     known = _known_voxels(acquired)
     for channel, voxels in enumerate(result.as_tensor()):
@@ -317,7 +316,7 @@ def _figures(
         reached = np.maximum(wanted - errors[compared], CT_LEAST)
         missed = np.abs(np.maximum(wanted, CT_LEAST) - reached)
     return Consistency(
-        residual=on_grid(residual, acquired.grid, acquired.image),
+        residual=on_grid(residual, acquired.grid, acquired.source),
         acquired=acquired,
         value_range=value_range,
         nrmse=float((sums.sum() / counts.sum()).sqrt()) / value_range,

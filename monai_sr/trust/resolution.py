@@ -22,12 +22,11 @@ import numpy as np
 
 from ..acquired import Acquired
 from ..errors import Later, warn
-from ..grid import Grid, grid_of, voxels_of
+from ..grid import ArrayImage, Grid, Image, grid_of, voxels_of
 from ..slices import profile_weights
 
 if TYPE_CHECKING:
     import torch
-    from monai.data import MetaTensor
     from torch import Tensor
 else:
     torch = Later("torch")
@@ -108,7 +107,7 @@ def length_text(measured: Mapping[str, Any]) -> str:
     return f"{sign}{float(measured['mm']):.3g} mm"
 
 
-def measure_resolution(image: MetaTensor, axis: int, *, lag: float | None = None) -> Resolution:
+def measure_resolution(image: Image, axis: int, *, lag: float | None = None) -> Resolution:
     """The effective slice thickness of a volume.
 
     Args:
@@ -123,9 +122,9 @@ def measure_resolution(image: MetaTensor, axis: int, *, lag: float | None = None
     return _measure(Acquired.of(image), image, axis, lag)
 
 
-def effective_resolution(acquired: Acquired, result: MetaTensor) -> tuple[Resolution, Resolution]:
+def effective_resolution(acquired: Acquired, result: Image) -> tuple[Resolution, Resolution]:
     """Through-plane resolution of an acquired volume and of its result (C, X', Y', Z'), at least the slice spacing."""
-    before = _measure(acquired, acquired.image, acquired.axis, None)
+    before = _measure(acquired, acquired.source, acquired.axis, None)
     after = _measure(acquired, result, acquired.axis, acquired.slice_spacing / 2)
     if before.bounded == UNKNOWN:  # a result of noise is as smooth as its spline
         after = Resolution(math.nan, after.lag, after.axis, UNKNOWN)
@@ -165,7 +164,7 @@ def _sampled(resolution: Resolution, grid: Grid) -> Resolution:
     return replace(resolution, mm=spacing, bounded="at most") if resolution.mm < spacing else resolution
 
 
-def _measure(acquired: Acquired, image: Tensor, axis: int, lag: float | None) -> Resolution:
+def _measure(acquired: Acquired, image: Tensor | ArrayImage, axis: int, lag: float | None) -> Resolution:
     """:func:`measure_resolution` of an image on any grid that has the padding of an acquired volume."""
     grid = grid_of(image)
     voxels = voxels_of(image)[0]

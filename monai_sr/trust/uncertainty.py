@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.data import MetaTensor
 from torch import Tensor
 
 from ..acquired import Acquired
 from ..errors import UsageError
-from ..grid import Grid, grid_of, on_grid
+from ..grid import Grid, Image, grid_of, on_grid
 from ..intensities import data_range
 from ..slices import apply_along, profile_matrix
 
@@ -30,8 +29,8 @@ _BLOCK = 4_000_000
 
 
 def uncertainty_map(
-    acquired: MetaTensor | Acquired, result: MetaTensor, constants: Mapping[str, Any], *, axis: int | None = None
-) -> MetaTensor:
+    acquired: Image | Acquired, result: Image, constants: Mapping[str, Any], *, axis: int | None = None
+) -> Image:
     """The predicted standard deviation of the error of each voxel of a result.
 
     Args:

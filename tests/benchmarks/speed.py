@@ -60,10 +60,6 @@ def size_of(name: str) -> tuple[tuple[int, int, int], int, str]:
 
 def measure(row: str, size: str, source: str) -> Figures:
     """From file to file in this process: seconds, processor seconds, bytes, peak memory."""
-    from monai_sr.engine.imports import import_monai_to_run
-
-    if row not in PEER_ROWS:  # as the command starts
-        import_monai_to_run()
     import psutil
     import torch
 

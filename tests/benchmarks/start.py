@@ -101,7 +101,6 @@ def _seconds_beyond(words: list[str], folder: Path) -> tuple[float, float]:
 PARTS = {
     "imports: NumPy, nibabel, pydicom, ours": "import monai_sr.cli.main, monai_sr.cli.run",
     "imports: torch": "import torch",
-    "imports: MONAI": "from monai_sr.engine.imports import import_monai_to_run; import_monai_to_run()",
     "imports: SciPy, OpenVINO, ours": "import monai_sr.batch.case, scipy.interpolate, openvino",
     "load the network": """
 from monai_sr import batch
@@ -113,7 +112,7 @@ model = batch.load_model(options)
 """,
     "read": """
 (case,) = batch.find_cases(options)
-acquired = acquire(batch.case.read_case(case, options).to_tensor(), options.acquisition)
+acquired = acquire(batch.case.read_case(case, options), options.acquisition)
 """,
     "super-resolution, first": "sr, _ = batch.case.super_resolve_within(model, acquired, options.wanted)",
     "super-resolution again": "sr, _ = batch.case.super_resolve_within(model, acquired, options.wanted)",

@@ -115,10 +115,11 @@ class SuperResolutionOperator(Operator):
     def _result_of(self, series: Series) -> SuperResolved:
         started, options = time.monotonic(), resolve_options(self._options, self._model)
         with collect_notices() as notices:
-            image = read_dicom(series, path=Path(short_name(series)), fill_gaps=options.reading.fill_gaps)
+            image = read_dicom(series, path=Path(short_name(series)), fill_gaps=options.reading.fill_gaps).to_tensor()
             acquired, made = acquire(image, options.acquisition, options.wanted), made_by(options, self._model)
             sr, how = super_resolve_within(self._model, acquired, options.wanted)
             trust, _ = assess(acquired, sr, self._model, options)
+        assert isinstance(sr, MetaTensor)  # as its image
         record = describe_result(sr, acquired, made, options, series=series)
         record["monai_sr"] |= how | trust
         for notice in notices:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from monai.data import MetaTensor
-
 from ...batch import Outcome, Result, check_target, find_cases, load_model, process
 from ...errors import UsageError
-from ...grid import grid_of, on_grid
+from ...grid import Image, grid_of, on_grid
 from ...inference import Settings, super_resolve_acquired
 from ...io.images import write_image
 from ...options import RunOptions
@@ -46,16 +44,18 @@ def _overlays(result: Result, options: RunOptions, places: Mapping[str, Path]) -
     if "difference" in places:
         write_image(_difference(result, options), places["difference"], dtype="float32")
     if "consistency" in places:
-        write_image(_residual(result).nan_to_num(), places["consistency"], dtype="float32")
+        residual = _residual(result)
+        residual = on_grid(residual.as_tensor().nan_to_num(), grid_of(residual), residual)
+        write_image(residual, places["consistency"], dtype="float32")
 
 
-def _difference(result: Result, options: RunOptions) -> MetaTensor:
+def _difference(result: Result, options: RunOptions) -> Image:
     spline = super_resolve_acquired(result.acquired, None, Settings(options.wanted))
     return on_grid(result.sr.as_tensor() - spline.as_tensor(), grid_of(result.sr), result.sr)
 
 
-def _residual(result: Result) -> MetaTensor:
+def _residual(result: Result) -> Image:
     if result.sr.meta.get("super_resolved"):
         return measure_consistency(result.acquired, result.sr).residual
     acquired = result.acquired  # it was passed through
-    return on_grid(acquired.voxels - result.sr.as_tensor(), acquired.grid, acquired.image)
+    return on_grid(acquired.voxels - result.sr.as_tensor(), acquired.grid, acquired.source)
