@@ -40,6 +40,20 @@ def test_it_can_be_imported_after_an_error_too(monkeypatch):
     assert importlib.import_module("colorsys").rgb_to_hsv
 
 
+@pytest.mark.parametrize(("words", "kept"), [("", True), ("sys.argv[1:]", False)], ids=["a process", "a program"])
+def test_what_a_command_imports_stays_and_the_collector_works_afterwards(tmp_path, words, kept):
+    """Unless another program calls it, whose objects are its own."""
+    thick = tmp_path / "thick.nii.gz"
+    write_image(phantoms.body((16, 16, 8), (1.0, 1.0, 3.0)), thick, dtype=np.int16)
+    code = (
+        f"import gc, sys; from monai_sr.cli.main import main; code = main({words});"
+        "print([code, gc.isenabled(), 'torch' in sys.modules, gc.get_freeze_count() > 100_000])"
+    )
+    command = ["run", str(thick), str(tmp_path / "thin.nii.gz"), "--bundle", "none"]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str([0, True, True, kept])
+
+
 # ------------------------------------------------------------- what needs no torch
 
 

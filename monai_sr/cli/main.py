@@ -13,8 +13,8 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from .. import __version__
 from ..clients.slicer.description import given
 from ..engine.devices import MEMORY_LIMIT
+from ..engine.imports import imports_that_stay
 from ..errors import SuperResolutionError, SuperResolutionWarning, collect_notices
 from .parser import make_parser
 from .terminal import answer_in_json, complain, flush_stdout, loudness, print_json
@@ -47,11 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["slicer"]:
         words = ["slicer", *given(words[1:])]
+    importing = imports_that_stay if arguments is None else nullcontext
     _quiet_libraries()
     if not _asks_for_json(words):
-        return _run(words)
+        return _run(words, importing)
     with answer_in_json() as document:
-        code = _run(words)
+        code = _run(words, importing)
     try:
         print_json({"command": words[0], "monai_sr_version": __version__, "exit_code": code, **document})
     except SuperResolutionError as error:
@@ -68,18 +70,19 @@ def _asks_for_json(words: Sequence[str]) -> bool:
     return words[0] != "verify" or not after or after[0].startswith("-")
 
 
-def _run(words: list[str]) -> int:
-    """Run one command; its exit code."""
+def _run(words: list[str], importing: Callable[[], AbstractContextManager[None]]) -> int:
+    """Run one command, whose packages are imported within ``importing``; its exit code."""
     failure: Exception
     try:
         try:
             options = _parser().parse_args(words)
         finally:
             flush_stdout()  # of --help
-        options.words = words
+        options.words, options.importing = words, importing
         loud = loudness(quiet=getattr(options, "quiet", False), verbose=getattr(options, "verbose", False))
         with _termination_heeded(), collect_notices(show=complain), _limited(options), loud:
-            module = import_module(f".{ELSEWHERE.get(options.command, options.command)}", __package__)
+            with importing():
+                module = import_module(f".{ELSEWHERE.get(options.command, options.command)}", __package__)
             return getattr(module, options.command)(options) or 0
     except SuperResolutionError as error:
         complain(error)

@@ -49,12 +49,12 @@ def super_resolve(options: RunOptions, given: argparse.Namespace) -> int:
         check_header(cases[0], options)
     if options.selection.dry_run:
         return foresee(cases, options)
-    return work_on(cases, options, debug=given.debug)
+    with given.importing():
+        work = batch.process  # and torch with it
+    return work_on(cases, options, debug=given.debug, work=work)
 
 
-def work_on(
-    cases: Sequence[Case], options: RunOptions, *, debug: bool, work: Callable[..., Outcome] | None = None
-) -> int:
+def work_on(cases: Sequence[Case], options: RunOptions, *, debug: bool, work: Callable[..., Outcome]) -> int:
     """Run cases and show what became of each; the exit code. ``work`` as of :func:`monai_sr.batch.run_cases`."""
     log = batch.open_log(options)
     shown = bar(len(cases), cases[0].name if len(cases) == 1 else "volumes")
@@ -68,7 +68,7 @@ def work_on(
     def progress(done: float) -> None:
         shown.update(int(shown.n) + min(done, 0.99) - shown.n)
 
-    outcomes = batch.run_cases(cases, options, log=log, report=report, progress=progress, work=work or batch.process)
+    outcomes = batch.run_cases(cases, options, log=log, report=report, progress=progress, work=work)
     shown.close()
     if log is not None:
         say(batch.summary(outcomes))
