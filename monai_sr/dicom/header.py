@@ -165,21 +165,9 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> tuple[list[Frame], set[tup
         except (TypeError, ValueError, IndexError) as error:
             fault = ImageError("E-DCM-HEADER", f"{file.name} holds geometry that is not numeric")
             raise BrokenFileError(uid, fault) from error
-        missing = [
-            name
-            for name, value, needed in (
-                ("ImagePositionPatient", position, 3),
-                ("ImageOrientationPatient", orientation, 6),
-                ("PixelSpacing", spacing, 2),
-            )
-            if len(value) != needed or not all(map(isfinite, value)) or (needed != 3 and not any(value))
-        ]
-        if not missing and abs(_area(*orientation) - 1) > 0.1:
-            missing = ["ImageOrientationPatient"]
+        missing = _unusable(position, orientation, spacing)
         if not missing:
             orientation = _unit(orientation[:3]) + _unit(orientation[3:])
-        if not missing and min(spacing) <= 0:
-            missing = ["PixelSpacing"]
         factors = [*slope[:1], *intercept[:1]]
         if not all(abs(value) < MOST_RESCALED for value in factors) or slope[:1] == [0]:
             text = f"{file.name} has a RescaleSlope or RescaleIntercept of {factors}"
@@ -207,6 +195,23 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> tuple[list[Frame], set[tup
     if not frames:
         raise NotAnImageError(*min(others))
     return frames, others
+
+
+def _unusable(position: list[float], orientation: list[float], spacing: list[float]) -> list[str]:
+    """The attributes of the geometry that are missing or cannot be."""
+    geometry = (
+        ("ImagePositionPatient", position, 3),
+        ("ImageOrientationPatient", orientation, 6),
+        ("PixelSpacing", spacing, 2),
+    )
+    missing = [
+        name
+        for name, value, needed in geometry
+        if len(value) != needed or not all(map(isfinite, value)) or (needed != 3 and not any(value))
+    ]
+    if not missing and abs(_area(*orientation) - 1) > 0.1:
+        return ["ImageOrientationPatient"]
+    return missing or (["PixelSpacing"] if min(spacing) <= 0 else [])
 
 
 def _quantity_of(dataset: Any, groups: list[Any]) -> tuple[str, str] | None:

@@ -7,7 +7,7 @@ from monai.data import MetaTensor
 
 from ..grid import grid_of
 from ..io.fields import LPS_TO_RAS
-from ..io.itk import simple_itk, to_itk
+from ..io.itk import angle_of, rigid_matrix, simple_itk, to_itk
 
 SAMPLED = 0.2
 """Fraction of the voxels by which the volumes are compared."""
@@ -44,12 +44,7 @@ def register_rigidly(fixed: MetaTensor, moving: MetaTensor) -> tuple[MetaTensor,
     method.SetSmoothingSigmasPerLevel([1, 0])
     method.SetInitialTransform(transform, inPlace=True)
     method.Execute(*images)
-    turn = np.array(transform.GetMatrix()).reshape(3, 3)
-    to_moving = np.eye(4)
-    to_moving[:3, :3] = turn
-    center, shift = np.array(transform.GetCenter()), np.array(transform.GetTranslation())
-    to_moving[:3, 3] = center + shift - turn @ center
-    back = LPS_TO_RAS @ np.linalg.inv(to_moving) @ LPS_TO_RAS
-    angle = float(np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))))
-    affine = back @ grid_of(moving).affine
-    return MetaTensor(moving.as_tensor(), affine=affine, meta=moving.meta), (float(np.linalg.norm(shift)), angle)
+    to_moving = rigid_matrix(transform)
+    affine = LPS_TO_RAS @ np.linalg.inv(to_moving) @ LPS_TO_RAS @ grid_of(moving).affine
+    moved = float(np.linalg.norm(transform.GetTranslation())), angle_of(to_moving)
+    return MetaTensor(moving.as_tensor(), affine=affine, meta=moving.meta), moved

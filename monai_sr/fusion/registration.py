@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import ImageError, warn
 from ..grid import Grid
 from ..io.fields import LPS_TO_RAS
-from ..io.itk import to_itk
+from ..io.itk import angle_of, rigid_matrix, simple_itk, to_itk
 from .operators import is_known, resample
 from .scaling import mean_over_cubes
 from .stacks import no_overlap
@@ -73,11 +73,6 @@ class Motion:
     def is_plausible(self) -> bool:
         """Whether it improves the agreement and is no larger than patients move."""
         return self.after > self.before and self.mm < MAX_MM and self.degrees < MAX_DEGREES
-
-
-def angle_of(matrix: np.ndarray) -> float:
-    """Degrees of the rotation of a rigid (4, 4) matrix."""
-    return float(np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1))))
 
 
 def correlation(fixed: Tensor, moved: Tensor, mask: Tensor) -> float:
@@ -178,8 +173,7 @@ def find_motion(
 
     Source: Lowekamp 2013, "The design of SimpleITK"; Mattes 2003 for the metric.
     """
-    import SimpleITK as sitk
-
+    sitk = simple_itk()
     start = np.eye(4) if start is None else start
     before, overlap = agreement or _agreement(fixed, moving, start)
     smaller = min(_volume(*fixed[1:]), _volume(*moving[1:]))
@@ -219,11 +213,7 @@ def find_motion(
         method.Execute(*images)
     except RuntimeError:  # no sample is in both images any more
         return Motion(start, before, float("nan"))
-    motion = np.eye(4)
-    rotation = np.reshape(transform.GetMatrix(), (3, 3))
-    motion[:3, :3] = rotation
-    motion[:3, 3] = np.array(transform.GetTranslation()) + center - rotation @ center
-    matrix = np.linalg.inv(LPS_TO_RAS @ motion @ LPS_TO_RAS)
+    matrix = np.linalg.inv(LPS_TO_RAS @ rigid_matrix(transform) @ LPS_TO_RAS)
     after = _agreement(fixed, moving, matrix)[0]
     return Motion(matrix, before, after, _distance(matrix, fixed), angle_of(matrix))
 

@@ -59,6 +59,19 @@ def to_itk(voxels: np.ndarray, grid: Grid) -> Any:
     return image
 
 
+def rigid_matrix(transform: Any) -> np.ndarray:
+    """(4, 4) of a rigid transform of SimpleITK, LPS mm."""
+    matrix, center = np.eye(4), np.array(transform.GetCenter())
+    matrix[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
+    matrix[:3, 3] = np.array(transform.GetTranslation()) + center - matrix[:3, :3] @ center
+    return matrix
+
+
+def angle_of(matrix: np.ndarray) -> float:
+    """Degrees of the rotation of a rigid (4, 4) matrix."""
+    return float(np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1))))
+
+
 def write_itk(voxels: np.ndarray, grid: Grid, path: Path) -> None:
     """Write a volume (X, Y, Z) through a temporary file."""
     image = to_itk(voxels, grid)

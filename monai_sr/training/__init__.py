@@ -5,22 +5,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-# Imported on first use: clipping needs ignite, which takes a second to load and only training needs.
-_HOME = {
-    "BatchesOnDevice": "monai_sr.training.on_device",
-    "CharbonnierLoss": "monai_sr.training.losses",
-    "ConsistentInferer": "monai_sr.training.inferer",
-    "ForegroundPSNR": "monai_sr.evaluation.metrics",
-    "ForegroundSSIM": "monai_sr.evaluation.metrics",
-    "GradientClipping": "monai_sr.training.clipping",
-    "LogErrorLoss": "monai_sr.training.losses",
-    "Muon": "monai_sr.training.muon",
-    "NormalizeIntensitiesd": "monai_sr.transforms",
-    "PyramidLoss": "monai_sr.training.losses",
-    "RandCoarseCropd": "monai_sr.training.augmentation",
-    "RandSimulateThickSlicesd": "monai_sr.training.augmentation",
-    "latest_checkpoint": "monai_sr.training.clipping",
+_MODULES = {
+    "evaluation.metrics": "ForegroundPSNR ForegroundSSIM",
+    "training.augmentation": "RandCoarseCropd RandSimulateThickSlicesd",
+    "training.clipping": "GradientClipping latest_checkpoint",
+    "training.inferer": "ConsistentInferer",
+    "training.losses": "CharbonnierLoss LogErrorLoss PyramidLoss",
+    "training.muon": "Muon",
+    "training.on_device": "BatchesOnDevice",
+    "transforms": "NormalizeIntensitiesd",
 }
+"""Modules and their names here, imported on first use: clipping needs ignite, which takes a second to load."""
+
+_HOME = {name: f"monai_sr.{module}" for module, names in _MODULES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
