@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,8 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.pair:
         return _evaluate_pairs(options, models, settings)
     volumes = [path for source in options.volumes for path in find_volumes(source)][: options.limit]
-    failed, study = 0, Study() if options.measure else None
-
-    def count_failure(_: str, error: SuperResolutionError) -> None:
-        nonlocal failed
-        failed += 1
-        complain(error)
-        if options.debug:
-            traceback.print_exception(error)
-
+    study, failed = Study() if options.measure else None, list[str]()
+    count_failure = _counting(failed, debug=options.debug)
     if options.fuse:
         bar = progress_bar("evaluate")
         gains = measure_gains(volumes, bundles, crop=options.crop, failed=count_failure, progress=bar)
@@ -115,12 +108,8 @@ def _show_gains(gains: Sequence[Gain], options: argparse.Namespace, settings: Ma
 
 def _evaluate_pairs(options: argparse.Namespace, models: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     """``monai-sr evaluate --pair THICK THIN``"""
-    measured, failed, bar, study = [], [], progress_bar("evaluate"), Study() if options.measure else None
-
-    def count_failure(name: str, error: SuperResolutionError) -> None:
-        failed.append(name)
-        complain(error)
-
+    measured, bar, study, failed = [], progress_bar("evaluate"), Study() if options.measure else None, list[str]()
+    count_failure = _counting(failed, debug=options.debug)
     for index, (thick, thin) in enumerate(options.pair):
         show = one_of(bar, index, len(options.pair))
         try:
@@ -133,8 +122,6 @@ def _evaluate_pairs(options: argparse.Namespace, models: Mapping[str, Any], sett
             )
         except SuperResolutionError as error:
             count_failure(thick, error.at(thick))
-            if options.debug:
-                traceback.print_exception(error)
     if not measured:
         return 5
     say("\n\n".join([*(pair_table(*one) for one in measured), PAIRS_EXPLAINED]))
@@ -158,6 +145,18 @@ def _show_measurements(study: Study, options: argparse.Namespace, settings: Mapp
         _say_each(write_measurements(study, options.output, **settings))
     if options.markdown:
         say(write_text(page(study, command=_command_of(options)), Path(options.markdown)))
+
+
+def _counting(failed: list[str], *, debug: bool) -> Callable[[str, SuperResolutionError], None]:
+    """What shows the error of a volume and counts it."""
+
+    def count(name: str, error: SuperResolutionError) -> None:
+        failed.append(name)
+        complain(error)
+        if debug:
+            traceback.print_exception(error)
+
+    return count
 
 
 def _say_each(written: Sequence[Path]) -> None:

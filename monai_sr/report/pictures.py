@@ -116,18 +116,14 @@ def _tools(windows: Windows, scene: Scene, layers: list[str], overlays: list[str
         + button("fit", "100 %", "", label="All of it")
         + button("in", "+", "", label="Closer")
     )
-    looks = [
-        ("Zoom", zoom),
-        ("Looks", button("voxels", "Voxels", "v", toggles=True) + button("help", "?", "", label="Keys")),
-    ]
-    rendered = "".join(
-        f'<div class="group" role="group" aria-label="{label}">{content}</div>' for label, content in groups
-    )
-    rendered += f"<label>Window <select>{choices}</select></label>"
-    rendered += "".join(
-        f'<div class="group" role="group" aria-label="{label}">{content}</div>' for label, content in looks
-    )
-    return f'<div class="tools">{rendered}</div>'
+    looks = button("voxels", "Voxels", "v", toggles=True) + button("help", "?", "", label="Keys")
+    window = f"<label>Window <select>{choices}</select></label>"
+    parts = [*(_group(*group) for group in groups), window, _group("Zoom", zoom), _group("Looks", looks)]
+    return f'<div class="tools">{"".join(parts)}</div>'
+
+
+def _group(label: str, content: str) -> str:
+    return f'<div class="group" role="group" aria-label="{label}">{content}</div>'
 
 
 def _plane(
