@@ -125,6 +125,16 @@ def test_rows_of_air_are_computed_once_and_come_out_the_same(engine, name, monke
     assert skipping < 0.8 * everything
 
 
+@pytest.mark.parametrize(("rows", "threads", "compiled"), [(64, 2, 2), (64, 1, 1), (8, 2, 1)])
+def test_both_graphs_of_a_size_are_compiled_before_the_first_rows(rows, threads, compiled, monkeypatch):
+    """Unless there is one processor, or all rows are near the edge."""
+    monkeypatch.setattr(openvino, "thread_count", lambda: threads)
+    engine, image = OpenVinoEngine(NETWORKS["residual"]()), torch.rand(rows, 7, 6)
+    parts = engine.propose(image, torch.eye(6), tile_voxels=10**6)
+    next(parts)
+    assert len(engine._graphs) == compiled
+
+
 def test_progress_of_streamed_rows_grows_to_the_whole():
     told = []
     super_resolve(

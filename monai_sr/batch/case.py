@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,10 +152,12 @@ def assess(acquired: Acquired, sr: Image, model: Model, options: RunOptions) -> 
     if not sr.meta.get("super_resolved"):
         return {}, {}
     limit = model.calibration.get("consistency", {}).get("limit")
-    consistency = check_result(acquired, sr, limit=limit, strict=options.wanted.strict)
-    before, after = effective_resolution(acquired, sr)
+    with ThreadPoolExecutor(1) as beside:
+        measuring = beside.submit(measure_artifacts, acquired, sr)  # which warns of nothing
+        consistency = check_result(acquired, sr, limit=limit, strict=options.wanted.strict)
+        before, after = effective_resolution(acquired, sr)
     check_width(acquired, before)
-    artifacts = measure_artifacts(acquired, sr)
+    artifacts = measuring.result()
     check_artifacts(artifacts, path=acquired.path or None)
     trust: dict[str, Any] = {
         "consistency": consistency.summary() | _verdict(consistency, limit),

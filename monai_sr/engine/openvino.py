@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,16 @@ class OpenVinoEngine(StreamedEngine):
         key = (shape, levels, edge, threads)
         if key not in self._graphs:
             if len(self._graphs) >= GRAPHS:
-                del self._graphs[next(iter(self._graphs))]
+                self._graphs.pop(next(iter(self._graphs)), None)
             model = build_graph(self.network, levels, shape, self.ranges, lag=lag if edge else None)
             self._graphs[key] = _Compiled(model, threads, edge=edge)
         return self._graphs[key]
+
+    def prepare(self, shape: tuple[int, ...], levels: int, *, lag: int) -> None:
+        """See :meth:`StreamedEngine.prepare`; both graphs are compiled at once, each on one processor."""
+        if thread_count() > 1:
+            with ThreadPoolExecutor(2) as threads:
+                list(threads.map(lambda edge: self.block(shape, levels, lag=lag, edge=edge), (True, False)))
 
     def forget(self) -> None:
         self._graphs.clear()

@@ -63,6 +63,9 @@ class StreamedEngine(StreamedSizes, ABC):
     def block(self, shape: tuple[int, ...], levels: int, *, lag: int, edge: bool) -> Block:
         """What computes blocks of so many rows, columns and (folded) slices; at the edge rows may be outside."""
 
+    def prepare(self, shape: tuple[int, ...], levels: int, *, lag: int) -> None:
+        """Called before the blocks of a size that has blocks at the edge and others, in that order."""
+
     def forget(self) -> None:
         """Free what was prepared for the widest blocks: memory ran out."""
 
@@ -100,11 +103,15 @@ class StreamedEngine(StreamedSizes, ABC):
         lag, scale = self.reach(levels)[0], 2**levels
         block, part, done, settled = None, torch.empty(0), torch.empty(0), False
         kept: list[Tensor] = []
+        starts = range(0, rows + lag, ROWS)
+        inner = {start for start in starts if lag <= start <= rows - ROWS}
         try:
-            for start in range(0, rows + lag, ROWS):
+            for start in starts:
                 given = read(slice(min(start, rows), min(start + ROWS, rows)))
                 before, part = part, self._part(given)
-                inside = lag <= start <= rows - ROWS
+                if inner and start == 0:
+                    self.prepare(tuple(part.shape[1:4]), levels, lag=lag)
+                inside = start in inner
                 still = inside and is_same(part, before)
                 if not (still and settled):
                     last, block = block, self.block(tuple(part.shape[1:4]), levels, lag=lag, edge=not inside)
