@@ -23,38 +23,32 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# The public names and their modules. Imported on first use, because torch takes seconds to load.
+# The modules and their public names. Imported on first use, because torch takes seconds to load.
 # Everything else is imported from its module, such as monai_sr.transforms or monai_sr.training.
-_HOME = {
-    "ImageError": "errors",
-    "PyramidNet": "networks",
-    "ResidualNet": "networks",
-    "RunOptions": "options",
-    "SuperResolutionError": "errors",
-    "SuperResolutionInferer": "training.inferer",
-    "SuperResolutionWarning": "errors",
-    "carry_labels": "labels",
-    "collect_notices": "errors",
-    "evaluate": "evaluation.scores",
-    "find_cases": "batch",
-    "fuse": "fusion.fuse",
-    "interpolate_slices": "transforms",
-    "load_bundle": "bundles",
-    "measure_consistency": "trust.consistency",
-    "read_image": "io.images",
-    "run": "batch.run",
-    "run_cases": "batch",
-    "simulate_thick_slices": "transforms",
-    "super_resolve": "inference",
-    "write_image": "io.images",
+_MODULES = {
+    "batch.cases": "find_cases",
+    "batch.run": "run run_cases",
+    "bundles": "load_bundle",
+    "errors": "ImageError SuperResolutionError SuperResolutionWarning collect_notices",
+    "evaluation.scores": "evaluate",
+    "fusion.fuse": "fuse",
+    "inference": "super_resolve",
+    "io.images": "read_image write_image",
+    "labels": "carry_labels",
+    "networks": "PyramidNet ResidualNet",
+    "options": "RunOptions",
+    "training.inferer": "SuperResolutionInferer",
+    "transforms": "interpolate_slices simulate_thick_slices",
+    "trust.consistency": "measure_consistency",
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
-    from .batch import find_cases as find_cases
-    from .batch import run_cases as run_cases
+    from .batch.cases import find_cases as find_cases
     from .batch.run import run as run
+    from .batch.run import run_cases as run_cases
     from .bundles import load_bundle as load_bundle
     from .errors import ImageError as ImageError
     from .errors import SuperResolutionError as SuperResolutionError

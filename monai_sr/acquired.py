@@ -386,9 +386,8 @@ def _modality_of(meta: Mapping[str, Any], given: Modality | None, voxels: np.nda
     """The modality: given, from the header or sidecar, or estimated from the values of all channels."""
     stated: Modality | None = meta.get("modality")
     if given and stated and given != stated:
-        raise ImageError(
-            "E-MOD", f"the header says {stated}, {given} was given", fix="omit --modality, or give the correct image"
-        )
+        problem = f"the header says {stated}, {given} was given"
+        raise ImageError("E-MOD", problem, fix="omit --modality, or give the correct image")
     if given:
         return given, "option"
     if stated:

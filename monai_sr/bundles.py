@@ -92,13 +92,7 @@ class Model(Trained):
         model.engine = engine
         return model
 
-    def __call__(
-        self,
-        image: Any,
-        *,
-        progress: Progress | None = None,
-        **options: Unpack[VolumeOptions],
-    ) -> Any:
+    def __call__(self, image: Any, *, progress: Progress | None = None, **options: Unpack[VolumeOptions]) -> Any:
         """Super-resolve one volume; images and options as of :func:`monai_sr.inference.super_resolve`."""
         refuse_unknown(options, VolumeOptions.__optional_keys__)
         given = Settings.of(**options)
@@ -109,12 +103,7 @@ class Model(Trained):
         return sr if give_back is None else give_back(sr)
 
     def super_resolve(
-        self,
-        acquired: Acquired,
-        wanted: Wanted,
-        *,
-        tile_voxels: int | None = None,
-        progress: Progress | None = None,
+        self, acquired: Acquired, wanted: Wanted, *, tile_voxels: int | None = None, progress: Progress | None = None
     ) -> Image:
         """Super-resolve a volume whose facts are decided, and warn where it is unlike the training data."""
         grid = acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor)
@@ -176,18 +165,16 @@ def load_bundle(
         return Model(SPLINE, "", None, calibration=read_calibration(SPLINE))
     folder = bundle_path(name_or_path)
     if not (trust_bundle or shelf.ships(folder)):
-        raise BundleError(
-            "E-W-TRUST", "this bundle does not ship with monai-sr, and its configuration may run any code", path=folder
-        )
+        problem = "this bundle does not ship with monai-sr, and its configuration may run any code"
+        raise BundleError("E-W-TRUST", problem, path=folder)
     try:
         network, how, defaults, weights = _read_plain(folder) or _evaluate(folder, where)
     except Exception as error:
         # a configuration may raise any exception
         raise BundleError("E-W-CONFIG", f"its configuration cannot be read ({error})", path=folder) from error
     if not isinstance(defaults, Settings):
-        raise BundleError(
-            "E-W-CONFIG", "it is not a super-resolution bundle", fix="give a bundle made by monai-sr", path=folder
-        )
+        problem = "it is not a super-resolution bundle"
+        raise BundleError("E-W-CONFIG", problem, fix="give a bundle made by monai-sr", path=folder)
     load_weights(network, weights)
     network = network.to(where, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
     given = {"engine": engine, "precision": precision, "quality": quality}
@@ -249,9 +236,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     try:
         network.load_state_dict(state.get("network", state) if isinstance(state, dict) else state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise BundleError(
-            "E-W-SHAPE", f"the weights do not fit {type(network).__name__} as inference.json describes it", path=path
-        ) from error
+        problem = f"the weights do not fit {type(network).__name__} as inference.json describes it"
+        raise BundleError("E-W-SHAPE", problem, path=path) from error
 
 
 def pick_device(device: str | torch.device) -> torch.device:

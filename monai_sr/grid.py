@@ -50,9 +50,8 @@ class Grid:
             problem = f"the last row of the affine is {self.affine[3].tolist()}, it must be 0 0 0 1"
             raise ImageError("E-HDR-AFFINE", problem, fix="transpose the affine, if its last column should be its row")
         if min(self.spacing) <= 0:
-            raise ImageError(
-                "E-HDR-SPACING", f"voxel spacing {tuple(map(float, self.spacing))} mm, each must be above 0"
-            )
+            problem = f"voxel spacing {tuple(map(float, self.spacing))} mm, each must be above 0"
+            raise ImageError("E-HDR-SPACING", problem)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -81,10 +80,8 @@ class Grid:
         order = np.argsort(self.spacing)
         largest, second = self.spacing[order[2]], self.spacing[order[1]]
         if largest <= second * (1 + SAME_SPACING):
-            raise UsageError(
-                "E-HDR-AXIS",
-                f"spacing {' x '.join(f'{s:.4g}' for s in self.spacing)} mm does not show the through-plane axis",
-            )
+            problem = f"spacing {' x '.join(f'{s:.4g}' for s in self.spacing)} mm does not show the through-plane axis"
+            raise UsageError("E-HDR-AXIS", problem)
         return int(order[2])
 
     def positions(self, axis: int) -> np.ndarray:
@@ -188,11 +185,8 @@ def grid_of(image: Tensor | ArrayImage) -> Grid:
         ImageError: it has no three spatial axes.
     """
     if image.ndim != 4:
-        raise ImageError(
-            "E-IMG-2D" if image.ndim < 4 else "E-IMG-4D",
-            f"a volume (channel, X, Y, Z) is needed, this has shape {tuple(image.shape)}",
-            fix="give a three-dimensional volume",
-        )
+        problem = f"a volume (channel, X, Y, Z) is needed, this has shape {tuple(image.shape)}"
+        raise ImageError("E-IMG-2D" if image.ndim < 4 else "E-IMG-4D", problem, fix="give a three-dimensional volume")
     affine = getattr(image, "affine", None)  # of a tensor without metadata none
     x, y, z = (int(n) for n in image.shape[1:])
     return Grid((x, y, z), np.eye(4) if affine is None else as_array(affine))
@@ -332,11 +326,8 @@ def thick_grid(grid: Grid, axis: int, slice_spacing: float) -> Grid:
     thin_spacing, n = grid.spacing[axis], grid.shape[axis]
     m = int(np.floor(n * thin_spacing / slice_spacing + 1e-6))
     if m < 1:
-        raise UsageError(
-            "E-USE",
-            f"slices {slice_spacing:.4g} mm apart do not fit in {n * thin_spacing:.4g} mm",
-            fix="choose a smaller slice spacing",
-        )
+        problem = f"slices {slice_spacing:.4g} mm apart do not fit in {n * thin_spacing:.4g} mm"
+        raise UsageError("E-USE", problem, fix="choose a smaller slice spacing")
     direction = grid.affine[:3, axis] / thin_spacing
     affine = grid.affine.copy()
     affine[:3, axis] = direction * slice_spacing

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .acquired import Acquired
-from .engine import Engine, Place, Progress
+from .engine import Engine, Place, Progress, one_of
 from .engine.selection import as_engine
 from .errors import warn
 from .grid import Image, on_grid
@@ -85,7 +85,7 @@ def super_resolve_acquired(
     normalization = acquired.normalization(settings.normalization)
     for channel in range(len(voxels)):
         scan = acquired.normalized(channel, normalization)
-        done = _part_of(progress, channel, len(voxels)) if progress else None
+        done = one_of(progress, channel, len(voxels)) if progress else None
         bounds = possible_values(
             *(scan.slices, scan.intensities, acquired.modality, acquired.stored_dtype),
             is_estimated=acquired.sources["modality"] == "estimated",
@@ -111,11 +111,6 @@ def super_resolve_acquired(
     if is_beyond(model.factor, settings.factor_range):
         sharp.meta["outside_training"] = model.factor
     return sharp
-
-
-def _part_of(progress: Progress, index: int, count: int) -> Progress:
-    """Progress within one of several volumes as that of all."""
-    return lambda done: progress((index + done) / count)
 
 
 def _proposals(

@@ -135,11 +135,9 @@ def _check_in_plane(ours: Grid, theirs: Grid, axis: int) -> None:
     for a in {0, 1, 2} - {axis}:
         at, wanted = positions_on(ours, a, theirs), positions_on(theirs, a, theirs)
         if len(at) != len(wanted) or np.abs(at - wanted).max() > SAME_PLACE * theirs.spacing[a]:
-            raise ImageError(
-                "E-CON-GRID",
-                f"the in-plane grids of the two volumes differ along axis {a}",
-                fix="give volumes of one scan, without a crop or another in-plane spacing",
-            )
+            problem = f"the in-plane grids of the two volumes differ along axis {a}"
+            fix = "give volumes of one scan, without a crop or another in-plane spacing"
+            raise ImageError("E-CON-GRID", problem, fix=fix)
 
 
 def _are_probabilities(labels: MetaTensor) -> bool:
@@ -157,11 +155,8 @@ def check_mask(labels: MetaTensor, theirs: Grid) -> None:
         sizes = [" x ".join(map(str, grid.shape)) for grid in (ours, theirs)]
         raise ImageError("E-MASK-GRID", f"the mask has {sizes[0]} voxels, its image {sizes[1]}", path=path)
     if (off := corner_distance(ours, theirs)) > SAME_PLACE:
-        raise ImageError(
-            "E-MASK-GRID",
-            f"the position of the mask differs from that of its image by up to {off:.3g} voxels",
-            path=path,
-        )
+        problem = f"the position of the mask differs from that of its image by up to {off:.3g} voxels"
+        raise ImageError("E-MASK-GRID", problem, path=path)
     lowest, highest = float(labels.min()), float(labels.max())
     if max(-lowest, highest) >= LARGEST:
         problem = f"the mask has labels up to {max(-lowest, highest):.9g}; float32 holds those below {LARGEST} exactly"

@@ -238,12 +238,8 @@ def write_masks(
 def _spare(path: Path, *, overwrite: bool) -> None:
     """Refuse to replace a file that is not ours."""
     if os.path.exists(path) and not overwrite and not (is_super_resolved(path) or is_own_object(path)):
-        raise OutputError(
-            "E-OUT-EXISTS",
-            "it exists already, and monai-sr did not make it",
-            fix="move it away, or give --overwrite",
-            path=path,
-        )
+        problem = "it exists already, and monai-sr did not make it"
+        raise OutputError("E-OUT-EXISTS", problem, fix="move it away, or give --overwrite", path=path)
 
 
 def remove_maps(target: Path, kinds: Iterable[str]) -> None:

@@ -97,11 +97,8 @@ def super_resolve_within(
             }
             if ran_out:
                 made["ran_out_of_memory"] = ran_out
-                warn(
-                    "W-MEM-LADDER",
-                    f"memory ran out on {'; '.join(ran_out)}; made on {{device}}, tiles of {{tile_voxels}} voxels",
-                    facts={"device": str(where), "tile_voxels": tile, "steps": len(ran_out)},
-                )
+                text = f"memory ran out on {'; '.join(ran_out)}; made on {{device}}, tiles of {{tile_voxels}} voxels"
+                warn("W-MEM-LADDER", text, facts={"device": str(where), "tile_voxels": tile, "steps": len(ran_out)})
             return sr, made
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -130,9 +127,8 @@ def super_resolve_adapted(
     """
     free = memory_budget() if memory is None else memory
     if free < TRAINING_BYTES:
-        raise MemoryShortError(
-            "E-MEM", f"{free / 2**20:.0f} MiB are free, training on a volume needs {TRAINING_BYTES / 2**20:.0f} MiB"
-        )
+        problem = f"{free / 2**20:.0f} MiB are free, training on a volume needs {TRAINING_BYTES / 2**20:.0f} MiB"
+        raise MemoryShortError("E-MEM", problem)
 
     with collect_notices():  # they are given by the second run
         first, _ = super_resolve_within(
@@ -148,10 +144,6 @@ def fitting_jobs(plans: Sequence[Plan], model: Model, *, jobs: int, memory: int)
     largest = max(plan.least_memory(model.engine) for plan in plans)
     fitting = max(1, min(jobs, memory // largest))
     if fitting < jobs:
-        warn(
-            "W-MEM-JOBS",
-            "the largest volume takes {largest_mib:.0f} MiB, so {fitting} of {jobs} jobs are run",
-            facts={"largest_mib": largest / 2**20, "fitting": fitting, "jobs": jobs},
-            stacklevel=4,
-        )
+        text = "the largest volume takes {largest_mib:.0f} MiB, so {fitting} of {jobs} jobs are run"
+        warn("W-MEM-JOBS", text, facts={"largest_mib": largest / 2**20, "fitting": fitting, "jobs": jobs}, stacklevel=4)
     return fitting

@@ -83,11 +83,8 @@ def plan_model(options: RunOptions) -> Planned | None:
 def refuse_uncertainty(options: RunOptions, model: Trained) -> None:
     """Raise UsageError where a map of uncertainty is asked for and the bundle has no constants for it."""
     if options.outputs.uncertainty and not model.calibration.get("uncertainty"):
-        raise UsageError(
-            "E-USE",
-            f"{options.wanted.bundle} does not know how uncertain its results are",
-            fix="choose another bundle, or run monai-sr calibrate",
-        )
+        problem = f"{options.wanted.bundle} does not know how uncertain its results are"
+        raise UsageError("E-USE", problem, fix="choose another bundle, or run monai-sr calibrate")
 
 
 def _of_bundle(name: str, compute: Compute) -> Planned | None:

@@ -225,12 +225,8 @@ def check_record(target: Path) -> dict[str, Any] | None:
     found = sha256_of_result(target)
     as_recorded = record["output_sha256"] == found
     if not as_recorded:
-        warn(
-            "W-OUT-CHANGED",
-            "this result was changed since monai-sr wrote it (SHA-256 {found}, {recorded} is recorded)",
-            path=target,
-            facts={"found": found, "recorded": record["output_sha256"]},
-        )
+        text = "this result was changed since monai-sr wrote it (SHA-256 {found}, {recorded} is recorded)"
+        warn("W-OUT-CHANGED", text, path=target, facts={"found": found, "recorded": record["output_sha256"]})
     return record | {"is_as_recorded": as_recorded}
 
 
@@ -254,11 +250,8 @@ def is_done(target: Path, made: MadeBy, *, input_sha256: str, unfinished: bool, 
     if not target.exists() and (record is not None or not json_there):
         return False
     if record is not None and record.get("record", 0) > RECORD_VERSION:
-        raise OutputError(
-            "E-VER",
-            f"it was made by a newer monai-sr (record version {record['record']}, {RECORD_VERSION} is known)",
-            path=target,
-        )
+        problem = f"it was made by a newer monai-sr (record version {record['record']}, {RECORD_VERSION} is known)"
+        raise OutputError("E-VER", problem, path=target)
     if unfinished or (record is not None and "output_sha256" not in record):
         return False
     if again and not json_there and is_super_resolved(target):
@@ -267,12 +260,9 @@ def is_done(target: Path, made: MadeBy, *, input_sha256: str, unfinished: bool, 
         if overwrite:
             return False
         what = "it is not a result of monai-sr" if record is None else "it was changed since it was written"
-        raise OutputError(
-            "E-OUT-EXISTS",
-            f"it exists already, and {what}",
-            fix="move it away, or give --overwrite",
-            path=target if target.exists() else sidecar_path(target),
-        )
+        problem = f"it exists already, and {what}"
+        fix = "move it away, or give --overwrite"
+        raise OutputError("E-OUT-EXISTS", problem, fix=fix, path=target if target.exists() else sidecar_path(target))
     if again or record["input_sha256"] != input_sha256:
         return False
     same = all(record[key] == getattr(made, key) for key in ("bundle", "bundle_version", "weights_sha256"))

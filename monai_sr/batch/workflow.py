@@ -35,13 +35,7 @@ class RecordHandler:
             :class:`monai_sr.options.Reading`.
     """
 
-    def __init__(
-        self,
-        metadata: str,
-        checkpoint: str,
-        inferer: SuperResolutionInferer,
-        **reading: object,
-    ) -> None:
+    def __init__(self, metadata: str, checkpoint: str, inferer: SuperResolutionInferer, **reading: object) -> None:
         self._folder, self._weights = Path(metadata).resolve().parents[1], Path(checkpoint)
         self._inferer = inferer
         self._options = RunOptions.from_dict({"reading": reading, "trust_bundle": True})

@@ -19,10 +19,7 @@ from .series import Series
 UNITS = {"CT": ("[hnsf'U]", "UCUM", "Hounsfield unit"), "MR": ("1", "UCUM", "no units")}
 """Of the values of an image and of their differences."""
 
-QUANTITIES = {
-    "uncertainty": ("386136009", "SCT", "Standard deviation"),
-    "consistency": ("110817", "DCM", "Difference"),
-}
+QUANTITIES = {"uncertainty": ("386136009", "SCT", "Standard deviation"), "consistency": ("110817", "DCM", "Difference")}
 
 
 def write_parametric_map(image: Image, kind: str, series: Series, path: Path, *, made_by: MadeBy) -> Path:

@@ -245,9 +245,8 @@ def _as_stacks(stacks: Sequence[Any], names: Sequence[str]) -> list[Stack]:
     modalities = {stack.acquired.modality for stack in placed}
     if len(modalities) > 1:
         listing = ", ".join(f"{stack.name}: {stack.acquired.modality}" for stack in placed)
-        raise ImageError(
-            "E-FUSE-UNLIKE", f"the stacks differ in modality ({listing})", fix="fuse those of one modality"
-        )
+        problem = f"the stacks differ in modality ({listing})"
+        raise ImageError("E-FUSE-UNLIKE", problem, fix="fuse those of one modality")
     return placed
 
 

@@ -64,11 +64,9 @@ def as_volume(image: Any) -> tuple[MetaTensor, GiveBack]:
         return volume, functools.partial(_as_nibabel, image_type=type(image))
     if type(image).__module__.partition(".")[0] == "SimpleITK":
         if image.GetDimension() != 3:
-            raise ImageError(
-                "E-IMG-4D" if image.GetDimension() > 3 else "E-IMG-2D",
-                f"an image of {image.GetDimension()} dimensions, 3 are needed",
-                fix="take one volume out of it, such as image[:, :, :, 0]",
-            )
+            problem = f"an image of {image.GetDimension()} dimensions, 3 are needed"
+            fix = "take one volume out of it, such as image[:, :, :, 0]"
+            raise ImageError("E-IMG-4D" if image.GetDimension() > 3 else "E-IMG-2D", problem, fix=fix)
         return make_volume(*from_itk(image), path=IN_MEMORY).to_tensor(), _as_itk
     if isinstance(image, tuple | list) and len(image) == 2 and np.shape(image[1]) == (4, 4):
         array = np.asarray(image[0])
@@ -78,11 +76,9 @@ def as_volume(image: Any) -> tuple[MetaTensor, GiveBack]:
         meta = acquisition_meta(stored_dtype=stored)
         volume = make_volume(array.astype(np.float32), affine, meta, path=IN_MEMORY, volume="all").to_tensor()
         return volume, _as_array
-    raise UsageError(
-        "E-USE",
-        f"a {type(image).__name__} was given as an image",
-        fix="give a nibabel or SimpleITK image, a MetaTensor or (array, affine); of a file, what read_image reads",
-    )
+    problem = f"a {type(image).__name__} was given as an image"
+    fix = "give a nibabel or SimpleITK image, a MetaTensor or (array, affine); of a file, what read_image reads"
+    raise UsageError("E-USE", problem, fix=fix)
 
 
 def _as_nibabel(volume: Image, *, image_type: type[nib.spatialimages.SpatialImage]) -> Any:

@@ -194,12 +194,8 @@ def write_image(image: torch.Tensor | ArrayImage, path: str | Path, *, dtype: An
         nifti = nifti_image(voxels, grid, **nifti_fields(image))
         write_atomically(path, lambda file: stream_nifti(nifti, file, compressed=suffix == ".nii.gz"))
     elif voxels.ndim > 3:
-        raise UsageError(
-            "E-OUT-FORMAT",
-            f"{len(image)} volumes do not fit into one {suffix}",
-            fix="name it .nii.gz",
-            path=path,
-        )
+        problem = f"{len(image)} volumes do not fit into one {suffix}"
+        raise UsageError("E-OUT-FORMAT", problem, fix="name it .nii.gz", path=path)
     else:
         write_itk(voxels, grid, path)
     return path
@@ -212,12 +208,8 @@ def stored_voxels(image: torch.Tensor | ArrayImage, *, path: str | Path, dtype: 
     beyond = beyond_type(voxels, wanted)
     if beyond:
         facts = {"voxels": int(beyond), "dtype": str(wanted)}
-        warn(
-            "W-OUT-CLIP",
-            "{voxels} voxels are outside the range of {dtype} and are clipped",
-            path=path,
-            facts=facts,
-        )
+        text = "{voxels} voxels are outside the range of {dtype} and are clipped"
+        warn("W-OUT-CLIP", text, path=path, facts=facts)
     voxels = as_stored(voxels, wanted)
     return voxels[..., 0] if len(image) == 1 else voxels
 

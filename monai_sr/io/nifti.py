@@ -66,11 +66,8 @@ def files_of_pair(path: Path) -> tuple[Path, Path]:
     """
     ending = _ENDINGS.search(path.name)
     if ending is None:
-        raise ImageError(
-            "E-HDR-FIELD",
-            "according to the header the voxels are in another file, but its name is unknown",
-            fix="name the two files .hdr and .img",
-        )
+        problem = "according to the header the voxels are in another file, but its name is unknown"
+        raise ImageError("E-HDR-FIELD", problem, fix="name the two files .hdr and .img")
     stem, packed = path.name[: ending.start()], ending[2] or ""
     other = "img" if ending[1].lower() == "hdr" else "hdr"
     endings = [f".{word}{gz}" for gz in dict.fromkeys((packed, "", ".gz")) for word in (other, other.upper())]
@@ -244,6 +241,5 @@ def check_dtype(dtype: np.dtype) -> None:
         ImageError: voxels are not single real numbers.
     """
     if dtype.fields or dtype.kind not in "iufb":
-        raise ImageError(
-            "E-IMG-DTYPE", f"voxels are {'colors' if dtype.fields else dtype.name}, real numbers are needed"
-        )
+        problem = f"voxels are {'colors' if dtype.fields else dtype.name}, real numbers are needed"
+        raise ImageError("E-IMG-DTYPE", problem)

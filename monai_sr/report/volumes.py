@@ -42,21 +42,14 @@ def niivue_script(environment: Mapping[str, str] = os.environ) -> Path:
     given = environment.get(VARIABLE, "")
     path = Path(given)
     if not given or not path.is_file():
-        raise UsageError(
-            "E-EXTRA",
-            f"the viewer needs NiiVue, and {VARIABLE} names {path if given else 'no file'}",
-            fix=f"npm pack @niivue/niivue@0.69.0, unpack it, and set {VARIABLE} to its dist/niivue.umd.js",
-        )
+        problem = f"the viewer needs NiiVue, and {VARIABLE} names {path if given else 'no file'}"
+        fix = f"npm pack @niivue/niivue@0.69.0, unpack it, and set {VARIABLE} to its dist/niivue.umd.js"
+        raise UsageError("E-EXTRA", problem, fix=fix)
     return path
 
 
 def write_viewer(
-    path: str | Path,
-    image: Image | Acquired,
-    sr: Image,
-    *,
-    name: str = "",
-    output_sha256: str = "",
+    path: str | Path, image: Image | Acquired, sr: Image, *, name: str = "", output_sha256: str = ""
 ) -> Path:
     """Write a page with both volumes in it, to be cut along three planes and seen in three dimensions.
 

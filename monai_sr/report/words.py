@@ -59,9 +59,7 @@ def geometry(acquired: Acquired, after: Grid | None, scene: Scene) -> Rows:
     before, axis, spacing = acquired.grid, acquired.axis, acquired.slice_spacing
     steps = [spacing if a == axis else s for a, s in enumerate(before.spacing)]
     slices = DIRECTIONS[scene.directions[2]]
-    rows: Rows = [
-        ("acquired", f"{' × '.join(map(str, before.shape))} voxels of {mm(steps)}"),
-    ]
+    rows: Rows = [("acquired", f"{' × '.join(map(str, before.shape))} voxels of {mm(steps)}")]
     if after is not None:
         factor = spacing / after.spacing[axis]
         rows += [

@@ -70,13 +70,7 @@ class Adaptation:
 
 
 def adapt(
-    model: Model,
-    acquired: Acquired,
-    sr: Image,
-    *,
-    minutes: float,
-    seed: int = 0,
-    progress: Progress | None = None,
+    model: Model, acquired: Acquired, sr: Image, *, minutes: float, seed: int = 0, progress: Progress | None = None
 ) -> tuple[Model, Adaptation]:
     """Train the network of a model further, on one super-resolved volume.
 

@@ -56,10 +56,8 @@ def turn_to(grid: Grid, result: Image) -> tuple[Tensor, Grid]:
     if turned is None:
         nearest = float(np.abs(_cosines(grid_of(result), grid)).max(axis=1).min())
         angle = math.degrees(math.acos(min(1.0, nearest)))
-        raise not_aligned(
-            f"the axes of the volumes are not parallel (angle {angle:.2g} degrees)",
-            "resample the result to the axes of the acquired volume, without a rotation",
-        )
+        problem = "resample the result to the axes of the acquired volume, without a rotation"
+        raise not_aligned(f"the axes of the volumes are not parallel (angle {angle:.2g} degrees)", problem)
     there, order, flips = turned
     voxels = result.as_tensor().cpu().permute(0, *(axis + 1 for axis in order))
     return voxels.flip([axis + 1 for axis in flips]) if flips else voxels, there

@@ -186,9 +186,8 @@ def measure_consistency(
     """
     image = acquired.source if isinstance(acquired, Acquired) else acquired
     if len(image) != len(result):
-        raise not_aligned(
-            f"the acquired file has {len(image)} volume(s), the result {len(result)}", "choose one volume"
-        )
+        problem = "choose one volume"
+        raise not_aligned(f"the acquired file has {len(image)} volume(s), the result {len(result)}", problem)
     grid = grid_of(image)
     x, there = turn_to(grid, result)
     coarser = np.array(there.spacing) / grid.spacing
@@ -350,10 +349,7 @@ def _compared_voxels(acquired: Acquired, known: Tensor) -> Tensor:
         reach = math.ceil(1.5 * float(acquired.slice_thickness.max()) / acquired.grid.spacing[axis])
         near = lost.clone()
         for step in range(1, reach + 1):
-            for one, other in (
-                (slice(step, None), slice(None, -step)),
-                (slice(None, -step), slice(step, None)),
-            ):
+            for one, other in ((slice(step, None), slice(None, -step)), (slice(None, -step), slice(step, None))):
                 to, of = [slice(None)] * 4, [slice(None)] * 4
                 to[axis + 1], of[axis + 1] = one, other
                 near[tuple(to)] |= lost[tuple(of)]

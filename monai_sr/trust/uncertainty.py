@@ -74,11 +74,8 @@ def constants_for(constants: Mapping[str, Any], modality: str, factor: float) ->
     """
     fitted = constants.get(modality)
     if not fitted:
-        raise UsageError(
-            "E-USE",
-            f"this bundle was not calibrated for {modality}, so the uncertainty cannot be predicted",
-            fix="calibrate it with monai-sr calibrate, or omit --uncertainty",
-        )
+        problem = f"this bundle was not calibrated for {modality}, so the uncertainty cannot be predicted"
+        raise UsageError("E-USE", problem, fix="calibrate it with monai-sr calibrate, or omit --uncertainty")
     floor, slope = (float(np.interp(factor, fitted["factor"], fitted[name])) for name in ("floor", "slope"))
     return floor, slope
 
