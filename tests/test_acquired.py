@@ -128,12 +128,13 @@ def test_volumes_of_one_file_are_of_one_modality():
 @pytest.mark.parametrize(
     ("low", "meta", "value"),
     [
-        (0, {"padding_value": 0.0}, None),
+        (0, {}, None),
+        (0, {"padding_value": 0.0}, 0.0),
         (-1000, {}, None),
         (-1000, {"padding_value": -990.0}, -990.0),
         (-2000, {}, -2000.0),
     ],
-    ids=["MR", "air", "header", "darker than air"],
+    ids=["MR", "header of MR", "air", "header of CT", "darker than air"],
 )
 def test_the_padding(low, meta, value):
     image = thick(low=low, **meta)
