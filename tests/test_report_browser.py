@@ -22,7 +22,6 @@ from monai_sr.errors import SuperResolutionWarning
 from monai_sr.inference import super_resolve
 from monai_sr.report import write_report
 from monai_sr.report.views import Scene
-from monai_sr.report.windows import windows_for
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
 
@@ -286,7 +285,7 @@ def test_gray_on_the_screen_is_that_of_the_window(chromium, tmp_path, air):
     )
     page.press("1")
     scene = Scene.of(Acquired.of(image, axis=2))
-    windows = windows_for(*(scene.sample[0], scene.modality, scene.sample[1]))
+    windows = scene.windows
     for index, preset in enumerate(windows.presets):
         row = page.pixels("[data-plane=coronal] .frame.thick")
         row = row[row.shape[0] // 2 - 12]  # between the letters

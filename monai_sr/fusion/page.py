@@ -25,7 +25,6 @@ from ..report.pictures import thumbnail, viewer
 from ..report.sections import Answer, answers, deviation_text, for_methods, warnings_tile
 from ..report.svg import Curve, plot
 from ..report.views import LABELS, Scene, axes_of, turned
-from ..report.windows import windows_for
 from ..report.words import DIRECTIONS, NETWORKS, Rows, mm, provenance, references
 from ..trust.resolution import length_text
 from .fuse import Fused, FusedStack
@@ -83,7 +82,6 @@ def write_page_of(
         OutputError: it cannot be written.
     """
     scene, grid = _scene(fused), grid_of(fused.image)
-    windows = windows_for(scene.sample[0], scene.modality, scene.sample[1])
     names = tuple(
         f"{number} {source.series.label if source.series is not None else source.path.name}"
         for number, source in enumerate(sources, 1)
@@ -102,7 +100,7 @@ def write_page_of(
         "output_sha256": record.get("output_sha256", ""),
         "codes": codes,
         "consistency": max(float(entry["consistency"]["nrmse"]) for entry in fusion["stacks"]),
-        "thumbnail": thumbnail(scene, windows, "sr"),
+        "thumbnail": thumbnail(scene, "sr"),
     }
     return write_sections(
         path,
@@ -117,7 +115,7 @@ def write_page_of(
             "Provenance": provenance(record, name=name, description="", version=made_by),
         },
         tiles=answers(_tiles(fused.image, fusion, codes)),
-        viewer=viewer(scene, windows, list(LABELS), overlays),
+        viewer=viewer(scene, list(LABELS), overlays),
         trust=_agreement(fused, names, fusion, uncertainty),
         methods=for_methods(_paragraph(fused, record, made_by), references(record, made_by)),
     )

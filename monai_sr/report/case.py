@@ -29,7 +29,6 @@ from .page import script_json, write_page
 from .pictures import thumbnail, viewer
 from .sections import curves, for_methods, help_dialog, navigation, notes, tables, tiles, trust
 from .views import LABELS, Scene, turned
-from .windows import windows_for
 from .words import Rows, artifacts_text, geometry, methods, provenance, references, resolution_text, resolution_tile
 
 
@@ -71,7 +70,6 @@ def write_report(
         acquired = Acquired.of(acquired, profile=profile, refined=grid_of(sr))
     after, scene = grid_of(sr), Scene.of(acquired, sr)
     consistency = measure_consistency(acquired, sr, stored_dtype=acquired.stored_dtype)
-    windows = windows_for(scene.sample[0], scene.modality, scene.sample[1])
     overlays = {
         "consistency": (
             consistency_overlay(consistency, scene.modality),
@@ -100,7 +98,7 @@ def write_report(
         "output_sha256": record.get("output_sha256", ""),
         "codes": [notice.code for notice in warnings],
         "consistency": float(f"{consistency.score:.3g}"),
-        "thumbnail": thumbnail(scene, windows, "sr"),
+        "thumbnail": thumbnail(scene, "sr"),
     }
     lead = (
         f"{acquired.modality}, {len(acquired.positions)} slices of {acquired.slice_spacing:.3g} mm to "
@@ -116,7 +114,7 @@ def write_report(
         warnings=warnings,
         facts=facts,
         tiles=tiles(consistency, limit, resolution_tile(resolved), summary["codes"]),
-        viewer=viewer(scene, windows, list(LABELS), overlays),
+        viewer=viewer(scene, list(LABELS), overlays),
         curves=curves(scene),
         trust=trust(consistency, limit, deviation),
         methods=for_methods(paragraph, references(record, made_by)),
@@ -160,9 +158,8 @@ def write_failure_report(
     if image is not None:
         acquired = Acquired.of(image)
         scene = Scene.of(acquired)
-        windows = windows_for(scene.sample[0], scene.modality, scene.sample[1])
-        pictures = viewer(scene, windows, ["thick"], {})
-        small = thumbnail(scene, windows, "thick")
+        pictures = viewer(scene, ["thick"], {})
+        small = thumbnail(scene, "thick")
         facts["What was read"] = geometry(acquired, None, scene)
         lead = f"{scene.modality}, {' × '.join(map(str, acquired.grid.shape))} voxels were read."
     facts["Provenance"] = provenance({}, name=name, description=description, version=version("monai-sr"))

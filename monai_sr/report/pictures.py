@@ -10,7 +10,6 @@ import numpy as np
 from .overlays import Overlay
 from .png import data_url
 from .views import Scene, nearest_plane
-from .windows import Windows
 
 PIXELS = 4_000_000
 """Of all pictures of a case together, which makes about 3 MB."""
@@ -26,14 +25,11 @@ THUMBNAIL = 96
 """Pixels on the longer side of the picture in an index."""
 
 
-def viewer(
-    scene: Scene, windows: Windows, layers: list[str], overlays: Mapping[str, tuple[Overlay, np.ndarray]]
-) -> str:
+def viewer(scene: Scene, layers: list[str], overlays: Mapping[str, tuple[Overlay, np.ndarray]]) -> str:
     """The part of a page with all pictures of a scene.
 
     Args:
         scene: the volumes.
-        windows: their gray windows.
         layers: of the scene; the last is shown first.
         overlays: by kind; values (a, b, m) for consistency, (a, b, n) for others.
     """
@@ -41,7 +37,7 @@ def viewer(
     sizes = {lacking: scene.size(lacking) for lacking in order}
     pixels = sum(int(np.prod([n for a, n in enumerate(scene.thin.shape) if a != lacking])) for lacking in order)
     count = int(np.clip(PIXELS // max(1, pixels * len(layers)), LEAST, MOST))
-    planes = [_plane(scene, windows, lacking, count, layers, overlays) for lacking in order]
+    planes = [_plane(scene, lacking, count, layers, overlays) for lacking in order]
     (w1, h1), (w2, h2), (w3, h3) = (sizes[lacking] for lacking in order)
     # widths in proportion to width / height make all heights in the row equal
     ratios = [w1 / h1, w2 / h2, w3 / h3]
@@ -55,7 +51,7 @@ def viewer(
     scales = "".join(overlay.scale() for overlay, _ in overlays.values())
     return (
         f'<section class="{classes}" aria-label="Pictures" data-layer="{shown}" data-mode="flip" data-window="0">'
-        f"{_filters(windows)}{_tools(windows, scene, layers, list(overlays))}"
+        f"{_filters(scene)}{_tools(scene, layers, list(overlays))}"
         f'<div class="planes" style="--sum:{sum(ratios):.3f}">{"".join(planes)}</div>'
         f'<div class="scales">{scales}</div>'
         '<p class="hint">Keys: '
@@ -64,11 +60,11 @@ def viewer(
     )
 
 
-def _filters(windows: Windows) -> str:
+def _filters(scene: Scene) -> str:
     """Each window as an SVG filter: a table from the code in a picture to the gray on the screen."""
     filters = []
-    for index, preset in enumerate(windows.presets):
-        values = " ".join(f"{v:.3f}".rstrip("0").rstrip(".") for v in windows.table(preset))
+    for index, preset in enumerate(scene.windows.presets):
+        values = " ".join(f"{v:.3f}".rstrip("0").rstrip(".") for v in scene.windows.table(preset))
         channels = "".join(f'<feFunc{c} type="table" tableValues="{values}"/>' for c in "RGB")
         filters.append(
             f'<filter id="window-{index}" color-interpolation-filters="sRGB" x="0" y="0" width="1" height="1">'
@@ -83,7 +79,7 @@ def _listed(scene: Scene) -> str:
     return escape(f"{first}, {second} and {third}")
 
 
-def _tools(windows: Windows, scene: Scene, layers: list[str], overlays: list[str]) -> str:
+def _tools(scene: Scene, layers: list[str], overlays: list[str]) -> str:
     def button(action: str, text: str, key: str, *, value: str = "", label: str = "", toggles: bool = False) -> str:
         attributes = f' data-value="{value}"' if value else ""
         attributes += ' aria-pressed="false"' if toggles else ""
@@ -106,10 +102,10 @@ def _tools(windows: Windows, scene: Scene, layers: list[str], overlays: list[str
         }
         maps = [button("overlay", names[o][0], names[o][1], value=o, toggles=True) for o in overlays]
         groups.append(("Maps", "".join(maps)))
-    unit = f" {windows.unit}" if windows.unit else ""
+    unit = f" {scene.windows.unit}" if scene.windows.unit else ""
     choices = "".join(
         f'<option value="{i}">{escape(preset)} ({low:.4g} to {high:.4g}{unit})</option>'
-        for i, (preset, (low, high)) in enumerate(windows.presets.items())
+        for i, (preset, (low, high)) in enumerate(scene.windows.presets.items())
     )
     zoom = (
         button("out", "−", "", label="Farther")
@@ -127,12 +123,7 @@ def _group(label: str, content: str) -> str:
 
 
 def _plane(
-    scene: Scene,
-    windows: Windows,
-    lacking: int,
-    count: int,
-    layers: list[str],
-    overlays: Mapping[str, tuple[Overlay, np.ndarray]],
+    scene: Scene, lacking: int, count: int, layers: list[str], overlays: Mapping[str, tuple[Overlay, np.ndarray]]
 ) -> str:
     width, height = scene.size(lacking)
     name, places = scene.name(lacking), scene.chosen(lacking, count)
@@ -143,7 +134,7 @@ def _plane(
     for layer in layers:
         images = []
         for number, index in enumerate(places):
-            codes = windows.encode(scene.picture(scene.plane(layer, lacking, index), lacking))
+            codes = scene.windows.encode(scene.picture(scene.plane(layer, lacking, index), lacking))
             alt = f"{name}, {words[number]}, {escape(scene.labels[layer][1])}"
             images.append(_img(data_url(codes), number, alt, css="gray", shown=number == middle))
         ruler, fraction = _ruler(width)
@@ -198,12 +189,12 @@ def _ruler(width: float) -> tuple[str, float]:
     return f"{length} mm", 100 * length / width
 
 
-def thumbnail(scene: Scene, windows: Windows, layer: str) -> str:
+def thumbnail(scene: Scene, layer: str) -> str:
     """A small picture for an index, as a data URL."""
-    return data_url(picture_of(scene, windows, layer, THUMBNAIL))
+    return data_url(picture_of(scene, layer, THUMBNAIL))
 
 
-def picture_of(scene: Scene, windows: Windows, layer: str, pixels: int) -> np.ndarray:
+def picture_of(scene: Scene, layer: str, pixels: int) -> np.ndarray:
     """(height, width) uint8 of a middle plane that shows the slices from the side, so many ``pixels`` at most."""
     lacking = scene.showing_order()[0]
     (index,) = scene.chosen(lacking, 1)
@@ -214,5 +205,6 @@ def picture_of(scene: Scene, windows: Windows, layer: str, pixels: int) -> np.nd
         np.minimum(((np.arange(max(1, round(mm * scale))) + 0.5) / max(1, round(mm * scale)) * n).astype(int), n - 1)
         for mm, n in zip((height, width), picture.shape, strict=True)
     )
+    windows = scene.windows
     gray = windows.table(next(iter(windows.presets)))[windows.encode(picture[np.ix_(rows, columns)])]
     return np.rint(gray * 255).astype(np.uint8)

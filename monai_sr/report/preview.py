@@ -13,7 +13,6 @@ from .page import summary_element
 from .pictures import picture_of
 from .png import png_bytes
 from .views import Scene
-from .windows import windows_for
 
 PIXELS, GAP = 512, 8
 """On the longer side of a plane, and between two."""
@@ -32,8 +31,7 @@ def write_preview(path: Path, acquired: Acquired, sr: Image, *, output_sha256: s
         OutputError: it cannot be written.
     """
     scene = Scene.of(acquired, sr)
-    windows = windows_for(scene.sample[0], scene.modality, scene.sample[1])
-    thick, thin = (picture_of(scene, windows, layer, PIXELS) for layer in ("thick", "sr"))
+    thick, thin = (picture_of(scene, layer, PIXELS) for layer in ("thick", "sr"))
     pixels = np.hstack([thick, np.full((len(thick), GAP), 255, np.uint8), thin])
     comment = summary_element({"kind": "preview", "output_sha256": output_sha256})
     write_atomically(path, lambda file: file.write(png_bytes(pixels, comment=comment)))

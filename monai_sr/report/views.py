@@ -21,6 +21,7 @@ from ..grid import ArrayImage, Grid, Image, grid_of, voxels_of
 from ..intensities import CT_AIR, Modality, padding_of
 from ..io.images import as_stored
 from ..slices import interpolation_matrix
+from .windows import Windows, windows_for
 
 NAMES = ("sagittal", "coronal", "axial")
 """Planes by the direction they lack: left-right, front-back, head-feet."""
@@ -123,6 +124,12 @@ class Scene:
         some = np.maximum(some, self.air)
         low, high = np.percentile(some, (0.5, 99.5))
         return some, some > low + 0.12 * (high - low)
+
+    @cached_property
+    def windows(self) -> Windows:
+        """The gray windows, by what was acquired."""
+        voxels, body = self.sample
+        return windows_for(voxels, self.modality, body)
 
     @property
     def spacings(self) -> tuple[float, float, float]:

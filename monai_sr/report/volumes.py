@@ -22,7 +22,6 @@ from ..grid import Grid, Image, grid_of
 from ..io.images import as_stored
 from .page import asset, script_json, write_page
 from .views import Scene
-from .windows import windows_for
 
 VARIABLE = "MONAI_SR_NIIVUE"
 
@@ -70,7 +69,7 @@ def write_viewer(
     library = niivue_script()
     acquired = image if isinstance(image, Acquired) else Acquired.of(image, refined=grid_of(sr))
     scene = Scene.of(acquired)
-    window = next(iter(windows_for(*(scene.sample[0], scene.modality, scene.sample[1])).presets.items()))
+    window = next(iter(scene.windows.presets.items()))
     volumes, steps = [], set()
     # NiiVue lays every volume on the grid of the first: on that of the result nothing is lost
     for label, volume, grid in (("sr", sr.as_tensor(), grid_of(sr)), ("thick", acquired.voxels, acquired.grid)):
