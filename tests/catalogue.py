@@ -1,6 +1,6 @@
 """The fault catalogue: its rows, the mark of a test that proves one, and the tables of faulty inputs.
 
-The rows stand in ``README.md``. A faulty input is one :func:`entry` of a table, whatever it is answered with:
+The rows are in ``README.md``. A faulty input is one :func:`entry` of a table, whatever the outcome:
 an error, a warning, a file left out, or a right result. Its test id is the title of the row and its own name.
 """
 
@@ -32,8 +32,8 @@ class Row:
 
 def _rows() -> dict[str, Row]:
     text = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
-    found = re.findall(r"^\| ([A-Z]\d\d) \| (.+?) \|(.*?)\|$", text, re.MULTILINE)
-    return {row: Row(title, frozenset(CODE.findall(codes))) for row, title, codes in found}
+    rows = re.findall(r"^\| ([A-Z]\d\d) \| (.+?) \|(.*?)\|$", text, re.MULTILINE)
+    return {row: Row(title, frozenset(CODE.findall(codes))) for row, title, codes in rows}
 
 
 ROWS = _rows()
@@ -69,9 +69,9 @@ class Entry:
 
 def entry(row: str, codes: str, name: str, build: Callable[[Path], Any], *options: str, **expected: Any) -> Any:
     """A faulty input under a row, as a parameter of a test; ``codes`` with blanks between them."""
-    found = tuple(codes.split())
-    made = Entry(found, build, options, expected)
-    return pytest.param(made, id=f"{row} {ROWS[row].title}: {name}", marks=fault(row, *found))
+    faults = tuple(codes.split())
+    made = Entry(faults, build, options, expected)
+    return pytest.param(made, id=f"{row} {ROWS[row].title}: {name}", marks=fault(row, *faults))
 
 
 @cache
@@ -80,14 +80,14 @@ def proofs() -> dict[str, dict[str, set[str]]]:
 
     Read from the source, so it counts whichever tests run.
     """
-    found: dict[str, dict[str, set[str]]] = {}
+    by_row: dict[str, dict[str, set[str]]] = {}
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and _name(node.func) in ENTERING and isinstance(node.args[0], ast.Constant):
                 row, *others = [str(a.value) for a in node.args if isinstance(a, ast.Constant)]
                 codes = {word for text in others for word in text.split() if CODE.fullmatch(word)}
-                found.setdefault(row, {})[f"{path.name}:{node.lineno}"] = codes
-    return found
+                by_row.setdefault(row, {})[f"{path.name}:{node.lineno}"] = codes
+    return by_row
 
 
 def _name(function: ast.expr) -> str:
@@ -96,11 +96,11 @@ def _name(function: ast.expr) -> str:
 
 def codes_in(folder: Path) -> dict[str, str]:
     """Every code that a text in the source is or starts with, and where."""
-    found = {}
+    codes = {}
     for path in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 match = re.match(rf"(?:monai-sr: )?({CODE.pattern})(?=:|$)", node.value)
                 if match:
-                    found[match[1]] = f"{path.name}:{node.lineno}"
-    return found
+                    codes[match[1]] = f"{path.name}:{node.lineno}"
+    return codes

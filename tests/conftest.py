@@ -13,6 +13,7 @@ import torch
 
 from monai_sr.batch import speed
 from monai_sr.cli.main import main
+from monai_sr.fusion import registration
 
 # Tensors are small here: threads would cost more than they give, on a busy machine ten times more.
 torch.set_num_threads(1)
@@ -34,11 +35,13 @@ def hasten() -> Iterator[None]:
     """What costs time and is no property that a test in this process can see.
 
     No test ends the machine, so files need not be forced onto the disk. A dry run measures the speed by small volumes.
+    Stacks are registered by few samples; ``test_fusion.py`` tests the accuracy with all.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(speed, "_FIRST", 8)
         patch.setattr(speed, "_ENOUGH", 0.02)
+        patch.setattr(registration, "SAMPLES", 8000)
         yield
 
 
@@ -80,12 +83,12 @@ def fails(call, tmp_path):
 
     def run(*arguments, exit_code: int, code: str, names: str | Path = "") -> str:
         before = sorted(tmp_path.rglob("*"))
-        found, _, err = call(*arguments)
+        returned, _, err = call(*arguments)
         assert err.count("\n") == 1, err
         assert err.startswith(f"monai-sr: {code}: "), err
         assert str(names) in err
         assert " Fix: " in err
-        assert found == exit_code
+        assert returned == exit_code
         assert sorted(tmp_path.rglob("*")) == before
         return err
 

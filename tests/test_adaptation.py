@@ -10,6 +10,7 @@ import numpy as np
 import phantoms
 import pytest
 import torch
+from runs import make_bundle
 from small_networks import lively
 
 import monai_sr
@@ -54,9 +55,9 @@ def adapted(network, image, *, spacing=1.0, profile=None, **options):
 def test_gains_on_slices_that_were_held_back_and_is_repeatable(name, thick):
     torch.manual_seed(0)
     network = NETWORKS[name]()
-    model, _, better, found = adapted(network, thick)
+    model, _, better, outcome = adapted(network, thick)
     _, _, again, same = adapted(network, thick)
-    assert found.is_used and found.steps == 30 and found.gain > 0.1 and found == same
+    assert outcome.is_used and outcome.steps == 30 and outcome.gain > 0.1 and outcome == same
     assert better is not model and better.engine.name == model.engine.name and better.name == model.name
     for one, two in zip(better.network.parameters(), again.network.parameters(), strict=True):
         assert torch.equal(one, two)
@@ -66,8 +67,8 @@ def test_gains_on_slices_that_were_held_back_and_is_repeatable(name, thick):
 
 def test_is_not_used_without_a_gain(thick, monkeypatch):
     monkeypatch.setattr(adaptation, "SMALLEST_GAIN", 99.0)
-    model, _, better, found = adapted(NETWORKS["pyramid"](), thick)
-    assert better is model and not found.is_used and found.steps == 30
+    model, _, better, outcome = adapted(NETWORKS["pyramid"](), thick)
+    assert better is model and not outcome.is_used and outcome.steps == 30
 
 
 @pytest.mark.parametrize(("spacing", "factor", "wanted"), [(1.0, 4.0, 1.0), (1.3, 4.0, 1.0), (2.0, 2.0, 2.0)])
@@ -100,8 +101,8 @@ def test_only_the_middle_of_a_large_volume_is_trained_on_and_padding_is_air(monk
 
 def test_a_volume_of_few_voxels_is_not_trained_on():
     image = phantoms.body((9, 9, 12), (1.0, 1.0, 4.0))
-    model, _, same, found = adapted(NETWORKS["pyramid"](), image)
-    assert same is model and found == adaptation.Adaptation(0, 0.0, is_used=False)
+    model, _, same, tried = adapted(NETWORKS["pyramid"](), image)
+    assert same is model and tried == adaptation.Adaptation(0, 0.0, is_used=False)
 
 
 def test_minutes_decide_the_number_of_steps(thick, monkeypatch):
@@ -122,16 +123,18 @@ def test_what_is_not_super_resolved_is_not_trained_on(network, thick):
     model = Model("small", "1", NETWORKS[network]().eval() if network else None)
     acquired = acquire(thick, Acquisition(modality="MR"))
     sr = model.super_resolve(acquired, Wanted(spacing=4.0 if network else 1.0))
-    same, found = adapt(model, acquired, sr, minutes=1)
-    assert same is model and found == adaptation.Adaptation(0, 0.0, is_used=False)
+    same, tried = adapt(model, acquired, sr, minutes=1)
+    assert same is model and tried == adaptation.Adaptation(0, 0.0, is_used=False)
 
 
 def test_run_records_it_and_does_not_repeat_it(tmp_path, thick, capsys, monkeypatch):
     source, target = tmp_path / "thick.nii.gz", tmp_path / "thin.nii.gz"
     write_image(thick, source, dtype=np.int16)
     monkeypatch.setattr(adaptation, "STEPS", 10)
-    words = ["run", str(source), str(tmp_path / "out/"), "--factor", "4", "--modality", "MR"]
-    assert main(["run", str(source), str(target), "--factor", "4", "--modality", "MR"]) == 0
+    bundle = make_bundle(tmp_path, "pyramid", features=4, depth=2)
+    options = ["--bundle", str(bundle), "--trust-bundle", "--device", "cpu", "--factor", "4", "--modality", "MR"]
+    words = ["run", str(source), str(tmp_path / "out/"), *options]
+    assert main(["run", str(source), str(target), *options]) == 0
     (tmp_path / "out").mkdir()
     assert main([*words, "--adapt", "3"]) == 0
     record = json.loads((tmp_path / "out" / "thick.json").read_text(encoding="utf-8"))

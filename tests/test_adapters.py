@@ -94,7 +94,7 @@ def test_a_metatensor_stays_one_and_keeps_what_it_knows():
     assert not torch.equal(sr, super_resolve(drawn(), None))
 
 
-def test_every_kind_gives_the_same_voxels_in_the_same_place(tmp_path):
+def test_every_image_type_gives_the_same_voxels_in_the_same_place(tmp_path):
     image = drawn("oblique", dtype="float32")
     expected = super_resolve(image, None, factor=3)
     single = nifti_of(image, "float32")
@@ -203,7 +203,7 @@ def test_nan_in_an_array_is_filled_with_a_warning():
     assert np.isfinite(array).all()
 
 
-def test_what_is_no_image_is_told_with_what_is():
+def test_other_objects_are_refused_with_the_supported_types():
     for thing in ("scan.nii.gz", drawn()[0].numpy(), (drawn()[0].numpy(),), None):
         with pytest.raises(UsageError, match=r"E-USE.*read_image"):
             super_resolve(thing, None)

@@ -87,7 +87,7 @@ def codes_of(acquired: Acquired, result: MetaTensor) -> list[str]:
 
 
 @pytest.mark.parametrize("smooth", [0.0, 0.8])
-def test_thin_slices_have_none_of_it(smooth):
+def test_thin_slices_have_no_artifacts(smooth):
     voxels = thin(smooth=smooth)
     assert stripes(voxels, 2, FACTOR) == pytest.approx((1, 1), abs=0.05)
     assert combs(voxels, 2, FACTOR) == pytest.approx(1, abs=0.1)
@@ -120,7 +120,7 @@ def test_texture_in_flat_regions_gives_a_warning(acquired):
 
 @pytest.mark.parametrize("axis", [0, 2])
 @pytest.mark.parametrize("period", [2, 2.5, 4, 6.3])
-def test_bands_are_found_at_any_spacing_and_axis_and_not_at_another(period, axis):
+def test_bands_are_detected_at_any_spacing_and_axis_and_not_at_another(period, axis):
     voxels = np.moveaxis(thin(smooth=0.8), 2, axis)
     striped = np.moveaxis(thin(smooth=0.8) * (1 + 0.1 * np.cos(2 * np.pi * np.arange(96) / period)), 2, axis)
     assert bands(voxels, axis, period) < 1.05 < LIMITS["bands"] < bands(striped, axis, period)

@@ -239,7 +239,7 @@ def test_the_parts_of_an_array_job_hold_every_case_once(scans, tmp_path):
 
 
 @fault("R12")
-def test_two_results_of_one_name_are_found_before_anything_runs(tmp_path):
+def test_two_results_of_one_name_are_refused_before_anything_runs(tmp_path):
     scan(tmp_path / "in" / "x.nii"), scan(tmp_path / "in" / "x.nii.gz")  # their JSON would be the same
     with pytest.raises(UsageError, match="E-OUT-CLASH") as clash:
         cases_of(tmp_path / "in", tmp_path / "out")
@@ -330,14 +330,14 @@ def test_a_bad_volume_stops_no_other_and_each_has_a_result_or_a_reason(scans, tm
     assert not list(out.rglob(".*"))
 
 
-def test_a_result_is_what_a_single_run_writes_and_its_json_tells_how_it_was_made(scans, tmp_path):
+def test_a_result_is_what_a_single_run_writes_and_its_json_says_how_it_was_made(scans, tmp_path):
     out = tmp_path / "out"
     run(scans, out)
     assert main(["run", str(scans / "a.nii.gz"), str(tmp_path / "one.nii.gz"), "--bundle", "none"]) == 0
     assert (out / "a.nii.gz").read_bytes() == (tmp_path / "one.nii.gz").read_bytes()
-    told = json.loads((out / "a.json").read_text())
-    assert told["SpacingBetweenSlices"] == 1 and told["GeneratedBy"][0]["Name"] == "monai-sr"
-    record = told["monai_sr"]
+    sidecar = json.loads((out / "a.json").read_text())
+    assert sidecar["SpacingBetweenSlices"] == 1 and sidecar["GeneratedBy"][0]["Name"] == "monai-sr"
+    record = sidecar["monai_sr"]
     for key, path in (("input_sha256", scans / "a.nii.gz"), ("output_sha256", out / "a.nii.gz")):
         assert record[key] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert record["bundle"] == "none" and record["device"] == "cpu" and record["engine"].startswith("torch ")
@@ -345,7 +345,7 @@ def test_a_result_is_what_a_single_run_writes_and_its_json_tells_how_it_was_made
     assert record["intended_use"] == "research only, not for diagnosis"
 
 
-def test_warnings_stand_in_the_record_and_the_log(tmp_path):
+def test_warnings_are_in_the_record_and_the_log(tmp_path):
     scan(tmp_path / "in" / "iso.nii.gz", spacing=(1.0, 1.0, 1.0))
     outcome = run(tmp_path / "in", tmp_path / "out")["iso.nii.gz"]
     (notice,) = outcome.warnings
@@ -381,7 +381,7 @@ def test_an_image_that_goes_into_an_existing_folder_is_a_run_of_one(scans, tmp_p
         ([("failed", 6)], 6),
     ],
 )
-def test_the_exit_code_tells_how_a_run_went(outcomes, code):
+def test_the_exit_code_says_how_a_run_went(outcomes, code):
     def error(end: int) -> SuperResolutionError | None:
         made = SuperResolutionError("E-CODE", "wrong", fix="mend it")
         made.exit_code = end
@@ -498,7 +498,7 @@ def test_other_weights_make_results_anew(scans, tmp_path, monkeypatch):
 
 @fault("R13")
 @pytest.mark.parametrize("kind", ["foreign", "changed", "foreign JSON"])
-def test_what_is_not_ours_is_replaced_on_demand_only(scans, tmp_path, kind):
+def test_files_not_written_by_monai_sr_are_replaced_on_demand_only(scans, tmp_path, kind):
     out = tmp_path / "out"
     if kind == "changed":
         run(scans, out)
@@ -517,13 +517,13 @@ def test_what_is_not_ours_is_replaced_on_demand_only(scans, tmp_path, kind):
 def test_a_record_of_a_later_version_is_left_alone_and_an_older_one_made_anew(scans, tmp_path):
     out = tmp_path / "out"
     run(scans, out)
-    told = json.loads((out / "a.json").read_text())
-    told["monai_sr"]["record"] = 99
-    (out / "a.json").write_text(json.dumps(told))
+    sidecar = json.loads((out / "a.json").read_text())
+    sidecar["monai_sr"]["record"] = 99
+    (out / "a.json").write_text(json.dumps(sidecar))
     assert run(scans, out)["a.nii.gz"].code == "E-VER"
     for key in ("record", "input_sha256", "output_sha256"):
-        del told["monai_sr"][key]
-    (out / "a.json").write_text(json.dumps(told))
+        del sidecar["monai_sr"][key]
+    (out / "a.json").write_text(json.dumps(sidecar))
     assert run(scans, out)["a.nii.gz"].status == "done"
 
 
@@ -710,13 +710,13 @@ def test_a_bids_dataset_becomes_a_derivative_one(dataset, tmp_path):
     ]
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative" and description["GeneratedBy"][0]["Name"] == "monai-sr"
-    told = [json.loads(path.read_text()) for path in sorted(out.rglob("sub-*.json"))]
-    assert [t["AcquiredSliceThickness"] for t in told] == [4.0, 2.0]
-    assert told[0]["Sources"] == ["bids:raw:sub-01/anat/sub-01_T2w.nii.gz"] and told[1]["EchoTime"] == 0.1
-    assert all(t["monai_sr"]["output_sha256"] for t in told)
+    sidecars = [json.loads(path.read_text()) for path in sorted(out.rglob("sub-*.json"))]
+    assert [t["AcquiredSliceThickness"] for t in sidecars] == [4.0, 2.0]
+    assert sidecars[0]["Sources"] == ["bids:raw:sub-01/anat/sub-01_T2w.nii.gz"] and sidecars[1]["EchoTime"] == 0.1
+    assert all(t["monai_sr"]["output_sha256"] for t in sidecars)
     expected = load_bundle("none")(read_image(dataset / "sub-02/anat/sub-02_T2w.nii.gz"), slice_thickness=2.0)
-    found = nib.load(out / results[-1]).get_fdata()
-    assert np.abs(found - expected[0].numpy()).max() <= 0.51
+    voxels = nib.load(out / results[-1]).get_fdata()
+    assert np.abs(voxels - expected[0].numpy()).max() <= 0.51
     if validator():
         assert validator_errors(out) == []
     lines = len(lines_of(out))

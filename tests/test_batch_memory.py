@@ -154,10 +154,10 @@ def test_out_of_memory_ends_in_narrower_strips_with_the_same_voxels(by, monkeypa
 
     monkeypatch.setattr(block, "__call__", short)
     with pytest.warns(SuperResolutionWarning, match="W-MEM-LADDER"):
-        found, how = super_resolve_within(model_of(engine), Acquired.of(image), Wanted(), memory=64 * GIB)
+        sr, how = super_resolve_within(model_of(engine), Acquired.of(image), Wanted(), memory=64 * GIB)
     assert widths[0] == 150 and widths[-1] <= 60 and len(how["ran_out_of_memory"]) >= 1
     assert all(key[0][1] <= 60 for key in getattr(engine, "_graphs", ()))  # what did not fit is not kept
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(sr, expected, atol=1e-3, rtol=0)
 
 
 def test_the_peak_is_of_the_process_itself_and_not_of_the_one_that_started_it():
@@ -194,13 +194,13 @@ def test_a_command_stays_within_1_gb_and_three_times_its_result(bundle, precisio
 class Hungry(SRCNN):
     """Runs out of memory for tiles above a size, as a GPU does."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limit: int) -> None:
         super().__init__()
-        self.most, self.asked = most, []
+        self.limit, self.asked = limit, []
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         self.asked.append(image.numel())
-        if image.numel() > self.most:
+        if image.numel() > self.limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().forward(image)
 
@@ -215,12 +215,12 @@ def test_out_of_memory_ends_in_smaller_tiles_with_the_same_voxels():
     network = Hungry(10**9)
     expected, how = super_resolve_within(model_of(network), Acquired.of(image), Wanted(), memory=64 * GIB)
     assert "ran_out_of_memory" not in how
-    network.most, network.asked = 200_000, []
+    network.limit, network.asked = 200_000, []
     with pytest.warns(SuperResolutionWarning, match="W-MEM-LADDER"):
-        found, how = super_resolve_within(model_of(network), Acquired.of(image), Wanted(), memory=64 * GIB)
+        sr, how = super_resolve_within(model_of(network), Acquired.of(image), Wanted(), memory=64 * GIB)
     assert how["ran_out_of_memory"] == ["cpu, tiles of 316800 voxels"]
-    assert how["tile_voxels"] == 250_000 and network.asked[0] == 316_800 and max(network.asked[1:]) <= network.most
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    assert how["tile_voxels"] == 250_000 and network.asked[0] == 316_800 and max(network.asked[1:]) <= network.limit
+    torch.testing.assert_close(sr, expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(

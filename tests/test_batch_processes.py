@@ -26,7 +26,7 @@ from monai_sr.options import RunOptions
 
 
 def bundle_of(folder: Path, **deadly) -> Path:
-    """A small bundle; a deadly one if told at which widths."""
+    """A small bundle; it kills its process at the widths that ``deadly`` names, if any."""
     changes = {}
     if deadly:
         changes["network_def"] = {"_target_": "deadly.DeadlyNet", **deadly}
@@ -307,7 +307,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_exit_code_6(tmp_path, small_disk
 
 
 @fault("R06")
-def test_a_folder_that_may_only_be_read_is_found_before_any_work(tmp_path, small_disk, capsys):
+def test_a_read_only_folder_is_refused_before_any_work(tmp_path, small_disk, capsys):
     scan(tmp_path / "in" / "a.nii.gz")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for target in (small_disk, small_disk / "out"):

@@ -34,12 +34,12 @@ def acquired(grid, **facts) -> Acquired:
     return Acquired.of(phantoms.known_value(grid), **facts)
 
 
-def paths(found, root: Path) -> list[str]:
-    return [image.path.relative_to(root).as_posix() for image in found.images]
+def paths(images, root: Path) -> list[str]:
+    return [image.path.relative_to(root).as_posix() for image in images.images]
 
 
-def reasons(found, root: Path) -> dict[str, tuple[str, str]]:
-    return {left.path.relative_to(root).as_posix(): (left.code, left.reason) for left in found.left_out}
+def reasons(images, root: Path) -> dict[str, tuple[str, str]]:
+    return {left.path.relative_to(root).as_posix(): (left.code, left.reason) for left in images.left_out}
 
 
 def only(root: Path, **options):
@@ -50,7 +50,7 @@ def only(root: Path, **options):
 # ---------------------------------------------------------------- which folder is a dataset
 
 
-def test_a_raw_dataset_is_told_by_its_description(tmp_path):
+def test_a_raw_dataset_is_detected_by_its_description(tmp_path):
     assert not is_bids(tmp_path) and not is_bids(tmp_path / "absent")
     assert not is_bids(put_json(tmp_path / "plain" / "dataset_description.json", Name="x").parent)
     assert is_bids(dataset(tmp_path / "old"))
@@ -95,7 +95,7 @@ def test_a_damaged_description_is_named(tmp_path, content):
 
 
 @fault("R24", "E-BIDS-IGNORE")
-def test_a_bidsignore_that_is_no_text_is_named_and_none_takes_long(tmp_path):
+def test_a_binary_bidsignore_is_named_and_any_is_read_fast(tmp_path):
     root = dataset(tmp_path, f"sub-01/anat/sub-01_acq-{'a' * 200}_T1w.nii.gz")
     (root / ".bidsignore").write_text(f"{'[' * 50_000}\n{'*a' * 60}b\n{'**/' * 60}b\n[z-a]\n[\n\\\n")
     started = time.monotonic()
@@ -341,15 +341,15 @@ PLACES = [
 def test_the_grammar_of_bidsignore_is_that_of_git(tmp_path):
     (tmp_path / ".gitignore").write_text(PATTERNS)
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    told = subprocess.run(
+    printed = subprocess.run(
         ["git", "-C", tmp_path, "check-ignore", "--no-index", "--stdin"],
         input="\n".join(PLACES),
         capture_output=True,
         text=True,
     ).stdout.splitlines()
     ignored = ignored_by(tmp_path / ".gitignore")
-    assert [place for place in PLACES if ignored(place)] == [place for place in PLACES if place in told]
-    assert 10 < len(told) < len(PLACES) - 5
+    assert [place for place in PLACES if ignored(place)] == [place for place in PLACES if place in printed]
+    assert 10 < len(printed) < len(PLACES) - 5
 
 
 # ---------------------------------------------------------------- what is known of an image
@@ -430,13 +430,13 @@ def test_results_of_different_images_have_different_names(tmp_path):
 def test_a_sidecar_names_its_source_and_what_was_acquired(tmp_path):
     root = dataset(tmp_path, "sub-01/anat/sub-01_FLAIR.nii.gz")
     put_json(root / "FLAIR.json", EchoTime=0.09, MagneticFieldStrength=3, SliceThickness=5)
-    told = derivative_sidecar(only(root), acquired(THICK, slice_thickness=5.0), THIN)
-    assert told["Sources"] == ["bids:raw:sub-01/anat/sub-01_FLAIR.nii.gz"]
-    assert told["SpatialReference"] == told["Sources"][0]
-    assert (told["EchoTime"], told["MagneticFieldStrength"], told["SkullStripped"]) == (0.09, 3, False)
-    assert (told["SliceThickness"], told["SpacingBetweenSlices"]) == (1.0, 1.0)
-    assert (told["AcquiredSliceThickness"], told["AcquiredSpacingBetweenSlices"]) == (5.0, 4.0)
-    assert "slices 1 mm apart, computed from slices 4 mm apart and 5 mm thick" in told["Resolution"]
+    sidecar = derivative_sidecar(only(root), acquired(THICK, slice_thickness=5.0), THIN)
+    assert sidecar["Sources"] == ["bids:raw:sub-01/anat/sub-01_FLAIR.nii.gz"]
+    assert sidecar["SpatialReference"] == sidecar["Sources"][0]
+    assert (sidecar["EchoTime"], sidecar["MagneticFieldStrength"], sidecar["SkullStripped"]) == (0.09, 3, False)
+    assert (sidecar["SliceThickness"], sidecar["SpacingBetweenSlices"]) == (1.0, 1.0)
+    assert (sidecar["AcquiredSliceThickness"], sidecar["AcquiredSpacingBetweenSlices"]) == (5.0, 4.0)
+    assert "slices 1 mm apart, computed from slices 4 mm apart and 5 mm thick" in sidecar["Resolution"]
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -444,16 +444,16 @@ def test_a_sidecar_finds_the_axis_of_the_slices_and_the_default_thickness(tmp_pa
     spacing, finer = [1.2, 1.2, 1.2], [1.2, 1.2, 1.2]
     spacing[axis], finer[axis] = 6.0, 2.0
     grids = [phantoms.grid((8, 8, 8), tuple(s), orientation="oblique") for s in (spacing, finer)]
-    told = derivative_sidecar(only(dataset(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")), acquired(grids[0]), grids[1])
-    assert (told["SpacingBetweenSlices"], told["AcquiredSliceThickness"]) == (2.0, 6.0)
+    sidecar = derivative_sidecar(only(dataset(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")), acquired(grids[0]), grids[1])
+    assert (sidecar["SpacingBetweenSlices"], sidecar["AcquiredSliceThickness"]) == (2.0, 6.0)
 
 
 def test_a_passed_through_image_claims_no_new_slices(tmp_path):
     root = dataset(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")
     put_json(root / "T1w.json", SliceThickness=1)
-    told = derivative_sidecar(only(root), acquired(THIN), THIN)
-    assert "as acquired" in told["Resolution"] and told["SliceThickness"] == 1
-    assert not {"SpacingBetweenSlices", "AcquiredSliceThickness"} & set(told)
+    sidecar = derivative_sidecar(only(root), acquired(THIN), THIN)
+    assert "as acquired" in sidecar["Resolution"] and sidecar["SliceThickness"] == 1
+    assert not {"SpacingBetweenSlices", "AcquiredSliceThickness"} & set(sidecar)
 
 
 def test_nothing_that_points_to_a_patient_is_taken_over(tmp_path):
@@ -463,9 +463,9 @@ def test_nothing_that_points_to_a_patient_is_taken_over(tmp_path):
     fields += ("DeviceSerialNumber", "AcquisitionDateTime", "AcquisitionTime", "SeriesDescription", "ProtocolName")
     fields += ("StudyInstanceUID", "ImageComments", "OperatorsName", "ReferringPhysicianName", "NewField")
     put_json(root / "T1w.json", EchoTime=0.01, SkullStripped=True, **dict.fromkeys(fields, canary))
-    told = derivative_sidecar(only(root), acquired(THICK), THIN)
-    assert canary not in json.dumps(told)
-    assert told["EchoTime"] == 0.01 and told["SkullStripped"] is True
+    sidecar = derivative_sidecar(only(root), acquired(THICK), THIN)
+    assert canary not in json.dumps(sidecar)
+    assert sidecar["EchoTime"] == 0.01 and sidecar["SkullStripped"] is True
 
 
 def test_infinite_numbers_of_a_sidecar_are_not_passed_on(tmp_path):
@@ -473,8 +473,8 @@ def test_infinite_numbers_of_a_sidecar_are_not_passed_on(tmp_path):
     (root / "T1w.json").write_text(
         '\ufeff{"EchoTime": NaN, "RepetitionTime": Infinity, "FlipAngle": 9}', encoding="utf-8"
     )
-    told = derivative_sidecar(only(root), acquired(THICK), THIN)
-    assert told["FlipAngle"] == 9 and not {"EchoTime", "RepetitionTime"} & set(told)
+    sidecar = derivative_sidecar(only(root), acquired(THICK), THIN)
+    assert sidecar["FlipAngle"] == 9 and not {"EchoTime", "RepetitionTime"} & set(sidecar)
 
 
 def described(out: Path) -> dict:
@@ -486,20 +486,20 @@ def test_a_derivative_is_described(tmp_path):
     out = tmp_path / "deep" / "out"
     environment = {"APPTAINER_NAME": "sr.sif", "APPTAINER_CONTAINER": "/home/jane/sr.sif"}
     path = write_dataset_description(out, raw_root=raw, environment=environment)
-    told = described(out)
+    description = described(out)
     assert path == out / "dataset_description.json"
-    assert told["DatasetType"] == "derivative" and told["Name"] == "Thin slices of Phantoms"
-    (maker,) = told["GeneratedBy"]
+    assert description["DatasetType"] == "derivative" and description["Name"] == "Thin slices of Phantoms"
+    (maker,) = description["GeneratedBy"]
     assert maker["Name"] == "monai-sr" and maker["Version"]
     assert maker["Container"] == {"Type": "apptainer", "Tag": "sr.sif"}
-    assert told["DatasetLinks"] == {"raw": "../../my%20raw"}
-    assert told["SourceDatasets"] == [{"DOI": "doi:10.1/x"}]
-    assert (told["License"], told["HowToAcknowledge"]) == ("CC0", "Cite us.")
+    assert description["DatasetLinks"] == {"raw": "../../my%20raw"}
+    assert description["SourceDatasets"] == [{"DOI": "doi:10.1/x"}]
+    assert (description["License"], description["HowToAcknowledge"]) == ("CC0", "Cite us.")
     assert "not for diagnosis" in (out / "README.md").read_text()
     assert "monai-sr-*" in (out / ".bidsignore").read_text().splitlines()
 
 
-def test_the_container_is_told_only_where_there_is_one(tmp_path, monkeypatch):
+def test_the_container_is_recorded_only_where_there_is_one(tmp_path, monkeypatch):
     raw = dataset(tmp_path / "raw")
     monkeypatch.setattr(derivative_module, "DOCKER_MARK", tmp_path / "mark")
     write_dataset_description(tmp_path / "out", raw_root=raw, environment={})
@@ -610,8 +610,8 @@ def test_the_official_validator_finds_no_error_in_our_datasets(tmp_path):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_image(sr, target)
         facts = Acquired.of(image, slice_thickness=source.slice_thickness)
-        told = derivative_sidecar(source, facts, grid_of(sr))
-        put_json(target.with_name(target.name.removesuffix(".nii.gz") + ".json"), **told)
+        sidecar = derivative_sidecar(source, facts, grid_of(sr))
+        put_json(target.with_name(target.name.removesuffix(".nii.gz") + ".json"), **sidecar)
     for name in ("monai-sr-run.jsonl", "monai-sr-run.tsv", ".monai-sr/case.json", "sub-02/anat/.x.nii.gz.host-1.tmp"):
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text("{}\n")

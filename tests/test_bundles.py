@@ -42,11 +42,11 @@ def parser(bundle):
     """Parse one of a bundle's configs, with options."""
 
     def read(name: str, **options) -> ConfigParser:
-        found = ConfigParser()
-        found.read_config(str(bundle / "configs" / f"{name}.json"))
+        config = ConfigParser()
+        config.read_config(str(bundle / "configs" / f"{name}.json"))
         for key, value in {"bundle_root": str(bundle), "device": torch.device("cpu"), **options}.items():
-            found[key] = value
-        return found
+            config[key] = value
+        return config
 
     return read
 
@@ -123,7 +123,7 @@ def test_the_metadata_follow_the_schema_of_the_model_zoo(bundle, schema):
     jsonschema.validate(json.loads((bundle / "configs" / "metadata.json").read_text()), schema)
 
 
-def test_the_metadata_tell_the_version_of_the_package_they_need(bundle):
+def test_the_metadata_name_the_version_of_the_package_they_need(bundle):
     from monai_sr import __version__
 
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
@@ -560,12 +560,12 @@ def test_a_configuration_that_is_more_than_values_is_left_to_monai(copied, secti
     assert bundles._read_plain(copied) is None
 
 
-def test_an_unknown_bundle_is_told_with_the_names_there_are():
+def test_an_unknown_bundle_is_refused_with_the_known_names():
     with pytest.raises(BundleError, match=r"E-W-BUNDLE.*'resdual'.*residual, pyramid, none"):
         load_bundle("resdual")
 
 
-def test_a_device_that_is_not_there_is_told():
+def test_a_device_that_is_absent_is_named():
     with pytest.raises(UsageError, match=r"E-DEV.*nonsense"):
         pick_device("nonsense")
 
@@ -575,10 +575,10 @@ def test_a_bundle_beats_the_spline_on_the_example(bundle):
     from monai_sr.evaluation.scores import data_range, foreground, psnr
     from monai_sr.transforms import interpolate_slices
 
-    truth = read_image(example_folder() / "truth.nii.gz")
+    reference = read_image(example_folder() / "truth.nii.gz")
     lr = read_image(example_folder() / "thick.nii.gz")
     part = (slice(None), slice(50, 98), slice(60, 108))
-    hr = truth[part].as_tensor()[0].numpy()
+    hr = reference[part].as_tensor()[0].numpy()
     lr = type(lr)(lr[part].as_tensor(), lr.affine)
     mask, value_range = foreground(hr), data_range(hr)
     sr = load_bundle(bundle, device="cpu")(lr, factor=4)[0].numpy()

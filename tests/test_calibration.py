@@ -68,13 +68,13 @@ def test_a_bundle_is_calibrated_in_the_quality_that_was_asked_for(bundle, listed
     assert [isinstance(engine, AveragedEngine) for engine in engines] == [False, True]
 
 
-def test_the_card_tells_what_was_found():
+def test_the_card_shows_the_calibration():
     rows = [
         {"modality": "CT", "factor": 2.0, "within_1": 0.8, "within_2": 0.95},
         {"modality": "MR", "factor": 4.0, "within_1": 0.7, "within_2": 0.9},
     ]
-    found = {"consistency": {"limit": 0.02, "worst": 0.01, "cases": 7}, "uncertainty": {"coverage": rows}}
-    text = calibration_markdown(found, command="the command")
+    measured = {"consistency": {"limit": 0.02, "worst": 0.01, "cases": 7}, "uncertainty": {"coverage": rows}}
+    text = calibration_markdown(measured, command="the command")
     assert "7 validation results had an NRMSE of 0.01" in text
     assert "| CT | 0.80 / 0.95 | – |" in text
     assert "| MR | – | 0.70 / 0.90 |" in text

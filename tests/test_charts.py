@@ -1,4 +1,4 @@
-"""Charts of scores show the means that the tables tell, with their intervals."""
+"""Charts of scores show the means of the tables, with their intervals."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -14,7 +14,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def scores(*, methods=("cubic", "consistent", "mine"), factors=(2, 4), volumes=("a", "b", "c"), profile="gaussian"):
-    found = []
+    paths = []
     for factor in factors:
         for number, volume in enumerate(volumes):
             for rank, method in enumerate(methods):
@@ -22,19 +22,19 @@ def scores(*, methods=("cubic", "consistent", "mine"), factors=(2, 4), volumes=(
                     psnr = 30 + 2 * rank + 0.3 * number + axis - factor
                     condition = Condition(factor, profile)
                     resolution = factor * (1 - 0.1 * rank)
-                    found.append(
+                    paths.append(
                         Score(volume, "MR", axis, condition, method, psnr, 0.9, psnr - 32, 1, 60, 5, resolution)
                     )
-    return found
+    return paths
 
 
 def drawn(path) -> dict[str, list[tuple[float, float]]]:
     """Where the dots of each kind lie."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
     for circle in ElementTree.parse(path).getroot().iter(f"{SVG}circle"):
         kind = circle.attrib["class"].split()[1]
-        found.setdefault(kind, []).append((float(circle.attrib["cx"]), float(circle.attrib["cy"])))
-    return found
+        curves.setdefault(kind, []).append((float(circle.attrib["cx"]), float(circle.attrib["cy"])))
+    return curves
 
 
 def test_a_chart_for_gain_and_one_for_resolution_in_every_modality_and_condition(tmp_path):

@@ -174,7 +174,7 @@ def test_every_command_explains_itself(call, command):
     assert command in call("--help")[1]
 
 
-def test_the_version_is_told(call):
+def test_the_version_is_printed(call):
     assert call("--version") == (0, f"monai-sr {monai_sr.__version__}\n", "")
 
 
@@ -205,7 +205,7 @@ def test_the_slice_profile_is_used(call, nifti, tmp_path):
     for words in ([], ["--profile", "gaussian"], ["--profile", "box"]):
         assert call("run", source, target, "--bundle", "none", *words)[0] == 0
         results.append(read_image(target))
-    torch.testing.assert_close(results[0], results[1])  # too few slices to tell
+    torch.testing.assert_close(results[0], results[1])  # too few slices to estimate it
     assert (results[2] - results[1]).abs().max() > 1
 
 
@@ -243,7 +243,7 @@ def test_the_suffix_of_the_output_decides_the_format(call, nifti, tmp_path, suff
     assert read_image(tmp_path / f"out{suffix}").shape == (1, 8, 7, 12)
 
 
-def test_a_modality_may_be_told(call, nifti, tmp_path, bundle):
+def test_a_modality_may_be_given(call, nifti, tmp_path, bundle):
     source, folder = nifti(data=RNG.normal(500, 50, (8, 7, 6)).astype(np.float32)), bundle("pyramid")
     for name, modality in (("mr", "MR"), ("ct", "ct"), ("guess", None)):
         option = ["--modality", modality] if modality else []
@@ -344,7 +344,7 @@ def test_an_archive_and_a_multi_frame_file_are_run_like_a_folder(call, tmp_path)
     assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
 
 
-def test_check_tells_what_an_export_holds(call, export, nifti):
+def test_check_lists_what_an_export_holds(call, export, nifti):
     code, out, _ = call("check", export)
     assert code == 4
     assert "series 1: CT, 8 slices" in out and "series 2: MR, 8 slices" in out
@@ -567,12 +567,12 @@ def test_what_is_simulated_and_super_resolved_lies_on_the_first_grid_and_is_near
     assert (code, err) == (0, "")
     assert f"16x15x32 at 1 x 1 x 1 mm -> 16x15x{32 // factor} at 1 x 1 x {factor} mm" in out
     assert call("run", thick, again, "--bundle", "none")[0] == 0
-    truth, result = read_image(thin), read_image(again)
-    assert result.shape == truth.shape
-    np.testing.assert_allclose(result.affine, truth.affine, atol=1e-6)
+    reference, result = read_image(thin), read_image(again)
+    assert result.shape == reference.shape
+    np.testing.assert_allclose(result.affine, reference.affine, atol=1e-6)
     inner = (..., slice(factor, -factor))
-    error = (result - truth)[inner].abs().mean()
-    assert error < 0.3 * (truth[inner] - truth[inner].mean(dim=-1, keepdim=True)).abs().mean()
+    error = (result - reference)[inner].abs().mean()
+    assert error < 0.3 * (reference[inner] - reference[inner].mean(dim=-1, keepdim=True)).abs().mean()
     assert call("simulate", again, tmp_path / "thick2.nii.gz", "--factor", factor, "--axis", "2")[0] == 0
     np.testing.assert_allclose(read_image(tmp_path / "thick2.nii.gz"), read_image(thick), atol=0.1)
 
@@ -630,9 +630,9 @@ def test_evaluate_measures_every_combination_of_conditions(call, thin, tmp_path)
     code, _, err = call("evaluate", thin, thin, "--bundle", "none", *words, "--output", tmp_path / "figures")
     assert (code, err) == (0, "")
     rows = json.loads((tmp_path / "figures" / "scores.json").read_text())["scores"]
-    found = {(s["axis"], s["profile"], s["thickness_ratio"], s["given_thickness"], s["noise"]) for s in rows}
-    assert found == set(itertools.product((0, 1, 2), ("gaussian", "box"), (0.6,), (0.75, 1), (0, 0.02)))
-    assert len(rows) == len(found) * 5  # one volume, four baselines and "none"
+    conditions = {(s["axis"], s["profile"], s["thickness_ratio"], s["given_thickness"], s["noise"]) for s in rows}
+    assert conditions == set(itertools.product((0, 1, 2), ("gaussian", "box"), (0.6,), (0.75, 1), (0, 0.02)))
+    assert len(rows) == len(conditions) * 5  # one volume, four baselines and "none"
 
 
 def test_evaluate_measures_bundles_that_agree_with_slices_without_their_noise(call, thin, tmp_path):
@@ -752,7 +752,7 @@ def test_info_comes_at_once_because_it_needs_neither_torch_nor_monai():
 
 
 @pytest.mark.parametrize(("torch_version", "note"), [("2.13.0", ""), ("2.13.0+cpu", "built for the CPU")])
-def test_info_tells_the_gpus_of_the_driver_and_whether_torch_can_use_them(
+def test_info_lists_the_gpus_of_the_driver_and_whether_torch_can_use_them(
     call, monkeypatch, tmp_path, torch_version, note
 ):
     tool = tmp_path / "nvidia-smi"

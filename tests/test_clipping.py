@@ -1,4 +1,4 @@
-"""Gradient clipping in MONAI's own trainer: what the optimizer is given, and what is told about it."""
+"""Gradient clipping in MONAI's own trainer: what the optimizer is given, and what is reported."""
 
 from __future__ import annotations
 
@@ -152,11 +152,11 @@ def test_gradients_within_the_bound_are_left_alone(mode):
         torch.testing.assert_close(ours, free, rtol=0, atol=0)
 
 
-# -- what is told ----------------------------------------------------------------------------------
+# -- what is reported ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("mode", "threshold", "norm", "share"),
+    ("mode", "threshold", "norm", "fraction"),
     [
         ("norm", 2.5, 30**0.5, 1.0),
         ("norm", 6.0, 30**0.5, 0.0),
@@ -165,23 +165,23 @@ def test_gradients_within_the_bound_are_left_alone(mode):
         ("adjustable", 0.15, 30**0.5, 0.75),  # to ±1.5 at a rate of 0.1
     ],
 )
-def test_the_norm_before_clipping_and_the_share_clipped_are_in_the_state(mode, threshold, norm, share):
+def test_the_norm_before_clipping_and_the_fraction_clipped_are_in_the_state(mode, threshold, norm, fraction):
     trainer, _ = run_given([[1, -2, 3, -4]], GradientClipping(threshold, mode))
     assert trainer.state.gradient_norm == pytest.approx(norm)
-    assert trainer.state.gradient_clipped == pytest.approx(share)
+    assert trainer.state.gradient_clipped == pytest.approx(fraction)
 
 
 def test_the_state_is_that_of_the_last_step():
-    clipping, told = GradientClipping(2.0, "value"), []
+    clipping, states = GradientClipping(2.0, "value"), []
     network = Given()
     data = [{"image": torch.full((4,), v), "label": torch.zeros(1)} for v in (5.0, 1.0, 3.0)]
     trainer = trainer_of(network, data, clipping, loss=lambda sr, hr: sr)
     trainer.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda e: told.append((e.state.gradient_norm, e.state.gradient_clipped))
+        Events.ITERATION_COMPLETED, lambda e: states.append((e.state.gradient_norm, e.state.gradient_clipped))
     )
     assert (trainer.state.gradient_norm, trainer.state.gradient_clipped) == (0, 0)
     trainer.run()
-    assert told == [(10.0, 1.0), (2.0, 0.0), (6.0, 1.0)]
+    assert states == [(10.0, 1.0), (2.0, 0.0), (6.0, 1.0)]
 
 
 def test_the_stats_handler_logs_them():
@@ -266,10 +266,10 @@ def test_under_mixed_precision_it_is_the_gradient_that_is_clipped_and_not_its_sc
     gradients = [[1, -2, 3, -4], [0.5, 0.25, 0.5, 0.25]]
     threshold = 0.1 if mode == "adjustable" else 1.0
     plain, expected = run_given(gradients, GradientClipping(threshold, mode))
-    scaled, found = run_given(gradients, GradientClipping(threshold, mode), amp=True)
+    scaled, scaled_back = run_given(gradients, GradientClipping(threshold, mode), amp=True)
     assert scaling
     assert scaling[0].get_scale() == 1024
-    for ours, theirs in zip(found.gradients, expected.gradients, strict=True):
+    for ours, theirs in zip(scaled_back.gradients, expected.gradients, strict=True):
         torch.testing.assert_close(ours, theirs)
     assert scaled.state.gradient_norm == pytest.approx(plain.state.gradient_norm)
     assert scaled.state.gradient_clipped == plain.state.gradient_clipped

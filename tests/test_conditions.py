@@ -59,7 +59,7 @@ def test_thick_slices_may_be_thinner_or_thicker_than_they_are_apart():
         assert made.slice_thickness == pytest.approx(4 * ratio)
 
 
-def test_what_is_told_about_thickness_changes_nothing_else():
+def test_a_wrong_given_thickness_changes_nothing_else():
     hr = phantoms.body()
     right, wrong = (acquire(hr, Condition(4, given_thickness=ratio), 2) for ratio in (1, 0.75))
     assert (right.slice_thickness, wrong.slice_thickness) == (4, 3)
@@ -67,7 +67,7 @@ def test_what_is_told_about_thickness_changes_nothing_else():
     assert torch.equal(right.matrix, wrong.matrix)
 
 
-def test_noise_is_a_share_of_the_data_range_and_always_the_same():
+def test_noise_is_a_fraction_of_the_data_range_and_repeatable():
     hr = phantoms.body()
     clean, noisy, again = (acquire(hr, Condition(4, noise=level), 2) for level in (0, 0.02, 0.02))
     difference = (noisy.lr - clean.lr).as_tensor()
@@ -149,21 +149,21 @@ def test_unevenly_spaced_slices_are_refused():
 
 
 def test_conditions_are_all_combinations_and_subsampling_knows_no_thickness():
-    found = every_condition([2, 4], profiles=["gaussian", "point"], thickness_ratios=[0.6, 1.4], noise=[0, 0.02])
-    assert len(found) == len(set(found)) == 2 * (2 + 1) * 2
-    assert {c.thickness_ratio for c in found if c.profile == "point"} == {1.0}
+    conditions = every_condition([2, 4], profiles=["gaussian", "point"], thickness_ratios=[0.6, 1.4], noise=[0, 0.02])
+    assert len(conditions) == len(set(conditions)) == 2 * (2 + 1) * 2
+    assert {c.thickness_ratio for c in conditions if c.profile == "point"} == {1.0}
     assert every_condition([3]) == [Condition(3)]
     types = [(c.noise, c.noise_type) for c in every_condition([3], noise=[0, 0.02], noise_types=["white", "scanner"])]
     assert types == [(0, "white"), (0.02, "white"), (0.02, "scanner")]
 
 
 def test_the_robustness_list_departs_from_the_plain_condition_in_one_thing_at_a_time():
-    found = robustness_conditions([4])
-    assert found[0] == Condition(4)
-    names = [c.name for c in found if c.factor == 4]
+    conditions = robustness_conditions([4])
+    assert conditions[0] == Condition(4)
+    names = [c.name for c in conditions if c.factor == 4]
     assert len(set(names)) == len(names) == 13
     assert not [name for name in names if "," in name]
-    assert [c.factor for c in found if c.factor != 4] == [1.7, 2.5, 3.3]
+    assert [c.factor for c in conditions if c.factor != 4] == [1.7, 2.5, 3.3]
     assert robustness_conditions([4, 2.5]).count(Condition(2.5)) == 1
     assert {c.factor for c in robustness_conditions() if c.profile == "box"} == {2, 3, 4}
 

@@ -43,34 +43,34 @@ def with_values(image: MetaTensor, voxels: torch.Tensor) -> MetaTensor:
 
 def test_the_consistent_spline_is_consistent():
     thick, thin = pair()
-    found = measure_consistency(thick, thin)
-    assert found.score < 1e-4
-    assert found.residual.shape == thick.shape
-    assert np.allclose(found.residual.affine, thick.affine)
-    assert len(found.slice_nrmse) == thick.shape[-1]
-    assert found.unit == "signal"
+    consistency = measure_consistency(thick, thin)
+    assert consistency.score < 1e-4
+    assert consistency.residual.shape == thick.shape
+    assert np.allclose(consistency.residual.affine, thick.affine)
+    assert len(consistency.slice_nrmse) == thick.shape[-1]
+    assert consistency.unit == "signal"
 
 
 def test_a_result_that_is_off_by_7_units_has_a_residual_of_7_units_everywhere():
     thick, thin = pair()
-    found = measure_consistency(thick, with_values(thin, thin.as_tensor() - 7))
-    assert np.allclose(found.residual.numpy(), 7, atol=0.05)
-    assert found.p95 == pytest.approx(7, abs=0.05)
-    assert found.maximum == pytest.approx(7, abs=0.05)
+    consistency = measure_consistency(thick, with_values(thin, thin.as_tensor() - 7))
+    assert np.allclose(consistency.residual.numpy(), 7, atol=0.05)
+    assert consistency.p95 == pytest.approx(7, abs=0.05)
+    assert consistency.maximum == pytest.approx(7, abs=0.05)
     spread = data_range(thick[0].numpy())
-    assert found.value_range == pytest.approx(spread)
-    assert found.nrmse == pytest.approx(7 / spread, rel=0.01)
-    assert found.score == pytest.approx(7 / spread, rel=0.01)
+    assert consistency.value_range == pytest.approx(spread)
+    assert consistency.nrmse == pytest.approx(7 / spread, rel=0.01)
+    assert consistency.score == pytest.approx(7 / spread, rel=0.01)
 
 
-def test_one_wrong_slice_is_found_and_decides_the_score():
+def test_one_wrong_slice_is_located_and_decides_the_score():
     thick, thin = pair()
     voxels = thin.as_tensor().clone()
     voxels[..., 20:24] += 50  # the four thin slices of thick slice 5
-    found = measure_consistency(thick, with_values(thin, voxels))
-    assert found.worst_slice == 5
-    assert found.score > 5 * np.median(found.slice_nrmse)
-    assert not found.within(0.01)
+    consistency = measure_consistency(thick, with_values(thin, voxels))
+    assert consistency.worst_slice == 5
+    assert consistency.score > 5 * np.median(consistency.slice_nrmse)
+    assert not consistency.within(0.01)
 
 
 @pytest.mark.parametrize("axes", ["LPS", "SRA", "PIR", "AIL"])
@@ -85,9 +85,9 @@ def test_a_result_stored_with_other_axes_is_the_same_result(axes):
 def test_every_orientation_is_measured_along_its_slices(name):
     grid, axis = phantoms.grids(voxels=(6, 7, 9))[name]
     thick = phantoms.known_value(grid)
-    found = measure_consistency(thick, SPLINE(thick, factor=4))
-    assert found.axis == axis
-    assert found.score < 2e-4
+    consistency = measure_consistency(thick, SPLINE(thick, factor=4))
+    assert consistency.axis == axis
+    assert consistency.score < 2e-4
 
 
 def test_a_shift_by_one_thin_slice_shows():
@@ -110,9 +110,9 @@ def test_a_finer_in_plane_grid_is_averaged_and_that_is_said():
     affine[:2, 3] += 0.25
     hr = on_grid(halves, Grid((24, 22, 48), affine), fine)
     thick = simulate_thick_slices(hr, 4.0, axis=2)
-    found = measure_consistency(thick, fine)
-    assert found.score < 1e-4
-    assert found.notes == ("axis 0 averaged from 0.5 to 1 mm", "axis 1 averaged from 0.5 to 1 mm")
+    consistency = measure_consistency(thick, fine)
+    assert consistency.score < 1e-4
+    assert consistency.notes == ("axis 0 averaged from 0.5 to 1 mm", "axis 1 averaged from 0.5 to 1 mm")
 
 
 def test_a_larger_in_plane_grid_is_cropped_and_a_coarser_one_interpolated():
@@ -125,9 +125,9 @@ def test_a_larger_in_plane_grid_is_cropped_and_a_coarser_one_interpolated():
     assert measure_consistency(thick, larger).score == pytest.approx(measure_consistency(thick, thin).score)
     affine = grid.affine @ np.diag([2, 1, 1, 1.0])
     coarser = on_grid(thin.as_tensor()[:, ::2], Grid((12, 22, 48), affine), thin)
-    found = measure_consistency(thick, coarser)
-    assert found.notes == ("axis 0 interpolated from 2 to 1 mm",)
-    assert 1e-3 < found.score < 0.2
+    consistency = measure_consistency(thick, coarser)
+    assert consistency.notes == ("axis 0 interpolated from 2 to 1 mm",)
+    assert 1e-3 < consistency.score < 0.2
 
 
 def test_slices_beyond_a_shorter_result_are_not_compared():
@@ -136,12 +136,12 @@ def test_slices_beyond_a_shorter_result_are_not_compared():
     affine = grid.affine.copy()
     affine[:3, 3] += affine[:3, 2] * 8
     shorter = on_grid(thin.as_tensor()[..., 8:], Grid((24, 22, 40), affine), thin)
-    found = measure_consistency(thick, shorter)
-    assert np.isnan(found.slice_nrmse[:2]).all()
-    assert np.isfinite(found.slice_nrmse[2:]).all()
-    assert found.residual[..., :2].isnan().all()
-    assert found.record()["slices_compared"] == thick.shape[-1] - 2
-    assert found.notes == ("2 of 12 acquired slices are outside the result",)
+    consistency = measure_consistency(thick, shorter)
+    assert np.isnan(consistency.slice_nrmse[:2]).all()
+    assert np.isfinite(consistency.slice_nrmse[2:]).all()
+    assert consistency.residual[..., :2].isnan().all()
+    assert consistency.record()["slices_compared"] == thick.shape[-1] - 2
+    assert consistency.notes == ("2 of 12 acquired slices are outside the result",)
 
 
 def test_volumes_that_do_not_lie_along_one_another_are_refused():
@@ -161,17 +161,17 @@ def test_padding_takes_no_part():
     y, x = thick.as_tensor() - 900, thin.as_tensor() - 900
     y[:, :3], x[:, :3] = -3024, -3024
     y[..., 0], x[..., :4] = -3024, -3024  # an edge that averaging would smear over two slices
-    found = measure_consistency(with_values(thick, y), with_values(thin, x))
-    assert found.unit == "HU"
-    assert found.maximum < 0.2
-    assert found.residual[:, :3].isnan().all()
+    consistency = measure_consistency(with_values(thick, y), with_values(thin, x))
+    assert consistency.unit == "HU"
+    assert consistency.maximum < 0.2
+    assert consistency.residual[:, :3].isnan().all()
 
 
 def test_rounding_to_integers_is_consistent_to_half_a_unit():
     thick, thin = pair()
-    found = measure_consistency(thick, thin, stored_dtype=np.int16)
-    assert 0.01 < found.maximum <= 0.55
-    assert found.rounding == 0.5
+    consistency = measure_consistency(thick, thin, stored_dtype=np.int16)
+    assert 0.01 < consistency.maximum <= 0.55
+    assert consistency.rounding == 0.5
     few = measure_consistency(*(with_values(v, v.as_tensor() / 100) for v in (thick, thin)), stored_dtype=np.uint8)
     assert not few.score < 0.01
     assert few.within(0.001)
@@ -190,17 +190,17 @@ def files(tmp_path):
     return write_image(thick, tmp_path / "thick.nii.gz"), write_image(thin, tmp_path / "thin.nii.gz"), thin
 
 
-def test_verify_tells_whether_a_result_agrees(files, tmp_path, capsys):
+def test_verify_says_whether_a_result_agrees(files, tmp_path, capsys):
     thick, thin, image = files
-    told = tmp_path / "told.json"
-    assert main(["verify", str(thick), str(thin), "--map", str(tmp_path / "map.nii.gz"), "--json", str(told)]) == 0
+    document = tmp_path / "document.json"
+    assert main(["verify", str(thick), str(thin), "--map", str(tmp_path / "map.nii.gz"), "--json", str(document)]) == 0
     out = capsys.readouterr().out
     assert "consistent" in out
     assert "worst slice" in out
-    assert json.loads(told.read_text())["consistency"]["score"] < 1e-4
-    found = read_image(tmp_path / "map.nii.gz")
-    assert found.shape == (1, 24, 22, 12)
-    assert found.abs().max() < 0.1
+    assert json.loads(document.read_text())["consistency"]["score"] < 1e-4
+    residual = read_image(tmp_path / "map.nii.gz")
+    assert residual.shape == (1, 24, 22, 12)
+    assert residual.abs().max() < 0.1
     write_image(moved(image, 1), thin)
     assert main(["verify", str(thick), str(thin)]) == 9
     captured = capsys.readouterr()
@@ -210,12 +210,12 @@ def test_verify_tells_whether_a_result_agrees(files, tmp_path, capsys):
 
 def test_verify_names_thickness_and_profile_and_their_sources(files, tmp_path, capsys):
     thick, thin, _ = files
-    told = tmp_path / "told.json"
-    words = ["verify", str(thick), str(thin), "--slice-thickness", "3", "--limit", "1", "--json", str(told)]
+    document = tmp_path / "document.json"
+    words = ["verify", str(thick), str(thin), "--slice-thickness", "3", "--limit", "1", "--json", str(document)]
     assert main(words) == 0
     rows = dict(line.split(maxsplit=2)[1:] for line in capsys.readouterr().out.splitlines() if "slice " in line[:6])
     assert rows["thickness"] == "3 mm (option)" and rows["profile"].startswith("gaussian (")
-    acquired = json.loads(told.read_text())["acquired"]
+    acquired = json.loads(document.read_text())["acquired"]
     assert acquired["slice_thickness"] == {"value": 3.0, "source": "option"}
     assert acquired["axis"] == {"value": 2, "source": "estimated"}
     assert acquired["slice_profile"]["source"] in ("estimated", "assumed")
@@ -259,12 +259,12 @@ def record_of(path):
     return json.loads(path.read_text())["monai_sr"]
 
 
-def test_every_result_of_many_tells_how_consistent_it_is(scans):
+def test_every_record_of_a_batch_has_the_consistency(scans):
     assert main(["run", str(scans / "in"), str(scans / "out"), "--bundle", "none", "--factor", "4", "--axis", "2"]) == 0
-    told = record_of(scans / "out" / "a.json")["consistency"]
+    recorded = record_of(scans / "out" / "a.json")["consistency"]
     again = measure_consistency(*(read_image(scans / folder / "a.nii.gz") for folder in ("in", "out")))
-    assert told == again.summary() | {name: told[name] for name in ("limit", "within_limit")}
-    assert 0 < told["max"] <= 0.55
+    assert recorded == again.summary() | {name: recorded[name] for name in ("limit", "within_limit")}
+    assert 0 < recorded["max"] <= 0.55
 
 
 def test_the_map_is_written_beside_the_result_and_goes_with_it(scans):
@@ -272,8 +272,8 @@ def test_the_map_is_written_beside_the_result_and_goes_with_it(scans):
     assert main([*run, "4"]) == 0
     assert not (scans / "out" / "a_consistency.nii.gz").exists()
     assert main([*run, "4", "--consistency-map"]) == 0  # the result is there, the map is not
-    found = read_image(scans / "out" / "a_consistency.nii.gz")
-    assert found.shape == (1, 24, 22, 12)
+    residual = read_image(scans / "out" / "a_consistency.nii.gz")
+    assert residual.shape == (1, 24, 22, 12)
     assert main([*run, "3"]) == 0
     assert not (scans / "out" / "a_consistency.nii.gz").exists()  # it would be of another result
     assert main(["run", str(scans / "out"), str(scans / "more"), "--bundle", "none"]) == 3  # none is an input
@@ -296,7 +296,7 @@ def bias(monkeypatch):
     monkeypatch.setattr(SliceModel, "enforce", lambda self, sr, lr: true(self, sr, lr) + 0.1)
 
 
-def test_a_result_beyond_the_limit_is_told_of_and_refused_under_strict(scans, bias, capsys):
+def test_a_result_beyond_the_limit_gives_a_warning_and_is_refused_under_strict(scans, bias, capsys):
     one = ["run", str(scans / "in" / "a.nii.gz"), str(scans / "a.nii.gz"), "--bundle", "none", "--factor", "4"]
     assert main([*one, "--axis", "2", "--strict"]) == 9
     assert "E-CON-LIMIT" in capsys.readouterr().err
@@ -310,7 +310,7 @@ def test_a_result_beyond_the_limit_is_told_of_and_refused_under_strict(scans, bi
 
 
 @pytest.mark.parametrize("bundle", ["residual", "pyramid"])
-def test_the_limit_of_a_bundle_tells_a_shift_by_one_slice_from_rounding(bundle):
+def test_the_limit_of_a_bundle_separates_a_shift_by_one_slice_from_rounding(bundle):
     limit = read_calibration(bundle)["consistency"]["limit"]
     thick, thin = pair()
     dark = with_values(thick, thick.as_tensor().round())

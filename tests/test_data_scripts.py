@@ -180,7 +180,7 @@ def test_a_file_that_is_there_is_not_fetched(server, tmp_path):
     assert server.seen == []
 
 
-def test_a_missing_file_is_told_at_once(server, tmp_path):
+def test_a_missing_file_is_reported_at_once(server, tmp_path):
     with pytest.raises(download.DownloadError, match="404"):
         fetch(server, tmp_path, name="b.bin")
     assert len(server.seen) == 1
@@ -315,7 +315,7 @@ def test_a_second_call_asks_the_server_for_nothing(server, data_set, tmp_path):
     ("arguments", "code"),
     [(["one"], 0), (["one", "two", "three"], 4), (["two", "three"], 5), (["one", "--no-unpack"], 0)],
 )
-def test_the_exit_code_tells_whether_some_or_all_failed(data_set, tmp_path, capsys, arguments, code):
+def test_the_exit_code_says_whether_some_or_all_failed(data_set, tmp_path, capsys, arguments, code):
     assert download.run(data_set, [*arguments, "--output", str(tmp_path / "out")], patience=QUICK) == code
     assert capsys.readouterr().err.count("failed: ") == {0: 0, 4: 2, 5: 2}[code]
 
@@ -565,12 +565,12 @@ def test_a_source_may_be_one_subjects_folder():
     assert prepare_datalist.subject_of(Path("/d/sub-5/a.nii"), Path("/d/sub-5/a.nii")) == "sub-5"
 
 
-def test_the_split_depends_on_subject_and_seed_alone_and_keeps_its_share():
+def test_the_split_depends_on_subject_and_seed_alone_and_keeps_its_fraction():
     names = [f"sub-{i}" for i in range(2000)]
     first = [prepare_datalist.split_of(name, 0, 0.2) for name in names]
     assert first.count("validation") / len(names) == pytest.approx(0.2, abs=0.03)  # three standard errors
     assert first != [prepare_datalist.split_of(name, 1, 0.2) for name in names]
-    # a larger share only adds: nobody moves from validation to training
+    # a larger fraction only adds: no volume moves from validation to training
     larger = [prepare_datalist.split_of(name, 0, 0.3) for name in names]
     assert all(b == "validation" for a, b in zip(first, larger, strict=True) if a == "validation")
 
@@ -740,7 +740,7 @@ def test_wrong_usage_of_prepare_is_exit_code_2(arguments):
     assert stop.value.code == 2
 
 
-def test_an_output_folder_that_is_missing_is_told_before_anything_is_read(data, tmp_path, monkeypatch):
+def test_a_missing_output_folder_is_refused_before_anything_is_read(data, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_datalist, "read_image", lambda path: pytest.fail("read before the check"))
     assert run(data, "--output", tmp_path / "missing" / "list.json") == 6
 
@@ -786,7 +786,7 @@ OVERSAMPLED = {
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_acquired_volumes_are_told_from_the_same_volumes_thickened(shared_data):
+def test_acquired_volumes_are_distinguished_from_the_same_volumes_thickened(shared_data):
     ways = [(2, 3, 0.0), (2, 1, 0.0), (3, 3, 0.5), (2, 1, 0.5), (3, 1, 0.5), (4, 1, 0.0), (4, 3, 0.0), (3, 0, 0.0)]
     for number, path in enumerate(real_volumes(shared_data, "train", "validation")):
         voxels = middle(path)

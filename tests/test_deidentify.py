@@ -86,13 +86,13 @@ def add_canaries(dataset: Dataset) -> None:
 
 def canaries_in(folder: Path) -> dict[str, set[bytes]]:
     """What survives in the names and the content of files."""
-    found = {}
+    places = {}
     for path in folder.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         name = str(path.relative_to(folder))
-        found[name] = set(SURVIVORS.findall(content + name.encode()))
-    return {name: values for name, values in found.items() if values}
+        places[name] = set(SURVIVORS.findall(content + name.encode()))
+    return {name: values for name, values in places.items() if values}
 
 
 def spread_canaries(slices: list[Dataset]) -> None:
@@ -253,7 +253,7 @@ def test_a_secret_keeps_studies_and_patients_together_over_runs(tmp_path, secret
         assert first[name].value != third[name].value
 
 
-def test_patients_without_an_id_are_told_apart():
+def test_patients_without_an_id_stay_distinct():
     def of(**values: str) -> str:
         dataset = Dataset()
         dataset.update({})
@@ -331,7 +331,7 @@ def test_a_secret_is_made_once_and_for_its_owner_only(tmp_path, monkeypatch):
 
 @fault("P02", "E-DEID-SECRET")
 @pytest.mark.parametrize("what", ["short", "empty", "open to everyone", "a folder"])
-def test_a_secret_that_is_none_is_refused_before_the_work(what, tmp_path, secret, capsys):
+def test_an_invalid_secret_is_refused_before_the_work(what, tmp_path, secret, capsys):
     dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices(Stack()))
     if what == "a folder":
         secret.unlink()

@@ -1,7 +1,7 @@
 """The example application runs on the real MONAI Deploy App SDK, and writes what the command line writes.
 
 MONAI_SR_DEPLOY_PYTHON names the Python of an environment with the SDK and monai-sr, made as
-monai_sr/clients/deploy/README.md tells; without it these tests skip.
+monai_sr/clients/deploy/README.md describes; without it these tests skip.
 """
 
 from __future__ import annotations

@@ -73,13 +73,13 @@ def test_the_description_says_which_volume_of_a_series_it_is_of(tmp_path):
 
 def directions() -> dict[str, np.ndarray]:
     """Directions of row, column and slices, LPS, as rows; left-handed ones stack against the normal."""
-    found = {}
+    values = {}
     for order in itertools.permutations(range(3)):
         for signs in ((1, 1, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, 1)):
             name = "".join("LPS"[a] if s > 0 else "RAI"[a] for a, s in zip(order, signs, strict=True))
-            found[name] = np.eye(3)[list(order)] * np.array(signs)[:, None]
+            values[name] = np.eye(3)[list(order)] * np.array(signs)[:, None]
     oblique = Rotation.from_euler("xyz", [20, -15, 30], degrees=True).as_matrix()
-    return found | {"oblique": oblique, "oblique against the normal": oblique * [[1], [1], [-1]]}
+    return values | {"oblique": oblique, "oblique against the normal": oblique * [[1], [1], [-1]]}
 
 
 @pytest.mark.parametrize("name", directions())
@@ -126,7 +126,7 @@ def test_positions_do_not_drift_over_a_long_series(tmp_path):
         assert all(len(str(value)) <= 16 for value in instance.ImagePositionPatient)
 
 
-def test_a_slice_tells_its_thickness_spacing_and_place_in_the_stack(tmp_path):
+def test_a_slice_has_its_thickness_spacing_and_place_in_the_stack(tmp_path):
     instances = derive_from(tools.acquired(slice_spacing=4.0), tmp_path)
     assert [i.InstanceNumber for i in instances] == list(range(1, 9))
     assert [float(i.SliceLocation) for i in instances] == pytest.approx(8.25 + 2.0 * np.arange(8))
@@ -188,10 +188,10 @@ def test_values_are_kept_within_half_a_step_and_never_wrap(name, tmp_path):
 
 
 def test_the_rescale_of_the_source_is_kept_where_it_fits(tmp_path):
-    told = {"RescaleSlope": 4.25885225885225, "RescaleIntercept": -3.5, "RescaleType": "US"}
-    source = tools.acquired("MR", **told)
+    rescale = {"RescaleSlope": 4.25885225885225, "RescaleIntercept": -3.5, "RescaleType": "US"}
+    source = tools.acquired("MR", **rescale)
     first = derive_from(source, tmp_path, tools.volume(source) * 20)[0]
-    assert {name: first[name].value for name in told} == told
+    assert {name: first[name].value for name in rescale} == rescale
 
 
 @pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
@@ -213,7 +213,7 @@ def test_mr_without_rescale_gets_none(tmp_path):
 
 
 @pytest.mark.parametrize(("intercept", "vr", "stored"), [(-1024, "SS", -976), (-3000, "US", 1000), (0, "SS", -2000)])
-def test_padding_is_told_and_reads_as_it_was(intercept, vr, stored, tmp_path):
+def test_padding_is_written_and_reads_as_it_was(intercept, vr, stored, tmp_path):
     source = tools.acquired(RescaleIntercept=intercept)
     sr = tools.volume(source)
     sr[0, 0] = -2000
@@ -361,7 +361,7 @@ def test_a_window_is_kept_if_all_slices_agree_and_a_viewer_can_apply_it(center, 
 
 @catalogue.fault("D23")
 @pytest.mark.parametrize(
-    ("told", "syntax", "history"),
+    ("attributes", "syntax", "history"),
     [
         ({}, "1.2.840.10008.1.2.1", (None, None, None)),
         ({"LossyImageCompression": "00"}, "1.2.840.10008.1.2.1", ("00", None, None)),
@@ -379,8 +379,8 @@ def test_a_window_is_kept_if_all_slices_agree_and_a_viewer_can_apply_it(center, 
         ({"LossyImageCompression": "00"}, "1.2.840.10008.1.2.4.91", ("00", None, None)),
     ],
 )
-def test_a_loss_in_compression_is_not_forgotten(told, syntax, history, tmp_path):
-    source = tools.acquired(**told)
+def test_a_loss_in_compression_is_not_forgotten(attributes, syntax, history, tmp_path):
+    source = tools.acquired(**attributes)
     for frame in source.frames:
         frame.header.file_meta.TransferSyntaxUID = syntax
     first = derive_from(source, tmp_path)[0]
@@ -452,8 +452,8 @@ def test_odd_headers_give_sound_files_and_no_complaint_that_quotes_them(name, mo
     for keyword in ("PatientName", "PatientID", "StudyDate", "ReferringPhysicianName", "Manufacturer"):
         assert keyword in first
     if shutil.which("dciodvfy"):
-        found = {line for line in errors_of(tmp_path / "derived" / "0001.dcm") if "invalid data values" not in line}
-        assert not found or all(EXCUSED[name] in line for line in found)
+        lines = {line for line in errors_of(tmp_path / "derived" / "0001.dcm") if "invalid data values" not in line}
+        assert not lines or all(EXCUSED[name] in line for line in lines)
 
 
 # ---------------------------------------------------------------- enhanced sources
@@ -489,9 +489,9 @@ def test_functional_groups_become_the_classic_attributes(tmp_path):
         assert (instance.ImagedNucleus, instance.WindowCenter, instance.WindowWidth) == ("1H", 326, 567)
         assert instance.SliceThickness == 2.0
         assert "InversionTime" in instance and instance["InversionTime"].is_empty
-        told = {element.keyword for element in instance}
-        assert not told & {"NumberOfFrames", "SharedFunctionalGroupsSequence", "ReferencedSOPInstanceUID"}
-        assert not told & {"AcquisitionContrast", "ResonantNucleus", "EchoPulseSequence", "Spoiling"}
+        keywords = {element.keyword for element in instance}
+        assert not keywords & {"NumberOfFrames", "SharedFunctionalGroupsSequence", "ReferencedSOPInstanceUID"}
+        assert not keywords & {"AcquisitionContrast", "ResonantNucleus", "EchoPulseSequence", "Spoiling"}
 
 
 def test_an_unknown_pulse_sequence_is_not_made_up(tmp_path):
@@ -547,7 +547,7 @@ def test_frames_of_a_multi_frame_source_are_named_by_number(tmp_path):
     ]
 
 
-def test_an_instance_tells_how_and_by_what_it_was_made(tmp_path):
+def test_an_instance_says_how_and_by_what_it_was_made(tmp_path):
     earlier = pydicom.Dataset()
     earlier.Manufacturer = "Acme"
     options = RunOptions.from_dict({"spacing": 1, "profile": "box"})
@@ -727,8 +727,8 @@ def test_a_converter_reads_one_volume_with_our_grid_and_values(real, tmp_path):
         capture_output=True,
         text=True,
     )
-    (found,) = tmp_path.glob("*.nii*")
-    image = nibabel.load(found)
+    (path,) = tmp_path.glob("*.nii*")
+    image = nibabel.load(path)
     assert image.ndim == 3, ran.stdout
     to_ours = np.linalg.inv(sr.affine.numpy()) @ image.affine
     theirs = np.indices(image.shape).reshape(3, -1)

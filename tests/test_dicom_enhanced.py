@@ -49,8 +49,8 @@ def errors_of(path: Path) -> list[str]:
 
 
 def result_in(folder: Path) -> Path:
-    (found,) = (path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-    return found
+    (unpacked,) = (path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    return unpacked
 
 
 def dimensions_of(made: Dataset) -> list[str]:
@@ -200,11 +200,11 @@ def test_a_group_that_lacks_what_it_needs_is_left_out(group, tmp_path):
     for missing in (None, names[0]):
         content = {name: values[name] for name in names if name != missing} | {"FilterMaterial": "X"}
         made = derive(tools.enhanced(modality, shared={group: content}), tmp_path / str(missing))
-        found = made.SharedFunctionalGroupsSequence[0].get(group)
+        value = made.SharedFunctionalGroupsSequence[0].get(group)
         if missing is None or group == "IrradiationEventIdentificationSequence":  # which has a UID in any case
-            assert found and names[0] in found[0]
+            assert value and names[0] in value[0]
         else:
-            assert not found
+            assert not value
 
 
 # ---------------------------------------------------------------- independent readers
@@ -212,7 +212,7 @@ def test_a_group_that_lacks_what_it_needs_is_left_out(group, tmp_path):
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", [pytest.param(REAL[0], marks=pytest.mark.slow), *REAL[1:]])
-def test_every_reader_finds_the_same_voxels_at_the_same_places(name, shared_data, tmp_path):
+def test_every_reader_reads_the_same_voxels_at_the_same_places(name, shared_data, tmp_path):
     source = tools.load(shared_data / "dicom" / name)
     sr = tools.upsampled(source, crop=32)
     read = {}
@@ -301,7 +301,7 @@ def source_of(folder: Path) -> Path:
     return folder
 
 
-def test_a_run_resumes_knows_its_result_and_makes_another_kind_again(tmp_path, call):
+def test_a_run_resumes_its_result_and_remakes_one_of_another_type(tmp_path, call):
     source, out = source_of(tmp_path / "in"), f"{tmp_path}/out/"
     assert call("run", source, out, *SPLINE)[0] == 0
     folder = result_in(tmp_path / "out")
@@ -345,15 +345,15 @@ def test_an_archive_takes_no_image_files(tmp_path):
 
 @fault("D24", "W-DCM-GROUPS")
 @pytest.mark.parametrize("differ", [True, False])
-def test_shared_and_per_frame_groups_that_differ_are_said(tmp_path, differ):
+def test_shared_and_per_frame_groups_that_differ_give_a_warning(tmp_path, differ):
     one = dicom_phantoms.enhanced(dicom_phantoms.slices())
     measures = Dataset()
     measures.PixelSpacing = [2.0, 2.0] if differ else [1.5, 1.25]
     one.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = [measures]
     dicom_phantoms.write(tmp_path, one)
-    found = dicom_phantoms.read(tmp_path)
-    assert found.warnings == ["W-DCM-GROUPS"] * differ
-    assert found.error().max() < 0.1  # by the frames
+    volume = dicom_phantoms.read(tmp_path)
+    assert volume.warnings == ["W-DCM-GROUPS"] * differ
+    assert volume.error().max() < 0.1  # by the frames
 
 
 def test_segmentations_structures_and_maps_are_about_the_frames_of_the_image(tmp_path, call):

@@ -248,7 +248,7 @@ def test_a_broken_series_does_not_keep_the_others_from_being_read(tmp_path, case
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless], ids=lambda syntax: syntax.name)
 def test_a_series_with_a_truncated_compressed_slice_is_not_offered_without_it(tmp_path, syntax):
-    """Where it is cut cannot be told without decoding; that it is must not be passed over."""
+    """Only decoding shows where it is cut; but the cut must be reported."""
     path = write(tmp_path, slices(WIDE), syntax=syntax)[0]
     cut(path, -200)
     error = error_of(tmp_path)
@@ -394,7 +394,7 @@ def test_the_reason_says_what_to_do(tmp_path, build, hint):
     assert hint in left.reason
 
 
-def test_kinds_are_counted_one_by_one(tmp_path):
+def test_each_type_of_file_is_counted_separately(tmp_path):
     for build in (texts, dicomdir, report_presentation_and_structures, mosaics):
         build(tmp_path)
     counts = {(left.code, left.reason): left.files for left in find_series(tmp_path).left_out}
@@ -608,7 +608,7 @@ def test_a_mixture_in_one_series_is_split(tmp_path, other):
 
 
 @fault("D28", "E-IO-CHANGED")
-def test_a_file_that_changes_after_it_was_found_is_not_read(tmp_path):
+def test_a_file_that_changes_after_the_scan_is_not_read(tmp_path):
     paths = write(tmp_path, slices(Stack(rows=50, columns=50)))
     (series,) = find_series(tmp_path).series
     spoil(paths[3])
@@ -625,8 +625,8 @@ def test_a_file_that_changes_while_the_series_is_read_is_noticed(tmp_path, chang
     (series,) = find_series(tmp_path).series
     last = max(paths)
 
-    def progress(share):
-        if share > 0.5 and last.exists():
+    def progress(fraction):
+        if fraction > 0.5 and last.exists():
             {"rewritten": spoil, "cut": lambda path: cut(path, -600), "removed": os.remove}[change](last)
 
     with pytest.raises(ImageError) as caught:

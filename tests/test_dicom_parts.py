@@ -166,7 +166,7 @@ ORDERS = {
 
 @catalogue.fault("D36", "W-DCM-ORDER")
 @pytest.mark.parametrize("order", ORDERS)
-def test_volumes_are_told_by_their_order_in_time(tmp_path, order):
+def test_volumes_are_separated_by_their_order_in_time(tmp_path, order):
     edits = [lambda one, k, t=t: update(one, **ORDERS[order](t, k)) for t in range(4)]
     write_parts(tmp_path, edits)
     found = find_series(tmp_path)
@@ -178,7 +178,7 @@ def test_volumes_are_told_by_their_order_in_time(tmp_path, order):
         assert [warning.code for warning in series.warnings] == ["W-DCM-ORDER"] * by_number
 
 
-def test_numbers_in_no_order_tell_nothing(tmp_path):
+def test_numbers_in_no_order_are_not_used(tmp_path):
     numbers = np.random.default_rng(1).permutation(24).reshape(4, 6) + 1
     write_parts(tmp_path, [lambda one, k, t=t: update(one, InstanceNumber=int(numbers[t, k])) for t in range(4)])
     ((_, error),) = find_series(tmp_path).broken
@@ -196,7 +196,7 @@ def test_the_last_volume_of_an_aborted_scan_is_a_volume_of_its_own(tmp_path):
 
 
 @catalogue.fault("D36", "W-DCM-ORDER")
-def test_a_volume_that_lacks_a_slice_is_told_by_instance_number(tmp_path):
+def test_a_volume_that_lacks_a_slice_is_separated_by_instance_number(tmp_path):
     edits = [lambda one, k, t=t: update(one, InstanceNumber=1 + 6 * t + k) for t in range(3)]
     write_parts(tmp_path, edits)
     lost = next(path for path in sorted(tmp_path.iterdir()) if pydicom.dcmread(path).InstanceNumber == 9)
@@ -481,7 +481,7 @@ def test_slices_that_turn_on_and_on_are_refused(tmp_path, step):
     assert error.code == "E-DCM-ORIENT"
 
 
-def test_volumes_of_prospective_motion_correction_are_told_by_time(tmp_path):
+def test_volumes_of_prospective_motion_correction_are_separated_by_time(tmp_path):
     from scipy.spatial.transform import Rotation
 
     for t in range(3):
@@ -610,7 +610,7 @@ def test_phase_frames_beside_magnitude_in_one_enhanced_file_are_left_out(tmp_pat
 
 
 @catalogue.fault("D29", "E-DCM-MAP")
-def test_the_unit_of_a_real_world_value_map_tells_a_quantity(tmp_path):
+def test_the_unit_of_a_real_world_value_map_marks_a_quantity(tmp_path):
     stack = slices(SMALL, modality="MR")
     for one in stack:
         unit, item = Dataset(), Dataset()
@@ -622,7 +622,7 @@ def test_the_unit_of_a_real_world_value_map_tells_a_quantity(tmp_path):
 
 
 @catalogue.fault("D29", "E-DCM-PHASE")
-def test_the_private_image_type_of_ge_tells_phase(tmp_path):
+def test_the_private_image_type_of_ge_marks_phase(tmp_path):
     stack = slices(SMALL, modality="MR")
     for one in stack:
         one.add_new((0x0043, 0x0010), "LO", "GEMS_PARM_01")

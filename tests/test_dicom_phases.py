@@ -222,9 +222,9 @@ def test_a_batch_keeps_contrasts_and_grids_apart_and_single_volumes_as_they_are(
             made = make("Philips, slice after slice", t, ImageType=["ORIGINAL", "PRIMARY", "DIXON", word])
             write(tmp_path / "in", made)
     write(tmp_path / "in", slices(SMALL, series=2))
-    found = find_series(tmp_path / "in", volume="all").series
-    sizes = {series.label: len(series.volumes) for series in found}
-    assert sizes == {"1#type=F": 2, "1#type=W": 2, "2": 1} and found[2].phases == ()
+    listed = find_series(tmp_path / "in", volume="all").series
+    sizes = {series.label: len(series.volumes) for series in listed}
+    assert sizes == {"1#type=F": 2, "1#type=W": 2, "2": 1} and listed[2].phases == ()
     code, out, _ = call("check", tmp_path / "in")
     assert code == 0 and "series 1 holds 4 volumes; --volume all" in out and "series 2 holds" not in out
     code, out, _ = call("check", tmp_path / "in", "--volume", "all")

@@ -248,7 +248,7 @@ def padded(stack: Stack, **attributes) -> list:
     return made
 
 
-def test_padding_of_a_ct_is_told_and_kept(tmp_path):
+def test_padding_of_a_ct_is_reported_and_kept(tmp_path):
     stack = Stack(rows=24, columns=28)
     write(tmp_path, padded(stack))
     volume = read(tmp_path)
@@ -333,7 +333,7 @@ def test_a_padding_value_that_tissue_has_marks_nothing(tmp_path):
     assert "padding_value" not in read(tmp_path).meta
 
 
-def test_a_padding_value_that_does_not_occur_is_not_told(tmp_path):
+def test_a_padding_value_that_does_not_occur_is_not_reported(tmp_path):
     write(tmp_path, slices(PixelPaddingValue=65535))
     assert "padding_value" not in read(tmp_path).meta
 
@@ -408,10 +408,10 @@ def test_a_text_that_somebody_typed_is_no_protocol(tmp_path):
     assert read(tmp_path).meta["protocol"] == {"manufacturer": "", "kernel": "", "scan": ""}
 
 
-def test_a_thickness_that_changes_is_told_slice_by_slice(tmp_path):
-    told = [2.5, 2.5, 2.5, 5.0, 5.0, 5.0, None, 5.0]
+def test_a_thickness_that_changes_is_kept_slice_by_slice(tmp_path):
+    thicknesses = [2.5, 2.5, 2.5, 5.0, 5.0, 5.0, None, 5.0]
     stack = slices()
-    for one, thickness in zip(stack, told, strict=True):
+    for one, thickness in zip(stack, thicknesses, strict=True):
         one.SliceThickness = thickness
     write(tmp_path, stack)
     volume = read(tmp_path)
@@ -509,8 +509,8 @@ def test_pixels_that_are_not_compressed_are_those_that_pydicom_decodes(tmp_path,
                   write(tmp_path / "frames", enhanced(stack), syntax=syntax)):  # fmt: skip
         for frame in find_series(files[0].parent).series[0].frames:
             expected = pydicom.dcmread(frame.file).pixel_array.reshape(-1, rows, 23)[frame.number]
-            found = read_frame(frame)
-            assert found.dtype == expected.dtype and np.array_equal(found, expected)
+            stored = read_frame(frame)
+            assert stored.dtype == expected.dtype and np.array_equal(stored, expected)
 
 
 def wrapped_to(dtype: str):
@@ -610,7 +610,7 @@ def test_all_series_of_a_tree_are_found_in_the_order_of_their_numbers(study):
 
 
 @catalogue.fault("D06")
-def test_series_mixed_in_one_folder_are_told_apart(tmp_path):
+def test_series_mixed_in_one_folder_are_separated(tmp_path):
     for number in (1, 2, 3):
         write(tmp_path, slices(Stack(even(6, 4.0)), series=number, value=lambda p, n=number: anatomy_at(p) / n))
     for number, series in enumerate(find_series(tmp_path).series, start=1):
@@ -664,7 +664,7 @@ def test_an_image_is_one_series_and_which_must_be_said_if_there_are_several(stud
     ],
     ids=lambda attributes: next(iter(attributes)),
 )
-def test_repeats_in_one_series_are_split_by_what_tells_them_apart(tmp_path, first, second):
+def test_repeats_in_one_series_are_split_by_what_distinguishes_them(tmp_path, first, second):
     write(tmp_path, slices(modality="MR", **first))
     write(tmp_path, slices(value=lambda p: anatomy_at(p) / 2, modality="MR", **second))
     found = find_series(tmp_path)
@@ -743,21 +743,21 @@ def test_pixels_are_not_kept_in_memory(tmp_path, many_frames):
     tracemalloc.start()
     try:
         (series,) = find_series(tmp_path).series
-        found = tracemalloc.get_traced_memory()[0]
+        allocated = tracemalloc.get_traced_memory()[0]
         read_series(series)  # what is read is thrown away
         after = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert found < pixels / 2
+    assert allocated < pixels / 2
     assert after < pixels / 2
 
 
 def test_progress_grows_to_one(tmp_path):
     write(tmp_path, slices())
-    shares = []
-    read_series(find_series(tmp_path).series[0], progress=shares.append)
-    assert shares == sorted(shares)
-    assert shares[-1] == 1 and len(shares) > 1
+    fractions = []
+    read_series(find_series(tmp_path).series[0], progress=fractions.append)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1 and len(fractions) > 1
 
 
 def test_nothing_there_is_an_error_of_its_own(tmp_path):
@@ -777,7 +777,7 @@ def test_no_text_of_the_header_is_said_anywhere(study, tmp_path):
     write(study, slices(series=32, ImagePositionPatient=None))
     found = find_series(study)
     assert (len(found.series), len(found.broken), len(found.left_out)) == (3, 1, 2)
-    # in a traceback with variables shown, or in a log, objects are told by their repr
+    # in a traceback with variables shown, or in a log, objects are shown by their repr
     assert tells_nothing(found.left_out, found.broken, found.choices(), *map(short_name, found.series))
     assert tells_nothing(found)
     assert all(name.replace("-", "").isalnum() for name in map(short_name, found.series))

@@ -235,9 +235,9 @@ def test_a_structure_set_cut_anywhere_is_read_or_refused(export):
         path.write_bytes(content[:end])
         with collect_notices():
             try:
-                found = read_mask_object(path)
-                if found is not None:
-                    read_structures(found, image)
+                structures = read_mask_object(path)
+                if structures is not None:
+                    read_structures(structures, image)
             except ImageError as error:
                 codes.add(error.code)
     assert codes == {"E-DCM-HEADER"}

@@ -43,9 +43,9 @@ def computed(monkeypatch, one_engine):
 @pytest.mark.parametrize("bundle", ["residual", "pyramid"])
 def test_the_released_weights_give_the_expected_voxels(bundle):
     """If weights were changed on purpose: python -m monai_sr.evaluation.self_test"""
-    found = self_test.run_self_test(bundle, "torch", "float32", "cpu")
-    found.check()
-    assert 0 < found.difference < 0.2 * found.tolerance  # the file is rounded
+    result = self_test.run_self_test(bundle, "torch", "float32", "cpu")
+    result.check()
+    assert 0 < result.difference < 0.2 * result.tolerance  # the file is rounded
 
 
 @pytest.mark.parametrize("bundle", ["residual", "pyramid"])
@@ -63,16 +63,16 @@ def test_every_engine_passes_on_this_machine(call, tmp_path):
     assert out.count("as expected") == 2 * len(list(self_test.engines()))
 
 
-def test_what_was_found_is_said_in_text_and_in_json(call, tmp_path, computed):
+def test_the_findings_are_reported_in_text_and_in_json(call, tmp_path, computed):
     computed(1e-5)
     code, out, err = call("doctor", tmp_path)
     assert (code, err) == (0, "") and "MB/s" in out and "GiB" in out and "as expected" in out
     code, out, err = call("doctor", tmp_path, "--json")
-    found = json.loads(out)
-    jsonschema.validate(found, SCHEMA)
-    assert (code, err, found["errors"]) == (0, "", [])
-    assert found["memory"]["planned_mib"] > 100 and found["folder"]["write_mb_per_s"] > 0
-    assert [test["as_expected"] for test in found["self_test"]] == [True]
+    document = json.loads(out)
+    jsonschema.validate(document, SCHEMA)
+    assert (code, err, document["errors"]) == (0, "", [])
+    assert document["memory"]["planned_mib"] > 100 and document["folder"]["write_mb_per_s"] > 0
+    assert [test["as_expected"] for test in document["self_test"]] == [True]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -112,16 +112,16 @@ def test_other_weights_than_the_released_ones_are_no_fault_of_an_engine(monkeypa
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "sets"),
     [
         ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_vnni\n", ["avx2", "avx512f", "avx512_vnni"]),
         ("Features\t: fp asimd asimddp bf16x\n", ["asimd", "asimddp"]),
         ("no flags\n", []),
     ],
 )
-def test_instruction_sets_are_read_from_linux(text, found, tmp_path):
+def test_instruction_sets_are_read_from_linux(text, sets, tmp_path):
     (tmp_path / "cpuinfo").write_text(text)
-    assert instruction_sets(tmp_path / "cpuinfo") == found
+    assert instruction_sets(tmp_path / "cpuinfo") == sets
 
 
 def test_instruction_sets_of_other_systems_are_those_of_numpy(tmp_path):

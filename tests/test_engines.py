@@ -1,4 +1,4 @@
-"""Engines and precisions give the network's result, and whoever asks for what is not there is told."""
+"""Engines and precisions give the network's result, and a request for another one gets an error."""
 
 from __future__ import annotations
 
@@ -117,11 +117,11 @@ def test_rows_of_air_are_computed_once_and_come_out_the_same(engine, name, monke
 
     monkeypatch.setattr(block, "__call__", counted)
     levels = 2 if network.works_on == "thick" else 0
-    found, skipping = computed(network, image, levels), len(calls)
-    monkeypatch.setattr(streaming, "is_same", lambda *_: False)  # nothing is recognized as settled
+    rows, skipping = computed(network, image, levels), len(calls)
+    monkeypatch.setattr(streaming, "is_same", lambda *_: False)  # no row is skipped as settled
     expected = computed(network, image, levels)
     everything = len(calls) - skipping
-    assert torch.equal(found, expected)
+    assert torch.equal(rows, expected)
     assert skipping < 0.8 * everything
 
 
@@ -136,11 +136,11 @@ def test_both_graphs_of_a_size_are_compiled_before_the_first_rows(rows, threads,
 
 
 def test_progress_of_streamed_rows_grows_to_the_whole():
-    told = []
+    fractions = []
     super_resolve(
-        phantoms.body((60, 20, 16), (1.0, 1.0, 3.0)), OpenVinoEngine(NETWORKS["residual"]()), progress=told.append
+        phantoms.body((60, 20, 16), (1.0, 1.0, 3.0)), OpenVinoEngine(NETWORKS["residual"]()), progress=fractions.append
     )
-    assert len(told) > 5 and told == sorted(told) and told[-1] == 1
+    assert len(fractions) > 5 and fractions == sorted(fractions) and fractions[-1] == 1
 
 
 def assert_rows_equal_tiles(bundle, image, **options):
@@ -165,7 +165,7 @@ def test_rows_give_the_same_voxels_as_tiles_on_a_scan(bundle, shared_data):
     assert_rows_equal_tiles(bundle, image, factor=3)
 
 
-def test_the_inferer_computes_by_the_engine_it_is_told_with_the_weights_of_the_moment():
+def test_the_inferer_computes_by_the_given_engine_with_the_current_weights():
     network, image = NETWORKS["residual"](), phantoms.body((16, 16, 12), (1.0, 1.0, 3.0))
     inferer = SuperResolutionInferer(factor=2, modality="MR", engine="openvino")
     by_torch = SuperResolutionInferer(factor=2, modality="MR")
@@ -198,7 +198,7 @@ def test_auto_is_the_fastest_that_fits(engine, precision, device, chosen, monkey
 
 
 @pytest.mark.parametrize(
-    ("engine", "precision", "device", "told"),
+    ("engine", "precision", "device", "message"),
     [
         ("auto", "float16", CPU, "float16 is for a GPU"),
         ("auto", "bfloat16", CPU, "this processor does not multiply in bfloat16"),
@@ -210,9 +210,9 @@ def test_auto_is_the_fastest_that_fits(engine, precision, device, chosen, monkey
         ("auto", "float64", CPU, "'float64' is unknown"),
     ],
 )
-def test_what_does_not_fit_together_is_refused_with_what_does(engine, precision, device, told, monkeypatch):
+def test_an_impossible_combination_is_refused_with_the_possible_ones(engine, precision, device, message, monkeypatch):
     monkeypatch.setattr(selection, "has_bfloat16", lambda: False)
-    with pytest.raises(UsageError, match=told) as caught:
+    with pytest.raises(UsageError, match=message) as caught:
         choose_engine(ResidualNet(4, 4), engine=engine, precision=precision, device=device)
     assert caught.value.code == "E-ENGINE" and "give " in caught.value.fix
 
@@ -252,11 +252,11 @@ def test_without_openvino_the_command_line_works_and_says_what_is_missing(call, 
 
 def test_info_names_the_engine_that_auto_takes(capsys):
     assert main(["info"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     model = load_bundle("pyramid", device="cpu")
-    assert f"computes by {model.engine.name} (--engine auto)" in told
+    assert f"computes by {model.engine.name} (--engine auto)" in printed
     assert describe_engine(model.engine).split(",")[0].split() == next(
-        line.split() for line in told.splitlines() if line.strip().startswith(model.engine.name)
+        line.split() for line in printed.splitlines() if line.strip().startswith(model.engine.name)
     )
 
 
@@ -383,23 +383,23 @@ def test_the_best_quality_needs_memory_for_the_sum_and_is_recorded(thick, tmp_pa
 # ---------------------------------------------------------- what is written down
 
 
-def test_the_json_tells_engine_and_precision_and_another_engine_makes_the_result_anew(thick, tmp_path):
+def test_the_json_has_engine_and_precision_and_another_engine_makes_the_result_anew(thick, tmp_path):
     def record(**choice):
         places = {"input": str(thick.parent), "output": str(tmp_path)}
         (outcome,) = run(RunOptions.from_dict(places | {"bundle": "pyramid", "device": "cpu", "factor": 2} | choice))
         return outcome.status, json.loads((tmp_path / "scan.json").read_text())["monai_sr"]
 
-    status, told = record()
-    assert status == "done" and told["engine"].startswith("openvino ") and told["engine"].endswith(", int8")
-    assert told["options"] == {
+    status, facts = record()
+    assert status == "done" and facts["engine"].startswith("openvino ") and facts["engine"].endswith(", int8")
+    assert facts["options"] == {
         "wanted": {"factor": 2.0},
         "compute": {"device": "cpu", "engine": "openvino", "precision": "int8"},
     }
     assert record()[0] == "skipped"
     assert record(engine="openvino")[0] == "skipped"  # which is what auto took
-    status, told = record(engine="torch")
-    assert status == "done" and told["engine"] == f"torch {torch.__version__}, float32"
-    assert told["options"]["compute"]["engine"] == "torch"
+    status, facts = record(engine="torch")
+    assert status == "done" and facts["engine"] == f"torch {torch.__version__}, float32"
+    assert facts["options"]["compute"]["engine"] == "torch"
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_a_file_named_closer_to_the_fault_is_kept():
     assert str(ImageError("E", "is wrong", fix="mend it")) == "E: is wrong. Fix: mend it."
 
 
-def test_each_kind_of_fault_has_its_own_exit_code():
+def test_each_class_of_error_has_its_own_exit_code():
     kinds = [SuperResolutionError, ImageError, InputMissingError, OutputError, BundleError, UsageError]
     codes = [kind.exit_code for kind in kinds]
     assert len(set(codes)) == len(codes)
@@ -69,9 +69,9 @@ def test_a_brace_of_a_name_is_no_field():
 def test_a_notice_is_json():
     facts = {"found": np.float32(0.5), "many": np.arange(2), "name": "a\x1b", "none": None, "pair": (1, "x")}
     warning = SuperResolutionWarning("W-SR-RANGE", "a factor of {found:g}", path="a.nii", facts=facts)
-    told = json.loads(json.dumps(warning.to_dict()))
-    assert told.pop("fix").endswith("error.")  # of the table of codes
-    assert told == {
+    fields = json.loads(json.dumps(warning.to_dict()))
+    assert fields.pop("fix").endswith("error.")  # of the table of codes
+    assert fields == {
         "code": "W-SR-RANGE",
         "severity": "warning",
         "message": "a factor of 0.5",

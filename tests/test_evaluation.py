@@ -1,4 +1,4 @@
-"""Better is told from worse, as others would measure it, and from what nobody could do better."""
+"""Scores rank methods, agree with other implementations, and have a ceiling by the noise of the reference."""
 
 import importlib.util
 import sys
@@ -49,23 +49,23 @@ def test_the_consistent_spline_agrees_with_what_was_acquired_and_others_do_not(f
     assert scores["linear"].consistency_db < scores["cubic"].consistency_db < 60
 
 
-def test_a_model_is_told_what_it_needs_and_measured_like_the_baselines():
-    told = []
+def test_a_model_is_given_what_it_needs_and_measured_like_the_baselines():
+    calls = []
 
     def model(image, *, factor, slice_thickness, axis):
-        told.append((tuple(image.shape), factor, slice_thickness, axis))
+        calls.append((tuple(image.shape), factor, slice_thickness, axis))
         return super_resolve(image, None, factor=factor, slice_thickness=slice_thickness, axis=axis)
 
     scores = by_method(
         evaluate([phantoms.body()], {"mine": model}, conditions=[Condition(3, thickness_ratio=0.8)], axes=[1])
     )
-    assert told == [((1, 24, 7, 48), 3, pytest.approx(2.4), 1)]
+    assert calls == [((1, 24, 7, 48), 3, pytest.approx(2.4), 1)]
     assert scores["mine"].psnr_db == pytest.approx(scores["consistent"].psnr_db, abs=0.01)
     assert scores["mine"].gain_db == pytest.approx(0, abs=0.01)
     assert scores["mine"].axis == 1
 
 
-def test_a_model_that_knows_the_truth_is_far_above_every_baseline():
+def test_a_model_that_knows_the_reference_is_far_above_every_baseline():
     hr = phantoms.body()
     scores = by_method(evaluate([hr], {"oracle": lambda image, **_: hr.clone()}, conditions=[Condition(4)]))
     assert scores["oracle"].gain_db > 40
@@ -93,16 +93,16 @@ def test_the_ends_are_left_out_where_every_method_extrapolates():
     assert scores["wrong"].psnr_db == pytest.approx(scores["consistent"].psnr_db, abs=0.01)
 
 
-def test_every_volume_and_factor_is_scored_and_reported_as_it_is_found(tmp_path):
+def test_every_volume_and_factor_is_scored_and_reported_at_once(tmp_path):
     path = write_image(phantoms.body(air=-1000.0, shape=(20, 18, 30)), tmp_path / "ct.nii.gz")
-    told: list[Score] = []
+    reported: list[Score] = []
     scores = evaluate(
         [path, phantoms.body((18, 20, 24), (1.0, 1.0, 1.5))],
         {},
         conditions=[Condition(2), Condition(3)],
-        report=told.append,
+        report=reported.append,
     )
-    assert told == scores
+    assert reported == scores
     assert [(s.volume, s.modality, s.condition.factor) for s in scores[:: len(BASELINES)]] == [
         ("ct.nii.gz", "CT", 2),
         ("ct.nii.gz", "CT", 3),
@@ -111,7 +111,7 @@ def test_every_volume_and_factor_is_scored_and_reported_as_it_is_found(tmp_path)
     ]
 
 
-def test_a_box_profile_is_simulated_and_methods_are_not_told():
+def test_a_box_profile_is_simulated_and_not_given_to_methods():
     gaussian, box = (
         by_method(evaluate([phantoms.body()], {}, conditions=[Condition(4, p)])) for p in ("gaussian", "box")
     )
@@ -119,11 +119,11 @@ def test_a_box_profile_is_simulated_and_methods_are_not_told():
     assert box["consistent"].psnr_db != gaussian["consistent"].psnr_db
 
 
-def test_what_a_method_is_told_about_thickness_is_what_the_condition_says():
-    told = []
+def test_a_method_is_given_the_thickness_of_the_condition():
+    thicknesses = []
 
     def model(image, *, factor, slice_thickness, axis):
-        told.append(slice_thickness)
+        thicknesses.append(slice_thickness)
         return interpolate_slices(image, 1.0, axis=axis)
 
     conditions = [
@@ -133,10 +133,10 @@ def test_what_a_method_is_told_about_thickness_is_what_the_condition_says():
         Condition(4, "point"),
     ]
     evaluate([phantoms.body()], {"m": model}, conditions=conditions)
-    assert told == pytest.approx([4.0, 3.0, 7.0, 1.0])
+    assert thicknesses == pytest.approx([4.0, 3.0, 7.0, 1.0])
 
 
-def test_told_a_wrong_thickness_the_consistent_spline_is_worse_and_cubic_does_not_mind():
+def test_a_wrong_given_thickness_worsens_the_consistent_spline_and_not_cubic():
     right, wrong = (
         by_method(evaluate([phantoms.body()], {}, conditions=[Condition(4, given_thickness=t)])) for t in (1, 1.4)
     )
@@ -160,7 +160,7 @@ def test_every_axis_near_the_finest_spacing_is_measured_by_itself():
         assert [s.axis for s in scores] == expected
 
 
-def test_volumes_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_volumes_of_one_name_are_distinguished_by_their_folders(tmp_path):
     paths = []
     for subject in ("sub-1", "sub-2"):
         (tmp_path / subject).mkdir()
@@ -171,14 +171,14 @@ def test_volumes_of_one_name_are_told_apart_by_their_folders(tmp_path):
 
 def test_a_peer_that_fails_costs_its_own_rows_and_is_named():
     broken = ExternalMethod("broken", f"{sys.executable} -c 'raise SystemExit(\"no weights\")' {{lr}} {{out}}")
-    told: list[tuple[str, SuperResolutionError]] = []
+    failures: list[tuple[str, SuperResolutionError]] = []
     conditions = [Condition(2), Condition(4)]
     scores = evaluate(
-        [phantoms.body()], {"broken": broken}, conditions=conditions, failed=lambda *args: told.append(args)
+        [phantoms.body()], {"broken": broken}, conditions=conditions, failed=lambda *args: failures.append(args)
     )
     assert [(s.condition, s.method) for s in scores] == [(c, m) for c in conditions for m in BASELINES]
-    assert [(name, error.code) for name, error in told] == [("volume", "E-PEER")] * 2
-    assert "broken: exit code 1" in str(told[0][1]) and "no weights" in str(told[0][1])
+    assert [(name, error.code) for name, error in failures] == [("volume", "E-PEER")] * 2
+    assert "broken: exit code 1" in str(failures[0][1]) and "no weights" in str(failures[0][1])
     with pytest.raises(SuperResolutionError, match="E-PEER"):
         evaluate([phantoms.body()], {"broken": broken}, conditions=conditions)
 
@@ -186,13 +186,13 @@ def test_a_peer_that_fails_costs_its_own_rows_and_is_named():
 def test_a_volume_that_fails_is_named_and_the_others_go_on(tmp_path):
     good, bad = write_image(phantoms.body(), tmp_path / "good.nii.gz"), tmp_path / "bad.nii.gz"
     bad.write_bytes(b"nothing")
-    told: list[tuple[str, SuperResolutionError]] = []
+    failures: list[tuple[str, SuperResolutionError]] = []
     done: list[float] = []
     scores = evaluate(
-        [bad, good], {}, conditions=[Condition(4)], failed=lambda *args: told.append(args), progress=done.append
+        [bad, good], {}, conditions=[Condition(4)], failed=lambda *args: failures.append(args), progress=done.append
     )
     assert {s.volume for s in scores} == {"good.nii.gz"}
-    ((name, error),) = told
+    ((name, error),) = failures
     assert (name, error.path) == ("bad.nii.gz", bad)
     assert done == [1.0]
 
@@ -244,16 +244,16 @@ def test_figures_agree_with_those_of_the_shared_harness(shared_data, factor, pro
     modality = "ct" if air else "mr"
     value_range = float(np.subtract(*np.percentile(hr, (99.9, 0.1))))
     image = MetaTensor(torch.from_numpy(lr)[None], affine=torch.from_numpy(lr_affine))
-    found = {}
+    expected = {}
     for name in ("linear", "cubic", "consistent"):
-        told = 1.0 if profile == "point" else float(factor)
-        sr = BASELINES[name](image, factor=factor, slice_thickness=told, axis=2)
+        given = 1.0 if profile == "point" else float(factor)
+        sr = BASELINES[name](image, factor=factor, slice_thickness=given, axis=2)
         voxels, _ = compare.to_grid(nib.Nifti1Image(sr[0].numpy(), np.asarray(sr.affine)), hr.shape, affine)
         foreground_there = compare.foreground(hr, modality)
-        found[name] = compare.measure(voxels, hr, lr, weights, 2, foreground_there, value_range, inner)
-        assert ours[name].psnr_db == pytest.approx(found[name]["psnr_fg"], abs=0.005)
-        assert ours[name].ssim == pytest.approx(found[name]["ssim_fg"], abs=5e-4)
-    gain = found["linear"]["psnr_fg"] - found["consistent"]["psnr_fg"]
+        expected[name] = compare.measure(voxels, hr, lr, weights, 2, foreground_there, value_range, inner)
+        assert ours[name].psnr_db == pytest.approx(expected[name]["psnr_fg"], abs=0.005)
+        assert ours[name].ssim == pytest.approx(expected[name]["ssim_fg"], abs=5e-4)
+    gain = expected["linear"]["psnr_fg"] - expected["consistent"]["psnr_fg"]
     assert ours["linear"].gain_db == pytest.approx(gain, abs=0.005)
 
 

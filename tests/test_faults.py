@@ -352,8 +352,8 @@ def test_either_form_can_be_chosen(tmp_path):
 @fault("I09")
 def test_a_form_cannot_be_chosen_where_there_are_none(call, tmp_path):
     write_image(read_image(nifti(tmp_path)), tmp_path / "scan.mha")
-    found, _, err = call("run", tmp_path / "scan.mha", tmp_path / "o.nii", "--bundle", "none", "--geometry", "sform")
-    assert found == 2
+    returned, _, err = call("run", tmp_path / "scan.mha", tmp_path / "o.nii", "--bundle", "none", "--geometry", "sform")
+    assert returned == 2
     assert err.startswith("monai-sr: E-USE: ") and "--geometry sform" in err
 
 
@@ -458,8 +458,8 @@ def test_all_volumes_keep_the_fourth_axis_and_its_step(call, tmp_path, bundle):
         assert np.array_equal(nib.load(tmp_path / "one.nii").get_fdata(), written.get_fdata()[..., index])
     again = read_image(target, volume="all")
     assert again.shape == (3, 6, 6, 12)
-    found, _, err = call("run", path, tmp_path / "out.nrrd", "--volume", "all", *options)
-    assert found == 2 and err.startswith("monai-sr: E-OUT-FORMAT: ")
+    returned, _, err = call("run", path, tmp_path / "out.nrrd", "--volume", "all", *options)
+    assert returned == 2 and err.startswith("monai-sr: E-OUT-FORMAT: ")
     assert not (tmp_path / "out.nrrd").exists()
 
 
@@ -519,17 +519,17 @@ def test_a_result_out_of_range_is_marked_and_one_within_is_not(tmp_path):
 @pytest.mark.parametrize("short", NAMES)
 def test_the_range_of_a_bundle_holds_the_factors_it_was_trained_for(short):
     configs = bundle_path(short) / "configs"
-    least, most = json.loads((configs / "inference.json").read_text())["factor_range"]
+    lowest, highest = json.loads((configs / "inference.json").read_text())["factor_range"]
     (simulation,) = [
         step
         for step in json.loads((configs / "train.json").read_text())["train"]["preprocessing"]["transforms"]
         if "RandSimulateThickSlicesd" in step["_target_"]
     ]
-    assert least <= min(simulation["factors"]) and max(simulation["factors"]) <= most
+    assert lowest <= min(simulation["factors"]) and max(simulation["factors"]) <= highest
 
 
 @fault("I22", "W-SR-RANGE")
-def test_a_sidecar_tells_the_factor_out_of_range_and_the_share_of_padding(call, tmp_path):
+def test_a_sidecar_has_the_factor_out_of_range_and_the_fraction_of_padding(call, tmp_path):
     where = dicom_phantoms.Stack(dicom_phantoms.even(4, 4.0), rows=10, columns=12)
     stack = dicom_phantoms.slices(where, rescale=(1, -1024), dtype="int16", PixelPaddingValue=-2000)
     for one in stack:
@@ -537,14 +537,14 @@ def test_a_sidecar_tells_the_factor_out_of_range_and_the_share_of_padding(call, 
         stored[:, :2] = -2000
         dicom_phantoms.store(one, stored)
     dicom_phantoms.write(tmp_path / "series", stack)
-    share = 2 / stack[0].Columns
-    for factor, told in ((2, None), (9, 9)):
+    fraction = 2 / stack[0].Columns
+    for factor, recorded in ((2, None), (9, 9)):
         options = ["--bundle", "pyramid", "--factor", factor, "--device", "cpu"]
-        found, _, err = call("run", tmp_path / "series", tmp_path / "out.nii", *options)
-        assert found == 0 and ("W-SR-RANGE" in err) == (told is not None)
+        returned, _, err = call("run", tmp_path / "series", tmp_path / "out.nii", *options)
+        assert returned == 0 and ("W-SR-RANGE" in err) == (recorded is not None)
         sidecar = json.loads((tmp_path / "out.json").read_text())
-        assert sidecar["PaddingShare"] == pytest.approx(share, abs=1e-3)
-        assert sidecar["monai_sr"]["factor_outside_training"] == (None if told is None else pytest.approx(told))
+        assert sidecar["PaddingShare"] == pytest.approx(fraction, abs=1e-3)
+        assert sidecar["monai_sr"]["factor_outside_training"] == (None if recorded is None else pytest.approx(recorded))
 
 
 @fault("I23", "E-MOD")
@@ -586,7 +586,7 @@ def test_hounsfield_units_raise_no_doubt(call, tmp_path, ends):
 
 
 @fault("I25", "W-OUT-CLIP")
-def test_values_beyond_the_type_are_held_and_counted(call, tmp_path):
+def test_values_beyond_the_type_are_clipped_and_counted(call, tmp_path):
     path = nifti(tmp_path, at_the_end_of_the_type())
     sr = super_resolve(read_image(path), None)[0].numpy()
     beyond = int((sr > 32767.5).sum() + (sr < -32768.5).sum())
@@ -599,8 +599,8 @@ def test_values_beyond_the_type_are_held_and_counted(call, tmp_path):
 
 def residual_of(path, sr) -> np.ndarray:
     """How far a result, as its file holds it, is from the acquired slices."""
-    found = measure_consistency(read_image(path), sr, stored_dtype=stored_dtype_of(sr))
-    return np.abs(found.residual.as_tensor().numpy())
+    consistency = measure_consistency(read_image(path), sr, stored_dtype=stored_dtype_of(sr))
+    return np.abs(consistency.residual.as_tensor().numpy())
 
 
 @fault("I31")
@@ -644,22 +644,22 @@ def test_noise_of_air_that_another_program_cuts_off_is_not_missed():
     affine = torch.diag(torch.tensor([1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
     affine[2, 3] = -1.5
     cut = MetaTensor(image.as_tensor().repeat_interleave(4, dim=-1).clamp(min=-1024), affine=affine)
-    found = measure_consistency(image, cut, profile="box")
-    assert found.maximum > 0.1 * found.value_range  # as the residual says
-    assert not found.misses_voxels
+    consistency = measure_consistency(image, cut, profile="box")
+    assert consistency.maximum > 0.1 * consistency.value_range  # as the residual says
+    assert not consistency.misses_voxels
     cut[0, 10, 10] += 300
     assert measure_consistency(image, cut, profile="box").misses_voxels
 
 
 @fault("I31", "W-CON-MISSED")
-def test_what_unsigned_integers_cannot_promise_is_told(call, tmp_path):
+def test_voxels_missed_in_unsigned_integers_give_a_warning(call, tmp_path):
     data = np.broadcast_to(RNG.integers(150, 250, (16, 16, 1)), (16, 16, 12)).astype(np.uint16)
     path = nifti(tmp_path, with_voxels(data.copy(), (np.s_[3, 3, ::2], 0), (np.s_[3, 3, 1::2], 250)))
     assert super_resolve(read_image(path), None).min() == 0
-    found, _, err = call("run", path, tmp_path / "out.nii.gz", "--bundle", "none")
-    assert found == 0 and [line.split(": ")[1] for line in err.splitlines()] == ["W-CON-MISSED"]
-    found, out, _ = call("verify", path, tmp_path / "out.nii.gz")
-    assert found == 0 and out.splitlines()[-1].startswith("consistent, but for ")
+    returned, _, err = call("run", path, tmp_path / "out.nii.gz", "--bundle", "none")
+    assert returned == 0 and [line.split(": ")[1] for line in err.splitlines()] == ["W-CON-MISSED"]
+    returned, out, _ = call("verify", path, tmp_path / "out.nii.gz")
+    assert returned == 0 and out.splitlines()[-1].startswith("consistent, but for ")
 
 
 @fault("I32")
@@ -668,21 +668,21 @@ def test_a_ct_has_no_values_below_those_of_scanners(call, tmp_path):
     z = np.arange(12) * 5.0
     stack = dicom_phantoms.slices(dicom_phantoms.Stack(tuple(z), rows=24, columns=24), SliceThickness=8.0)
     dicom_phantoms.write(tmp_path / "scan", stack)
-    found, _, err = call("run", tmp_path / "scan", tmp_path / "out.nii.gz", "--bundle", "none")
+    returned, _, err = call("run", tmp_path / "scan", tmp_path / "out.nii.gz", "--bundle", "none")
     written = nib.load(tmp_path / "out.nii.gz").get_fdata()
     acquired = read_image(tmp_path / "scan")
     span = float(acquired.max() - acquired.min())
-    assert found == 0
+    assert returned == 0
     assert written.min() >= min(-1024, float(acquired.min())) and written.max() <= float(acquired.max()) + 0.5 * span
     assert err == ""  # and still the averages are those of the slices
 
 
 @fault("I32", "W-OUT-RANGE")
-def test_signal_far_beyond_the_acquired_values_is_told(call, tmp_path):
+def test_signal_far_beyond_the_acquired_values_gives_a_warning(call, tmp_path):
     path = nifti(tmp_path, np.where(noise() > 250, 300, 20).astype(np.float32))
     options = ("--bundle", "none", "--slice-thickness", "8")
-    found, _, err = call("run", path, tmp_path / "out.nii.gz", *options)
-    assert found == 0 and [line.split(": ")[1] for line in err.splitlines()] == ["W-OUT-RANGE", "W-SR-TEXTURE"]
+    returned, _, err = call("run", path, tmp_path / "out.nii.gz", *options)
+    assert returned == 0 and [line.split(": ")[1] for line in err.splitlines()] == ["W-OUT-RANGE", "W-SR-TEXTURE"]
 
 
 @fault("I26")
@@ -749,8 +749,8 @@ def copied(folder: Path, short: str = "pyramid") -> Path:
 def test_weights_that_cannot_be_used_are_exit_code_7(call, tmp_path, short, damage, code):
     folder = copied(tmp_path, short)
     damage(folder / "models" / "model.pt")
-    found, _, err = call("run", nifti(tmp_path), tmp_path / "out.nii", "--bundle", folder, "--trust-bundle")
-    assert found == 7
+    returned, _, err = call("run", nifti(tmp_path), tmp_path / "out.nii", "--bundle", folder, "--trust-bundle")
+    assert returned == 7
     assert err.startswith(f"monai-sr: {code}: {folder / 'models' / 'model.pt'} - ") and " Fix: " in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out.nii").exists()
@@ -799,7 +799,7 @@ def test_no_flipped_bit_of_the_weights_is_loaded_silently(tmp_path):
     path = tmp_path / "model.pt"
     torch.save(network.state_dict(), path)
     content = path.read_bytes()
-    told = 0
+    refused = 0
     for offset in RNG.permutation(len(content))[:200]:
         damaged = bytearray(content)
         damaged[offset] ^= 1 << int(RNG.integers(8))
@@ -808,10 +808,10 @@ def test_no_flipped_bit_of_the_weights_is_loaded_silently(tmp_path):
         try:
             load_weights(other, path)
         except BundleError as error:
-            told += error.code == "E-W-HASH"
+            refused += error.code == "E-W-HASH"
         else:  # in what the zip does not protect, such as dates
             assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
-    assert told > 100
+    assert refused > 100
 
 
 class Canary:
@@ -830,8 +830,8 @@ def test_a_hostile_pickle_does_not_run(call, tmp_path, old_format):
     folder = copied(tmp_path)
     hostile = {"weight": Canary(tmp_path / "canary")}
     torch.save(hostile, folder / "models" / "model.pt", _use_new_zipfile_serialization=not old_format)
-    found, _, err = call("run", nifti(tmp_path), tmp_path / "out.nii", "--bundle", folder, "--trust-bundle")
-    assert found == 7 and err.startswith("monai-sr: E-W-HASH: ")
+    returned, _, err = call("run", nifti(tmp_path), tmp_path / "out.nii", "--bundle", folder, "--trust-bundle")
+    assert returned == 7 and err.startswith("monai-sr: E-W-HASH: ")
     assert not (tmp_path / "canary").exists()
 
 
@@ -844,8 +844,8 @@ def test_a_foreign_bundle_runs_no_code_until_it_is_trusted(call, tmp_path, comma
     (folder / "configs" / "inference.json").write_text(json.dumps(config))
     volume = nifti(tmp_path)
     words = [volume, tmp_path / "out.nii"] if command == "run" else [volume]
-    found, _, err = call(command, *words, "--bundle", folder)
-    assert found == 7
+    returned, _, err = call(command, *words, "--bundle", folder)
+    assert returned == 7
     assert err.startswith(f"monai-sr: E-W-TRUST: {folder} - ") and "--trust-bundle" in err
     assert not (tmp_path / "canary").exists()
     call(command, *words, "--bundle", folder, "--trust-bundle")
@@ -912,7 +912,7 @@ def test_nothing_of_a_patient_is_in_a_message_or_its_traceback(call, tmp_path):
     for name, stack in faults.items():
         dicom_phantoms.write(tmp_path / name, dicom_phantoms.slices(stack))
         for target in (tmp_path / "out", tmp_path / "out.nii"):
-            found, out, err = call("run", tmp_path / name, target, "--bundle", "none", "--debug")
-            assert found == 5
+            returned, out, err = call("run", tmp_path / name, target, "--bundle", "none", "--debug")
+            assert returned == 5
             assert "Traceback" in err
             assert dicom_phantoms.tells_nothing(out, err)

@@ -34,15 +34,15 @@ def module_of(path: Path) -> str:
 def imports_of(path: Path, source: str) -> list[tuple[int, str]]:
     """Line and absolute dotted name of everything a file imports, wherever it stands."""
     package = ["monai_sr", *path.relative_to(PACKAGE).parent.parts]
-    found = []
+    imports = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found += [(node.lineno, alias.name) for alias in node.names]
+            imports += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             parts = [*base, *(node.module or "").split(".")] if node.module else base
-            found += [(node.lineno, ".".join([*parts, alias.name])) for alias in node.names]
-    return found
+            imports += [(node.lineno, ".".join([*parts, alias.name])) for alias in node.names]
+    return imports
 
 
 def own_module(name: str) -> str | None:

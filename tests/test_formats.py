@@ -342,7 +342,7 @@ def test_a_header_that_ends_at_any_byte_is_refused(tmp_path, name):
 
 @fault("I28", "W-IO-MORE")
 @pytest.mark.parametrize("name", [name for name in formats.FORMATS if not name.startswith("MG") and "ITK" not in name])
-def test_bytes_behind_the_last_voxel_are_told(tmp_path, name):
+def test_bytes_behind_the_last_voxel_are_reported(tmp_path, name):
     """The header may have lost a slice; of MGH, text may follow."""
     path = formats.FORMATS[name](tmp_path)
     voxels = formats.voxel_file(path)
@@ -405,7 +405,7 @@ def test_what_cannot_be_read_is_refused_with_a_remedy(tmp_path, name, content, c
         (formats.nrrd, {"byte_skip": "-2"}, "E-HDR-FIELD"),
     ],
 )
-def test_a_field_that_is_none_is_named(tmp_path, make, fields, code):
+def test_an_invalid_field_is_named(tmp_path, make, fields, code):
     assert code_of(make(tmp_path / "a.x", **fields)) == code
 
 
@@ -493,10 +493,10 @@ OTHER = {"srow_x": [2, 0, 0, -5], "srow_y": [0, 3, 0, 6.5], "srow_z": [0, 0, 9, 
     ],
 )
 def test_the_spacing_is_right_or_a_warning_says_which_is_used(tmp_path, fields, spacing, codes):
-    image, told = read(nifti(tmp_path, **ON | fields))
+    image, warned = read(nifti(tmp_path, **ON | fields))
     np.testing.assert_allclose(np.linalg.norm(image.affine[:3, :3], axis=0), spacing, rtol=1e-6)
     np.testing.assert_allclose(image.affine[:3, 3], formats.ORIGIN, rtol=1e-6)
-    assert told == codes
+    assert warned == codes
     assert np.array_equal(image[0].numpy(), formats.voxels())
 
 
@@ -550,9 +550,9 @@ def test_no_format_is_taken_as_one_millimeter_in_silence(tmp_path, make, fields,
     if isinstance(codes, str):
         assert code_of(path) == codes
         return
-    image, told = read(path)
+    image, warned = read(path)
     np.testing.assert_allclose(np.linalg.norm(image.affine[:3, :3], axis=0), spacing, rtol=1e-6)
-    assert told == codes
+    assert warned == codes
 
 
 @pytest.mark.parametrize(
@@ -564,7 +564,7 @@ def test_no_format_is_taken_as_one_millimeter_in_silence(tmp_path, make, fields,
         ("right-anterior-superior-time", (1, 1, 1)),
     ],
 )
-def test_the_space_of_a_nrrd_tells_left_from_right(tmp_path, space, signs):
+def test_the_space_of_a_nrrd_decides_left_and_right(tmp_path, space, signs):
     image, codes = read(formats.nrrd(tmp_path / "a.nrrd", space=space))
     np.testing.assert_allclose(image.affine, np.diag([*signs, 1.0]) @ formats.AFFINE)
     assert not codes

@@ -24,7 +24,7 @@ from monai_sr.acquired import Acquired
 from monai_sr.cli.main import main
 from monai_sr.errors import ImageError, UsageError, collect_notices
 from monai_sr.evaluation.metrics import psnr
-from monai_sr.fusion import gains
+from monai_sr.fusion import gains, registration
 from monai_sr.fusion.files import fuse_files
 from monai_sr.fusion.operators import ObliqueOperator, ParallelOperator, operator_of, resample
 from monai_sr.fusion.options import FusionOptions
@@ -38,8 +38,14 @@ from monai_sr.options import RunOptions
 from monai_sr.slices import profile_matrix
 from monai_sr.trust.uncertainty import uncertainty_map
 
-SIDE = 48
+SIDE = 40
 SPLINE = RunOptions.from_dict({"bundle": "none", "profile": "gaussian"})
+
+
+@pytest.fixture
+def all_samples(monkeypatch):
+    """The samples of the product, where the accuracy of a registration matters."""
+    monkeypatch.setattr(registration, "SAMPLES", 100_000)
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +58,16 @@ def volume(voxels: torch.Tensor, affine: np.ndarray | None = None, modality: str
     return MetaTensor(voxels[None], affine=torch.from_numpy(affine), meta={"modality": modality})
 
 
+def head(side: int) -> MetaTensor:
+    """A head-like volume: random detail inside a ball, nothing outside."""
+    points = np.stack(np.meshgrid(*[np.arange(side) - (side - 1) / 2] * 3, indexing="ij"))
+    ball = 1 / (1 + np.exp((np.linalg.norm(points, axis=0) - side / 2.4) / 0.7))
+    return volume((phantoms.anatomy(3, (side,) * 3) * 700 + 200) * torch.from_numpy(ball).float())
+
+
 @pytest.fixture(scope="module")
 def hr() -> MetaTensor:
-    """A head-like volume: random detail inside a ball, nothing outside."""
-    points = np.stack(np.meshgrid(*[np.arange(SIDE) - (SIDE - 1) / 2] * 3, indexing="ij"))
-    ball = 1 / (1 + np.exp((np.linalg.norm(points, axis=0) - 20) / 0.7))
-    return volume((phantoms.anatomy(3, (SIDE,) * 3) * 700 + 200) * torch.from_numpy(ball).float())
+    return head(SIDE)
 
 
 def stacks_of(hr: MetaTensor, factor: float = 4, axes=(2, 1, 0)) -> list[MetaTensor]:
@@ -187,11 +197,11 @@ def test_a_field_is_the_union_the_intersection_or_the_first(hr):
     whole = placed(stacks_of(hr)[0])
     affine = np.eye(4)
     affine[:3, 3] = (8, 0, 0)
-    part = volume(hr[0].as_tensor()[8:30, :40].clone(), affine)
+    part = volume(hr[0].as_tensor()[8:30, : SIDE - 8].clone(), affine)
     beside = placed(stacks_of(part)[1], np.array([[1, 0, 0, -12], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
     assert common_grid([whole, beside], field="union").shape == (SIDE + 4, SIDE, SIDE)
-    assert common_grid([whole, beside], field="intersection").shape == (18, 40, SIDE)
-    assert common_grid([beside, whole], field="first").shape == (22, 40, SIDE)
+    assert common_grid([whole, beside], field="intersection").shape == (18, SIDE - 8, SIDE)
+    assert common_grid([beside, whole], field="first").shape == (22, SIDE - 8, SIDE)
     with pytest.raises(UsageError):
         common_grid([whole, beside], field="all")
 
@@ -199,17 +209,17 @@ def test_a_field_is_the_union_the_intersection_or_the_first(hr):
 # ---------------------------------------------------------------- registration and intensities
 
 
-def test_a_motion_is_found(hr):
+def test_a_motion_is_estimated(hr, all_samples):
     motion = rigid()
     grid = grid_of(hr)
     moved, _ = resample(hr[0].as_tensor(), Grid(grid.shape, motion @ grid.affine), grid)
     known = torch.ones(grid.shape, dtype=torch.bool)
-    found = find_motion((moved, known, grid), (hr[0].as_tensor(), known, grid))
-    error = np.linalg.inv(motion) @ found.matrix
+    estimated = find_motion((moved, known, grid), (hr[0].as_tensor(), known, grid))
+    error = np.linalg.inv(motion) @ estimated.matrix
     corners = np.array([[x, y, z, 1] for x in (8, 40) for y in (8, 40) for z in (8, 40)], dtype=float)
     assert np.linalg.norm(corners @ error.T - corners, axis=1).mean() < 0.3
     assert angle_of(error) < 0.5
-    assert found.is_plausible and found.after > 0.98 > found.before
+    assert estimated.is_plausible and estimated.after > 0.98 > estimated.before
 
 
 def test_intensities_are_brought_to_those_of_the_first():
@@ -252,7 +262,8 @@ def best_single(stacks, spline, hr) -> float:
     return max(decibels(spline(stack, spacing=1.0, profile="gaussian")[0].as_tensor(), hr) for stack in stacks)
 
 
-def test_three_stacks_gain_two_decibels_and_two_one(hr, spline):
+def test_three_stacks_gain_two_decibels_and_two_one(hr, spline, monkeypatch):
+    monkeypatch.setattr(registration, "SAMPLES", 16_000)
     stacks = stacks_of(hr)
     acquired = [Acquired.of(stack, profile="gaussian") for stack in stacks]
     single = best_single(stacks, spline, hr)
@@ -288,8 +299,8 @@ def test_errors_are_as_large_as_predicted(hr, spline):
 def test_where_one_stack_measured_the_uncertainty_is_that_of_a_run(hr, spline):
     axial = Acquired.of(stacks_of(hr)[0], profile="gaussian")
     affine = np.eye(4)
-    affine[0, 3] = 24
-    part = volume(hr[0].as_tensor()[24:].clone(), affine)
+    affine[0, 3] = SIDE // 2
+    part = volume(hr[0].as_tensor()[SIDE // 2 :].clone(), affine)
     fused = fuse([axial, Acquired.of(stacks_of(part)[1], profile="gaussian")], spline, register=False)
     alone = (fused.count == 1) & (fused.nearest == 1)
     assert 0.4 < float(alone.float().mean()) < 0.6
@@ -314,7 +325,7 @@ def test_where_stacks_differ_by_noise_alone_their_mean_is_kept(hr, spline, monke
     assert decibels(fuse(acquired, spline, register=False).image[0].as_tensor(), smooth) < mean - 1
 
 
-def test_misaligned_stacks_are_registered_and_gain(hr, spline):
+def test_misaligned_stacks_are_registered_and_gain(hr, spline, all_samples):
     grid, motion = grid_of(hr), rigid((2.0, -3.0, 3.5), (1.5, -2.0, 1.0))
     turned, _ = resample(hr[0].as_tensor(), Grid(grid.shape, motion @ grid.affine), grid)
     stacks = [stacks_of(hr)[0], stacks_of(volume(turned), axes=(1,))[0]]
@@ -683,7 +694,8 @@ def test_a_study_without_two_series_alike_is_refused(tmp_path):
 # ---------------------------------------------------------------- what it gains
 
 
-def test_evaluate_fuse_measures_what_fusing_gains(tmp_path, hr, capsys, monkeypatch):
+def test_evaluate_fuse_measures_what_fusing_gains(tmp_path, capsys, monkeypatch):
+    hr = head(48)  # the minimum
     chosen = gains.SETTINGS[1:2] + gains.SETTINGS[3:4]
     monkeypatch.setattr(gains, "SETTINGS", chosen)
     path = save_nifti(tmp_path / "head.nii.gz", np.rint(hr[0].numpy()).astype(np.int16), np.asarray(hr.affine))

@@ -48,12 +48,12 @@ def test_spacing_and_through_plane_axis_are_read_from_any_affine(grid, axis):
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (3, 1, 3), (1, 2.0, 2.01)])
-def test_a_grid_that_does_not_tell_its_slice_axis_asks_for_it(spacing):
+def test_a_grid_without_a_clear_slice_axis_asks_for_it(spacing):
     with pytest.raises(UsageError, match="--axis"):
         _ = phantoms.grid(spacing=spacing).through_plane_axis
 
 
-def test_spacings_that_differ_by_more_than_rounding_tell_the_axis():
+def test_spacings_that_differ_by_more_than_rounding_decide_the_axis():
     assert phantoms.grid(spacing=(1.0, 1.03, 1.0)).through_plane_axis == 1
 
 
@@ -107,7 +107,7 @@ def test_positions_of_a_respaced_grid_are_where_its_slices_lie_in_the_world(grid
 
 
 @pytest.mark.parametrize("spacing", [0.0, -1.0, np.nan, np.inf])
-def test_a_spacing_that_is_none_is_refused(spacing):
+def test_an_invalid_spacing_is_refused(spacing):
     with pytest.raises(UsageError, match="above 0"):
         phantoms.grid().respaced(2, spacing)
 

@@ -73,7 +73,7 @@ def test_scaled_integers_are_read_in_their_units_and_kept_as_float(tmp_path):
 
 
 @fault("I25")
-def test_values_beyond_the_type_are_held_at_its_ends_and_never_wrapped():
+def test_values_beyond_the_type_are_clipped_and_never_wrapped():
     stored = as_stored(np.array([70000.0, -70000.0, 12.5, -1.4, 13.5]), np.dtype("int16"))
     assert stored.tolist() == [32767, -32768, 12, -1, 14]
     assert as_stored(np.array([-3.0, 300.0]), np.dtype("uint8")).tolist() == [0, 255]

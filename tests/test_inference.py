@@ -90,8 +90,8 @@ def acquired(grid, axis: int, thickness: float) -> MetaTensor:
 def test_voxels_hold_the_value_of_the_world_point_they_lie_at(name):
     grid, axis = GRIDS[name]
     sr = super_resolve(acquired(grid, axis, 4.0), None)
-    truth = phantoms.known_value_at(phantoms.world(grid_of(sr)))
-    error = phantoms.away_from_ends(np.abs(sr[0].numpy() - truth), axis, 16)
+    reference = phantoms.known_value_at(phantoms.world(grid_of(sr)))
+    error = phantoms.away_from_ends(np.abs(sr[0].numpy() - reference), axis, 16)
     assert error.max() < 1  # a tenth of a slice step off would be 4 or more
 
 
@@ -103,8 +103,8 @@ def test_voxels_hold_the_value_of_the_world_point_they_lie_at(name):
 def test_networks_that_add_nothing_leave_every_value_at_its_world_point(network, name, factor):
     grid, axis = GRIDS[name]
     sr = super_resolve(acquired(grid, axis, 4.0), EFFECTLESS[network](), factor=factor)
-    truth = phantoms.known_value_at(phantoms.world(grid_of(sr)))
-    error = phantoms.away_from_ends(np.abs(sr[0].numpy() - truth), axis, round(4 * factor))
+    reference = phantoms.known_value_at(phantoms.world(grid_of(sr)))
+    error = phantoms.away_from_ends(np.abs(sr[0].numpy() - reference), axis, round(4 * factor))
     assert error.max() < 1
 
 
@@ -114,8 +114,8 @@ def test_a_network_is_right_before_consistency_mends_it(monkeypatch, network, fa
     monkeypatch.setattr(SliceModel, "enforce", lambda self, sr, lr: sr)
     grid, axis = GRIDS["oblique, slices along axis 1"]
     sr = super_resolve(acquired(grid, axis, 4.0), EFFECTLESS[network](), factor=factor)
-    truth = phantoms.known_value_at(phantoms.world(grid_of(sr)))
-    error = phantoms.away_from_ends(np.abs(sr[0].numpy() - truth), axis, round(5 * factor))
+    reference = phantoms.known_value_at(phantoms.world(grid_of(sr)))
+    error = phantoms.away_from_ends(np.abs(sr[0].numpy() - reference), axis, round(5 * factor))
     assert error.max() < 1.5  # half of a pyramid's finest slice off would be 3 or more
 
 
@@ -163,7 +163,7 @@ def test_factor_and_spacing_need_not_divide(wanted, slices):
     assert abs(slices * grid.spacing[2] - 8 * 4.0) <= grid.spacing[2] / 2
 
 
-def test_the_axis_may_be_named_where_the_spacing_does_not_tell_it():
+def test_the_axis_may_be_given_where_the_spacing_does_not_decide_it():
     sr = super_resolve(noise((6, 6, 6), (2.0, 2.0, 1.0)), None, axis=0)
     assert sr.shape == (1, 12, 6, 6)
     assert grid_of(sr).spacing == pytest.approx((1.0, 2.0, 1.0))
@@ -191,10 +191,10 @@ def test_the_same_anatomy_stored_any_way_round_gives_the_same_voxels(network, or
 
 
 def untiled_and_tiled(image, network, tile_voxels: int, **options):
-    told: list[float] = []
+    fractions: list[float] = []
     whole = super_resolve(image, network, tile_voxels=10**9, **options)
-    tiled = super_resolve(image, TorchEngine(network), tile_voxels=tile_voxels, progress=told.append, **options)
-    assert len(told) > 2
+    tiled = super_resolve(image, TorchEngine(network), tile_voxels=tile_voxels, progress=fractions.append, **options)
+    assert len(fractions) > 2
     plain = super_resolve(image, None, **options)
     assert (whole - plain).abs().max() > 1  # the network did something that could go wrong at a seam
     return whole.numpy(), tiled.numpy()
@@ -251,10 +251,10 @@ def test_the_network_is_never_given_more_voxels_than_the_bound(kind, slices):
 
 
 def test_progress_grows_to_one():
-    told: list[float] = []
-    super_resolve(noise((20, 20, 40)), residual(), factor=3, tile_voxels=5000, progress=told.append)
-    assert told == sorted(set(told))
-    assert 0 < told[0] < told[-1] == 1
+    fractions: list[float] = []
+    super_resolve(noise((20, 20, 40)), residual(), factor=3, tile_voxels=5000, progress=fractions.append)
+    assert fractions == sorted(set(fractions))
+    assert 0 < fractions[0] < fractions[-1] == 1
 
 
 # ------------------------------------------------------------- consistency
@@ -305,7 +305,7 @@ def test_the_thickness_is_taken_from_the_metadata_and_an_option_goes_before_it()
 
 
 @pytest.mark.parametrize("thickness", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_thickness_that_is_none_is_refused(thickness):
+def test_an_invalid_thickness_is_refused(thickness):
     with pytest.raises(UsageError, match="thickness"):
         super_resolve(noise(), None, factor=2, slice_thickness=thickness)
 
@@ -464,7 +464,7 @@ def test_the_inferer_takes_a_batch_and_each_image_by_itself():
 
 @pytest.mark.parametrize("profile", ["gaussian", "box"])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_the_profile_is_recognized_where_nobody_tells_it(profile, axis):
+def test_the_profile_is_estimated_if_it_is_not_given(profile, axis):
     hr = phantoms.constant(phantoms.grid((64, 64, 96)))
     hr[:] = 1000 * phantoms.anatomy(0)
     hr = Orientation(axcodes=("SAR", "RSA", "LAI")[axis])(hr)
@@ -588,23 +588,23 @@ def uneven_image(wavelength: float = 16.0, thickness: float | np.ndarray = 2.0, 
     }
     image = MetaTensor(voxels[None], affine=torch.from_numpy(affine), meta=meta)
 
-    def truth(sr: MetaTensor) -> torch.Tensor:
+    def reference(sr: MetaTensor) -> torch.Tensor:
         z = grid_of(sr).affine[2, 3] + grid_of(sr).affine[2, 2] * np.arange(sr.shape[-1])
         return torch.from_numpy(50 + 30 * np.sin(2 * np.pi * z / wavelength)).float() * texture
 
-    return image, truth
+    return image, reference
 
 
 def test_uneven_slices_are_used_where_they_lie():
-    image, truth = uneven_image()
+    image, reference = uneven_image()
     sr = super_resolve(image, None, modality="MR")
     assert grid_of(sr).spacing[2] == pytest.approx(0.8)
     inner = slice(4, -4)
-    error = (sr[0] - truth(sr))[..., inner].abs().max()
+    error = (sr[0] - reference(sr))[..., inner].abs().max()
     even = MetaTensor(image.as_tensor(), affine=image.affine, meta={"slice_thickness": 2.0})
     as_if_even = super_resolve(even, None, modality="MR", spacing=0.8)
     assert error < 1.5  # of an amplitude of 30
-    assert (as_if_even[0] - truth(as_if_even))[..., inner].abs().max() > 5 * error
+    assert (as_if_even[0] - reference(as_if_even))[..., inner].abs().max() > 5 * error
     assert "slice_positions" not in sr.meta
 
 
@@ -612,13 +612,13 @@ def test_uneven_slices_are_used_where_they_lie():
 def test_a_thickness_that_changes_within_a_volume_is_used_slice_by_slice(flipped):
     thickness = np.where((np.arange(len(PLACES)) > 4) & (np.arange(len(PLACES)) < 9), 3.0, 1.5)
     # crests at both ends, where slices are mirrored
-    image, truth = uneven_image(wavelength=PLACES[-1] / 1.5, thickness=thickness, flipped=flipped)
+    image, reference = uneven_image(wavelength=PLACES[-1] / 1.5, thickness=thickness, flipped=flipped)
     inner = slice(4, -4)
     sr = super_resolve(image, None, modality="MR")
-    error = (sr[0] - truth(sr))[..., inner].abs().max()
+    error = (sr[0] - reference(sr))[..., inner].abs().max()
     as_the_first = super_resolve(image, None, modality="MR", slice_thickness=1.5)
     assert error < 0.3  # of an amplitude of 30
-    assert (as_the_first[0] - truth(sr))[..., inner].abs().max() > 5 * error
+    assert (as_the_first[0] - reference(sr))[..., inner].abs().max() > 5 * error
     assert "slice_thickness" not in sr.meta  # it is that of the acquired slices
 
 
@@ -646,7 +646,7 @@ def test_the_thickness_of_the_header_holds_only_along_the_stack():
 
 
 @pytest.mark.parametrize("short", NETWORKS)
-def test_uneven_slices_are_found_again_in_the_result(short):
+def test_uneven_slices_are_recovered_in_the_result(short):
     image, _ = uneven_image()
     sr = super_resolve(image, NETWORKS[short](), modality="MR", factor=3)
     thin = grid_of(sr).positions(2)

@@ -15,17 +15,17 @@ MR = torch.rand(1, 12, 12, 12) * 800 + 20
 
 @pytest.mark.parametrize("voxels", [CT, MR], ids=["CT", "MR"])
 def test_restoring_gives_back_the_units_of_the_file(voxels):
-    found = intensity_range(voxels)
-    torch.testing.assert_close(found.restore(found.normalize(voxels)), voxels, rtol=1e-5, atol=1e-2)
+    scale = intensity_range(voxels)
+    torch.testing.assert_close(scale.restore(scale.normalize(voxels)), voxels, rtol=1e-5, atol=1e-2)
 
 
 @pytest.mark.parametrize("voxels", [CT, MR], ids=["CT", "MR"])
 def test_the_range_becomes_zero_to_one_and_what_lies_beyond_keeps_its_place(voxels):
-    found = intensity_range(voxels)
-    ends = torch.tensor([found.low, found.high])
-    torch.testing.assert_close(found.normalize(ends), torch.tensor([0.0, 1.0]))
-    torch.testing.assert_close(found.normalize(2 * ends[1:] - ends[:1]), torch.tensor([2.0]))
-    normalized = found.normalize(voxels)
+    scale = intensity_range(voxels)
+    ends = torch.tensor([scale.low, scale.high])
+    torch.testing.assert_close(scale.normalize(ends), torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(scale.normalize(2 * ends[1:] - ends[:1]), torch.tensor([2.0]))
+    normalized = scale.normalize(voxels)
     assert normalized.max() > 1
     assert normalized.min() < 0
     assert normalized.unique().numel() == voxels.unique().numel()
@@ -38,8 +38,8 @@ def test_ct_has_one_window_for_every_volume():
 
 def test_mr_is_ranged_by_its_percentiles():
     low, high = np.percentile(MR.numpy(), [0.5, 99.5])
-    found = intensity_range(MR)
-    assert (found.low, found.high) == pytest.approx((low, high))
+    scale = intensity_range(MR)
+    assert (scale.low, scale.high) == pytest.approx((low, high))
     assert intensity_range(MR, None, Normalization(mr_percentiles=(10, 90))).high == pytest.approx(
         np.percentile(MR.numpy(), 90)
     )

@@ -30,10 +30,10 @@ def document(call):
 
     def run(*words) -> dict:
         code, out, err = call(*words, "--json")
-        found = json.loads(out)
-        jsonschema.Draft202012Validator(SCHEMA).validate(found)
-        assert (found["exit_code"], found["command"], err) == (code, words[0], "")
-        return found
+        report = json.loads(out)
+        jsonschema.Draft202012Validator(SCHEMA).validate(report)
+        assert (report["exit_code"], report["command"], err) == (code, words[0], "")
+        return report
 
     return run
 
@@ -49,31 +49,31 @@ def codes(notices: list[dict]) -> list[str]:
 
 def test_the_schema_is_one_and_refuses_other_documents(document):
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    found = document("info")
+    report = document("info")
     for spoil in ({"exit_code": "0"}, {"errors": [{"code": "E-USE"}]}, {"volumes": [{}]}, {"more": 1}):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(found | spoil, SCHEMA)
+            jsonschema.validate(report | spoil, SCHEMA)
 
 
 def test_run_and_verify_say_in_json_what_they_say_in_text(document, thick, tmp_path):
     (volume,) = document("run", thick, tmp_path / "thin.nii.gz", "--bundle", "none", "--factor", "4")["volumes"]
     assert (volume["status"], volume["factor"]) == ("done", 4.0) and volume["score"] < 0.01
-    found = document("verify", thick, tmp_path / "thin.nii.gz")
-    assert found["consistent"] and found["consistency"]["score"] == pytest.approx(volume["score"], abs=1e-3)
+    report = document("verify", thick, tmp_path / "thin.nii.gz")
+    assert report["consistent"] and report["consistency"]["score"] == pytest.approx(volume["score"], abs=1e-3)
 
 
 @pytest.mark.parametrize("words", [["run", "absent.nii", "out.nii"], ["run", "--fator", "4"], ["verify"], ["check"]])
 def test_an_error_is_in_the_document_too(document, words):
-    found = document(*words)
-    assert found["exit_code"] in (2, 3) and codes(found["errors"])[0][:2] == "E-"
+    report = document(*words)
+    assert report["exit_code"] in (2, 3) and codes(report["errors"])[0][:2] == "E-"
 
 
-def test_a_bad_volume_of_a_folder_stands_among_the_others(document, thick, tmp_path):
+def test_a_bad_volume_of_a_folder_is_listed_among_the_others(document, thick, tmp_path):
     (thick.parent / "bad.nii.gz").write_bytes(b"")
     for words in (["run", thick.parent, tmp_path / "out", "--bundle", "none"], ["check", thick.parent]):
-        found = document(*words)
-        assert found["exit_code"] == 4
-        assert [volume["error"] and volume["error"]["code"] for volume in found["volumes"]] == [None, "E-IO-TYPE"]
+        report = document(*words)
+        assert report["exit_code"] == 4
+        assert [volume["error"] and volume["error"]["code"] for volume in report["volumes"]] == [None, "E-IO-TYPE"]
 
 
 def test_check_says_what_would_be_made_and_who_said_so(document, thick, tmp_path):
@@ -100,8 +100,8 @@ def test_check_verifies_the_hash_of_a_result(document, thick, tmp_path):
     assert main(["run", str(thick), str(target), "--bundle", "none"]) == 0
     assert document("check", target)["made_by_monai_sr"]["is_as_recorded"] is True
     target.write_bytes(target.read_bytes()[:-1] + b"\x01")
-    found = document("check", target)
-    assert found["made_by_monai_sr"]["is_as_recorded"] is False and "W-OUT-CHANGED" in codes(found["warnings"])
+    report = document("check", target)
+    assert report["made_by_monai_sr"]["is_as_recorded"] is False and "W-OUT-CHANGED" in codes(report["warnings"])
     assert document("check", thick)["made_by_monai_sr"] is None
 
 

@@ -1,7 +1,7 @@
 """MONAI Label's own server and app serve both bundles, and give back what the command line makes.
 
 MONAI_SR_LABEL_PYTHON names the Python of an environment with MONAI Label, made as
-monai_sr/clients/workflows/label/README.md tells; without it these tests skip.
+monai_sr/clients/workflows/label/README.md describes; without it these tests skip.
 """
 
 from __future__ import annotations
@@ -116,12 +116,12 @@ def infer(address: str, name: str, *, image: str = "", file: Path | None = None,
         {"Content-Type": f"multipart/form-data; boundary={mark}"},
     )
     with urllib.request.urlopen(request, timeout=300) as answer:
-        found = nib.Nifti1Image.from_bytes(gzip.decompress(answer.read()))
-    return found.get_fdata(dtype=np.float32), found.affine
+        nifti = nib.Nifti1Image.from_bytes(gzip.decompress(answer.read()))
+    return nifti.get_fdata(dtype=np.float32), nifti.affine
 
 
-def same_as_the_command_line(found: tuple, name: str, source: Path) -> None:
-    voxels, affine = found
+def same_as_the_command_line(result: tuple, name: str, source: Path) -> None:
+    voxels, affine = result
     expected = load_bundle(name, device="cpu")(read_image(source))
     assert voxels.shape == tuple(expected.shape[1:]) and voxels.shape[2] > 3 * read_image(source).shape[3] - 1
     np.testing.assert_allclose(affine, expected.affine.numpy(), atol=1e-4)
@@ -135,8 +135,8 @@ def test_a_nifti_of_the_datastore_comes_back_on_the_thin_grid(server, studies, n
 
 
 def test_a_nifti_that_is_sent_along_comes_back_on_the_thin_grid(server, studies):
-    found = infer(server, "residual", file=studies / "scan.nii.gz")
-    same_as_the_command_line(found, "residual", studies / "scan.nii.gz")
+    result = infer(server, "residual", file=studies / "scan.nii.gz")
+    same_as_the_command_line(result, "residual", studies / "scan.nii.gz")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,8 +147,8 @@ def test_a_dicom_series_on_the_server_comes_back_on_the_thin_grid(server, studie
 
 def test_a_zip_of_a_dicom_series_comes_back_on_the_thin_grid(server, studies, tmp_path):
     packed = shutil.make_archive(str(tmp_path / "series"), "zip", studies.with_name("series"))
-    found = infer(server, "residual", file=Path(packed))
-    same_as_the_command_line(found, "residual", studies.with_name("series"))
+    result = infer(server, "residual", file=Path(packed))
+    same_as_the_command_line(result, "residual", studies.with_name("series"))
 
 
 @pytest.mark.skipif(not shutil.which("Orthanc") or not PLUGIN.exists(), reason="Orthanc with DICOMweb is not installed")
@@ -165,12 +165,12 @@ def test_a_dicom_series_of_an_archive_comes_back_on_the_thin_grid(orthanc, tmp_p
         "REQUESTS_CA_BUNDLE": str(orthanc.folder / "ca.pem"),
     }
     with serving(tmp_path, orthanc.url, **environment) as address:
-        found = infer(address, "residual", image=str(uid_of(1)), modality="CT")
+        result = infer(address, "residual", image=str(uid_of(1)), modality="CT")
     if as_nifti:  # in the order of axes that the converter chose
-        back = nib.as_closest_canonical(nib.Nifti1Image(*found))
+        back = nib.as_closest_canonical(nib.Nifti1Image(*result))
         ours = load_bundle("residual", device="cpu")(read_image(tmp_path / "series"))
         ours = nib.as_closest_canonical(nib.Nifti1Image(ours[0].numpy(), ours.affine.numpy()))
         assert back.shape == ours.shape
         np.testing.assert_allclose(back.affine, ours.affine, atol=1e-3)
     else:
-        same_as_the_command_line(found, "residual", tmp_path / "series")
+        same_as_the_command_line(result, "residual", tmp_path / "series")

@@ -26,11 +26,11 @@ def labelled(grid: Grid) -> MetaTensor:
 
     def value(points):
         x, y, z = points - phantoms.center(grid)[:, None, None, None]
-        found = np.zeros(x.shape)
-        found[np.hypot(x - 0.7 * z, y + 4) < 4.5] = 3
-        found[np.hypot(x - 0.7 * z, y - 5) < 4.5] = 7
-        found[np.sqrt((x + 8) ** 2 + y**2 + (z - 2) ** 2) < 5] = 250
-        return found
+        labels = np.zeros(x.shape)
+        labels[np.hypot(x - 0.7 * z, y + 4) < 4.5] = 3
+        labels[np.hypot(x - 0.7 * z, y - 5) < 4.5] = 7
+        labels[np.sqrt((x + 8) ** 2 + y**2 + (z - 2) ** 2) < 5] = 250
+        return labels
 
     return phantoms.draw(grid, value)
 
@@ -39,12 +39,14 @@ def case(factor: int = 4):
     """A thick volume, its result, its labels as seen by most of a thick slice, and the true thin ones."""
     grid = phantoms.grid((40, 30, 32))
     thick = simulate_thick_slices(phantoms.known_value(grid), factor, axis=2)
-    truth = labelled(grid)
-    shares = {v: (truth == v).float() for v in (0, 3, 7, 250)}
-    means = torch.stack([simulate_thick_slices(s, factor, profile="box", axis=2).as_tensor() for s in shares.values()])
-    values = torch.tensor(list(shares), dtype=torch.float32)
+    reference = labelled(grid)
+    fractions = {v: (reference == v).float() for v in (0, 3, 7, 250)}
+    means = torch.stack(
+        [simulate_thick_slices(s, factor, profile="box", axis=2).as_tensor() for s in fractions.values()]
+    )
+    values = torch.tensor(list(fractions), dtype=torch.float32)
     labels = on_grid(values[means.argmax(dim=0)], grid_of(thick), thick)
-    return thick, SPLINE(thick, factor=factor, axis=2), labels, truth
+    return thick, SPLINE(thick, factor=factor, axis=2), labels, reference
 
 
 def dice(a, b, value: float) -> float:
@@ -60,12 +62,12 @@ def test_no_label_appears_that_was_not_there():
     assert set(carried.unique().tolist()) == {0, 3, 7, 250}
 
 
-def test_contours_are_nearer_to_the_truth_than_by_nearest_neighbor():
-    image, thin, labels, truth = case()
+def test_contours_are_nearer_to_the_reference_than_by_nearest_neighbor():
+    image, thin, labels, reference = case()
     carried = carry_labels(labels, image, thin)
     nearest = labels.as_tensor().repeat_interleave(4, dim=-1)
-    for value, most in ((3, 0.75), (7, 0.75), (250, 0.95)):  # a ball of little more than two slices
-        assert 1 - dice(carried, truth, value) < most * (1 - dice(nearest, truth, value))
+    for value, limit in ((3, 0.75), (7, 0.75), (250, 0.95)):  # a ball of little more than two slices
+        assert 1 - dice(carried, reference, value) < limit * (1 - dice(nearest, reference, value))
 
 
 def test_labels_between_equal_slices_do_not_change():

@@ -21,14 +21,14 @@ from monai_sr.engine.memory import SHARE, memory_budget
 @pytest.fixture
 def seen(monkeypatch) -> dict:
     """What a run finds when it looks."""
-    found: dict = {}
+    values: dict = {}
 
     def look(options, given):
-        found.update(threads=torch.get_num_threads(), memory=memory_budget(), names=dict(os.environ))
+        values.update(threads=torch.get_num_threads(), memory=memory_budget(), names=dict(os.environ))
         return 0
 
     monkeypatch.setattr(run_module, "super_resolve", look)
-    return found
+    return values
 
 
 def test_a_command_and_its_processes_use_as_much_as_they_may(call, seen):
@@ -65,7 +65,7 @@ def test_sizes_have_units(text, size):
 
 
 @pytest.mark.parametrize("words", [["--memory", "8"], ["--memory", "0G"], ["--memory", "lots"], ["--threads", "0"]])
-def test_a_limit_that_is_none_is_refused(fails, words):
+def test_an_invalid_limit_is_refused(fails, words):
     fails("run", "a.nii", "b.nii", *words, exit_code=2, code="E-USE", names=words[0])
 
 

@@ -1,4 +1,4 @@
-"""Losses: zero at equality, equal to their formula, and a truth averaged as a scanner would."""
+"""Losses: zero at equality, equal to their formula, and a reference averaged as by a scanner."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_charbonnier_refuses_to_broadcast():
 
 
 @pytest.mark.parametrize("factors", [(2, 1), (4, 2, 1), (8, 4, 2, 1)])
-def test_a_pyramid_that_shows_the_averaged_truth_has_no_loss(factors):
+def test_a_pyramid_that_shows_the_averaged_reference_has_no_loss(factors):
     hr = torch.randn(2, 1, 3, 4, 16)
     levels = [averaged(hr, f) if f > 1 else hr for f in factors]
     assert float(PyramidLoss()(levels, hr)) == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("factor", [2, 4])
-def test_a_level_of_every_other_slice_is_not_the_truth(factor):
+def test_a_level_of_every_other_slice_is_not_the_reference(factor):
     hr = torch.randn(2, 1, 3, 4, 16)
     assert float(PyramidLoss()([hr[..., ::factor], hr], hr)) > 0.1
     torch.testing.assert_close(level_target(hr, 16 // factor), averaged(hr, factor))
@@ -76,6 +76,6 @@ def test_one_tensor_counts_as_the_last_level():
     torch.testing.assert_close(PyramidLoss()(sr, hr), CharbonnierLoss()(sr, hr))
 
 
-def test_levels_that_do_not_divide_the_truth_are_refused():
+def test_levels_that_do_not_divide_the_reference_are_refused():
     with pytest.raises(ValueError, match="9 thin slices are not a multiple of 4"):
         PyramidLoss()([torch.zeros(1, 1, 2, 2, 4)], torch.zeros(1, 1, 2, 2, 9))

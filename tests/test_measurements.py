@@ -67,7 +67,7 @@ def test_gray_levels_have_the_given_width():
     assert wide["variance"] == pytest.approx(625 * 3.0455, rel=1e-3)
 
 
-def test_a_flat_region_has_no_texture_and_a_lone_voxel_none_that_is_known():
+def test_a_flat_region_has_no_texture_and_that_of_a_single_voxel_is_unknown():
     mask = np.ones((3, 3, 3), bool)
     flat = measure_features(np.full((3, 3, 3), 7.0), mask, bin_width=1)
     assert (flat["variance"], flat["entropy"], flat["contrast"], flat["inverse difference"]) == (0, 0, 0, 1)

@@ -53,7 +53,7 @@ def test_the_windowed_sinc_keeps_the_slices_it_passes_through():
     assert torch.allclose(sinc_matrix(7, np.arange(7) - 3.0), torch.eye(7, dtype=torch.float64), atol=1e-6)
 
 
-# ------------------------------------------------------------- bringing a result on the truth's grid
+# ------------------------------------------------------------- bringing a result on the grid of the reference
 
 
 def test_a_result_on_the_same_grid_is_taken_as_it_is():
@@ -62,21 +62,21 @@ def test_a_result_on_the_same_grid_is_taken_as_it_is():
 
 
 def test_a_result_off_by_whole_voxels_is_shifted_and_its_ends_repeated():
-    truth = phantoms.grid((6, 7, 8))
+    target = phantoms.grid((6, 7, 8))
     longer = phantoms.grid((6, 7, 11), origin=(phantoms.ORIGIN[0], phantoms.ORIGIN[1], phantoms.ORIGIN[2] - 2))
     image = phantoms.known_value(longer)
-    assert np.array_equal(resample_to(image, truth), image[0].numpy()[..., 2:10])
+    assert np.array_equal(resample_to(image, target), image[0].numpy()[..., 2:10])
     shorter = phantoms.known_value(phantoms.grid((6, 7, 5)))[0].numpy()
-    extended = resample_to(phantoms.known_value(phantoms.grid((6, 7, 5))), truth)
+    extended = resample_to(phantoms.known_value(phantoms.grid((6, 7, 5))), target)
     assert np.array_equal(extended, np.pad(shorter, ((0, 0), (0, 0), (0, 3)), mode="edge"))
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPS"])
 def test_a_result_on_another_grid_is_resampled_by_the_affines(orientation):
-    truth = phantoms.grid((12, 13, 14))
-    corner = phantoms.center(truth) - phantoms.ORIENTATIONS[orientation] @ np.array([9.5, 9.5, 9.5]) * 0.8
+    target = phantoms.grid((12, 13, 14))
+    corner = phantoms.center(target) - phantoms.ORIENTATIONS[orientation] @ np.array([9.5, 9.5, 9.5]) * 0.8
     image = phantoms.known_value(phantoms.grid((20, 20, 20), (0.8, 0.8, 0.8), orientation=orientation, origin=corner))
-    assert np.allclose(resample_to(image, truth), phantoms.known_value(truth)[0].numpy(), atol=0.5)
+    assert np.allclose(resample_to(image, target), phantoms.known_value(target)[0].numpy(), atol=0.5)
 
 
 # ------------------------------------------------------------- external commands
@@ -89,7 +89,7 @@ def program(tmp_path, text: str) -> str:
     return f"{sys.executable} '{script}'"
 
 
-def test_a_program_is_told_what_it_asks_for_and_its_file_comes_back(tmp_path, thick, monkeypatch):
+def test_a_program_gets_what_it_asks_for_and_its_file_is_read_back(tmp_path, thick, monkeypatch):
     monkeypatch.setenv("PEER_NOTE", str(tmp_path / "a note"))
     text = "shutil.copy(words[0], words[1]); open(words[2], 'w').write(' '.join(words[3:]))"
     command = program(tmp_path, text) + " {lr} {out} $PEER_NOTE {factor} {axis} {modality} {thickness} --s={spacing}"

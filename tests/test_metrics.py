@@ -1,4 +1,4 @@
-"""The figures are what they are called, and the noise in a truth is told from its anatomy."""
+"""The figures equal their definitions, and noise in a reference is distinguished from its anatomy."""
 
 import numpy as np
 import phantoms
@@ -149,7 +149,7 @@ def test_the_sharpness_of_a_wave_is_its_amplitude_over_the_true_one(axis):
     assert sharpness(wave(30, axis) + 500, wave(100, axis), axis=axis) == pytest.approx(0.3)
 
 
-def test_the_truth_is_as_sharp_as_the_truth_and_blur_takes_sharpness_away():
+def test_the_reference_has_sharpness_one_and_blur_reduces_it():
     hr = phantoms.body()[0].numpy()
     blurred = [sharpness(ndimage.gaussian_filter1d(hr, s, axis=2), hr, axis=2) for s in (0.01, 0.5, 1, 2)]
     assert blurred[0] == pytest.approx(1)
@@ -175,13 +175,13 @@ def test_sharpness_counts_only_steps_inside_the_mask():
 
 
 @pytest.mark.parametrize("deviation", [2.0, 20.0])
-def test_the_noise_of_a_volume_is_found_whatever_its_anatomy(deviation):
+def test_the_noise_of_a_volume_is_estimated_whatever_its_anatomy(deviation):
     hr = phantoms.body((40, 40, 48))[0].numpy()
     noisy = hr + RNG.normal(0, deviation, hr.shape)
     assert noise_deviation(noisy, foreground(hr)) == pytest.approx(deviation, rel=0.1)
 
 
-def test_hardly_any_noise_is_found_where_there_is_none():
+def test_hardly_any_noise_is_estimated_without_noise():
     hr = phantoms.body((40, 40, 48))[0].numpy()
     assert noise_deviation(hr, foreground(hr)) < 0.1  # of about 400
 
@@ -231,34 +231,34 @@ def waves(*, seed: int, shape=(24, 22, 64)) -> np.ndarray:
 
 @pytest.mark.parametrize(("axis", "spacing"), [(0, 0.5), (2, 1.0), (2, 2.0)])
 def test_a_perfect_result_resolves_its_own_voxels_and_a_foreign_one_nothing(axis, spacing):
-    truth = waves(seed=0)
-    assert resolved_spacing(truth * 2 + 5, truth, axis=axis, spacing=spacing) == spacing
-    assert np.isnan(resolved_spacing(waves(seed=1), truth, axis=axis, spacing=spacing))
+    reference = waves(seed=0)
+    assert resolved_spacing(reference * 2 + 5, reference, axis=axis, spacing=spacing) == spacing
+    assert np.isnan(resolved_spacing(waves(seed=1), reference, axis=axis, spacing=spacing))
 
 
 @pytest.mark.parametrize("finest", [2.5, 4.0, 7.0])
 def test_detail_that_is_right_up_to_a_frequency_and_wrong_beyond_is_resolved_up_to_there(finest):
     spacing, n = 1.0, 96
-    truth, wrong = waves(seed=0, shape=(20, 20, n)), waves(seed=1, shape=(20, 20, n))
+    reference, wrong = waves(seed=0, shape=(20, 20, n)), waves(seed=1, shape=(20, 20, n))
     beyond = np.fft.rfftfreq(n, spacing) > 1 / (2 * finest)
-    mixed = np.where(beyond, np.fft.rfft(wrong), np.fft.rfft(truth))
-    found = resolved_spacing(np.fft.irfft(mixed, n), truth, axis=2, spacing=spacing)
-    assert found == pytest.approx(finest, rel=0.08)
+    mixed = np.where(beyond, np.fft.rfft(wrong), np.fft.rfft(reference))
+    resolved = resolved_spacing(np.fft.irfft(mixed, n), reference, axis=2, spacing=spacing)
+    assert resolved == pytest.approx(finest, rel=0.08)
 
 
 def test_resolution_is_looked_for_inside_the_mask():
-    truth, sr = waves(seed=0), waves(seed=0)
+    reference, sr = waves(seed=0), waves(seed=0)
     sr[:8] = waves(seed=1)[:8]
-    mask = np.zeros(truth.shape, bool)
+    mask = np.zeros(reference.shape, bool)
     mask[8:, :, 10:50] = True
-    assert resolved_spacing(sr, truth, axis=2, spacing=1.0, mask=mask) == 1.0
-    assert resolved_spacing(sr, truth, axis=2, spacing=1.0, mask=~mask) != 1.0
+    assert resolved_spacing(sr, reference, axis=2, spacing=1.0, mask=mask) == 1.0
+    assert resolved_spacing(sr, reference, axis=2, spacing=1.0, mask=~mask) != 1.0
 
 
 def test_blur_alone_is_no_loss_of_resolution_but_noise_that_drowns_detail_is():
     rng = np.random.default_rng(3)
-    truth = waves(seed=0)
-    blurred = ndimage.gaussian_filter1d(truth, 1.5, axis=2)
-    assert resolved_spacing(blurred, truth, axis=2, spacing=1.0) == 1.0
-    noisy = blurred + rng.normal(0, 15, truth.shape)
-    assert 1.3 < resolved_spacing(noisy, truth, axis=2, spacing=1.0) < 6
+    reference = waves(seed=0)
+    blurred = ndimage.gaussian_filter1d(reference, 1.5, axis=2)
+    assert resolved_spacing(blurred, reference, axis=2, spacing=1.0) == 1.0
+    noisy = blurred + rng.normal(0, 15, reference.shape)
+    assert 1.3 < resolved_spacing(noisy, reference, axis=2, spacing=1.0) < 6

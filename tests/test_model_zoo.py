@@ -54,7 +54,7 @@ def front_matter(bundle: Path) -> dict:
 
 def figures(bundle: Path, name: str) -> dict[tuple[str, str, str], float]:
     """Gain and SSIM by modality and factor, from the tables of the bundle's docs."""
-    found = {}
+    values = {}
     docs = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
     for modality in ("MR", "CT"):
         table = re.search(rf"\n(\| {modality}, \d volumes \(.*?)\n\n", docs, flags=re.DOTALL)[1].splitlines()
@@ -62,8 +62,8 @@ def figures(bundle: Path, name: str) -> dict[tuple[str, str, str], float]:
         (row,) = (line for line in table if line.startswith(f"| {name} |"))
         for factor, cell in zip(factors, row.split("|")[2:-1], strict=True):
             gain, ssim = re.search(r"\*\*([+-][\d.]+)\*\*.*<br>([\d.]+)", cell).groups()
-            found |= {(modality, factor, "psnr_gain"): float(gain), (modality, factor, "ssim"): float(ssim)}
-    return found
+            values |= {(modality, factor, "psnr_gain"): float(gain), (modality, factor, "ssim"): float(ssim)}
+    return values
 
 
 @pytest.mark.slow
@@ -133,20 +133,20 @@ def test_the_hub_finds_in_the_model_card_what_it_asks_for(bundle):
 
 def test_the_figures_of_the_model_card_are_those_of_the_docs(bundle, name):
     (model,) = front_matter(bundle)["model-index"]
-    told = {}
+    listed = {}
     for result in model["results"]:
         assert result["task"]["type"] == "image-to-image"
         assert {"type", "name"} <= set(result["dataset"])
         modality = result["task"]["name"][-2:]
         for metric in result["metrics"]:
-            told[modality, re.search(r"×\d", metric["name"])[0], metric["type"]] = metric["value"]
-    assert told == figures(bundle, name)
-    assert len(told) == 16
+            listed[modality, re.search(r"×\d", metric["name"])[0], metric["type"]] = metric["value"]
+    assert listed == figures(bundle, name)
+    assert len(listed) == 16
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     units = {"psnr_gain": "psnr_gain_db", "ssim": "ssim"}
     assert metadata["eval_metrics"] == {
         f"{modality.lower()}_{factor.replace('×', 'x')}_{units[kind]}": value
-        for (modality, factor, kind), value in told.items()
+        for (modality, factor, kind), value in listed.items()
     }
 
 

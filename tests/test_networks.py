@@ -279,7 +279,7 @@ def test_torchscript_gives_what_eager_gives_at_any_size(make, how):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_scripted_pyramid_can_be_told_its_levels():
+def test_a_scripted_pyramid_can_be_given_its_levels():
     network = randomized(PyramidNet(3, 2, levels=1))
     scripted, image = torch.jit.script(network), volume(1, 1, 4, 5, 3)
     torch.testing.assert_close(scripted(image, 3), network(image, 3))

@@ -416,17 +416,17 @@ def assert_serves(node: Node) -> None:
 def test_many_connections_take_no_more_than_their_number_of_threads(count, what, start, said):
     node = start(associations=4, timeout=3.0 if count > 100 else 1.0)
     data = {"open": b"", "half a request": request_pdu()[:30], "a request": request_pdu()}[what]
-    before, most, connections = threading.active_count(), 0, []
+    before, maximum, connections = threading.active_count(), 0, []
     for _ in range(count):
         try:
             connections.append(connect(node.port, data))
         except OSError:  # the queue of the system is full
             time.sleep(0.01)
-        most = max(most, node.connections)
+        maximum = max(maximum, node.connections)
     for _ in range(20):
         time.sleep(0.05)
-        most = max(most, node.connections)
-    assert 0 < most <= 8
+        maximum = max(maximum, node.connections)
+    assert 0 < maximum <= 8
     assert threading.active_count() - before <= 3 * 8 + 4
     for connection in connections:
         connection.close()

@@ -19,7 +19,7 @@ EXACT = {"mistaken": 0, "noisy": 0, "profile_given": 1.0}
 
 
 def volume(shape=(20, 22, 24), spacing=(1.0, 1.0, 1.0), weight=1.0):
-    """A volume whose values tell where they lie: x + 100 y + 10000 z, in steps of 0.01."""
+    """A volume whose values give their place: x + 100 y + 10000 z, in steps of 0.01."""
     x, y, z = np.meshgrid(*map(np.arange, shape), indexing="ij")
     voxels = torch.from_numpy((x + 32 * y + 1024 * z) * 0.001).float()
     return {"image": MetaTensor(voxels[None], affine=torch.diag(torch.tensor([*spacing, 1.0]))), "weight": weight}

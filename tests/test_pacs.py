@@ -70,10 +70,10 @@ def watcher(pacs, folder: Path, **options) -> Watcher:
 
 
 def events_of(pacs, folder: Path, **options) -> tuple:
-    """A look at the archive: what it came to, and what was told."""
-    told = []
-    found = watcher(pacs, folder, report=told.append, **options).look()
-    return found, told
+    """A look at the archive: its outcome and its events."""
+    events = []
+    outcome = watcher(pacs, folder, report=events.append, **options).look()
+    return outcome, events
 
 
 def watch_once(pacs, folder: Path, *options) -> list[str]:
@@ -92,8 +92,8 @@ def leftovers(folder: Path) -> list[str]:
 
 def test_a_new_thick_series_comes_back_super_resolved_and_is_left_alone_from_then_on(pacs, fill, tmp_path):
     source = fill()
-    told, _ = events_of(pacs, tmp_path / "state")
-    assert (told.stored, told.exit_code) == (1, 0)
+    outcome, _ = events_of(pacs, tmp_path / "state")
+    assert (outcome.stored, outcome.exit_code) == (1, 0)
     (derived,) = pacs.derived().values()
     assert {one.StudyInstanceUID for one in derived} == {source[0].StudyInstanceUID}
     assert {one.FrameOfReferenceUID for one in derived} == {source[0].FrameOfReferenceUID}
@@ -123,8 +123,8 @@ def test_volumes_of_a_series_are_stored_as_one_series_if_asked_for(pacs, tmp_pat
         made = slices(stack, modality="MR", TemporalPositionIdentifier=number, ScanningSequence="GR")
         pacs.add(write(tmp_path / "scanner", made))
     options = RunOptions.from_dict({"bundle": "none", "factor": 13 / 6, "volume": volume})
-    told, events = events_of(pacs, tmp_path / "state", options=options)
-    assert told.stored == 1 and events[-1].text == f"{stored} instances stored", events
+    outcome, events = events_of(pacs, tmp_path / "state", options=options)
+    assert outcome.stored == 1 and events[-1].text == f"{stored} instances stored", events
     assert len(pacs.derived()) == series
     (one, *_) = pacs.derived().values()
     assert {i.TemporalPositionIdentifier for i in one} == ({1, 2, 3} if volume else {one[0].TemporalPositionIdentifier})
@@ -155,8 +155,8 @@ def test_what_is_fetched_is_what_the_archive_holds_to_the_byte(pacs, fill, tmp_p
 )
 def test_what_is_no_acquired_thick_series_is_left_out_and_not_even_fetched(pacs, fill, tmp_path, attributes, code):
     made = fill(**attributes)
-    told, (event,) = events_of(pacs, tmp_path / "state")
-    assert (told.left_out, event.status, event.text.split(":")[0]) == (1, "left out", code)
+    outcome, (event,) = events_of(pacs, tmp_path / "state")
+    assert (outcome.left_out, event.status, event.text.split(":")[0]) == (1, "left out", code)
     assert not pacs.asked("POST") and len(pacs.instances) == len(made)
     assert not any(request.endswith(made[0].SeriesInstanceUID) for request in pacs.requests)
 
@@ -215,16 +215,16 @@ def test_a_series_is_taken_when_no_slice_came_for_a_while(pacs, tmp_path, monkey
     for later, arrived in ((0, 4), (50, 8), (100, 8), (111, 8)):
         monkeypatch.setattr(time, "time", lambda later=later: now + later)
         pacs.add(files[:arrived])
-        told = watcher(pacs, tmp_path / "state", settle=60.0).look()
-        looks.append((told.waiting, told.stored))
+        outcome = watcher(pacs, tmp_path / "state", settle=60.0).look()
+        looks.append((outcome.waiting, outcome.stored))
     assert looks == [(1, 0), (1, 0), (1, 0), (0, 1)]
 
 
 def test_a_series_with_a_gap_fails_once_and_is_judged_anew_when_the_slice_comes(pacs, tmp_path):
     files = write(tmp_path / "scanner", slices())
     pacs.add(files[:4] + files[5:])
-    told, (event,) = events_of(pacs, tmp_path / "state")
-    assert (told.failed, told.exit_code) == (1, 5) and event.text.startswith("E-DCM-GAP")
+    outcome, (event,) = events_of(pacs, tmp_path / "state")
+    assert (outcome.failed, outcome.exit_code) == (1, 5) and event.text.startswith("E-DCM-GAP")
     assert events_of(pacs, tmp_path / "state")[0].settled == 1
     pacs.add(files)
     assert events_of(pacs, tmp_path / "state")[0].stored == 1
@@ -247,8 +247,10 @@ def test_slices_that_come_after_the_result_was_stored_make_no_second_one(pacs, t
 
 def test_a_spacing_that_is_no_finer_is_a_failure_and_stores_no_copy(pacs, fill, tmp_path):
     fill()
-    told, events = events_of(pacs, tmp_path / "state", options=RunOptions.from_dict({"bundle": "none", "spacing": 4.0}))
-    assert told.failed == 1 and events[0].text.startswith("E-SR-NOGAIN") and not pacs.stored
+    outcome, events = events_of(
+        pacs, tmp_path / "state", options=RunOptions.from_dict({"bundle": "none", "spacing": 4.0})
+    )
+    assert outcome.failed == 1 and events[0].text.startswith("E-SR-NOGAIN") and not pacs.stored
 
 
 # ------------------------------------------------------------- servers of all kinds
@@ -286,8 +288,8 @@ def test_an_archive_that_does_not_say_what_it_stored_is_asked(pacs, fill, tmp_pa
 def test_what_fails_for_a_moment_is_tried_again(pacs, fill, tmp_path, part, status):
     fill()
     pacs.faults = [Fault("GET", part, status, times=2, after=40)]
-    told, _ = events_of(pacs, tmp_path / "state")
-    assert told.stored == 1 and pacs.faults[0].times == 0
+    outcome, _ = events_of(pacs, tmp_path / "state")
+    assert outcome.stored == 1 and pacs.faults[0].times == 0
 
 
 def test_a_storing_that_fails_for_a_moment_is_tried_again_with_its_whole_body(pacs, fill, tmp_path):
@@ -308,10 +310,10 @@ def test_an_archive_may_ask_for_patience(pacs, fill, tmp_path, monkeypatch):
 def test_one_series_that_the_archive_cannot_give_out_does_not_stop_the_others(pacs, fill, tmp_path):
     bad, _ = fill(1)[0], fill(2)
     pacs.faults = [Fault("GET", f"{bad.SeriesInstanceUID}/metadata", 500, times=1000)]
-    one = watcher(pacs, tmp_path / "state", report=(told := []).append)
+    one = watcher(pacs, tmp_path / "state", report=(events := []).append)
     round_ = one.look()
     assert (round_.stored, round_.later, round_.exit_code) == (1, 1, 11)
-    assert [event.text.split(":")[0] for event in told if event.status == "later"] == ["E-PACS-SERVER"]
+    assert [event.text.split(":")[0] for event in events if event.status == "later"] == ["E-PACS-SERVER"]
     asked = pacs.asked("GET", f"{bad.SeriesInstanceUID}/metadata")
     assert one.look().later == 1  # but it is not asked for: it waits, longer each time
     assert pacs.asked("GET", f"{bad.SeriesInstanceUID}/metadata") == asked
@@ -328,8 +330,8 @@ def test_a_fault_of_ours_fails_one_series_and_tells_nothing_of_the_patient(pacs,
         raise KeyError(dicom_phantoms.CANARY)
 
     monkeypatch.setattr(watch_module, "why_not", why_not_but_once)
-    told, events = events_of(pacs, tmp_path / "state")
-    assert (told.failed, told.stored, told.exit_code) == (1, 1, 4)
+    outcome, events = events_of(pacs, tmp_path / "state")
+    assert (outcome.failed, outcome.stored, outcome.exit_code) == (1, 1, 4)
     assert "E-BUG: KeyError in test_pacs.py" in events[0].text and tells_nothing(events)
 
 
@@ -351,8 +353,8 @@ def test_a_result_waits_for_an_archive_that_is_away_and_is_not_made_twice(pacs, 
     assert len(waiting) == 1  # results do not pile up
     fetched = pacs.asked("GET", "/metadata")
     assert fetched == 1
-    told, _ = events_of(pacs, tmp_path / "state")
-    assert told.stored == 2 and pacs.asked("GET", "/metadata") == 2
+    outcome, _ = events_of(pacs, tmp_path / "state")
+    assert outcome.stored == 2 and pacs.asked("GET", "/metadata") == 2
     assert not leftovers(tmp_path / "state") and set(pacs.stored.values()) == {1}
 
 
@@ -362,8 +364,8 @@ def test_instances_that_are_not_taken_are_sent_three_times_and_then_given_up(pac
     for _ in range(3):
         with pytest.raises(PacsError, match=r"E-PACS-STORE: .* 2 of 26 .*A700, C000"):
             watcher(pacs, tmp_path / "state").look()
-    told, events = events_of(pacs, tmp_path / "state")
-    assert (told.failed, pacs.asked("POST")) == (1, 3)
+    outcome, events = events_of(pacs, tmp_path / "state")
+    assert (outcome.failed, pacs.asked("POST")) == (1, 3)
     (event,) = (event for event in events if event.status == "failed")
     assert event.text.startswith("E-PACS-STORE: 2 of 26 ")
     assert not leftovers(tmp_path / "state")
@@ -405,7 +407,7 @@ def test_an_answer_that_is_no_dicomweb_is_named_so(pacs, tmp_path):
         watcher(pacs, tmp_path / "state").look()
 
 
-def test_an_archive_that_is_not_there_or_does_not_answer_is_told(pacs, tmp_path):
+def test_an_archive_that_is_absent_or_does_not_answer_is_reported(pacs, tmp_path):
     pacs.faults = [Fault("GET", "/series?", 200, times=9, stall=0.5)]
     with pytest.raises(PacsError, match=r"E-PACS-CONNECT: .* does not answer in time"):
         Archive(pacs.url, timeout=0.1).search("CT")
@@ -496,7 +498,7 @@ def test_a_file_of_credentials_that_is_of_no_use_is_refused_without_quoting_it(t
         "http://h:port/",
     ],
 )
-def test_a_url_that_is_none_or_holds_credentials_is_refused(url):
+def test_an_invalid_url_or_one_with_credentials_is_refused(url):
     with pytest.raises(UsageError, match="E-USE") as caught:
         Archive(url)
     assert "secret" not in str(caught.value)
@@ -577,7 +579,7 @@ def test_nothing_turns_verification_off(capsys):
 # ------------------------------------------------------------- kills and company
 
 
-def test_the_command_line_tells_nothing_of_the_patient(pacs, fill, tmp_path, capsys):
+def test_the_command_line_prints_nothing_of_the_patient(pacs, fill, tmp_path, capsys):
     fill()
     fill(2, Stack(offsets=THIN))
     pacs.faults = [Fault("GET", "/series?", 503, times=1)]
@@ -604,8 +606,8 @@ def test_a_watcher_that_is_killed_while_it_stores_is_finished_by_the_next(pacs, 
     (waiting,) = [path for path in state.iterdir() if path.is_dir()]
     pacs.add(sorted(waiting.glob("*/*.dcm"))[:5])  # as if they had been stored
     pacs.faults = []
-    told, _ = events_of(pacs, state)
-    assert told.stored == 1
+    outcome, _ = events_of(pacs, state)
+    assert outcome.stored == 1
     (derived,) = pacs.derived().values()
     assert len(derived) == 26 and not leftovers(state)
 
@@ -628,14 +630,14 @@ def test_a_watcher_that_is_killed_while_it_fetches_leaves_nothing_behind(pacs, f
 
 def test_a_series_that_kills_every_process_is_given_up(pacs, fill, tmp_path):
     fill()
-    one = watcher(pacs, tmp_path / "state", report=(told := []).append)
+    one = watcher(pacs, tmp_path / "state", report=(events := []).append)
     place = one._state.place(str(dicom_phantoms.uid_of(1)))
     tmp_path.joinpath("state").mkdir()
     place.with_name(f"{place.name}.json").write_text(
         json.dumps({"record": 1, "status": "begun", "instances": 8, "attempts": 3})
     )
     assert one.look().failed == 1
-    assert told[0].text.startswith("E-WORKER") and "killed, 3 times" in told[0].text
+    assert events[0].text.startswith("E-WORKER") and "killed, 3 times" in events[0].text
 
 
 def test_a_series_that_grew_since_it_was_begun_must_settle_again(pacs, tmp_path):
@@ -683,7 +685,7 @@ def test_sigterm_ends_a_watch_within_seconds_and_the_attempt_does_not_count(pacs
 def test_a_watch_goes_on_while_the_archive_is_away(pacs, fill, tmp_path, monkeypatch):
     fill()
     pacs.faults = [Fault("GET", "/series?", 503, times=6)]
-    slept, told = [], []
+    slept, reported = [], []
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
@@ -692,9 +694,9 @@ def test_a_watch_goes_on_while_the_archive_is_away(pacs, fill, tmp_path, monkeyp
 
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
-        watch(watcher(pacs, tmp_path / "state"), interval=30.0, report=told.append)
+        watch(watcher(pacs, tmp_path / "state"), interval=30.0, report=reported.append)
     assert slept.count(30.0) == 3  # two looks in vain, and the one that stored
-    assert [error.code for error in told] == ["E-PACS-SERVER"] * 2
+    assert [error.code for error in reported] == ["E-PACS-SERVER"] * 2
 
 
 def test_a_series_that_another_watcher_works_on_is_left_to_it(pacs, fill, tmp_path):

@@ -77,13 +77,13 @@ class Orthanc:
 
     def derived(self) -> list[list[pydicom.Dataset]]:
         """Every series that monai-sr made, as the archive gives it back."""
-        found = []
+        listed = []
         for series in self.get("/series?expand"):
             files = [self.rest(f"/instances/{one}/file") for one in series["Instances"]]
             them = [pydicom.dcmread(io.BytesIO(file)) for file in files]
             if them[0].ImageType[0] == "DERIVED":
-                found.append(sorted(them, key=lambda one: one.InstanceNumber))
-        return found
+                listed.append(sorted(them, key=lambda one: one.InstanceNumber))
+        return listed
 
 
 class TlsProxy(socketserver.ThreadingTCPServer):
@@ -224,11 +224,11 @@ def test_an_unknown_user_and_an_unknown_authority_are_refused(orthanc, tmp_path)
 @pytest.mark.parametrize(("how", "count"), [(None, 1), ("classic", 26)])
 def test_an_enhanced_series_gives_one_enhanced_image_or_classic_ones(how, count, orthanc, tmp_path):
     orthanc.send(write(tmp_path / "in", enhanced(slices())))
-    told = []
+    events = []
     options = RunOptions.from_dict({"bundle": "none", "format": how})
-    more = {"settle": 0.0, "days": 36500, "report": told.append}
+    more = {"settle": 0.0, "days": 36500, "report": events.append}
     Watcher(orthanc.archive(), tmp_path / "state", options, **more).look()
-    assert [event.text for event in told if event.status == "stored"] == [f"{count} instances stored"], told
+    assert [event.text for event in events if event.status == "stored"] == [f"{count} instances stored"], events
     assert sum(map(len, orthanc.derived())) == count
 
 
@@ -240,10 +240,15 @@ def test_every_real_series_of_an_archive_is_stored_or_left_out_for_its_reason(or
         files = [file for file in sorted(folder.rglob("*")) if is_dicom(file)]
         orthanc.send(files)
         sent[name_of(str(pydicom.dcmread(files[0]).SeriesInstanceUID))] = folder.name
-    told = []
-    options = {"options": RunOptions.from_dict({"bundle": "none"}), "settle": 0.0, "days": 36500, "report": told.append}
+    events = []
+    options = {
+        "options": RunOptions.from_dict({"bundle": "none"}),
+        "settle": 0.0,
+        "days": 36500,
+        "report": events.append,
+    }
     Watcher(orthanc.archive(), tmp_path / "state", **options).look()
-    ended = {sent[event.series]: f"{event.status} {event.text[:12]}" for event in told if event.status != "warning"}
+    ended = {sent[event.series]: f"{event.status} {event.text[:12]}" for event in events if event.status != "warning"}
     assert ended == {
         "ct_chest_8mm": "stored 371 instance",
         "ct_head_phantom_gantry_tilt": "stored 59 instances",

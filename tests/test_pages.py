@@ -40,8 +40,8 @@ def commands(text: str) -> list[list[str]]:
 
 def links(page: Path) -> list[str]:
     """Where a page's links and pictures lead, those to the web left out."""
-    found = re.findall(r"\]\(([^)\s]+)\)", CODE.sub("", page.read_text(encoding="utf-8")))
-    return [link for link in found if not re.match(r"[a-z]+:", link)]
+    targets = re.findall(r"\]\(([^)\s]+)\)", CODE.sub("", page.read_text(encoding="utf-8")))
+    return [link for link in targets if not re.match(r"[a-z]+:", link)]
 
 
 def anchors(page: Path) -> set[str]:
@@ -53,9 +53,9 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
 def test_every_command_of_a_page_parses(page):
     parser = make_parser()
-    found = [words for block in blocks(page, "bash") for words in commands(block)]
-    assert found
-    for words in found:
+    calls = [words for block in blocks(page, "bash") for words in commands(block)]
+    assert calls
+    for words in calls:
         numbers = [re.sub(r"\$\w+", "1", word) for word in words]
         assert parser.parse_args(numbers).command
 

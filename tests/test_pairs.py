@@ -1,4 +1,4 @@
-"""Real pairs: the slice profile is found again, methods are measured, and what is no pair is refused."""
+"""Real pairs: the slice profile is recovered, methods are measured, and unlike series are refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def fitted(paths, **options):
 
 
 @pytest.mark.parametrize(("profile", "width"), [("gaussian", 3.5), ("box", 4.5), ("triangle", 4.0)])
-def test_the_profile_of_a_pair_is_found_again(tmp_path, profile, width):
+def test_the_profile_of_a_pair_is_recovered(tmp_path, profile, width):
     pair, fit, codes = fitted(pair_of(tmp_path, thin_ct(), profile=profile, width=width))
     assert (fit.best.profile, codes) == (profile, [])
     assert fit.best.width == pytest.approx(width, rel=0.03) and fit.best.shift == pytest.approx(0, abs=0.05)
@@ -189,7 +189,7 @@ def test_two_series_of_one_scan_are_a_pair(tmp_path):
         pytest.param({"AcquisitionTime": "101540"}, "W-PAIR-PHASE", marks=fault("R26", "W-PAIR-PHASE")),
     ],
 )
-def test_headers_say_what_is_no_pair(tmp_path, header, code):
+def test_headers_of_unlike_series_are_refused_as_a_pair(tmp_path, header, code):
     assert codes_of(dicom_pair(tmp_path, **header)) == [code]
 
 
@@ -295,7 +295,7 @@ def test_a_crop_of_a_ct_without_air_stays_a_ct(tmp_path):
     assert Acquired.of(pair.thick).modality == "MR"  # by its values alone
 
 
-def test_evaluate_goes_on_after_what_is_no_pair(call, tmp_path):
+def test_evaluate_goes_on_after_series_that_are_not_a_pair(call, tmp_path):
     thick, thin = pair_of(tmp_path, thin_ct())
     words = ["--bundle", "none", "--crop", 24]
     code, out, err = call("evaluate", "--pair", thin, thick, "--pair", thick, thin, *words)
@@ -452,7 +452,7 @@ def test_a_nifti_has_the_protocol_of_the_json_beside_it(call, tmp_path):
         None,
     ],
 )
-def test_a_table_that_is_none_is_refused_before_the_work(fails, tmp_path, text):
+def test_an_invalid_table_is_refused_before_the_work(fails, tmp_path, text):
     table = tmp_path / "protocols.tsv"
     if text is not None:
         table.write_text(text.format("manufacturer\tkernel\tscan\tthickness\twidth\tprofile\n"))
@@ -502,7 +502,7 @@ def test_options_of_pairs_and_of_volumes_are_not_mixed(fails, words, word):
 
 @pytest.mark.data
 @pytest.mark.skipif(not DATA.is_dir(), reason="no real pairs here")
-def test_the_real_pair_is_read_fitted_and_its_kernels_are_told_apart():
+def test_the_real_pair_is_read_and_fitted_and_its_kernels_differ():
     (folder,) = sorted(path for path in DATA.iterdir() if "kernel_ya" in path.name)
     pair, fit, codes = fitted((folder / "thick.nii.gz", folder / "thin.nii.gz"), crop=160)
     assert codes == ["W-PAIR-KERNEL"]

@@ -122,10 +122,10 @@ def test_what_is_set_in_nipype_is_set_on_the_command_line(nipype, thick):
         "out_file": "thin.nii.gz",
     }
     words = nipype.SuperResolve(in_file=str(thick), **given).cmdline.split()
-    found = options_of("run", words[2:])
-    assert (found["input"], found["output"]) == (str(thick), "thin.nii.gz")
+    options = options_of("run", words[2:])
+    assert (options["input"], options["output"]) == (str(thick), "thin.nii.gz")
     del given["out_file"]
-    assert {name: found[name] for name in given} == given
+    assert {name: options[name] for name in given} == given
 
 
 def test_nipype_refuses_what_contradicts_itself(nipype, thick):
@@ -137,7 +137,7 @@ def test_nipype_refuses_what_contradicts_itself(nipype, thick):
         nipype.SuperResolve(in_file="/not/there.nii.gz")
 
 
-def test_without_nipype_the_reason_is_told():
+def test_without_nipype_the_error_names_the_reason():
     code = "import sys; sys.modules['nipype'] = None; import monai_sr.clients.nipype"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'Fix: pip install "monai-sr[nipype]"' in done.stderr
@@ -241,8 +241,8 @@ def test_the_containers_hold_all_they_need_and_no_more_rights():
 def test_the_containers_are_called_as_bids_apps_are():
     entry = json.loads(re.search(r"^ENTRYPOINT (.+)", DOCKERFILE.read_text(), flags=re.MULTILINE)[1])
     call = re.search(r"docker run .* monai-sr:cpu (.+)", (WORKFLOWS / "README.md").read_text())[1]
-    found = options_of("bids", [*entry[2:], *call.split()])
-    assert (found["input"], found["output"], found["level"]) == ("/data", "/out", "participant")
+    options = options_of("bids", [*entry[2:], *call.split()])
+    assert (options["input"], options["output"], options["level"]) == ("/data", "/out", "participant")
     labels = [*call.split(), "--participant_label", "01", "02"]
     assert options_of("bids", labels)["participant_label"] == ["01", "02"]
     assert entry[:2] == ["monai-sr", "bids"]

@@ -67,7 +67,7 @@ def test_so_is_that_of_torch_and_of_mirror_images(bundle, chosen):
     ],
     ids=str,
 )
-def test_what_only_loading_tells_is_not_planned(chosen, monkeypatch):
+def test_what_only_loading_can_show_is_not_planned(chosen, monkeypatch):
     monkeypatch.setattr(planned, "may_use_gpu", lambda: True)
     assert plan_model(options(**{"bundle": "pyramid"} | chosen)) is None
 
@@ -129,13 +129,13 @@ def test_a_forecast_by_a_planned_model_is_that_by_the_loaded_one_but_for_the_tim
     pytest.importorskip("openvino")
     monkeypatch.setattr(forecast.speed, "measure_speed", lambda *_: lambda *_: 1.0)
     chosen = options(thick, bundle=bundle, spacing=0.25)  # beyond the factors of training
-    found = []
+    calls = []
     for model in (plan_model(chosen), load_bundle(bundle, device="cpu")):
         (one,) = forecast_cases(find_cases(chosen), chosen, model)
         assert one.seconds > 0 and not exit_code_of([one.error])
-        found.append(one.to_dict() | one.costs() | {"seconds": 0})
-    assert found[0] == found[1]
-    assert {notice["code"] for notice in found[0]["warnings"]} >= ({"W-SR-RANGE"} if bundle != "none" else set())
+        calls.append(one.to_dict() | one.costs() | {"seconds": 0})
+    assert calls[0] == calls[1]
+    assert {notice["code"] for notice in calls[0]["warnings"]} >= ({"W-SR-RANGE"} if bundle != "none" else set())
 
 
 def test_the_time_grows_with_voxels_network_and_slowness_of_the_machine(monkeypatch):

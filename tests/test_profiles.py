@@ -51,36 +51,36 @@ def test_what_is_known_of_a_protocol(protocol, known):
 
 
 def test_turning_the_image_in_plane_changes_nothing():
-    told = seen(phantoms.anatomy(0), 2, "box")
-    turned = told | {"lr": told["lr"].transpose(0, 1)}
-    assert profile_score(**turned) == pytest.approx(profile_score(**told), abs=1e-5)
+    inputs = seen(phantoms.anatomy(0), 2, "box")
+    turned = inputs | {"lr": inputs["lr"].transpose(0, 1)}
+    assert profile_score(**turned) == pytest.approx(profile_score(**inputs), abs=1e-5)
 
 
 def test_units_of_space_do_not_matter():
-    told = seen(phantoms.anatomy(0), 2, "box")
-    finer = told | {
+    inputs = seen(phantoms.anatomy(0), 2, "box")
+    finer = inputs | {
         "in_plane": (0.5, 0.5),
-        "positions": told["positions"] / 2,
-        "slice_thickness": told["slice_thickness"] / 2,
+        "positions": inputs["positions"] / 2,
+        "slice_thickness": inputs["slice_thickness"] / 2,
     }
-    assert profile_score(**finer) == pytest.approx(profile_score(**told), abs=1e-5)
+    assert profile_score(**finer) == pytest.approx(profile_score(**inputs), abs=1e-5)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda told: {"lr": told["lr"][..., :11], "positions": told["positions"][:11]},
-        lambda told: {"positions": np.delete(np.arange(0, 98, 2.0), 20)},
-        lambda told: {"slice_thickness": np.linspace(1.5, 2.5, len(told["positions"]))},
-        lambda told: {"slice_thickness": 1.0},
-        lambda told: {"slice_thickness": 3.0},
-        lambda told: {"lr": told["lr"][:8, :8]},
-        lambda told: {"lr": torch.zeros_like(told["lr"])},
+        lambda inputs: {"lr": inputs["lr"][..., :11], "positions": inputs["positions"][:11]},
+        lambda inputs: {"positions": np.delete(np.arange(0, 98, 2.0), 20)},
+        lambda inputs: {"slice_thickness": np.linspace(1.5, 2.5, len(inputs["positions"]))},
+        lambda inputs: {"slice_thickness": 1.0},
+        lambda inputs: {"slice_thickness": 3.0},
+        lambda inputs: {"lr": inputs["lr"][:8, :8]},
+        lambda inputs: {"lr": torch.zeros_like(inputs["lr"])},
     ],
     ids=["few slices", "uneven", "of different thickness", "gaps", "overlaps", "small field", "no structure"],
 )
 def test_where_there_is_too_little_to_go_by_there_is_no_estimate(change):
-    told = seen(phantoms.anatomy(0), 2, "box")
-    assert profile_score(**told) is not None
-    assert profile_score(**(told | change(told))) is None
-    assert estimate_profile(**(told | change(told))) is None
+    inputs = seen(phantoms.anatomy(0), 2, "box")
+    assert profile_score(**inputs) is not None
+    assert profile_score(**(inputs | change(inputs))) is None
+    assert estimate_profile(**(inputs | change(inputs))) is None

@@ -134,7 +134,7 @@ def _edit(own: Path, **fields) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def test_a_folder_that_is_there_and_a_repository_that_is_none_are_refused(fails, tmp_path):
+def test_an_existing_folder_and_an_invalid_repository_are_refused(fails, tmp_path):
     (tmp_path / "there").mkdir()
     fails("hub", "pyramid", tmp_path / "there", exit_code=6, code="E-OUT-EXISTS", names="there")
     words = ("hub", "pyramid", tmp_path / "out", "--repository", "https://huggingface.co/a/b")

@@ -123,10 +123,10 @@ def test_a_tensor_that_is_always_zero_is_no_fault(network):
 def test_ranges_are_read_as_they_were_written(network, tmp_path):
     ranges = find_ranges(network, seen_by(network, 1))
     write_ranges(tmp_path / "int8.json", network, ranges, made_by="a test")
-    found = read_ranges(tmp_path / "int8.json", network)
-    assert found.keys() == ranges.keys()
+    read_back = read_ranges(tmp_path / "int8.json", network)
+    assert read_back.keys() == ranges.keys()
     for name, values in ranges.items():
-        assert found[name] == pytest.approx(values, rel=1e-3)
+        assert read_back[name] == pytest.approx(values, rel=1e-3)
 
 
 def test_an_8_bit_form_of_other_weights_is_refused(network, tmp_path):
@@ -160,7 +160,7 @@ def test_an_8_bit_form_of_other_weights_is_refused(network, tmp_path):
         ),
     ],
 )
-def test_an_8_bit_form_that_is_missing_or_damaged_is_told(change, tmp_path):
+def test_a_missing_or_damaged_8_bit_form_is_named(change, tmp_path):
     network, path = NETWORKS["residual"](), tmp_path / "int8.json"
     if change is not None:
         write_ranges(path, network, find_ranges(network, seen_by(network, 1)), made_by="a test")
@@ -210,8 +210,8 @@ def test_one_command_makes_the_8_bit_form_that_the_command_line_then_runs(bundle
     assert main(words) == 7
     assert "E-W-INT8" in capsys.readouterr().err and not thin.exists()
     assert main(["quantize", str(bundle), "--dataset", str(dataset), "--crop", "24"]) == 0
-    told = capsys.readouterr().out
-    assert "MR x2" in told and "OpenVINO float32 differs from torch by" in told
+    printed = capsys.readouterr().out
+    assert "MR x2" in printed and "OpenVINO float32 differs from torch by" in printed
     assert main(words) == 0
     model = load_bundle(bundle, device="cpu", precision="int8", trust_bundle=True)
     assert (model.engine.name, model.engine.precision) == ("openvino", "int8")

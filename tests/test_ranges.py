@@ -1,4 +1,4 @@
-"""What a bundle was trained on is written in it, and an image unlike that is told of, each cause by its code."""
+"""The training ranges are in a bundle, and an image outside them gives a warning with the code of each cause."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def ranges_of(image, trained, *, spacing=None, factor=None, strict=False, **fact
 
 def causes(image, trained=TRAINED, **options) -> dict[str, str]:
     with collect_notices() as caught:
-        found = ranges_of(image, trained, **options)
-    assert [notice.code for notice in caught] == [CAUSES[name][0] for name in found]
-    return found
+        ranges = ranges_of(image, trained, **options)
+    assert [notice.code for notice in caught] == [CAUSES[name][0] for name in ranges]
+    return ranges
 
 
 @pytest.mark.parametrize("spacing", [(0.4, 0.4, 3.0), (0.8, 0.8, 4.0), (1.2, 1.2, 6.0), (1.0, 0.5, 1.2)])
@@ -66,9 +66,9 @@ def test_an_ordinary_scan_is_within(spacing):
     ],
 )
 def test_each_cause_has_its_own_code(image, options, cause):
-    found = causes(image, **options)
-    assert list(found) == [cause]
-    assert "trained on" in found[cause]
+    outside = causes(image, **options)
+    assert list(outside) == [cause]
+    assert "trained on" in outside[cause]
     with pytest.raises(ImageError) as error:
         ranges_of(image, TRAINED, strict=True, **options)
     assert error.value.code == CAUSES[cause][1]
@@ -81,19 +81,19 @@ def test_nothing_is_said_of_what_is_passed_through_or_of_a_bundle_that_does_not_
 
 def test_ranges_hold_what_every_training_volume_covers():
     volumes = [scan((0.8, 0.9, 1.0), (20, 20, 20)), scan((1.0, 1.1, 3.0), (40, 30, 10)), scan((1, 1, 1), low=1200)]
-    found = trained_ranges(volumes, factors=(2, 4), thickness_ratios=(0.5, 1.5), coarsest=2.0)
-    assert found["MR"]["in_plane_spacing"] == [0.8, 2.2]  # 3 mm is no near-finest axis
-    assert found["MR"]["slice_spacing"] == [1.6, 8.8]
-    assert found["MR"]["field_of_view"] == [0, 40]
-    assert found["MR"]["thickness_ratio"] == [0.5, 1.5]
-    assert found["MR"]["values"] == pytest.approx([0, 1], abs=0.05)
-    assert found["CT"]["values"] == pytest.approx([(100 - 1200 + 1000) / 2000, (200 - 1200 + 1000) / 2000], abs=0.01)
+    ranges = trained_ranges(volumes, factors=(2, 4), thickness_ratios=(0.5, 1.5), coarsest=2.0)
+    assert ranges["MR"]["in_plane_spacing"] == [0.8, 2.2]  # 3 mm is no near-finest axis
+    assert ranges["MR"]["slice_spacing"] == [1.6, 8.8]
+    assert ranges["MR"]["field_of_view"] == [0, 40]
+    assert ranges["MR"]["thickness_ratio"] == [0.5, 1.5]
+    assert ranges["MR"]["values"] == pytest.approx([0, 1], abs=0.05)
+    assert ranges["CT"]["values"] == pytest.approx([(100 - 1200 + 1000) / 2000, (200 - 1200 + 1000) / 2000], abs=0.01)
 
 
 def test_what_is_trained_is_read_from_the_training_configuration():
     assert read_simulation(bundle_path("residual"))["factors"] == (1.5, 5)
-    found = read_simulation(bundle_path("pyramid"))
-    assert found == {"factors": (2, 8), "thickness_ratios": (0.25, 1.5), "isotropy": 1.6, "coarsest": 2.0}
+    simulation = read_simulation(bundle_path("pyramid"))
+    assert simulation == {"factors": (2, 8), "thickness_ratios": (0.25, 1.5), "isotropy": 1.6, "coarsest": 2.0}
 
 
 @pytest.mark.parametrize("bundle", ["residual", "pyramid"])
@@ -105,14 +105,14 @@ def test_shipped_bundles_know_ordinary_scans(bundle, spacing):
     assert causes(scan(spacing, low=1100), trained) == {}
 
 
-def test_a_result_tells_in_what_it_is_unlike_the_training_data(tmp_path, capsys):
+def test_a_record_says_how_the_input_differs_from_the_training_data(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     write_image(scan((0.1, 0.1, 1.0)), tmp_path / "in" / "a.nii.gz", dtype=np.int16)
     run = ["run", str(tmp_path / "in"), str(tmp_path / "out"), "--factor", "2", "--bundle", "pyramid"]
     assert main(run) == 0
     assert "W-RANGE-INPLANE" in capsys.readouterr().err
-    told = json.loads((tmp_path / "out" / "a.json").read_text())["monai_sr"]["outside_training"]
-    assert list(told) == ["in_plane_spacing"]
+    outside = json.loads((tmp_path / "out" / "a.json").read_text())["monai_sr"]["outside_training"]
+    assert list(outside) == ["in_plane_spacing"]
     assert main([*run, "--strict"]) == 0  # done already, and strictness changes no voxel
     one = ["run", str(tmp_path / "in" / "a.nii.gz"), str(tmp_path / "a.nii.gz"), *run[3:], "--strict"]
     assert main(one) == 5

@@ -153,7 +153,7 @@ def test_the_methods_paragraph_of_a_run_names_the_profile_and_thickness_that_wer
     assert facts["slice_thickness"] == {"value": 3.0, "source": "option"}
 
 
-def test_a_page_tells_geometry_provenance_agreement_warnings_and_method(made):
+def test_a_page_shows_geometry_provenance_consistency_warnings_and_method(made):
     text = Page(made).text
     for words in (
         "24 × 22 × 12 voxels of 1 × 1 × 4 mm",
@@ -176,12 +176,12 @@ def test_a_page_tells_geometry_provenance_agreement_warnings_and_method(made):
 
 def test_figures_of_agreement_are_those_of_the_stored_result(made, image):
     text = Page(made).text
-    share = float(re.search(r"root mean square [\d.e-]+ signal units, ([\d.e-]+) % of the range", text).group(1))
-    assert 0 < share < 0.2  # of rounding to int16, no more
+    fraction = float(re.search(r"root mean square [\d.e-]+ signal units, ([\d.e-]+) % of the range", text).group(1))
+    assert 0 < fraction < 0.2  # of rounding to int16, no more
     wrong = super_resolve(image, None, factor=4) + 30
     worse = Page(write_report(made.with_name("b.html"), image, wrong)).text
-    found = float(re.search(r"root mean square ([\d.e-]+) signal units", worse).group(1))
-    assert found == pytest.approx(30, rel=0.01)
+    rms = float(re.search(r"root mean square ([\d.e-]+) signal units", worse).group(1))
+    assert rms == pytest.approx(30, rel=0.01)
 
 
 def test_the_spline_cites_no_network_and_a_foreign_bundle_both(tmp_path, image):
@@ -194,14 +194,14 @@ def test_the_spline_cites_no_network_and_a_foreign_bundle_both(tmp_path, image):
 @pytest.mark.parametrize("text", [HOSTILE, "${script} $policy $$", "ünï 中文 \u202e"])
 def test_names_descriptions_and_warnings_are_text_whatever_they_say(tmp_path, image, text):
     sr = super_resolve(image, None, factor=2)
-    told = {"bundle": text, "version": text, "options": {text: text}, "engine": text, "output_sha256": text}
+    facts = {"bundle": text, "version": text, "options": {text: text}, "engine": text, "output_sha256": text}
     path = write_report(
         tmp_path / "a.html",
         image,
         sr,
         name=text,
         description=text,
-        record=told,
+        record=facts,
         warnings=[SuperResolutionWarning(code, text) for code in (text, "W-SR-RANGE")],
     )
     failed = write_failure_report(
@@ -266,7 +266,7 @@ def test_uncertainty_is_a_map_with_a_scale_where_there_is_one(tmp_path, image):
     assert not without.all("button", **{"data-value": "uncertainty"})
 
 
-def test_what_a_calibrated_bundle_foretells_is_shown_without_being_asked_for(made):
+def test_the_predicted_error_of_a_calibrated_bundle_is_shown_by_default(made):
     page = Page(made)  # made by the residual bundle, says its record
     assert page.all("button", **{"data-value": "uncertainty"})
     assert re.search(r"error, predicted standard deviation at most [\d.e-]+ signal units in half", page.text)
@@ -349,8 +349,8 @@ def test_a_page_that_fails_is_a_warning_and_the_case_is_done(scans, tmp_path, mo
     assert {n: o.status for n, o in outcomes.items()}["a.nii.gz"] == "done"
     assert outcomes["bad.nii.gz"].code == "E-IO-TRUNC"
     for outcome in outcomes.values():
-        (told,) = [notice for notice in outcome.warnings if notice.code == "W-REPORT"]
-        assert "KeyError" in str(told) and "CANARY" not in str(told.to_dict())
+        (warning,) = [notice for notice in outcome.warnings if notice.code == "W-REPORT"]
+        assert "KeyError" in str(warning) and "CANARY" not in str(warning.to_dict())
         assert not outcome.report
     assert record_of(tmp_path / "out" / "a.json")["warnings"] == []
 
@@ -387,8 +387,8 @@ def test_a_case_whose_fault_is_known_before_it_runs_has_a_page(tmp_path):
 
 
 def test_the_index_is_the_last_word_of_all_logs(tmp_path):
-    def line(**told):
-        return json.dumps({"case": "a", "status": "done", "change": "x", "seconds": 1} | told) + "\n"
+    def line(**changes):
+        return json.dumps({"case": "a", "status": "done", "change": "x", "seconds": 1} | changes) + "\n"
 
     (tmp_path / "monai-sr-run.part-0-of-2.jsonl").write_text(
         line() + line(status="failed", code="E-BUG") + line(case="b", status="failed", code="E-X") + '{"case": "torn'
@@ -427,7 +427,7 @@ def test_a_bids_derivative_with_pages_is_valid(tmp_path):
 # ------------------------------------------------------------- DICOM and privacy
 
 
-def test_of_a_header_a_page_tells_the_description_and_nothing_that_points_to_a_patient(tmp_path):
+def test_a_page_shows_the_description_of_a_header_and_nothing_of_the_patient(tmp_path):
     dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices(series=1, SeriesDescription="T2 tra <5mm>\n"))
     gap = dicom_phantoms.Stack((0.0, 4.0, 8.0, 16.0, 20.0, 24.0))
     dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices(gap, series=2, SeriesDescription="broken"))
@@ -477,7 +477,7 @@ def test_one_volume_that_fails_leaves_its_page_and_the_same_message(call, tmp_pa
     assert "E-SR-NOGAIN" in page.text and page.all("img")
 
 
-def test_a_warning_stands_on_the_page_by_the_name_of_the_volume(call, tmp_path):
+def test_a_warning_is_on_the_page_by_the_name_of_the_volume(call, tmp_path):
     source = scan(tmp_path / "scan.nii.gz", spacing=(1.0, 1.0, 1.0))
     code, _, err = call("run", source, tmp_path / "thin.nii.gz", "--bundle", "none", "--report")
     assert code == 0 and "W-SR-NOGAIN" in err

@@ -90,8 +90,8 @@ class Opened:
             "(b => ({x: b.x + scrollX, y: b.y + scrollY, width: b.width, height: b.height, scale: 1}))"
             f"(document.querySelector({selector!r}).getBoundingClientRect())"
         )
-        told = {"format": "png", "captureBeyondViewport": True, "clip": box}
-        png = base64.b64decode(self.driver.execute_cdp_cmd("Page.captureScreenshot", told)["data"])
+        options = {"format": "png", "captureBeyondViewport": True, "clip": box}
+        png = base64.b64decode(self.driver.execute_cdp_cmd("Page.captureScreenshot", options)["data"])
         return np.asarray(Image.open(io.BytesIO(png)).convert("L")).astype(float)
 
     def faults(self) -> list[str]:
@@ -218,7 +218,7 @@ def test_windows_and_zoom_change_what_is_seen_and_zero_brings_it_back(page):
     assert np.abs(page.pixels() - plain).mean() < 0.3
 
 
-def test_buttons_do_the_same_for_mouse_and_touch_and_tell_their_state(page):
+def test_buttons_do_the_same_for_mouse_and_touch_and_show_their_state(page):
     page.driver.find_element("css selector", "[data-do=layer][data-value=thick]").click()
     assert page.shown() == {"thick"}
     pressed = "document.querySelector('[data-do=layer][data-value=thick]').getAttribute('aria-pressed')"
@@ -293,8 +293,8 @@ def test_gray_on_the_screen_is_that_of_the_window(chromium, tmp_path, air):
         low, high = windows.presets[preset]
         for number, value in enumerate(reversed(values)):  # the patient's right, voxel 49, is on the left
             expected = 255 * np.clip((np.clip(value, -1024, 1500) - low) / (high - low), 0, 1)
-            found = row[int((10 * number + 4) * width) : int((10 * number + 6) * width)].mean()
-            assert found == pytest.approx(expected, abs=6), (preset, value)
+            shown = row[int((10 * number + 4) * width) : int((10 * number + 6) * width)].mean()
+            assert shown == pytest.approx(expected, abs=6), (preset, value)
         assert page.state("window") == str(index)
         page.press("w")
 

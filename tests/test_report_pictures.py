@@ -29,16 +29,16 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (64, 33)])
 def test_a_picture_is_read_by_pillow_as_it_was_written(shape):
     pixels = RNG.integers(0, 256, shape).astype(np.uint8)
-    found = Image.open(io.BytesIO(png_bytes(pixels)))
-    assert found.mode == "L"
-    assert (np.asarray(found) == pixels).all()
+    image = Image.open(io.BytesIO(png_bytes(pixels)))
+    assert image.mode == "L"
+    assert (np.asarray(image) == pixels).all()
 
 
 def test_a_picture_with_a_palette_keeps_its_colors_and_what_is_transparent():
     palette = RNG.integers(0, 256, (9, 4)).astype(np.uint8)
     pixels = RNG.integers(0, 9, (12, 5)).astype(np.uint8)
-    found = np.asarray(Image.open(io.BytesIO(png_bytes(pixels, palette))).convert("RGBA"))
-    assert (found == palette[pixels]).all()
+    shown = np.asarray(Image.open(io.BytesIO(png_bytes(pixels, palette))).convert("RGBA"))
+    assert (shown == palette[pixels]).all()
 
 
 def test_equal_pixels_give_equal_bytes():
@@ -98,7 +98,7 @@ def test_the_same_anatomy_stored_any_way_round_gives_the_same_pictures(axis):
         np.testing.assert_allclose(pictures[name][0], pictures["RAS"][0], atol=1e-3)
 
 
-def test_a_file_that_tells_no_orientation_gets_no_letters():
+def test_a_file_without_orientation_gets_no_letters():
     image = phantoms.body((10, 12, 6), (1.0, 1.0, 4.0))
     image.meta["has_orientation"] = False
     assert Scene.of(Acquired.of(image, axis=2)).letters(0) == {}
@@ -220,18 +220,18 @@ def test_the_profile_goes_through_the_steepest_step_between_slices():
     assert len(profile.cubic) == len(profile.sr) == len(profile.thin_at)
 
 
-def test_the_spectrum_tells_waves_by_their_frequency_and_power_does_not_depend_on_the_sampling():
+def test_the_spectrum_separates_waves_by_frequency_and_its_power_does_not_depend_on_the_sampling():
     grid = phantoms.grid((32, 32, 96), (1.0, 1.0, 1.0))
     hr = phantoms.draw(grid, lambda p: 300 + 40 * np.sin(2 * np.pi * p[2] / 24))
     lr = simulate_thick_slices(hr, 4.0, slice_thickness=0.5, profile="box", axis=2)
     scene = Scene.of(Acquired.of(lr, axis=2), interpolate_slices(lr, 1.0, axis=2))
-    found = spectra(scene)
-    assert found["thick"].frequency[-1] == pytest.approx(1 / 8)
+    curves = spectra(scene)
+    assert curves["thick"].frequency[-1] == pytest.approx(1 / 8)
     for key in ("thick", "cubic", "sr"):
-        spectrum = found[key]
+        spectrum = curves[key]
         assert spectrum.frequency[spectrum.power.argmax()] == pytest.approx(1 / 24, abs=0.011), key
-    assert found["thick"].power.max() == pytest.approx(found["sr"].power.max(), rel=0.15)
-    assert found["in-plane"].power.max() < 1e-6 * found["sr"].power.max()
+    assert curves["thick"].power.max() == pytest.approx(curves["sr"].power.max(), rel=0.15)
+    assert curves["in-plane"].power.max() < 1e-6 * curves["sr"].power.max()
 
 
 def test_few_or_uneven_slices_have_no_spectrum():

@@ -47,10 +47,10 @@ def volumes_of(path: Path) -> dict[str, nib.Nifti1Image]:
 def test_both_volumes_are_in_the_page_where_they_lie_and_as_their_window_shows_them(tmp_path, niivue):
     image = phantoms.body((20, 18, 10), (1.0, 1.2, 4.0))
     sr = super_resolve(image, None, factor=4)
-    found = volumes_of(write_viewer(tmp_path / "a.html", image, sr))
-    assert list(found) == ["sr", "thick"]  # NiiVue lays all volumes on the grid of the first
+    volumes = volumes_of(write_viewer(tmp_path / "a.html", image, sr))
+    assert list(volumes) == ["sr", "thick"]  # NiiVue lays all volumes on the grid of the first
     for name, volume in (("thick", image), ("sr", sr)):
-        nifti = found[name]
+        nifti = volumes[name]
         np.testing.assert_allclose(nifti.affine, volume.affine.numpy(), atol=1e-5)
         low, high = float(nifti.header["cal_min"]), float(nifti.header["cal_max"])
         expected = np.clip(volume[0].numpy(), low, high)
@@ -61,12 +61,12 @@ def test_a_large_volume_is_averaged_down_around_the_same_places(tmp_path, niivue
     monkeypatch.setattr(volumes_module, "LARGEST", 3000)
     grid = phantoms.grid((21, 24, 12), (1.0, 1.0, 4.0), orientation="oblique LPS")
     image = phantoms.ramp(grid)
-    found = volumes_of(write_viewer(tmp_path / "a.html", image, image))["thick"]
-    assert np.prod(found.shape) <= 3000 and found.shape[2] == 12
-    index = np.stack(np.meshgrid(*(np.arange(1, n - 1) for n in found.shape), indexing="ij"), axis=-1)
-    there = np.moveaxis(nib.affines.apply_affine(found.affine, index), -1, 0)
-    inner = found.get_fdata()[1:-1, 1:-1, 1:-1]
-    low, high = found.header["cal_min"], found.header["cal_max"]
+    volume = volumes_of(write_viewer(tmp_path / "a.html", image, image))["thick"]
+    assert np.prod(volume.shape) <= 3000 and volume.shape[2] == 12
+    index = np.stack(np.meshgrid(*(np.arange(1, n - 1) for n in volume.shape), indexing="ij"), axis=-1)
+    there = np.moveaxis(nib.affines.apply_affine(volume.affine, index), -1, 0)
+    inner = volume.get_fdata()[1:-1, 1:-1, 1:-1]
+    low, high = volume.header["cal_min"], volume.header["cal_max"]
     expected = phantoms.ramp_at(there)
     shown = (expected > low) & (expected < high)
     assert shown.mean() > 0.8
@@ -86,11 +86,11 @@ def test_the_page_runs_the_library_and_its_own_script_and_no_other(tmp_path, nii
     assert again.read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("told", [None, "nowhere/niivue.umd.js"])
-def test_without_niivue_nothing_is_begun_and_it_is_said_how_to_get_it(fails, tmp_path, monkeypatch, told):
+@pytest.mark.parametrize("path", [None, "nowhere/niivue.umd.js"])
+def test_without_niivue_nothing_is_started_and_the_error_says_how_to_get_it(fails, tmp_path, monkeypatch, path):
     monkeypatch.delenv(volumes_module.VARIABLE, raising=False)
-    if told:
-        monkeypatch.setenv(volumes_module.VARIABLE, told)
+    if path:
+        monkeypatch.setenv(volumes_module.VARIABLE, path)
     source = scan(tmp_path / "a.nii.gz")
     target = tmp_path / "b.nii.gz"
     message = fails("run", source, target, "--bundle", "none", "--viewer", exit_code=2, code="E-EXTRA")

@@ -45,11 +45,11 @@ def anatomy(shape=(48, 48, 64)):
 
 
 @pytest.mark.parametrize("slice_thickness", [3.0, 4.0, 6.0])
-def test_the_thickness_of_thick_slices_is_found(slice_thickness):
+def test_the_thickness_of_thick_slices_is_estimated(slice_thickness):
     thick = simulate_thick_slices(tissue(), 4.0, slice_thickness=slice_thickness, axis=2)
-    found = measure_resolution(thick, 2)
-    assert found.mm == pytest.approx(slice_thickness, rel=0.15)
-    assert not found.bounded
+    resolution = measure_resolution(thick, 2)
+    assert resolution.mm == pytest.approx(slice_thickness, rel=0.15)
+    assert not resolution.bounded
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -122,7 +122,7 @@ def test_slices_with_gaps_and_volumes_that_cannot_be_measured_give_no_warning():
         assert notices == []
 
 
-def test_what_cannot_be_told_is_said():
+def test_an_estimate_that_is_impossible_is_reported():
     assert measure_resolution(tissue((48, 48, 48)), 2).bounded in ("at most", "")
     assert measure_resolution(tissue((48, 48, 48)), 2).mm < 1.2
     flat = phantoms.constant(phantoms.grid((20, 20, 8), (1, 1, 4)))
@@ -140,7 +140,7 @@ def noisy(voxels: np.ndarray, spacing=(1.0, 1.0, 4.0)):
     return on_grid(torch.from_numpy(voxels[None].astype(np.float32)), grid, torch.zeros(1))
 
 
-def test_noise_and_flat_plates_resolve_nothing_that_can_be_told():
+def test_noise_and_flat_plates_give_no_resolution():
     generator = np.random.default_rng(0)
     white = generator.normal(0, 10, (64, 64, 24))
     x, y = np.indices((64, 64))
@@ -153,8 +153,8 @@ def test_noise_and_flat_plates_resolve_nothing_that_can_be_told():
         assert np.isnan(measured.mm) and measured.text() == "cannot tell", measured
         assert measured.record() == {"mm": None, "bounded": "cannot tell"}
     result = super_resolve(noisy(white), None, factor=4)
-    told = effective_resolution(Acquired.of(noisy(white)), result)
-    assert [resolution.text() for resolution in told] == ["cannot tell"] * 2
+    estimates = effective_resolution(Acquired.of(noisy(white)), result)
+    assert [resolution.text() for resolution in estimates] == ["cannot tell"] * 2
     assert not measure_resolution(noisy(phantom), 2).mm > 4  # its rim is the same in every slice
 
 
@@ -182,16 +182,16 @@ def test_the_interval_holds_the_width(profile):
     assert low > 1
 
 
-def test_every_result_tells_what_it_resolves_before_and_after(tmp_path):
+def test_every_record_has_the_resolution_before_and_after(tmp_path):
     (tmp_path / "in").mkdir()
     thick = simulate_thick_slices(tissue(), 4.0, axis=2)
     write_image(thick, tmp_path / "in" / "a.nii.gz")
     assert main(["run", str(tmp_path / "in"), str(tmp_path / "out"), "--bundle", "none", "--factor", "4"]) == 0
-    told = json.loads((tmp_path / "out" / "a.json").read_text())["monai_sr"]["resolution"]
-    assert told["method"] == METHOD
-    assert told["before"]["mm"] == pytest.approx(4, rel=0.15)
+    record = json.loads((tmp_path / "out" / "a.json").read_text())["monai_sr"]["resolution"]
+    assert record["method"] == METHOD
+    assert record["before"]["mm"] == pytest.approx(4, rel=0.15)
     # slices four times as many, and a spline that knows no more than it was given
-    assert told["after"]["mm"] == pytest.approx(4, rel=0.25)
+    assert record["after"]["mm"] == pytest.approx(4, rel=0.25)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The JSON of dcm2niix beside a NIfTI file: as good as the DICOM header, and never more than the image bears."""
+"""The JSON of dcm2niix beside a NIfTI file: used like the DICOM header, unless it contradicts the image."""
 
 from __future__ import annotations
 

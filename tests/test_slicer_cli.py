@@ -107,7 +107,7 @@ def test_the_form_offers_the_bundles_that_ship(module):
     assert bundle.elements == [*NAMES, SPLINE]
 
 
-def test_the_elements_stand_in_the_order_of_the_schema():
+def test_the_elements_are_in_the_order_of_the_schema():
     """``ctkCmdLineModule.xsd`` fixes the order, and forbids hyphens in names and long flags."""
     order = ["name", "longflag", "index", "description", "label", "default", "channel", "element", "constraints"]
     for group in ElementTree.fromstring(describe().encode()).findall("parameters"):
@@ -259,7 +259,7 @@ def test_without_volumes_it_says_what_it_needs(capsys):
     assert "E-USE" in capsys.readouterr().err
 
 
-def test_progress_is_told_in_steps_that_can_be_seen():
+def test_progress_is_reported_in_visible_steps():
     said = []
     with told_to_slicer("a & b", "<c>", say=said.append) as report:
         for step in range(10_001):

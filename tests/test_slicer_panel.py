@@ -136,7 +136,7 @@ def test_the_command_says_what_was_chosen_and_no_more(lib):
     assert given(words[4:]) == expected.split()
 
 
-def test_a_worker_tells_lines_and_progress_apart(lib):
+def test_a_worker_separates_lines_and_progress(lib):
     worker = lib("worker").Worker(
         process(
             "print('<filter-start><filter-name>x</filter-name></filter-start>')\n"
@@ -242,7 +242,7 @@ def test_the_panel_offers_what_the_command_line_has(slicer, panel):
     assert words == ["--bundle", known["bundle"].default, "a", "b"]
 
 
-def test_the_panel_tells_what_would_be_made(panel, thick):
+def test_the_panel_shows_what_would_be_made(panel, thick):
     ui = panel.ui
     assert (ui.proposalLabel.text, ui.applyButton.enabled) == ("Choose a volume.", False)
     ui.inputSelector.setCurrentNode(thick)
@@ -399,7 +399,7 @@ def test_with_consent_torch_comes_first_and_only_what_is_missing(bare, panel, mo
     ("torch", "complaint"),
     [(None, "The PyTorch extension is missing"), (PyTorch(version="2.4.1"), "PyTorch is too old, >=2.6 is needed")],
 )
-def test_a_torch_that_cannot_be_used_is_told(bare, panel, monkeypatch, torch, complaint):
+def test_a_torch_that_cannot_be_used_is_named(bare, panel, monkeypatch, torch, complaint):
     monkeypatch.setitem(sys.modules, "PyTorchUtils", torch)
     panel.ui.applyButton.click()
     assert complaint in bare.said[1]
@@ -419,7 +419,7 @@ def test_another_python_is_taken_as_it_is(slicer, panel, thick, monkeypatch):
     panel.cleanup()
 
 
-def test_a_slicer_that_is_too_old_is_told(bare, panel, monkeypatch):
+def test_a_slicer_that_is_too_old_is_named(bare, panel, monkeypatch):
     monkeypatch.setattr(bare.module.install, "PYTHON", (3, 99))
     panel.ui.applyButton.click()
     assert "monai-sr needs Python 3.99" in bare.said[0]

@@ -97,8 +97,8 @@ def test_after_the_consistency_step_acquiring_again_gives_the_acquired_slices(
 @each_case
 def test_the_consistency_step_leaves_what_agrees_already(thick, thin, thickness, profile, tolerance):
     model = model_of(thick, thin, thickness, profile)
-    truth = torch.randn(4, len(thin), dtype=torch.float64)
-    torch.testing.assert_close(model.enforce(truth, apply_along(model.acquisition, truth)), truth)
+    reference = torch.randn(4, len(thin), dtype=torch.float64)
+    torch.testing.assert_close(model.enforce(reference, apply_along(model.acquisition, reference)), reference)
 
 
 @pytest.mark.parametrize("ratio", [2.8, 3.2, 4.0])
@@ -153,7 +153,7 @@ def test_each_slice_may_have_a_thickness_of_its_own(profile):
         torch.testing.assert_close(mixed[row], alone[row], rtol=0, atol=0)
 
 
-def test_a_wave_seen_by_slices_of_two_thicknesses_is_found_again():
+def test_a_wave_seen_by_slices_of_two_thicknesses_is_recovered():
     thick, thin = factor_of(4, slices=24)
     thickness = np.where(np.arange(24) < 11, 2.5, 5.0)
     wave = 2 * np.pi / 20  # a Gaussian profile only lowers it: exp(-(k sigma)^2 / 2)
@@ -323,7 +323,7 @@ ABOVE_ZERO = Bounds(low=0.0, high=200.0, overshoot=200.0, tolerance=0.01)
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("factor", [2, 4, 5.5])
-def test_lines_below_zero_are_held_above_it_and_come_closer_to_what_was_scanned(profile, factor):
+def test_lines_below_zero_are_raised_and_come_closer_to_the_reference(profile, factor):
     thick, thin = factor_of(factor, slices=24)
     model = SliceModel.between(thick, thin, slice_thickness=factor, profile=profile)
     hr = walls(thin)

@@ -163,7 +163,7 @@ def test_the_json_beside_the_source_is_never_replaced(call, thick, tmp_path):
     assert json.loads((tmp_path / "thick.json").read_text()) == {"SliceThickness": 3}
 
 
-def test_a_named_mask_that_is_not_there_is_found_before_any_work(call, thick, tmp_path):
+def test_a_missing_mask_is_refused_before_any_work(call, thick, tmp_path):
     code, _, err = call("run", thick, tmp_path / "o.nii", "--bundle", "nobody", "--mask", tmp_path / "none.nii")
     assert code == 3 and "E-IO-MISSING" in err and "none.nii" in err
 
@@ -181,7 +181,7 @@ def check_record(path: Path) -> dict:
     return content["monai_sr"]
 
 
-def test_the_schema_is_one_and_refuses_what_is_no_record(thick, tmp_path):
+def test_the_schema_is_valid_and_refuses_other_documents(thick, tmp_path):
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert run(thick, tmp_path / "thin.nii.gz") == 0
     content = json.loads((tmp_path / "thin.json").read_text())
@@ -191,7 +191,7 @@ def test_the_schema_is_one_and_refuses_what_is_no_record(thick, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "NRRD", "passed through", "series", "derived", "BIDS", "maps", "uneven"])
-def test_the_record_of_every_kind_of_result_fits_the_schema(thick, series, tmp_path, kind):
+def test_the_record_of_every_result_fits_the_schema(thick, series, tmp_path, kind):
     words, source, target = [], thick, tmp_path / "out" / "thin.nii.gz"
     target.parent.mkdir()
     if kind == "NRRD":

@@ -57,20 +57,20 @@ def test_the_table_gives_the_mean_of_every_modality_factor_and_method(scores):
     assert len(lines) == 1 + 2 * 2 * len(BASELINES)
     for line in lines[1:]:
         modality, factor, method, count, decibels, gain, interval, similarity, sharp, _, ceiling = line.split()
-        (found,) = [
+        (expected,) = [
             s for s in scores if (s.modality, f"x{s.condition.factor:g}", s.method) == (modality, factor, method)
         ]
         assert (int(count), interval) == (1, "-")
-        assert float(decibels) == pytest.approx(found.psnr_db, abs=0.006)
-        assert float(gain) == pytest.approx(found.gain_db, abs=0.006)
-        assert float(similarity) == pytest.approx(found.ssim, abs=6e-5)
-        assert float(sharp) == pytest.approx(found.sharpness, abs=6e-4)
-        assert float(ceiling) == pytest.approx(found.ceiling_db, abs=0.06)
+        assert float(decibels) == pytest.approx(expected.psnr_db, abs=0.006)
+        assert float(gain) == pytest.approx(expected.gain_db, abs=0.006)
+        assert float(similarity) == pytest.approx(expected.ssim, abs=6e-5)
+        assert float(sharp) == pytest.approx(expected.sharpness, abs=6e-4)
+        assert float(ceiling) == pytest.approx(expected.ceiling_db, abs=0.06)
 
 
 def test_a_volume_counts_once_however_many_axes_it_has():
-    found = [score("a", gain=1.0, axis=axis) for axis in (0, 1, 2)] + [score("b", gain=3.0)]
-    row = table(found).splitlines()[1].split()
+    scores = [score("a", gain=1.0, axis=axis) for axis in (0, 1, 2)] + [score("b", gain=3.0)]
+    row = table(scores).splitlines()[1].split()
     assert row[:4] == ["MR", "x2", "cubic", "2"]
     assert row[5:7] == ["+2.00", "[+1.00,+3.00]"]
 
@@ -82,28 +82,28 @@ def test_few_volumes_are_called_few_and_enough_are_not():
     assert "Few volumes" not in table([*few, score("4", "consistent")])
 
 
-def test_conditions_stand_apart_under_their_names():
-    found = [score(gain=1.0), score(gain=-1.0, condition=Condition(2, "box"))]
-    plain, box = table(found).split("\n\n")[:2]
+def test_conditions_are_listed_under_their_names():
+    scores = [score(gain=1.0), score(gain=-1.0, condition=Condition(2, "box"))]
+    plain, box = table(scores).split("\n\n")[:2]
     assert plain.startswith("plain\n") and "+1.00" in plain
     assert box.startswith("box profile\n") and "-1.00" in box
 
 
-def test_the_ceiling_of_every_volume_is_told():
-    found = [score(v, "consistent", ceiling=c, axis=a) for v, c, a in (("a", 3, 0), ("a", 5, 1), ("b", 7, 2))]
-    for text in (table(found), markdown(found, command="c").replace("|", " ")):
+def test_the_ceiling_of_every_volume_is_in_the_table():
+    scores = [score(v, "consistent", ceiling=c, axis=a) for v, c, a in (("a", 3, 0), ("a", 5, 1), ("b", 7, 2))]
+    for text in (table(scores), markdown(scores, command="c").replace("|", " ")):
         rows = [line.split() for line in text.splitlines()]
         assert ["MR", "a", "+4.0"] in rows and ["MR", "b", "+7.0"] in rows
 
 
 def test_a_model_card_table_has_the_factors_side_by_side_and_names_its_command():
-    found = [
+    scores = [
         score(v, m, g, condition=Condition(f))
         for f in (2, 4)
         for v, g in (("a", 1.0), ("b", 2.0))
         for m, g in (("consistent", 0.0), ("residual", g * f))
     ]
-    lines = markdown(found, command="monai-sr evaluate VOLUMES --factor 2 4").splitlines()
+    lines = markdown(scores, command="monai-sr evaluate VOLUMES --factor 2 4").splitlines()
     assert lines[0] == "| MR, 2 volumes | ×2 | ×4 |"
     assert lines[1] == "|---|---|---|"
     residual = next(line for line in lines if line.startswith("| residual"))
@@ -120,15 +120,15 @@ def test_a_model_card_table_has_the_factors_side_by_side_and_names_its_command()
 @pytest.fixture
 def robust():
     """Cubic at 30 dB; the spline 1 dB above; residual 2 dB above that, but below cubic on one axis of one volume."""
-    box, found = Condition(4, "box"), []
+    box, scores = Condition(4, "box"), []
     for volume, axis, residual in (("a", 0, 2.0), ("a", 1, 1.5), ("b", 2, -1.25)):
-        found += [score(volume, "cubic", -1.0, condition=box, axis=axis, psnr=31.0)]
-        found += [score(volume, "consistent", 0.0, condition=box, axis=axis, psnr=31.0)]
-        found += [score(volume, "residual", residual, condition=box, axis=axis, psnr=31.0)]
-    return found
+        scores += [score(volume, "cubic", -1.0, condition=box, axis=axis, psnr=31.0)]
+        scores += [score(volume, "consistent", 0.0, condition=box, axis=axis, psnr=31.0)]
+        scores += [score(volume, "residual", residual, condition=box, axis=axis, psnr=31.0)]
+    return scores
 
 
-def test_the_worst_volume_is_told_and_marked_where_it_is_below_cubic(robust):
+def test_the_worst_volume_is_named_and_marked_if_below_cubic(robust):
     text = robustness_table(robust)
     row = next(line for line in text.splitlines() if "box profile" in line)
     # over the spline: mean of 1.75 and -1.25; over cubic one more; the worst axis of b is 0.25 below cubic
@@ -184,8 +184,8 @@ def test_scores_survive_the_round_trip(tmp_path, scores):
     for word in ("foreground", "data range", "gain", "sharpness", "ceiling"):
         assert word in document["figures"].lower()
     with open(paths[0], newline="") as file:
-        found = list(csv.DictReader(file))
-    assert [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows] == found
+        lines = list(csv.DictReader(file))
+    assert [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows] == lines
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["scores.csv", "scores.json"]
 
 

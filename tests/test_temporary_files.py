@@ -1,4 +1,4 @@
-"""Marks tell whose temporary files these are, and whether that process lives."""
+"""Marks name the process of temporary files, and whether that process lives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 from monai_sr.files import hidden_beside, is_alive, own_mark, temporary_beside
 
 
-def test_a_mark_tells_host_process_and_start():
+def test_a_mark_holds_host_process_and_start():
     host, pid, start = own_mark().rsplit("-", 2)
     assert host and int(pid) == os.getpid()
     assert abs(int(start) - psutil.Process().create_time()) <= 1

@@ -108,9 +108,9 @@ def blur(part: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", [(20, 17, 30), (5, 40, 31), (37, 3, 41)])
 def test_tiled_equals_untiled(shape):
-    voxels, told = torch.randn(shape), []
-    tiled = apply_in_tiles(blur, voxels, halo=(2, 2, 3), tile_voxels=1000, progress=told.append)
-    assert len(told) > 3
+    voxels, fractions = torch.randn(shape), []
+    tiled = apply_in_tiles(blur, voxels, halo=(2, 2, 3), tile_voxels=1000, progress=fractions.append)
+    assert len(fractions) > 3
     torch.testing.assert_close(tiled, blur(voxels[None, None])[0, 0], rtol=0, atol=1e-5)
 
 
@@ -154,7 +154,9 @@ def test_a_matrix_along_the_slices_is_applied_to_one_tile_at_a_time():
 
 
 def test_progress_grows_to_one():
-    told = []
-    apply_in_tiles(lambda part: part, torch.zeros(20, 20, 20), halo=(1, 1, 1), tile_voxels=800, progress=told.append)
-    assert told == sorted(set(told))
-    assert told[0] > 0 and told[-1] == 1
+    fractions = []
+    apply_in_tiles(
+        lambda part: part, torch.zeros(20, 20, 20), halo=(1, 1, 1), tile_voxels=800, progress=fractions.append
+    )
+    assert fractions == sorted(set(fractions))
+    assert fractions[0] > 0 and fractions[-1] == 1

@@ -217,9 +217,9 @@ def test_positions_count_mm_from_the_first_slice_of_the_reference(grid, axis):
 
 @on_any_thick_grid
 def test_the_wanted_grid_is_the_same_by_factor_and_by_spacing(grid, axis):
-    by_factor, found = target_grid(grid, factor=4)
+    by_factor, slice_axis = target_grid(grid, factor=4)
     by_spacing, _ = target_grid(grid, spacing=1.0)
-    assert found == axis
+    assert slice_axis == axis
     assert by_factor.shape == by_spacing.shape
     np.testing.assert_allclose(by_factor.affine, by_spacing.affine, atol=1e-9)
     unasked, _ = target_grid(grid)
@@ -332,7 +332,7 @@ def assert_same(one: dict, other: dict) -> None:
 
 
 @pytest.mark.parametrize("works_on", ["thin", "thick"])
-def test_the_truth_seen_through_the_acquisition_is_what_was_acquired(works_on):
+def test_the_reference_through_the_acquisition_is_what_was_acquired(works_on):
     transform = RandSimulateThickSlicesd("image", factors=(2, 4), works_on=works_on, noisy=0, box=0, mistaken=0)
     for pair in drawn(transform, textured((8, 16, 24)), times=12):
         acquired = apply_along(pair["acquisition"], pair["label"])
@@ -357,7 +357,7 @@ def test_the_pair_is_the_slab_of_the_thin_slices(factors):
     torch.testing.assert_close(pair["image"], apply_along(model.spline, pair["acquired"]))
 
 
-def test_the_slices_are_as_drawn_and_the_network_is_told_what_was_drawn_for_it():
+def test_the_slices_are_as_drawn_and_the_network_is_given_what_was_drawn_for_it():
     transform = RandSimulateThickSlicesd("image", factors=(2, 4), usual=0, noisy=0, box=0.4, triangle=0.3, mistaken=0.5)
     seen = set()
     for seed in range(120):
@@ -369,11 +369,11 @@ def test_the_slices_are_as_drawn_and_the_network_is_told_what_was_drawn_for_it()
             thin, thick, slice_thickness=transform.ratio * transform.factor, profile=transform.profile
         )
         torch.testing.assert_close(pair["acquired"], apply_along(true, pair["label"]))
-        told = SliceModel.between(
+        expected = SliceModel.between(
             thick, thin, slice_thickness=transform.given_ratio * transform.factor, profile=transform.given_profile
         )
-        torch.testing.assert_close(pair["acquisition"], told.acquisition.float())
-        torch.testing.assert_close(pair["spline"], told.spline.float())
+        torch.testing.assert_close(pair["acquisition"], expected.acquisition.float())
+        torch.testing.assert_close(pair["spline"], expected.spline.float())
         assert abs(transform.given_ratio / transform.ratio - 1) <= 0.25
         assert transform.given_profile in ("gaussian", transform.profile)
         seen.add((transform.profile, transform.given_profile, transform.given_ratio == transform.ratio))
@@ -464,16 +464,16 @@ def test_everything_offered_is_drawn_and_nothing_else():
     for _ in range(400):
         transform.randomize((1.0, 1.0, 1.0))
         draws.append((transform.factor, transform.ratio, transform.given_ratio, transform.profile, transform.sigma))
-    factors, ratios, tolds, profiles, sigmas = (list(column) for column in zip(*draws, strict=True))
+    factors, ratios, given_ratios, profiles, sigmas = (list(column) for column in zip(*draws, strict=True))
     assert set(factors) == {2, 2.5, 3}
     assert set(profiles) == {"gaussian", "box"}
     others = [r for r in ratios if r != 1]
     assert 0.5 <= min(others) < 0.55
     assert 1.45 < max(others) <= 1.5
-    # shares of 400 draws: three standard deviations of a coin are 0.075
+    # fractions of 400 draws: three standard deviations of a coin are 0.075
     assert len(others) / 400 == pytest.approx(0.5, abs=0.075)
     assert profiles.count("box") / 400 == pytest.approx(0.15, abs=0.055)
-    wrong = [told / ratio - 1 for told, ratio in zip(tolds, ratios, strict=True) if told != ratio]
+    wrong = [given / ratio - 1 for given, ratio in zip(given_ratios, ratios, strict=True) if given != ratio]
     assert len(wrong) / 400 == pytest.approx(0.15, abs=0.055)
     assert -0.25 <= min(wrong) < -0.15
     assert 0.15 < max(wrong) <= 0.25
@@ -482,7 +482,7 @@ def test_everything_offered_is_drawn_and_nothing_else():
     assert max(noisy) <= 0.02
 
 
-def test_noise_is_on_the_thick_slices_as_strong_as_drawn_and_not_on_the_truth():
+def test_noise_is_on_the_thick_slices_as_strong_as_drawn_and_not_on_the_reference():
     transform = RandSimulateThickSlicesd("image", factors=(2,), noise=0.1, noisy=1, box=0, mistaken=0)
     volume = textured((16, 16, 16))
     for seed in range(5):
@@ -523,10 +523,10 @@ def test_a_coarse_crop_lies_where_its_affine_says():
     for _ in range(12):
         crop = transform({"image": volume})["image"]
         assert crop.shape == (1, 16, 18, 20)
-        found = grid_of(crop)
-        assert found.spacing == pytest.approx([s * transform.growth for s in grid.spacing])
-        places = np.stack(np.meshgrid(*map(np.arange, found.shape), indexing="ij"), -1) @ found.affine[:3, :3].T
-        expected = (places + found.affine[:3, 3]) @ slope
+        cropped = grid_of(crop)
+        assert cropped.spacing == pytest.approx([s * transform.growth for s in grid.spacing])
+        places = np.stack(np.meshgrid(*map(np.arange, cropped.shape), indexing="ij"), -1) @ cropped.affine[:3, :3].T
+        expected = (places + cropped.affine[:3, 3]) @ slope
         inner = (slice(2, -2),) * 3  # beyond its ends a spline is mirrored
         # a fortieth of the 2 that a voxel's step adds; means of voxels as blocks would wobble by 0.2
         np.testing.assert_allclose(crop[0].numpy()[inner], expected[inner], rtol=0, atol=0.05)

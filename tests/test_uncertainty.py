@@ -85,10 +85,10 @@ def drawn(modality: str, factor: float, *, floor: float, slope: float, seed: int
 
 def test_the_fit_finds_the_constants_that_errors_were_drawn_with():
     samples = [drawn("MR", f, floor=0.01 * f, slope=0.5 * f, seed=s) for f in (2, 4) for s in (0, 1)]
-    found = fit_uncertainty(samples)
-    assert found["MR"]["factor"] == [2, 4]
-    assert found["MR"]["floor"] == pytest.approx([0.02, 0.04], rel=0.1)
-    assert found["MR"]["slope"] == pytest.approx([1.0, 2.0], rel=0.05)
+    estimate = fit_uncertainty(samples)
+    assert estimate["MR"]["factor"] == [2, 4]
+    assert estimate["MR"]["floor"] == pytest.approx([0.02, 0.04], rel=0.1)
+    assert estimate["MR"]["slope"] == pytest.approx([1.0, 2.0], rel=0.05)
 
 
 def test_constants_are_scaled_to_volumes_not_used_for_training():
@@ -131,11 +131,11 @@ def test_coverage_counts_the_voxels_within_one_and_two_deviations():
 
 @pytest.mark.parametrize("bundle", ["residual", "pyramid"])
 def test_shipped_bundles_are_calibrated_for_both_modalities(bundle):
-    found = read_calibration(bundle)["uncertainty"]
+    uncertainty = read_calibration(bundle)["uncertainty"]
     for kind in ("MR", "CT"):
-        assert found[kind]["factor"] == [2, 3, 4, 5]
-        assert min(found[kind]["slope"]) > 0
-    for row in found["coverage"]:
+        assert uncertainty[kind]["factor"] == [2, 3, 4, 5]
+        assert min(uncertainty[kind]["slope"]) > 0
+    for row in uncertainty["coverage"]:
         assert 0.5 < row["within_1"] < row["within_2"] <= 1
 
 
@@ -153,9 +153,9 @@ def test_the_map_is_written_beside_the_result(tmp_path, capsys):
     assert torch.allclose(made, expected, rtol=0.05, atol=1.0)  # the written result is rounded
     assert main(["run", str(tmp_path / "in"), str(tmp_path / "out"), *chosen, "--uncertainty"]) == 0
     assert (tmp_path / "out" / "a_uncertainty.nii.gz").read_bytes() == (tmp_path / "b_uncertainty.nii.gz").read_bytes()
-    told = json.loads((tmp_path / "out" / "a.json").read_text())["monai_sr"]["uncertainty"]
-    assert told["unit"] == "signal"
-    assert told["median"] == pytest.approx(float(np.median(made)), rel=1e-3)
+    record = json.loads((tmp_path / "out" / "a.json").read_text())["monai_sr"]["uncertainty"]
+    assert record["unit"] == "signal"
+    assert record["median"] == pytest.approx(float(np.median(made)), rel=1e-3)
     none = ["run", str(tmp_path / "in"), str(tmp_path / "no"), "--bundle", "none", "--uncertainty", "--axis", "2"]
     capsys.readouterr()
     assert main(none) == 2

@@ -19,8 +19,8 @@ def put(folder, *names, content: bytes = b""):
 DICOM = b"\0" * 128 + b"DICM"
 
 
-def names(found, folder):
-    return [path.relative_to(folder).as_posix() for path in found]
+def names(paths, folder):
+    return [path.relative_to(folder).as_posix() for path in paths]
 
 
 def test_images_are_found_at_any_depth_in_order(tmp_path):
@@ -84,7 +84,7 @@ def test_every_fifth_volume_of_a_folder_is_for_validation(tmp_path):
 
 
 @pytest.mark.parametrize("every", [2, 3, 5])
-def test_no_volume_is_trained_and_validated_on_and_none_is_lost(tmp_path, every):
+def test_training_and_validation_volumes_are_disjoint_and_complete(tmp_path, every):
     put(tmp_path, *(f"s{index}/{index}.nii" for index in range(11)))
     sections = [
         {item["image"] for item in datalist(tmp_path, section, validation_every=every)}

@@ -58,11 +58,13 @@ def main(words: list[str] | None = None) -> None:
         acquired = acquire(lr, Acquisition(axis=AXIS, modality=modality))
         plain = model.super_resolve(acquired, wanted)
         started = time.process_time()
-        adapted, found = adapt(model, acquired, plain, minutes=options.minutes)
+        adapted, outcome = adapt(model, acquired, plain, minutes=options.minutes)
         seconds = time.process_time() - started
         results = spline.super_resolve(acquired, wanted), plain, adapted.super_resolve(acquired, wanted)
         low, usual, better = (psnr(sr, hr, options.factor, modality) for sr in results)
-        cells = f"{usual - low:+.2f} | {better - usual:+.2f} | {found.gain:+.2f} | {found.steps} | {found.is_used}"
+        cells = (
+            f"{usual - low:+.2f} | {better - usual:+.2f} | {outcome.gain:+.2f} | {outcome.steps} | {outcome.is_used}"
+        )
         print(f"| {path.rsplit('/', 1)[-1]} | {cells} | {seconds:.0f} |", flush=True)
 
 

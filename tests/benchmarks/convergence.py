@@ -302,17 +302,17 @@ def train(
 # -------------------------------------------------------------------- tables and the plot
 
 
-def table(found: dict[str, list[Row]], target: float) -> str:
+def table(results: dict[str, list[Row]], target: float) -> str:
     """A Markdown line for every run."""
     lines = [
         f"| | steps | gain ×2 | gain ×4 | mean gain | best | clipped | work to {target:+g} dB | core minutes |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for consistent, title in ((False, "as in the papers"), (True, "with the consistency step")):
-        runs = [run for run in RUNS if run.name in found and run.consistent == consistent]
+        runs = [run for run in RUNS if run.name in results and run.consistent == consistent]
         if runs:
             lines.append(f"| **{title}** | | | | | | | | |")
-        lines += [_line(run, found[run.name], target) for run in runs]
+        lines += [_line(run, results[run.name], target) for run in runs]
     return "\n".join(lines) + "\n"
 
 
@@ -322,12 +322,12 @@ def _line(run: Run, rows: Sequence[Row], target: float) -> str:
     reached = next((f"{row.work:.0f}" for row in trained if row.gain >= target), "–")
     steps = [row.step - before.step for before, row in zip(rows, trained, strict=False)]
     clipped = np.average([row.clipped for row in trained], weights=steps)
-    share = f"{100 * clipped:.0f} %" if run.clipping else "–"
+    fraction = f"{100 * clipped:.0f} %" if run.clipping else "–"
     if math.isfinite(last.gain):
         gains = f"{last.gain_x2:+.2f} | {last.gain_x4:+.2f} | **{last.gain:+.2f}**"
     else:
         gains = "– | – | **diverged**"
-    return f"| {run.says} | {last.step} | {gains} | {best:+.2f} | {share} | {reached} | {last.seconds / 60:.1f} |"
+    return f"| {run.says} | {last.step} | {gains} | {best:+.2f} | {fraction} | {reached} | {last.seconds / 60:.1f} |"
 
 
 LOST = "0.5"
@@ -337,7 +337,7 @@ LINEAR_ABOVE = -1.0
 """dB: below, the axis of the upper panel is logarithmic."""
 
 
-def plot(found: dict[str, list[Row]], path: Path) -> None:
+def plot(results: dict[str, list[Row]], path: Path) -> None:
     """Gain against work, the recipes of the papers above, those with the consistency step below."""
     import matplotlib
 
@@ -347,7 +347,7 @@ def plot(found: dict[str, list[Row]], path: Path) -> None:
     figure, panels = plt.subplots(2, 1, figsize=(10.5, 11), layout="constrained")
     titles = "as in the papers", "with the consistency step"
     for panel, consistent, title in zip(panels, (False, True), titles, strict=True):
-        runs = [run for run in RUNS if run.name in found and run.consistent == consistent]
+        runs = [run for run in RUNS if run.name in results and run.consistent == consistent]
         panel.axhline(0, color="0.4", linewidth=1)
         if not consistent:
             panel.set_yscale("symlog", linthresh=-LINEAR_ABOVE, linscale=1.2)
@@ -359,9 +359,9 @@ def plot(found: dict[str, list[Row]], path: Path) -> None:
             )
         ends, colors = [], iter(COLORS)
         for run in runs:
-            rows = [row for row in found[run.name] if math.isfinite(row.gain)]
+            rows = [row for row in results[run.name] if math.isfinite(row.gain)]
             work, gain = [row.work / 1000 for row in rows], [row.gain for row in rows]
-            if len(rows) == len(found[run.name]):
+            if len(rows) == len(results[run.name]):
                 color, name = next(colors), run.short
                 panel.plot(work, gain, color=color, linewidth=2, marker="o", markersize=5)
             else:
@@ -383,8 +383,8 @@ def plot(found: dict[str, list[Row]], path: Path) -> None:
 
 def _name_ends(panel: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Each line's name to the right of the panel, moved apart where they would overlap."""
-    most = max(work for work, *_ in ends)
-    panel.set_xlim(-0.02 * most, 1.02 * most)
+    largest = max(work for work, *_ in ends)
+    panel.set_xlim(-0.02 * largest, 1.02 * largest)
     height = panel.transData.transform([(0, gain) for _, gain, *_ in ends])[:, 1]
     places = panel.transAxes.inverted().transform([(0, y) for y in height])[:, 1]
     order = np.argsort(places)
@@ -423,11 +423,11 @@ def main(words: Sequence[str] | None = None) -> None:
         validation = load(datalist(options.datalist, "validation"), settings.validation_crop)
         for run in missing:
             write_rows(files[run.name], train(run, settings, training, validation))
-    found = {name: read_rows(file) for name, file in files.items()}
-    write_rows(options.output / "convergence.csv", [row for rows in found.values() for row in rows])
-    text = table(found, options.target)
+    results = {name: read_rows(file) for name, file in files.items()}
+    write_rows(options.output / "convergence.csv", [row for rows in results.values() for row in rows])
+    text = table(results, options.target)
     write_text(options.output / "convergence.md", text)
-    plot(found, options.output / "convergence.png")
+    plot(results, options.output / "convergence.png")
     print(text)
 
 

@@ -44,7 +44,7 @@ from .speed import SIZES, phantom, size_of, time_proposals
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 FLOAT32_LIMIT, HALF_LIMIT_DB = 1e-4, 0.02
-TINY = {"MR": "16x16x6x4"}
+TINY = {"MR": "12x12x5x3"}
 
 
 @dataclass
@@ -338,18 +338,20 @@ def _first_line(error: Exception) -> str:
 
 def failures(made: list[Row]) -> list[str]:
     """The limits that are not kept."""
-    found = []
+    results = []
     for row in made:
         what = f"{row.volume}, {row.bundle}, {row.how}"
         if row.how.startswith("float32") and row.difference > FLOAT32_LIMIT:
-            found.append(f"{what}: {row.difference:.1e} of the range from the CPU, at most {FLOAT32_LIMIT:g} is needed")
+            results.append(
+                f"{what}: {row.difference:.1e} of the range from the CPU, at most {FLOAT32_LIMIT:g} is needed"
+            )
         if not row.how.startswith("float32") and abs(row.decibels) > HALF_LIMIT_DB:
-            found.append(f"{what}: {row.decibels:+.3f} dB, at most {HALF_LIMIT_DB:g} is needed")
+            results.append(f"{what}: {row.decibels:+.3f} dB, at most {HALF_LIMIT_DB:g} is needed")
         if " MiB" in row.how and not row.note:
-            found.append(f"{what}: memory did not run out")
+            results.append(f"{what}: memory did not run out")
         if row.note.startswith("error"):
-            found.append(f"{what}: {row.note}")
-    return found
+            results.append(f"{what}: {row.note}")
+    return results
 
 
 def table(made: list[Row]) -> str:
@@ -387,7 +389,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="write the text here too, after each row")
     options = parser.parse_args(words)
     began, device = time.perf_counter(), torch.device(options.device)
-    sizes = Sizes(256, 16, "16x16x8x3", TINY) if options.tiny else Sizes()
+    sizes = Sizes(256, 12, "12x12x6x3", TINY) if options.tiny else Sizes()
     peak_rate = matrix_rate(device, sizes.matrix)
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     heading = f"{card}, torch {torch.__version__}; bfloat16 matrix products: {peak_rate / 1e12:.3g} TFLOP/s.\n"

@@ -18,6 +18,7 @@ holds: ``--plot bundles/studies.md --output bundles/pictures``.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -211,7 +212,12 @@ class Variant(Recipe):
 
     def cost(self, factor: int) -> float:
         """Multiply-adds per output voxel, in thousands."""
-        return multiply_adds(self.network(), factor) / 1000
+        return _cost(self, factor)
+
+
+@functools.cache
+def _cost(variant: Variant, factor: int) -> float:
+    return multiply_adds(variant.network(), factor) / 1000
 
 
 def _residual(name: str, short: str, says: str, network: Callable[[], nn.Module], **more: Any) -> Variant:
@@ -223,7 +229,7 @@ def _pyramid(name: str, short: str, says: str, network: Callable[[], nn.Module],
 
 
 TWICE: dict[str, Any] = {"initializations": (0, 1)}
-"""From two first weights, which tells how much of a difference is chance."""
+"""From two first weights, which shows how much of a difference is chance."""
 
 VARIANTS = (
     _residual("32", "32", "**shipped**: 32 features, 2 slices folded", lambda: residual(32), shipped=True, **TWICE),
@@ -276,38 +282,38 @@ def gain(rows: Sequence[Row], factor: int) -> float:
     return float(np.mean([{2: row.gain_x2, 4: row.gain_x4}[factor] for row in rows]))
 
 
-def fronts(found: dict[str, list[Row]], factor: int) -> dict[str, list[Variant]]:
+def fronts(results: dict[str, list[Row]], factor: int) -> dict[str, list[Variant]]:
     """Of each network the variants on its front, cheapest first."""
     kept = {}
     for family in FAMILIES:
-        variants = [variant for variant in VARIANTS if variant.name in found and variant.family == family]
-        points = [(variant.cost(factor), gain(found[variant.name], factor)) for variant in variants]
+        variants = [variant for variant in VARIANTS if variant.name in results and variant.family == family]
+        points = [(variant.cost(factor), gain(results[variant.name], factor)) for variant in variants]
         kept[family] = [variants[index] for index in front(points)]
     return kept
 
 
-def chance(found: dict[str, list[Row]]) -> float:
+def chance(results: dict[str, list[Row]]) -> float:
     """Standard deviation of the mean gain over initializations, pooled over the variants that have several, dB."""
-    repeated = [[row.gain for row in rows] for rows in found.values() if len(rows) > 1]
+    repeated = [[row.gain for row in rows] for rows in results.values() if len(rows) > 1]
     degrees = sum(len(gains) - 1 for gains in repeated)
     return math.sqrt(sum(np.var(gains) * len(gains) for gains in repeated) / degrees) if degrees else math.nan
 
 
-def table(found: dict[str, list[Row]]) -> str:
+def table(results: dict[str, list[Row]]) -> str:
     """A Markdown line for every variant, the cheapest first."""
     lines = [
         "| | 10³ multiply-adds ×2 | ×4 | 10³ weights | gain ×2 | ×4 | mean gain | front | core minutes |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    kept = {factor: fronts(found, factor) for factor in FACTORS}
+    kept = {factor: fronts(results, factor) for factor in FACTORS}
     for family in FAMILIES:
-        variants = [variant for variant in VARIANTS if variant.name in found and variant.family == family]
+        variants = [variant for variant in VARIANTS if variant.name in results and variant.family == family]
         if variants:
             lines.append(f"| **{family}** | | | | | | | | |")
         for variant in sorted(variants, key=lambda variant: variant.cost(max(FACTORS))):
             on = ", ".join(f"×{factor}" for factor in FACTORS if variant in kept[factor][family])
-            lines.append(_line(variant, found[variant.name], on))
-    return "\n".join(lines) + f"\n\nStandard deviation over initializations: {chance(found):.2f} dB.\n"
+            lines.append(_line(variant, results[variant.name], on))
+    return "\n".join(lines) + f"\n\nStandard deviation over initializations: {chance(results):.2f} dB.\n"
 
 
 def _line(variant: Variant, rows: Sequence[Row], on: str) -> str:
@@ -325,14 +331,14 @@ def _line(variant: Variant, rows: Sequence[Row], on: str) -> str:
 def read_table(text: str) -> dict[str, list[Row]]:
     """The gains that a table of :func:`table` holds, one row for each variant: the mean of its trainings."""
     names = {(variant.family, variant.says): variant.name for variant in VARIANTS}
-    family, found = "", {}
+    family, results = "", {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if cells[0].strip("*") in FAMILIES:
             family = cells[0].strip("*")
         elif name := names.get((family, cells[0])):
-            found[name] = [Row(name, 0, 0.0, float(cells[4]), float(cells[5]), math.nan, math.nan, math.nan)]
-    return found
+            results[name] = [Row(name, 0, 0.0, float(cells[4]), float(cells[5]), math.nan, math.nan, math.nan)]
+    return results
 
 
 FAMILIES = {"residual": COLORS[0], "pyramid": COLORS[1]}
@@ -342,7 +348,7 @@ FAMILIES = {"residual": COLORS[0], "pyramid": COLORS[1]}
 TICKS = (20, 50, 100, 200, 400)
 
 
-def plot(found: dict[str, list[Row]], path: Path) -> None:
+def plot(results: dict[str, list[Row]], path: Path) -> None:
     """Gain against cost, a panel for each factor; the fronts as lines, the shipped networks as stars."""
     import matplotlib
 
@@ -359,20 +365,20 @@ def plot(found: dict[str, list[Row]], path: Path) -> None:
         panel.set_axisbelow(True)
         panel.margins(0.1, 0.07)
         named = []
-        for variant in (variant for variant in VARIANTS if variant.name in found):
-            rows, color = found[variant.name], FAMILIES[variant.family]
+        for variant in (variant for variant in VARIANTS if variant.name in results):
+            rows, color = results[variant.name], FAMILIES[variant.family]
             x, y = variant.cost(factor), gain(rows, factor)
             each = [gain([row], factor) for row in rows]
             panel.plot([x, x], [min(each), max(each)], color=color, linewidth=1.2)
             panel.plot(x, y, "*" if variant.shipped else "o", color=color, markersize=17 if variant.shipped else 7)
             named.append((x, y, variant.short, color))
-        for family, kept in fronts(found, factor).items():
+        for family, kept in fronts(results, factor).items():
             costs = [variant.cost(factor) for variant in kept]
-            gains = [gain(found[variant.name], factor) for variant in kept]
+            gains = [gain(results[variant.name], factor) for variant in kept]
             panel.plot(costs, gains, color=FAMILIES[family], linewidth=1.4, alpha=0.45)
             panel.plot([], [], "o-", color=FAMILIES[family], label=f"{family}: variants, and the best at each cost")
         panel.plot([], [], "*", color="0.3", markersize=14, label="shipped")
-        if any(len(rows) > 1 for rows in found.values()):
+        if any(len(rows) > 1 for rows in results.values()):
             panel.plot([], [], "|", color="0.3", markersize=12, label="range of two trainings")
         panel.set_xticks(TICKS, [f"{tick}" for tick in TICKS])
         panel.set_xticks([], minor=True)
@@ -469,13 +475,13 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def report(folder: Path, files: dict[tuple[Variant, int], Path]) -> str:
     """Table and plot of the trainings that are done."""
-    found: dict[str, list[Row]] = {}
+    results: dict[str, list[Row]] = {}
     for (variant, _), file in files.items():
         if file.exists():
-            found.setdefault(variant.name, []).append(read_rows(file)[-1])
-    text = table(found)
+            results.setdefault(variant.name, []).append(read_rows(file)[-1])
+    text = table(results)
     write_text(folder / "pareto.md", text)
-    plot(found, folder / "pareto.png")
+    plot(results, folder / "pareto.png")
     return text
 
 

@@ -32,7 +32,7 @@ def scores(
 ) -> dict[str, list[float]]:
     """By profile the scores over the axes of ``volume`` (1, X, Y, Z); none where there is too little to go by."""
     grid = grid_of(volume)
-    found: dict[str, list[float]] = {profile: [] for profile in PROFILES}
+    results: dict[str, list[float]] = {profile: [] for profile in PROFILES}
     for axis in range(3):
         if grid.spacing[axis] > NEAR * min(grid.spacing):
             continue
@@ -46,13 +46,13 @@ def scores(
                 slice_thickness=made.slice_thickness,
             )
             if score is not None:
-                found[profile].append(score)
-    return found
+                results[profile].append(score)
+    return results
 
 
-def row(factor: float, found: dict[str, list[float]]) -> str:
+def row(factor: float, results: dict[str, list[float]]) -> str:
     """One line of the table."""
-    gaussian, box = (np.array(found[profile]) for profile in PROFILES)
+    gaussian, box = (np.array(results[profile]) for profile in PROFILES)
     limit = threshold((1.0, 1.0), np.arange(2) * factor)
     candidates = np.sort(np.concatenate([gaussian, box]))
     wrong = [int((gaussian > t).sum() + (box <= t).sum()) for t in candidates]
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print("|---|---|---|---|---|---|")
     for factor in options.factor:
-        found = [scores(volume, factor, noise=options.noise, noise_type=options.noise_type) for volume in volumes]
-        together = {profile: [score for one in found for score in one[profile]] for profile in PROFILES}
+        results = [scores(volume, factor, noise=options.noise, noise_type=options.noise_type) for volume in volumes]
+        together = {profile: [score for one in results for score in one[profile]] for profile in PROFILES}
         print(row(factor, together), flush=True)
 
 

@@ -52,8 +52,8 @@ def main() -> None:
             change = fmean(down) - fmean(up)
             changes[scores[0].modality].append(change)
             print(f"x{factor:g} {scores[0].modality} {Path(path).name}: {change:+.3f} dB", flush=True)
-        for modality, found in changes.items():
-            print(f"x{factor:g} {modality}: {fmean(found):+.4f} dB with one level less", flush=True)
+        for modality, gains in changes.items():
+            print(f"x{factor:g} {modality}: {fmean(gains):+.4f} dB with one level less", flush=True)
 
 
 if __name__ == "__main__":

@@ -56,21 +56,21 @@ class Lesion:
 
     Attributes:
         place: slices of the box that holds it and as much around.
-        share: of each voxel of the box that is lesion, 0..1.
+        fraction: of each voxel of the box that is lesion, 0..1.
         diameter: mm, of the ball of equal volume.
         contrast: what a voxel that is all lesion is changed by.
         size: contrast without its sign, as :data:`CONTRASTS` has it.
     """
 
     place: tuple[slice, ...]
-    share: np.ndarray
+    fraction: np.ndarray
     diameter: float
     contrast: float
     size: float
 
 
 def ellipsoid(shape: Sequence[int], spacing: Sequence[float], center: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """(X, Y, Z) share of each voxel inside an ellipsoid, by 4 x 4 x 4 points in each.
+    """(X, Y, Z) fraction of each voxel inside an ellipsoid, by 4 x 4 x 4 points in each.
 
     Args:
         shape, spacing: of the voxels; the first one's center is at 0.
@@ -101,15 +101,15 @@ def places(body: np.ndarray, spacing: Sequence[float], apart: float, rng: np.ran
 
 def with_lesions(hr, kind: str, apart: float, rng: np.random.Generator):
     """A volume with lesions of every diameter and contrast in turn, and the lesions."""
-    truth, spacing = hr[0].numpy(), grid_of(hr).spacing
-    scale = 1.0 if kind == "CT" else data_range(truth)
+    reference, spacing = hr[0].numpy(), grid_of(hr).spacing
+    scale = 1.0 if kind == "CT" else data_range(reference)
     kinds = [
         (diameter, sign * contrast)
         for diameter, contrast, sign in itertools.product(DIAMETERS, CONTRASTS[kind], (1, -1))
     ]
     kinds = [kinds[i] for i in rng.permutation(len(kinds))]
-    body = ndimage.binary_erosion(foreground(truth), iterations=2)
-    changed, lesions = truth.copy(), []
+    body = ndimage.binary_erosion(foreground(reference), iterations=2)
+    changed, lesions = reference.copy(), []
     half = [int(np.ceil(apart / 2 / s)) for s in spacing]
     for index, voxel in enumerate(places(body, spacing, apart, rng)):
         diameter, contrast = kinds[index % len(kinds)]
@@ -118,9 +118,9 @@ def with_lesions(hr, kind: str, apart: float, rng: np.random.Generator):
         place = tuple(slice(v - h, v + h + 1) for v, h in zip(voxel, half, strict=True))
         shape = [s.stop - s.start for s in place]
         center = (np.array(half) + rng.uniform(-0.5, 0.5, 3)) * spacing
-        share = ellipsoid(shape, spacing, center, axes)
-        changed[place] += contrast * scale * share
-        lesions.append(Lesion(place, share, diameter, contrast * scale, abs(contrast)))
+        fraction = ellipsoid(shape, spacing, center, axes)
+        changed[place] += contrast * scale * fraction
+        lesions.append(Lesion(place, fraction, diameter, contrast * scale, abs(contrast)))
     return on_grid(torch.from_numpy(changed.astype(np.float32))[None], grid_of(hr), hr), lesions
 
 
@@ -130,34 +130,34 @@ def measured(lesion: Lesion, difference: np.ndarray, error: np.ndarray) -> tuple
     Args:
         lesion: which.
         difference: (X, Y, Z) result with lesions less result without.
-        error: (X, Y, Z) result without lesions less truth without.
+        error: (X, Y, Z) result minus reference, both without lesions.
     """
-    change, share = difference[lesion.place] / lesion.contrast, lesion.share
-    core = share > 0.5 * share.max()
-    recovery = float(change[core].mean() / share[core].mean())
-    volume = float((change > 0.5).sum() / max(1, (share > 0.5).sum()) - 1)
+    change, fraction = difference[lesion.place] / lesion.contrast, lesion.fraction
+    core = fraction > 0.5 * fraction.max()
+    recovery = float(change[core].mean() / fraction[core].mean())
+    volume = float((change > 0.5).sum() / max(1, (fraction > 0.5).sum()) - 1)
     false = abs(float(error[lesion.place][core].mean())) > abs(lesion.contrast) / 2
     return recovery, volume, bool(false)
 
 
-def thirds(truth: np.ndarray, body: np.ndarray) -> dict[str, tuple[float, float]]:
+def thirds(reference: np.ndarray, body: np.ndarray) -> dict[str, tuple[float, float]]:
     """The darkest, middle and brightest third of a body, as ranges of values."""
-    low, high = np.percentile(truth[body], (100 / 3, 200 / 3))
+    low, high = np.percentile(reference[body], (100 / 3, 200 / 3))
     return {"dark": (-np.inf, low), "middle": (low, high), "bright": (high, np.inf)}
 
 
 def region_errors(
-    truth: np.ndarray, result: np.ndarray, where: np.ndarray, kind: str
+    reference: np.ndarray, result: np.ndarray, where: np.ndarray, kind: str
 ) -> dict[str, tuple[float, float]]:
-    """By region the relative error of its volume, and of its mean value (HU, or share of the data range)."""
-    regions = CT_REGIONS if kind == "CT" else thirds(truth, where)
-    scale = 1.0 if kind == "CT" else data_range(truth)
-    found = {}
+    """By region the relative error of its volume, and of its mean value (HU, or fraction of the data range)."""
+    regions = CT_REGIONS if kind == "CT" else thirds(reference, where)
+    scale = 1.0 if kind == "CT" else data_range(reference)
+    errors = {}
     for name, (low, high) in regions.items():
-        true, ours = ((low <= v) & (v < high) & where for v in (truth, result))
+        true, ours = ((low <= v) & (v < high) & where for v in (reference, result))
         if true.sum() >= FEWEST_VOXELS:
-            found[name] = float(ours.sum() / true.sum() - 1), float((result[true] - truth[true]).mean() / scale)
-    return found
+            errors[name] = float(ours.sum() / true.sum() - 1), float((result[true] - reference[true]).mean() / scale)
+    return errors
 
 
 def study(paths: Sequence[str], methods, factors: Sequence[float], axes: int, crop: int, report=print):
@@ -174,19 +174,19 @@ def study(paths: Sequence[str], methods, factors: Sequence[float], axes: int, cr
             changed, lesions = with_lesions(hr, kind, apart, rng)
             cases = [acquire(volume, Condition(factor), axis) for volume in (hr, changed)]
             bare = cases[0]
-            truth = bare.reference[0].numpy()
-            counted = np.zeros_like(truth, dtype=bool)
+            reference = bare.reference[0].numpy()
+            counted = np.zeros_like(reference, dtype=bool)
             np.moveaxis(counted, axis, -1)[..., bare.measured] = True
-            body = foreground(truth) & counted
-            told = {"factor": factor, "axis": axis, "slice_thickness": bare.slice_thickness}
+            body = foreground(reference) & counted
+            settings = {"factor": factor, "axis": axis, "slice_thickness": bare.slice_thickness}
             for name, method in methods.items():
-                without, within = (np.asarray(method(case.lr, **told)[0]) for case in cases)
+                without, within = (np.asarray(method(case.lr, **settings)[0]) for case in cases)
                 where = counted if kind == "CT" else body
-                for region, values in region_errors(truth, without, where, kind).items():
+                for region, values in region_errors(reference, without, where, kind).items():
                     regions_found[kind, factor, name, region].append((number, values))
                 for lesion in lesions:
-                    if lesion.place[axis].stop <= truth.shape[axis] and counted[lesion.place].all():
-                        values = measured(lesion, within - without, without - truth)
+                    if lesion.place[axis].stop <= reference.shape[axis] and counted[lesion.place].all():
+                        values = measured(lesion, within - without, without - reference)
                         key = kind, factor, name, (lesion.diameter, lesion.size)
                         lesions_found[key].append((number, values))
             report(f"{Path(path).name}: ×{factor:g} along axis {axis}, {len(lesions)} lesions")
@@ -220,9 +220,9 @@ def tables(lesions_found, regions_found, names: Sequence[str]) -> str:
         for region in dict.fromkeys(key[3] for key in regions_found if key[:2] == (kind, factor)):
             cells = []
             for name in names:
-                found = regions_found[kind, factor, name, region]
-                cases = sorted({case for case, _ in found})
-                each = np.array([np.mean([v for c, v in found if c == case], axis=0) for case in cases])
+                errors = regions_found[kind, factor, name, region]
+                cases = sorted({case for case, _ in errors})
+                each = np.array([np.mean([v for c, v in errors if c == case], axis=0) for case in cases])
                 size = _mean(100 * each[:, 0], "{:+.1f}") + " %"
                 value = _mean(each[:, 1] * (1 if kind == "CT" else 100), "{:+.2f}") + (" HU" if kind == "CT" else " %")
                 cells.append(f"{size} \\| {value}")
@@ -242,8 +242,8 @@ def main(words: Sequence[str] | None = None) -> None:
     bundles = {name: load_bundle(name) for name in options.bundle}
     methods = {"cubic": BASELINES["cubic"], "spline": BASELINES["consistent"]} | bundles
     paths = [item["image"] for item in datalist(options.datalist, "validation")]
-    found = study(paths, methods, options.factor, options.axes, options.crop)
-    text = tables(*found, list(methods))
+    results = study(paths, methods, options.factor, options.axes, options.crop)
+    text = tables(*results, list(methods))
     print(text)
     if options.markdown:
         factors = " ".join(f"{factor:g}" for factor in options.factor)

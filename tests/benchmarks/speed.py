@@ -256,7 +256,7 @@ def in_own_process(*words: str) -> Figures:
 
 def measured(rows: list[str], sizes: list[str]) -> list[Figures]:
     """Every row on every size; progress on stderr."""
-    found = []
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             source = Path(folder, f"{size}.nii.gz")
@@ -264,8 +264,8 @@ def measured(rows: list[str], sizes: list[str]) -> list[Figures]:
             for row in rows:
                 figures = in_own_process(row, size, str(source))
                 print(json.dumps(figures), file=sys.stderr, flush=True)
-                found.append(figures)
-    return found
+                results.append(figures)
+    return results
 
 
 def whole(figures: Figures) -> float:
@@ -273,12 +273,12 @@ def whole(figures: Figures) -> float:
     return sum(figures[part] for part in ("start", "read", "resolve", "check", "write"))
 
 
-def table(found: list[Figures], rates: dict[str, float]) -> str:
+def table(results: list[Figures], rates: dict[str, float]) -> str:
     """A markdown table for each size."""
     lines = []
-    for size in dict.fromkeys(f["size"] for f in found):
+    for size in dict.fromkeys(f["size"] for f in results):
         (x, y, slices), factor, _ = size_of(size)
-        rows = [f for f in found if f["size"] == size]
+        rows = [f for f in results if f["size"] == size]
         lines += [
             f"\n{x}×{y}×{slices} → {slices * factor} slices\n",
             "| | 10⁶ voxels/s | s | whole command, s | in the network | of the float32 matrix rate | peak MiB |",
@@ -288,31 +288,31 @@ def table(found: list[Figures], rates: dict[str, float]) -> str:
             if "absent" in f:
                 lines.append(f"| {f['row']} | – | – | – | – | – | – |")
                 continue
-            share = f"{100 * f['network'] / whole(f):.0f} %" if f["network"] else "–"
+            fraction = f"{100 * f['network'] / whole(f):.0f} %" if f["network"] else "–"
             rate = rates["cuda" if f["row"].endswith("cuda") else "cpu"]
             part = f"{100 * f['operations'] / f['network'] / rate:.0f} %" if f["network"] else "–"
             lines.append(
                 f"| {f['row']} | {f['voxels'] / f['resolve'] / 1e6:.2f} | {f['resolve']:.1f} | {whole(f):.1f} "
-                f"| {share} | {part} | {f['peak_mib']:.0f} |"
+                f"| {fraction} | {part} | {f['peak_mib']:.0f} |"
             )
         lines += [f"\nNot measured: {f['row']} ({f['absent']})" for f in rows if "absent" in f]
     return "\n".join(lines)
 
 
-def exponent(found: list[Figures]) -> float:
+def exponent(results: list[Figures]) -> float:
     """The slope of a straight line through log seconds over log voxels: 1 where cost grows as the voxels do."""
-    voxels, seconds = ([math.log(f[name]) for f in found] for name in ("voxels", "resolve"))
+    voxels, seconds = ([math.log(f[name]) for f in results] for name in ("voxels", "resolve"))
     return float(np.polyfit(voxels, seconds, 1)[0])
 
 
-def scale_table(found: list[Figures]) -> str:
+def scale_table(results: list[Figures]) -> str:
     """What a thousand scans of each size cost, and how long a million take on a cluster, in markdown."""
     lines = [
         "| 1,000 scans | core-hours | GPU-hours | GB read | GB written | a million on "
         f"{CLUSTER_CORES:,} cores or {CLUSTER_GPUS} GPUs |",
         "|---|---|---|---|---|---|",
     ]
-    for f in found:
+    for f in results:
         if "absent" in f or f["row"] in PEER_ROWS:
             continue
         on_gpu = f["row"].endswith("cuda")
@@ -351,15 +351,15 @@ def main(words: list[str] | None = None) -> None:
     rates = {device: in_own_process("rate", device)["rate"] for device in devices}
     text = ", ".join(f"{device} {rate / 1e9:.0f} GFLOP/s" for device, rate in rates.items())
     parts = [f"{torch.get_num_threads()} threads; float32 matrix products: {text}."]
-    found = measured(rows, options.sizes)
-    parts.append(table(found, rates))
+    results = measured(rows, options.sizes)
+    parts.append(table(results, rates))
     if options.growth:
         for row in [r for r in rows if r not in PEER_ROWS]:
             grown = [f for f in measured([row], GROWTH) if "absent" not in f]
             if len(grown) > 1:
                 parts.append(f"\n{row}: time grows as voxels to the power of {exponent(grown):.2f}")
     if options.scale:
-        parts.append("\n" + scale_table(found))
+        parts.append("\n" + scale_table(results))
     print("\n".join(parts))
     if options.output:
         options.output.write_text("\n".join(parts) + "\n")

@@ -142,11 +142,11 @@ def seconds_of_parts(source: str, target: str) -> dict[str, tuple[float, float]]
 def parts(folder: Path, repeats: int) -> Iterator[str]:
     """The rows of the table of parts, each the smallest of some processes."""
     taken = [seconds_of_parts(EXAMPLE, str(folder / f"new{index}.nii.gz")) for index in range(repeats)]
-    least = {name: tuple(map(min, zip(*(one[name] for one in taken), strict=True))) for name in PARTS}
+    minimum = {name: tuple(map(min, zip(*(one[name] for one in taken), strict=True))) for name in PARTS}
     yield "| | processor, s | wall, s | of the super-resolution |"
     yield "|---|---|---|---|"
-    for name, (spent, wall) in least.items():
-        yield f"| {name} | {spent:.2f} | {wall:.2f} | {spent / least['super-resolution again'][0]:.2f} |"
+    for name, (spent, wall) in minimum.items():
+        yield f"| {name} | {spent:.2f} | {wall:.2f} | {spent / minimum['super-resolution again'][0]:.2f} |"
 
 
 def main(words: list[str] | None = None) -> None:

@@ -107,7 +107,7 @@ def test_the_gain_of_a_network_that_adds_nothing_is_zero(volumes):
         assert list(validation.gains(Idle(), inferer).values()) == pytest.approx([0, 0], abs=1e-3)
 
 
-def test_the_gain_of_the_truth_is_great_and_of_noise_a_loss(volumes):
+def test_the_gain_of_the_reference_is_large_and_that_of_noise_a_loss(volumes):
     class Add(nn.Module):
         def forward(self, x):
             return x + 0.3 * torch.randn(x.shape)
@@ -131,7 +131,7 @@ def test_a_training_that_is_lost_ends_and_the_table_says_so(volumes, monkeypatch
     )
 
 
-def test_the_table_tells_what_a_gain_costs():
+def test_the_table_shows_what_a_gain_costs():
     def row(step: int, gain: float, clipped: float) -> training.Row:
         return training.Row("clipped", step, 10.0 * step, gain - 0.1, gain + 0.1, 1.0, clipped, 60.0 * step)
 
@@ -188,7 +188,7 @@ VARIANTS = [pytest.param(variant, id=variant.name) for variant in pareto.VARIANT
 
 
 def levels_of(network: nn.Module, factor: int) -> list[int]:
-    """What a pyramid must be told besides its input."""
+    """What a pyramid must be given besides its input."""
     return [int(math.log2(factor))] if isinstance(network, PyramidNet) else []
 
 
@@ -269,7 +269,7 @@ def measured(name: str, *gains: float) -> list[training.Row]:
     return [training.Row(name, 450, 1.0, gain - 0.1, gain + 0.1, 0.1, 0.2, 90.0) for gain in gains]
 
 
-def test_the_table_tells_cost_gain_and_who_is_on_the_front():
+def test_the_table_shows_cost_gain_and_the_front():
     names = {"residual-32": (0.8, 1.0), "residual-16": (0.7,), "residual-24": (0.6,), "pyramid-32": (0.4, 0.8)}
     text = pareto.table({name: measured(name, *gains) for name, gains in names.items()})
     assert "| 251 | 251 | 502 | +0.80 | +1.00 | **+0.90** (+0.80, +1.00) | ×2, ×4 | 3.0 |" in text
@@ -281,10 +281,10 @@ def test_the_table_tells_cost_gain_and_who_is_on_the_front():
 
 
 def test_chance_is_the_pooled_deviation_of_what_was_repeated():
-    found = {"a": measured("a", 0.8, 1.0), "b": measured("b", 0.4, 0.8), "c": measured("c", 5.0)}
+    results = {"a": measured("a", 0.8, 1.0), "b": measured("b", 0.4, 0.8), "c": measured("c", 5.0)}
     pooled = np.mean([np.std([0.8, 1.0], ddof=1) ** 2, np.std([0.4, 0.8], ddof=1) ** 2]) ** 0.5
-    assert pareto.chance(found) == pytest.approx(pooled)
-    assert math.isnan(pareto.chance({"c": found["c"]}))
+    assert pareto.chance(results) == pytest.approx(pooled)
+    assert math.isnan(pareto.chance({"c": results["c"]}))
 
 
 def test_an_interrupted_benchmark_shows_what_is_there_and_goes_on(listed, tmp_path, monkeypatch, capsys):
@@ -326,8 +326,8 @@ def test_the_plot_of_a_page_has_the_gains_of_its_table(tmp_path, monkeypatch):
     }
     page = tmp_path / "page.md"
     page.write_text(f"text\n\n{pareto.table(rows)}\ntext")
-    found = pareto.read_table(page.read_text())
-    assert {name: (row.gain_x2, row.gain_x4) for name, (row,) in found.items()} == {
+    results = pareto.read_table(page.read_text())
+    assert {name: (row.gain_x2, row.gain_x4) for name, (row,) in results.items()} == {
         name: (pytest.approx(row.gain_x2), pytest.approx(row.gain_x4)) for name, (row,) in rows.items()
     }
     monkeypatch.setattr(pareto, "VARIANTS", pareto.VARIANTS[::8])
@@ -352,8 +352,8 @@ def figures(row: str, voxels: int = 10**6, **changed) -> dict:
 
 
 def test_the_table_of_speed_says_what_was_measured_and_what_was_not():
-    found = [figures("pyramid/openvino/int8/cpu"), {"row": "residual", "size": "MR", "absent": "openvino is missing"}]
-    text = speed.table(found, {"cpu": 400e9})
+    results = [figures("pyramid/openvino/int8/cpu"), {"row": "residual", "size": "MR", "absent": "openvino is missing"}]
+    text = speed.table(results, {"cpu": 400e9})
     assert "| pyramid/openvino/int8/cpu | 0.17 | 6.0 | 10.0 | 50 % | 50 % | 700 |" in text
     assert "Not measured: residual (openvino is missing)" in text
 

@@ -26,32 +26,32 @@ def rng():
 
 
 def test_an_ellipsoid_has_the_volume_it_should():
-    share = safety.ellipsoid((30, 24, 20), (1.0, 1.0, 1.5), np.array([14.3, 12.0, 14.0]), np.array([10.0, 8.0, 9.0]))
-    assert share.sum() * 1.5 == pytest.approx(np.pi / 6 * 720, rel=0.01)
-    assert share.max() == 1
-    assert ((share > 0) & (share < 1)).any()  # partial volume
+    fraction = safety.ellipsoid((30, 24, 20), (1.0, 1.0, 1.5), np.array([14.3, 12.0, 14.0]), np.array([10.0, 8.0, 9.0]))
+    assert fraction.sum() * 1.5 == pytest.approx(np.pi / 6 * 720, rel=0.01)
+    assert fraction.max() == 1
+    assert ((fraction > 0) & (fraction < 1)).any()  # partial volume
 
 
 def test_places_lie_inside_and_apart(rng):
     body = np.zeros((60, 60, 60), bool)
     body[10:50, 10:50, 10:50] = True
-    found = safety.places(body, (1.0, 1.0, 2.0), 16.0, rng)
-    assert len(found) > 5
-    assert body[tuple(found.T)].all()
-    distance = np.linalg.norm((found[:, None] - found) * (1, 1, 2), axis=-1)
-    assert distance[~np.eye(len(found), dtype=bool)].min() >= 16
+    centers = safety.places(body, (1.0, 1.0, 2.0), 16.0, rng)
+    assert len(centers) > 5
+    assert body[tuple(centers.T)].all()
+    distance = np.linalg.norm((centers[:, None] - centers) * (1, 1, 2), axis=-1)
+    assert distance[~np.eye(len(centers), dtype=bool)].min() >= 16
 
 
 def lesion(diameter: float = 8.0, contrast: float = 100.0) -> safety.Lesion:
-    share = safety.ellipsoid((21, 21, 21), (1, 1, 1), np.array([10.0] * 3), np.array([diameter] * 3))
-    return safety.Lesion((slice(5, 26),) * 3, share, diameter, contrast, abs(contrast))
+    fraction = safety.ellipsoid((21, 21, 21), (1, 1, 1), np.array([10.0] * 3), np.array([diameter] * 3))
+    return safety.Lesion((slice(5, 26),) * 3, fraction, diameter, contrast, abs(contrast))
 
 
 @pytest.mark.parametrize("contrast", [100.0, -30.0])
 def test_a_lesion_that_is_kept_is_recovered_and_one_that_is_halved_half(contrast):
     one = lesion(contrast=contrast)
     kept, nothing = np.zeros((30, 30, 30)), np.zeros((30, 30, 30))
-    kept[one.place] = one.share * contrast
+    kept[one.place] = one.fraction * contrast
     assert safety.measured(one, kept, nothing) == (pytest.approx(1), pytest.approx(0), False)
     recovery, volume, false = safety.measured(one, 0.4 * kept, nothing)
     assert recovery == pytest.approx(0.4)
@@ -71,32 +71,34 @@ def test_lesions_are_in_the_volume_where_they_are_said_to_be(rng):
     difference = (changed - hr)[0].numpy()
     assert len(lesions) >= 3
     for one in lesions:
-        assert np.allclose(difference[one.place][one.share > 0], (one.contrast * one.share)[one.share > 0], atol=1e-2)
+        assert np.allclose(
+            difference[one.place][one.fraction > 0], (one.contrast * one.fraction)[one.fraction > 0], atol=1e-2
+        )
     assert np.allclose(changed.affine, hr.affine)
     assert grid_of(changed).shape == grid_of(hr).shape
 
 
-def test_regions_tell_a_shift_of_values_and_a_loss_of_volume():
-    truth = np.full((20, 20, 20), -1000.0)
-    truth[5:15, 5:15, 5:15] = 50
-    truth[7:13, 7:13, 2:14] = 400
-    where = np.ones_like(truth, bool)
-    found = safety.region_errors(truth, truth + 7, where, "CT")
-    assert found["bone"] == (0, pytest.approx(7))
-    assert "fat" not in found  # there is none
-    smaller = truth.copy()
+def test_regions_show_a_shift_of_values_and_a_loss_of_volume():
+    reference = np.full((20, 20, 20), -1000.0)
+    reference[5:15, 5:15, 5:15] = 50
+    reference[7:13, 7:13, 2:14] = 400
+    where = np.ones_like(reference, bool)
+    errors = safety.region_errors(reference, reference + 7, where, "CT")
+    assert errors["bone"] == (0, pytest.approx(7))
+    assert "fat" not in errors  # there is none
+    smaller = reference.copy()
     smaller[7:13, 7:13, 2:5] = 50
-    volume, value = safety.region_errors(truth, smaller, where, "CT")["bone"]
+    volume, value = safety.region_errors(reference, smaller, where, "CT")["bone"]
     assert volume == pytest.approx(-3 / 12)
     assert value == pytest.approx(-350 * 3 / 12)
 
 
 def test_mr_is_parted_into_thirds():
-    truth = np.random.default_rng(0).uniform(0, 300, (20, 20, 20))
-    body = np.ones_like(truth, bool)
-    found = safety.region_errors(truth, truth, body, "MR")
-    assert found == dict.fromkeys(("dark", "middle", "bright"), (0, 0))
-    assert safety.thirds(truth, body)["middle"] == (pytest.approx(100, abs=5), pytest.approx(200, abs=5))
+    reference = np.random.default_rng(0).uniform(0, 300, (20, 20, 20))
+    body = np.ones_like(reference, bool)
+    errors = safety.region_errors(reference, reference, body, "MR")
+    assert errors == dict.fromkeys(("dark", "middle", "bright"), (0, 0))
+    assert safety.thirds(reference, body)["middle"] == (pytest.approx(100, abs=5), pytest.approx(200, abs=5))
 
 
 def test_the_tables_are_made_by_one_command(tmp_path, capsys):

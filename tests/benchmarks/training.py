@@ -94,7 +94,7 @@ class CommonSettings:
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, batch: int, crop: int, validation_crop: int) -> None:
-    """What every command that trains is told."""
+    """The options of every command that trains."""
     parser.add_argument("datalist", nargs="?", help="datalist or folder of volumes with thin slices")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--seed", type=int, default=0)
@@ -140,7 +140,7 @@ class Crops(Dataset):
     ) -> None:
         self.volumes, self.settings, self.batches = volumes, settings, batches
         weights = np.array([float(volume.get("weight", 1)) for volume in volumes])
-        self.shares = weights / weights.sum()
+        self.fractions = weights / weights.sum()
         self.draw = [
             Compose(
                 [
@@ -157,7 +157,7 @@ class Crops(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         random = np.random.RandomState([self.settings.seed, index])
-        volume = self.volumes[random.choice(len(self.volumes), p=self.shares)]
+        volume = self.volumes[random.choice(len(self.volumes), p=self.fractions)]
         draw = self.draw[index // self.settings.batch % len(FACTORS)]
         pair = draw.set_random_state(seed=int(random.randint(2**31)))({"image": volume["image"]})
         return {key: pair[key] for key in ("image", "label", *PAIR)}
@@ -177,20 +177,20 @@ class Validation:
     def gains(self, network: nn.Module, inferer: Inferer) -> dict[int, float]:
         """Mean gain in dB by factor; one thick slice at each end does not count."""
         network.eval()
-        found: dict[int, list[float]] = {factor: [] for factor in FACTORS}
+        by_factor: dict[int, list[float]] = {factor: [] for factor in FACTORS}
         for factor, pair in self.pairs:
             with torch.no_grad():
                 sr = inferer(pair["image"][None], network, **{key: pair[key][None] for key in PAIR})[0]
             spline = apply_along(pair["spline"], pair["acquired"])
-            truth = pair["label"].numpy()
-            scale = data_range(truth)
+            reference = pair["label"].numpy()
+            scale = data_range(reference)
             ours, base = (
-                psnr(x[..., factor:-factor].numpy(), truth[..., factor:-factor], value_range=scale)
+                psnr(x[..., factor:-factor].numpy(), reference[..., factor:-factor], value_range=scale)
                 for x in (sr, spline)
             )
-            found[factor].append(ours - base)
+            by_factor[factor].append(ours - base)
         network.train()
-        return {factor: float(np.mean(values)) for factor, values in found.items()}
+        return {factor: float(np.mean(values)) for factor, values in by_factor.items()}
 
 
 # ---------------------------------------------------------------------------- training
@@ -214,7 +214,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. ``work`` in 10⁹ multiply-adds, ``clipped`` the share of gradient entries since the last."""
+    """One measurement. ``work`` in 10⁹ multiply-adds, ``clipped`` the fraction of gradient entries since the last."""
 
     run: str
     step: int

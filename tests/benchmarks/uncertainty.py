@@ -29,17 +29,17 @@ torch.set_num_threads(1)
 def predictors(model, hr, factor):
     """By predictor its sample, made by putting the predictor in the place of the detail; and the ensemble's dB."""
     case, sr = result_of(model, hr, factor)
-    told = {"factor": factor, "axis": case.axis, "slice_thickness": case.slice_thickness}
+    settings = {"factor": factor, "axis": case.axis, "slice_thickness": case.slice_thickness}
     members = []
     for flips in itertools.product((False, True), repeat=3):
         dims = [a + 1 for a, flipped in enumerate(flips) if flipped]
         turned = on_grid(case.lr.as_tensor().flip(dims), grid_of(case.lr), case.lr)
-        members.append(model(turned, **told).as_tensor().flip(dims))
+        members.append(model(turned, **settings).as_tensor().flip(dims))
     members = torch.stack(members)
-    spline = load_bundle(SPLINE)(case.lr, **told).as_tensor()
+    spline = load_bundle(SPLINE)(case.lr, **settings).as_tensor()
     spread = members.std(dim=0)
     change = sr.as_tensor() - spline
-    found = {
+    estimates = {
         "detail": None,
         "ensemble": spread,
         "ensemble, smoothed": _rms(spread),
@@ -48,10 +48,10 @@ def predictors(model, hr, factor):
         "in-plane slope": _rms(torch.hypot(*torch.gradient(sr.as_tensor(), dim=(1, 2)))),
     }
     samples = {}
-    for name, values in found.items():
+    for name, values in estimates.items():
         samples[name] = sample_of(case, sr, predictor=None if values is None else values[0])
-    truth, inside = case.reference.as_tensor(), torch.from_numpy(case.measured)
-    errors = [((x - truth)[..., inside] ** 2).mean() for x in (sr.as_tensor(), members.mean(dim=0))]
+    reference, inside = case.reference.as_tensor(), torch.from_numpy(case.measured)
+    errors = [((x - reference)[..., inside] ** 2).mean() for x in (sr.as_tensor(), members.mean(dim=0))]
     return samples, float(10 * torch.log10(errors[0] / errors[1]))
 
 

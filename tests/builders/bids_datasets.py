@@ -34,7 +34,7 @@ def validator() -> str | None:
 def validator_errors(root: Path) -> list[tuple[str, str]]:
     """Code and place of what the validator calls an error."""
     ran = subprocess.run([str(validator()), str(root), "--format", "json"], capture_output=True, text=True, timeout=120)
-    told = json.loads(ran.stdout)
-    assert told["summary"]["totalFiles"] > 3, ran.stderr
-    issues = told["issues"]["issues"]
+    report = json.loads(ran.stdout)
+    assert report["summary"]["totalFiles"] > 3, ran.stderr
+    issues = report["issues"]["issues"]
     return [(issue["code"], issue["location"]) for issue in issues if issue["severity"] == "error"]

@@ -1,8 +1,8 @@
-"""DICOM series whose truth is a formula: stacks of slices through :func:`anatomy_at`, as files.
+"""DICOM series whose values are a formula: stacks of slices through :func:`anatomy_at`, as files.
 
 A :class:`Stack` says where slices lie, :func:`slices` draws them as datasets that a test may spoil,
 :func:`enhanced` joins them to one multi-frame dataset, and :func:`write` makes files of any transfer
-syntax. File names and InstanceNumbers are shuffled, and every text that could tell of a patient
+syntax. File names and InstanceNumbers are shuffled, and every text that could identify a patient
 holds :data:`CANARY`. :func:`read` reads the one series of a folder back, with all that was said.
 """
 
@@ -231,7 +231,7 @@ def enhanced(*groups: Sequence[Dataset], dimension: str = "StackID", shared: Seq
 
     Args:
         groups: classic slices; frames of one group have the same number of ``dimension``.
-        dimension: ``"StackID"`` or ``"TemporalPositionIndex"``: what tells groups apart.
+        dimension: ``"StackID"`` or ``"TemporalPositionIndex"``: what distinguishes groups.
         shared: functional groups of the first slice that hold for all, such as
             ``"PlaneOrientationSequence"``; the rest is repeated for each frame.
     """
@@ -332,12 +332,12 @@ class Volume:
         return points + self.affine[:3, 3, None, None, None]
 
     def error(self, value: Callable[[np.ndarray], np.ndarray] = anatomy_at) -> np.ndarray:
-        """(X, Y, Z) how far each voxel is from the truth at its place."""
+        """(X, Y, Z) how far each voxel is from the reference at its place."""
         return np.abs(self.voxels - value(self.points))
 
 
 def read(source: Path, *, merge_by_geometry: bool = False, **options: object) -> Volume:
-    """Find and read the one series there is; what is said on the way must tell nothing of a patient."""
+    """Find and read the one series there is; messages on the way must say nothing of a patient."""
     found = find_series(source, merge_by_geometry=merge_by_geometry)
     for _, error in found.broken:
         raise error

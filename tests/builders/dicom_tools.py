@@ -35,32 +35,39 @@ def upsampled(series: Series, factor: int = 2, *, crop: int | None = None) -> Me
 
 def header(modality: str = "CT", **attributes: object) -> pydicom.Dataset:
     """The header of one slice as a scanner would write it; ``attributes`` replace its own, None removes."""
-    told = pydicom.Dataset()
-    told.file_meta = FileMetaDataset()
-    told.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    told.file_meta.MediaStorageSOPClassUID = told.SOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
-    told.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL" if modality == "CT" else "M", "NORM"]
-    told.StudyDate, told.StudyTime, told.AccessionNumber, told.StudyID = "20200102", "030405", "A1", "1"
-    told.Modality, told.Manufacturer = modality, "Acme"
-    told.PatientName, told.PatientID, told.PatientBirthDate, told.PatientSex = "Doe^Jane", "p1", "19700101", "F"
-    told.ReferringPhysicianName = "House^Gregory"
-    told.BodyPartExamined, told.PatientPosition = "CHEST", "HFS"
-    told.StudyInstanceUID, told.SeriesInstanceUID, told.FrameOfReferenceUID = "1.2.3", "1.2.3.4", "1.2.3.5"
-    told.SeriesNumber, told.AcquisitionNumber, told.PositionReferenceIndicator = 4, 1, ""
-    told.SamplesPerPixel, told.PhotometricInterpretation = 1, "MONOCHROME2"
-    told.BitsAllocated, told.BitsStored, told.HighBit, told.PixelRepresentation = 16, 12, 11, 0
-    told.WindowCenter, told.WindowWidth = 40, 400
+    dataset = pydicom.Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = (
+        CTImageStorage if modality == "CT" else MRImageStorage
+    )
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL" if modality == "CT" else "M", "NORM"]
+    dataset.StudyDate, dataset.StudyTime, dataset.AccessionNumber, dataset.StudyID = "20200102", "030405", "A1", "1"
+    dataset.Modality, dataset.Manufacturer = modality, "Acme"
+    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate, dataset.PatientSex = (
+        "Doe^Jane",
+        "p1",
+        "19700101",
+        "F",
+    )
+    dataset.ReferringPhysicianName = "House^Gregory"
+    dataset.BodyPartExamined, dataset.PatientPosition = "CHEST", "HFS"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID = "1.2.3", "1.2.3.4", "1.2.3.5"
+    dataset.SeriesNumber, dataset.AcquisitionNumber, dataset.PositionReferenceIndicator = 4, 1, ""
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+    dataset.WindowCenter, dataset.WindowWidth = 40, 400
     if modality == "CT":
-        told.KVP, told.RescaleSlope, told.RescaleIntercept = 120, 1, -1024
+        dataset.KVP, dataset.RescaleSlope, dataset.RescaleIntercept = 120, 1, -1024
     else:
-        told.ScanningSequence, told.SequenceVariant, told.ScanOptions = "SE", "NONE", ""
-        told.MRAcquisitionType, told.RepetitionTime, told.EchoTime, told.EchoTrainLength = "2D", 1500, 93, 1
+        dataset.ScanningSequence, dataset.SequenceVariant, dataset.ScanOptions = "SE", "NONE", ""
+        dataset.MRAcquisitionType, dataset.RepetitionTime, dataset.EchoTime, dataset.EchoTrainLength = "2D", 1500, 93, 1
     for name, value in attributes.items():
         if value is None:
-            told.pop(name, None)
+            dataset.pop(name, None)
         else:
-            setattr(told, name, value)
-    return told
+            setattr(dataset, name, value)
+    return dataset
 
 
 def acquired(
@@ -85,20 +92,20 @@ def acquired(
     frames = []
     for index in range(slices):
         own = {name: value[index] if isinstance(value, tuple) else value for name, value in attributes.items()}
-        told = header(modality, **({"SOPInstanceUID": f"1.2.3.4.{index + 1}", "InstanceNumber": index + 1} | own))
-        told.file_meta.MediaStorageSOPInstanceUID = told.get("SOPInstanceUID", "")
+        dataset = header(modality, **({"SOPInstanceUID": f"1.2.3.4.{index + 1}", "InstanceNumber": index + 1} | own))
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID", "")
         position = np.array([-31.0, 17.5, 8.25]) + along * slice_spacing * index
-        told.ImagePositionPatient = [f"{value:.9g}" for value in position]
-        told.ImageOrientationPatient = [f"{value:.9g}" for value in (*row, *column)]
-        told.PixelSpacing, told.Rows, told.Columns = [0.9, 0.8], 6, 5
-        told.SliceThickness = slice_thickness
+        dataset.ImagePositionPatient = [f"{value:.9g}" for value in position]
+        dataset.ImageOrientationPatient = [f"{value:.9g}" for value in (*row, *column)]
+        dataset.PixelSpacing, dataset.Rows, dataset.Columns = [0.9, 0.8], 6, 5
+        dataset.SliceThickness = slice_thickness
         file = Path(folder or ".", f"{index + 1}.dcm")
         if folder:
-            told.PixelData = (np.arange(30, dtype="<u2") + 1000 + index).tobytes()
-            pydicom.dcmwrite(file, told, enforce_file_format=True)
+            dataset.PixelData = (np.arange(30, dtype="<u2") + 1000 + index).tobytes()
+            pydicom.dcmwrite(file, dataset, enforce_file_format=True)
         orientation = np.concatenate([row, column])
-        slope, intercept = told.get("RescaleSlope"), told.get("RescaleIntercept")
-        frames.append(Frame(file, 0, told, position, orientation, (0.9, 0.8), slice_thickness, slope, intercept))
+        slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+        frames.append(Frame(file, 0, dataset, position, orientation, (0.9, 0.8), slice_thickness, slope, intercept))
     normal = frames[0].normal
     frames.sort(key=lambda frame: float(frame.position @ normal))
     return Series("1.2.3.4", modality, tuple(frames), 4)
@@ -106,9 +113,9 @@ def acquired(
 
 def enhanced(modality: str = "MR", *, slices: int = 4, shared: dict | None = None, **attributes: object) -> Series:
     """The header of a multi-frame file as :func:`acquired` slices; ``shared`` are groups of all frames, by name."""
-    told = header(modality, **attributes)
-    told.SOPInstanceUID, told.NumberOfFrames = "1.2.3.4.1", slices
-    told.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1" if modality == "MR" else "1.2.840.10008.5.1.4.1.1.2.1"
+    dataset = header(modality, **attributes)
+    dataset.SOPInstanceUID, dataset.NumberOfFrames = "1.2.3.4.1", slices
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1" if modality == "MR" else "1.2.840.10008.5.1.4.1.1.2.1"
     for name in (
         "RescaleSlope",
         "RescaleIntercept",
@@ -118,17 +125,17 @@ def enhanced(modality: str = "MR", *, slices: int = 4, shared: dict | None = Non
         "RepetitionTime",
         "KVP",
     ):
-        told.pop(name, None)
+        dataset.pop(name, None)
     group = pydicom.Dataset()
     for name, content in (shared or {}).items():
         item = pydicom.Dataset()
         for keyword, value in content.items():
             setattr(item, keyword, value)
         setattr(group, name, [item])
-    told.SharedFunctionalGroupsSequence = [group]
-    told.PerFrameFunctionalGroupsSequence = [pydicom.Dataset() for _ in range(slices)]
+    dataset.SharedFunctionalGroupsSequence = [group]
+    dataset.PerFrameFunctionalGroupsSequence = [pydicom.Dataset() for _ in range(slices)]
     frames = [
-        Frame(Path("1.dcm"), index, told, np.array([0, 0, 4.0 * index]), np.eye(3)[:2].ravel(), (0.9, 0.8), 5.0)
+        Frame(Path("1.dcm"), index, dataset, np.array([0, 0, 4.0 * index]), np.eye(3)[:2].ravel(), (0.9, 0.8), 5.0)
         for index in range(slices)
     ]
     return Series("1.2.3.4", modality, tuple(frames), 4)
@@ -163,7 +170,7 @@ def values(instances: list[pydicom.Dataset]) -> np.ndarray:
 
 
 def affine(instances: list[pydicom.Dataset]) -> np.ndarray:
-    """The RAS affine that the headers tell, by the formula of PS3.3, C.7.6.2.1.1."""
+    """The RAS affine of the headers, by the formula of PS3.3, C.7.6.2.1.1."""
     first, last = instances[0], instances[-1]
     lps = np.eye(4)
     orientation = np.array(first.ImageOrientationPatient, dtype=float)

@@ -57,7 +57,7 @@ class FakePacs(ThreadingHTTPServer):
         refuse: FailureReason by number of the instance in its series, of what is not taken.
         silent: answer STOW without a word on what was stored.
         authorization: the header that is asked for.
-        counts: tell NumberOfSeriesRelatedInstances.
+        counts: report NumberOfSeriesRelatedInstances.
         pages: heed limit and offset.
     """
 
@@ -95,11 +95,11 @@ class FakePacs(ThreadingHTTPServer):
 
     def series(self) -> dict[str, list[Dataset]]:
         """What is kept, by SeriesInstanceUID, in the order of InstanceNumber."""
-        found: dict[str, list[Dataset]] = {}
+        by_series: dict[str, list[Dataset]] = {}
         for content in list(self.instances.values()):
             dataset = pydicom.dcmread(io.BytesIO(content))
-            found.setdefault(str(dataset.SeriesInstanceUID), []).append(dataset)
-        return {uid: sorted(them, key=lambda one: one.InstanceNumber) for uid, them in found.items()}
+            by_series.setdefault(str(dataset.SeriesInstanceUID), []).append(dataset)
+        return {uid: sorted(them, key=lambda one: one.InstanceNumber) for uid, them in by_series.items()}
 
     def derived(self) -> dict[str, list[Dataset]]:
         """The series of derived images."""
@@ -174,14 +174,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, body + b"\r\n--cut--", 'multipart/related; type="application/dicom"; boundary=cut')
 
     def _series(self, headers: Iterable[Dataset], query: dict[str, str]) -> list[dict[str, Any]]:
-        found: dict[str, list[Dataset]] = {}
+        instances: dict[str, list[Dataset]] = {}
         for one in headers:
             if one.Modality == query.get("Modality", one.Modality) and one.StudyDate + "-" >= query.get(
                 "StudyDate", ""
             ):
-                found.setdefault(one.SeriesInstanceUID, []).append(one)
+                instances.setdefault(one.SeriesInstanceUID, []).append(one)
         answers = []
-        for members in found.values():
+        for members in instances.values():
             answer = _only(members[0], "StudyInstanceUID", "SeriesInstanceUID", "Modality")
             if self.server.counts:
                 answer["00201209"] = {"vr": "IS", "Value": [len(members)]}

@@ -1,4 +1,4 @@
-"""Analytic phantoms: volumes whose truth is a formula of world coordinates, drawn in mm on any grid.
+"""Analytic phantoms: volumes whose values are a formula of world coordinates, drawn in mm on any grid.
 
 Points are ``(3, X, Y, Z)`` arrays of RAS+ mm; volumes are ``(1, X, Y, Z)`` MetaTensors with affine.
 """
@@ -53,14 +53,14 @@ def grids(
         slice_spacing: along the through-plane axis, mm.
         voxels: along the two in-plane axes and the through-plane axis.
     """
-    found = {}
+    positions = {}
     for name in ORIENTATIONS:
         for axis in range(3):
             shape, steps = list(voxels[:2]), list(spacing)
             shape.insert(axis, voxels[2])
             steps.insert(axis, slice_spacing)
-            found[f"{name}, slices along axis {axis}"] = grid(tuple(shape), tuple(steps), orientation=name), axis
-    return found
+            positions[f"{name}, slices along axis {axis}"] = grid(tuple(shape), tuple(steps), orientation=name), axis
+    return positions
 
 
 def world(grid: Grid) -> np.ndarray:

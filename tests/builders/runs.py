@@ -42,7 +42,7 @@ def scan(path: Path, *, seed: int = 0, shape=(8, 7, 6), spacing=(1.0, 1.2, 4.0),
 
 
 def two_heads(root: Path) -> Path:
-    """A raw dataset of two participants; a JSON tells the slice thickness of one of them."""
+    """A raw dataset of two participants; a JSON gives the slice thickness of one of them."""
     root.mkdir()
     (root / "dataset_description.json").write_text(json.dumps({"Name": "Two heads", "BIDSVersion": "1.10.0"}))
     for seed, label in enumerate(("01", "02")):
@@ -52,7 +52,7 @@ def two_heads(root: Path) -> Path:
 
 
 def content(folder: Path) -> dict[str, str]:
-    """Hashes of all results below a folder, by name; records and logs tell times and are no results."""
+    """Hashes of all results below a folder, by name; records and logs hold times and are left out."""
     files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix not in (".json", ".jsonl", ".tsv"))
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 

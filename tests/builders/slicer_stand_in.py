@@ -77,7 +77,7 @@ class Widget:
 
 def widgets_of(ui: Path) -> dict[str, Widget]:
     """Every widget of a ``.ui`` file by its name."""
-    found = {}
+    values = {}
     for element in ElementTree.parse(ui).iter("widget"):
         properties = {}
         for one in element.findall("property"):
@@ -86,8 +86,8 @@ def widgets_of(ui: Path) -> dict[str, Widget]:
             if one[0].tag != "stringlist":
                 properties[one.get("name")] = kinds.get(one[0].tag, str)(value)
         items = [item.findtext("property/string") for item in element.findall("item")]
-        found[element.get("name")] = Widget(element.get("class"), items=items, **properties)
-    return found
+        values[element.get("name")] = Widget(element.get("class"), items=items, **properties)
+    return values
 
 
 class Matrix:
@@ -104,7 +104,7 @@ class Matrix:
 
 
 class Display:
-    """A display node that remembers what it was told."""
+    """A display node that remembers what it was given."""
 
     def __init__(self):
         self.window, self.level, self.color, self.automatic = 100.0, 50.0, None, True
@@ -121,8 +121,8 @@ class Display:
     def SetWindowLevel(self, window, level):
         self.window, self.level = window, level
 
-    def SetWindowLevelMinMax(self, least, most):
-        self.window, self.level = most - least, (most + least) / 2
+    def SetWindowLevelMinMax(self, minimum, maximum):
+        self.window, self.level = maximum - minimum, (maximum + minimum) / 2
 
     def SetAndObserveColorNodeID(self, color):
         self.color = color
