@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import phantoms
@@ -90,24 +91,30 @@ def test_a_calibration_that_cannot_be_read_is_named(bundle, content):
 # -------------------------------------------------------------------- from a training to a bundle
 
 
+def trained(bundle: Path, folder: Path) -> Path:
+    """What a training of a bundle left: its best weights."""
+    state = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    (folder / "runs").mkdir()
+    torch.save({name: 0.9 * values for name, values in state.items()}, folder / "runs" / "model.pt")
+    return folder / "runs"
+
+
 @pytest.fixture
 def runs(tmp_path):
-    """What a training of the pyramid left: its best weights."""
-    state = torch.load(bundle_path("pyramid") / "models" / "model.pt", weights_only=True)
-    (tmp_path / "runs").mkdir()
-    torch.save({name: 0.9 * values for name, values in state.items()}, tmp_path / "runs" / "model.pt")
-    return tmp_path / "runs"
+    return trained(bundle_path("pyramid"), tmp_path)
 
 
-def test_one_command_makes_a_bundle_of_a_training(runs, listed, tmp_path, monkeypatch, capsys):
+def test_one_command_makes_a_bundle_of_a_training(listed, tmp_path, monkeypatch, capsys):
+    source = make_bundle(tmp_path / "source", "pyramid", features=8, depth=2)
+    runs = trained(source, tmp_path)
     for name, value in {"PATCHES": 3, "PATCH": 24, "FACTORS": (2,)}.items():
         monkeypatch.setattr(quantize, name, value)
     monkeypatch.setattr(packing, "calibrate", partial(calibrate, factors=(2,)))
-    words = ["pack", str(runs), str(tmp_path / "own"), str(listed), "--bundle", "pyramid", "--crop", "34"]
+    words = ["pack", str(runs), str(tmp_path / "own"), str(listed), "--bundle", str(source), "--crop", "34"]
     assert main(words) == 0
     own = load_bundle(tmp_path / "own", device="cpu", trust_bundle=True)
-    shipped = load_bundle("pyramid", device="cpu")
-    assert own.version == "0.1.0" and own.weights_sha256 != shipped.weights_sha256
+    before = load_bundle(source, device="cpu", trust_bundle=True)
+    assert own.version == "0.1.0" and own.weights_sha256 != before.weights_sha256
     assert own.calibration["consistency"]["cases"] == 1 + 3
     assert own.calibration["trained_on"].keys() == {"MR"}  # of these volumes, and not of those that ship
     assert load_bundle(tmp_path / "own", device="cpu", precision="int8", trust_bundle=True).engine.precision == "int8"

@@ -65,7 +65,8 @@ def fill(pacs, tmp_path):
 
 
 def watcher(pacs, folder: Path, **options) -> Watcher:
-    options = {"options": RunOptions.from_dict({"bundle": "none"}), "settle": 0.0, "days": 36500} | options
+    fast = RunOptions.from_dict({"bundle": "none", "factor": 2})
+    options = {"options": fast, "settle": 0.0, "days": 36500} | options
     return Watcher(Archive(pacs.url, timeout=5.0), folder, **options)
 
 
@@ -99,7 +100,7 @@ def test_a_new_thick_series_comes_back_super_resolved_and_is_left_alone_from_the
     assert {one.FrameOfReferenceUID for one in derived} == {source[0].FrameOfReferenceUID}
     assert derived[0].SeriesDescription == "SR research - not for diagnosis"
     step = np.diff([one.ImagePositionPatient[2] for one in derived])
-    assert np.allclose(np.abs(step), 1.25) and len(derived) == 26  # the finer pixel spacing
+    assert np.allclose(np.abs(step), 2.0) and len(derived) == 16
     again, (event,) = events_of(pacs, tmp_path / "state")
     assert (again.settled, again.left_out, event.text) == (1, 1, "E-DCM-OWN: made by monai-sr")
     before = len(pacs.requests)
@@ -110,7 +111,7 @@ def test_a_new_thick_series_comes_back_super_resolved_and_is_left_alone_from_the
 
 def test_what_is_stored_is_what_run_makes_of_the_same_files(pacs, fill, tmp_path):
     fill()
-    events_of(pacs, tmp_path / "state")
+    events_of(pacs, tmp_path / "state", options=RunOptions.from_dict({"bundle": "none"}))
     assert main(["run", str(tmp_path / "scanner"), str(tmp_path / "out"), "--bundle", "none"]) == 0
     by_hand = {path.read_bytes() for path in (tmp_path / "out").rglob("*.dcm")}
     assert by_hand == {pacs.instances[uid] for uid in pacs.stored}
@@ -274,7 +275,7 @@ def test_an_archive_that_does_not_say_what_it_stored_is_asked(pacs, fill, tmp_pa
     for uid in list(pacs.stored):
         del pacs.instances[uid]
     pacs.refuse = {3: 0xA700}
-    with pytest.raises(PacsError, match=r"E-PACS-STORE: .* 1 of 26 "):
+    with pytest.raises(PacsError, match=r"E-PACS-STORE: .* 1 of 16 "):
         watcher(pacs, tmp_path / "state").look()
 
 
@@ -296,7 +297,7 @@ def test_a_storing_that_fails_for_a_moment_is_tried_again_with_its_whole_body(pa
     fill()
     pacs.faults = [Fault("POST", "/studies", 503)]
     assert watcher(pacs, tmp_path / "state").look().stored == 1
-    assert (pacs.asked("POST"), len(pacs.stored)) == (2, 26)
+    assert (pacs.asked("POST"), len(pacs.stored)) == (2, 16)
 
 
 def test_an_archive_may_ask_for_patience(pacs, fill, tmp_path, monkeypatch):
@@ -362,12 +363,12 @@ def test_instances_that_are_not_taken_are_sent_three_times_and_then_given_up(pac
     fill()
     pacs.refuse = {3: 0xA700, 4: 0xC000}
     for _ in range(3):
-        with pytest.raises(PacsError, match=r"E-PACS-STORE: .* 2 of 26 .*A700, C000"):
+        with pytest.raises(PacsError, match=r"E-PACS-STORE: .* 2 of 16 .*A700, C000"):
             watcher(pacs, tmp_path / "state").look()
     outcome, events = events_of(pacs, tmp_path / "state")
     assert (outcome.failed, pacs.asked("POST")) == (1, 3)
     (event,) = (event for event in events if event.status == "failed")
-    assert event.text.startswith("E-PACS-STORE: 2 of 26 ")
+    assert event.text.startswith("E-PACS-STORE: 2 of 16 ")
     assert not leftovers(tmp_path / "state")
     assert watcher(pacs, tmp_path / "state").look().settled == 2 and pacs.asked("POST") == 3
 
@@ -375,7 +376,7 @@ def test_instances_that_are_not_taken_are_sent_three_times_and_then_given_up(pac
 def test_an_archive_that_takes_nothing_says_why(pacs, fill, tmp_path):
     fill()
     pacs.refuse = dict.fromkeys(range(1, 27), 0x0110)
-    with pytest.raises(PacsError, match=r"26 of 26 .*FailureReason 0110"):
+    with pytest.raises(PacsError, match=r"16 of 16 .*FailureReason 0110"):
         watcher(pacs, tmp_path / "state").look()
 
 
@@ -389,7 +390,7 @@ def test_long_series_are_stored_in_messages_of_a_bounded_size(pacs, fill, tmp_pa
     monkeypatch.setattr(archive, "MESSAGE_BYTES", 8000)  # three instances
     fill()
     assert watcher(pacs, tmp_path / "state").look().stored == 1
-    assert (pacs.asked("POST"), len(pacs.stored)) == (9, 26)
+    assert (pacs.asked("POST"), len(pacs.stored)) == (6, 16)
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, "E-PACS-AUTH"), (403, "E-PACS-RIGHTS"), (404, "E-PACS-MISSING")])
