@@ -89,7 +89,7 @@ def test_the_slice_thickness(meta, given, value, source):
 
 
 @pytest.mark.parametrize("thickness", [0.0, -2.0, 1e-9, 5000.0, float("nan"), float("inf"), [4.0, 4, 4, 0, 4, 4]])
-def test_a_slice_thickness_that_cannot_be_is_refused_whoever_says_it(thickness):
+def test_an_impossible_slice_thickness_is_refused_from_every_source(thickness):
     with pytest.raises(UsageError):
         Acquired.of(thick(), slice_thickness=thickness)
     with pytest.raises(UsageError):
@@ -244,7 +244,7 @@ def test_what_is_written_about_an_acquisition_is_read_again():
     assert set(acquired.sources.values()) == {"header"}
 
 
-def test_what_nobody_says_is_absent():
+def test_an_unknown_fact_is_absent():
     assert acquisition_meta() == {}
     assert acquisition_meta(modality="MR", source="sidecar") == {"modality": "MR", "sidecar_facts": ("modality",)}
     acquired = Acquired.of(torch.rand(1, 4, 5, 6) * 100)
@@ -294,7 +294,7 @@ KEYS = {
 }  # fmt: skip
 
 
-def test_nobody_else_reads_or_writes_what_metadata_say_of_an_acquisition():
+def test_one_module_alone_reads_and_writes_the_acquisition_in_metadata():
     assert keys_read('a.meta["modality"]; meta.get("slice_axis"); x.meta.pop("nan_voxels", 1); y["modality"]') == {
         *("modality", "slice_axis", "nan_voxels")
     }

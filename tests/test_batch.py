@@ -427,7 +427,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_once_more(scans, tmp_path,
     assert outcome.status == "done" and len(times) == 2
 
 
-def test_a_file_that_cannot_be_read_is_no_fault_of_ours(scans, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_read_is_not_reported_as_a_bug(scans, tmp_path, monkeypatch):
     def denied(paths):
         raise PermissionError(13, "Permission denied")
 
@@ -483,7 +483,7 @@ def test_what_is_not_really_done_is_done_again(scans, tmp_path, change):
     assert record_of(out / "a.json")["output_sha256"] == content(out)["a.nii.gz"]
 
 
-def test_other_weights_make_results_anew(scans, tmp_path, monkeypatch):
+def test_other_weights_remake_results(scans, tmp_path, monkeypatch):
     bundles = {"sha": "one"}
     model = load_bundle("none")
     monkeypatch.setattr(
@@ -514,7 +514,7 @@ def test_files_not_written_by_monai_sr_are_replaced_on_demand_only(scans, tmp_pa
 
 
 @fault("R20")
-def test_a_record_of_a_later_version_is_left_alone_and_an_older_one_made_anew(scans, tmp_path):
+def test_a_record_of_a_later_version_is_left_alone_and_an_older_one_is_remade(scans, tmp_path):
     out = tmp_path / "out"
     run(scans, out)
     sidecar = json.loads((out / "a.json").read_text())
@@ -677,7 +677,7 @@ def test_a_torn_last_line_of_the_log_costs_only_itself(scans, tmp_path):
     assert all(json.loads(line)["status"] for line in lines[2:])
 
 
-def test_derived_series_are_resumed_and_made_anew_like_files(tmp_path):
+def test_derived_series_are_resumed_and_remade_like_files(tmp_path):
     dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices())
     out = tmp_path / "out"
     (first,) = run(tmp_path / "in", out).values()
@@ -724,7 +724,7 @@ def test_a_bids_dataset_becomes_a_derivative_one(dataset, tmp_path):
     assert [line["reason"] for line in lines_of(out)[lines:]] == ["already done"] * 2
 
 
-def test_another_slice_thickness_beside_a_bids_image_makes_its_result_anew(dataset, tmp_path):
+def test_another_slice_thickness_beside_a_bids_image_remakes_its_result(dataset, tmp_path):
     run(dataset, tmp_path / "out")
     (dataset / "sub-02" / "anat" / "sub-02_T2w.json").write_text(json.dumps({"SliceThickness": 3.0}))
     assert [o.status for o in run(dataset, tmp_path / "out").values()] == ["skipped", "done"]

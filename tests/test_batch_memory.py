@@ -246,7 +246,7 @@ def test_after_the_smallest_tile_the_volume_fails_for_memory():
     assert short.value.exit_code == 8
 
 
-def test_memory_that_runs_out_while_reading_is_no_fault_of_ours(volume, tmp_path, monkeypatch):
+def test_memory_that_runs_out_while_reading_is_not_reported_as_a_bug(volume, tmp_path, monkeypatch):
     def full(path, *_):
         raise MemoryError
 

@@ -250,7 +250,7 @@ def test_a_twin_that_was_not_fetched_hides_nothing(tmp_path):
     assert paths(find_bids_images(root), root) == ["sub-01/anat/sub-01_T1w.nii"]
 
 
-def test_content_that_datalad_has_not_fetched_is_skipped_and_said(tmp_path):
+def test_content_that_datalad_has_not_fetched_is_skipped_and_listed(tmp_path):
     root = dataset(tmp_path / "store", ".git/annex/objects/here", "sub-01/anat/sub-01_FLAIR.nii.gz")
     anat = root / "sub-01" / "anat"
     (anat / "sub-01_T1w.nii.gz").symlink_to("../../.git/annex/objects/here")
@@ -382,7 +382,7 @@ def test_metadata_are_inherited_and_the_nearest_has_the_last_word(tmp_path):
 
 
 @pytest.mark.parametrize("thickness", ["5", 0, -2, 3000, [5]])
-def test_a_slice_thickness_that_cannot_be_is_said_and_not_used(tmp_path, thickness):
+def test_an_impossible_slice_thickness_gives_a_warning_and_is_not_used(tmp_path, thickness):
     root = dataset(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")
     put_json(root / "T1w.json", SliceThickness=thickness)
     with pytest.warns(SuperResolutionWarning, match="W-BIDS-THICKNESS: .*sub-01_T1w.nii.gz"):

@@ -43,7 +43,7 @@ def test_explanations_are_sorted_sentences():
         assert meaning.endswith(".") and remedy.endswith("."), code
 
 
-def test_a_code_that_nobody_explains_is_noticed(tmp_path):
+def test_a_code_without_an_explanation_is_detected(tmp_path):
     (tmp_path / "new.py").write_text('def f(x):\n    raise ImageError("E-NEW-ONE", x)\n    warn(f"W-{x}: E-NOT")\n')
     assert codes_in(tmp_path) == {"E-NEW-ONE": "new.py:2"}
 

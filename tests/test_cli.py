@@ -100,7 +100,7 @@ def test_run_takes_its_places_by_name_too(call, nifti, tmp_path):
     assert code == 2 and "unrecognized argument" in err, err
 
 
-def test_run_makes_thin_slices_and_says_so(call, nifti, tmp_path, monkeypatch):
+def test_run_makes_thin_slices_and_reports_them(call, nifti, tmp_path, monkeypatch):
     source = nifti()
     monkeypatch.chdir(tmp_path)
     code, out, err = call("run", source, "thin.nii.gz", "--bundle", "none")
@@ -707,7 +707,7 @@ def test_evaluate_measures_another_program_and_goes_on_where_it_fails(call, thin
     assert "--peer 'copy=…' --peer 'gone=…'`" in (tmp_path / "card.md").read_text()
 
 
-def test_evaluate_goes_on_after_a_bad_volume_and_says_so_by_exit_code_4(call, thin, nifti, tmp_path):
+def test_evaluate_goes_on_after_a_bad_volume_and_ends_with_exit_code_4(call, thin, nifti, tmp_path):
     bad = nifti(data=np.full((6, 6, 6), 3, np.int16))
     code, out, err = call("evaluate", tmp_path, "--bundle", "none", "--factor", "2")
     assert code == 4

@@ -103,7 +103,7 @@ def test_the_wrong_profile_shows_and_the_right_one_does_not():
     assert right < 1e-3 < wrong / 5
 
 
-def test_a_finer_in_plane_grid_is_averaged_and_that_is_said():
+def test_a_finer_in_plane_grid_is_averaged_with_a_note():
     fine = phantoms.body(shape=(48, 44, 48), spacing=(0.5, 0.5, 1.0))
     halves = fine.as_tensor().reshape(1, 24, 2, 22, 2, 48).mean(dim=(2, 4))
     affine = grid_of(fine).affine @ np.diag([2, 2, 1, 1.0])

@@ -146,7 +146,7 @@ def test_a_part_that_was_whole_already_only_gets_its_name(server, tmp_path):
 
 
 @pytest.mark.parametrize("old", [CONTENT[:999] + b"?", CONTENT + b"?"], ids=["other beginning", "too long"])
-def test_a_part_of_another_version_is_fetched_anew(server, tmp_path, old):
+def test_a_part_of_another_version_is_fetched_again(server, tmp_path, old):
     (tmp_path / "a.bin.part").write_bytes(old)
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
@@ -199,7 +199,7 @@ def test_patience_ends_and_keeps_what_came(server, tmp_path):
     assert len(server.seen) == QUICK.tries
 
 
-def test_nobody_listening_is_an_error_in_words(server, tmp_path):
+def test_a_closed_port_is_an_error_with_its_reason(server, tmp_path):
     server.http.shutdown()
     server.http.server_close()
     with pytest.raises(download.DownloadError, match="no answer after 3 tries"):

@@ -297,7 +297,7 @@ def test_times_of_day_that_distinguish_volumes_are_not_written(tmp_path):
         assert pydicom.dcmread(path).SeriesDescription == "SR research - not for diagnosis"
 
 
-def test_another_secret_makes_a_result_anew_and_the_same_one_does_not(tmp_path, secret, capsys):
+def test_another_secret_remakes_a_result_and_the_same_one_does_not(tmp_path, secret, capsys):
     dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices(Stack()))
     named = ("--name", "{number}")
     assert run(tmp_path / "in", tmp_path / "out", *named) == 0

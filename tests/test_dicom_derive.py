@@ -639,7 +639,7 @@ def test_a_folder_that_exists_is_never_touched(tmp_path):
     assert not list((tmp_path / "derived").iterdir()) and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_missing_parent_is_said_in_words(tmp_path):
+def test_a_missing_parent_is_named(tmp_path):
     source = tools.acquired()
     with pytest.raises(OutputError, match="E-OUT-PERM"):
         write_derived_series(tools.volume(source), source, tmp_path / "no" / "derived", made_by=MADE_BY)

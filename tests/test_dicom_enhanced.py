@@ -143,7 +143,7 @@ EXPOSURE = {"ExposureTimeInms": 500.0, "XRayTubeCurrentInmA": 200.0, "ExposureIn
 EXPOSURE |= {"ExposureModulationType": "NONE", "CTDIvol": 12.5}
 
 
-def test_groups_in_which_the_frames_agree_are_kept_and_others_written_anew(tmp_path):
+def test_groups_equal_in_all_frames_are_kept_and_others_rewritten(tmp_path):
     source = tools.enhanced(
         "CT",
         shared={

@@ -370,7 +370,7 @@ def mosaics(folder):
 
 
 @pytest.mark.parametrize("case", LEFT_OUT)
-def test_what_is_no_volume_of_ours_is_left_out_and_counted(tmp_path, case):
+def test_other_files_are_left_out_and_counted(tmp_path, case):
     folder = tmp_path / "study"
     write(folder, slices(rescale=(1, -1024)))
     case.build(folder)
@@ -401,7 +401,7 @@ def test_each_type_of_file_is_counted_separately(tmp_path):
     assert sorted(counts.values()) == [1, 1, 1, 1, 2, 4]
 
 
-def test_nothing_usable_is_said_with_all_that_was_left_out(tmp_path):
+def test_an_error_without_a_usable_series_lists_all_that_was_left_out(tmp_path):
     texts(tmp_path)
     mosaics(tmp_path)
     a_few(tmp_path, 3, ImageType=LOCALIZER[:3])
@@ -416,7 +416,7 @@ def test_nothing_usable_is_said_with_all_that_was_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("build", [lambda folder: None, texts], ids=["empty", "texts"])
-def test_a_folder_without_dicom_is_said_to_be_so(tmp_path, build):
+def test_a_folder_without_dicom_is_named(tmp_path, build):
     build(tmp_path)
     with pytest.raises(InputMissingError) as caught:
         read_image(tmp_path)
@@ -882,7 +882,7 @@ def test_a_rescale_that_gives_no_values_is_refused(tmp_path, name, value, count)
 
 @fault("D43", "W-IO-MORE")
 @pytest.mark.parametrize("many_frames", [False, True], ids=["classic", "enhanced"])
-def test_more_pixels_than_the_header_says_are_warned_of(tmp_path, many_frames):
+def test_more_pixels_than_the_header_says_give_a_warning(tmp_path, many_frames):
     stack = slices()
     for path in write(tmp_path, enhanced(stack) if many_frames else stack):
         set_raw(path, "Rows", b"\x15\0")

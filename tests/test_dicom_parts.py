@@ -743,7 +743,7 @@ def test_what_a_header_claims_is_checked_before_anything_is_unpacked(tmp_path, b
         (deflated_bomb, "E-SEC-BOMB"),
     ],
 )
-def test_every_command_says_of_a_faulty_file_what_is_wrong(tmp_path, capsys, build, code):
+def test_every_command_says_what_is_wrong_with_a_faulty_file(tmp_path, capsys, build, code):
     path, target = str(build(tmp_path)), str(tmp_path / "thin.nii.gz")
     for words in (["check", path], ["run", path, target, "--dry-run"], ["run", path, target]):
         assert main(words) == 5, words

@@ -642,7 +642,7 @@ def test_a_number_that_two_series_share_chooses_both(tmp_path):
 
 
 @catalogue.fault("D06", "E-DCM-SERIES")
-def test_an_image_is_one_series_and_which_must_be_said_if_there_are_several(study):
+def test_an_image_is_one_series_and_must_be_chosen_if_there_are_several(study):
     with pytest.raises(ImageError) as caught:
         read_image(study)
     assert caught.value.code == "E-DCM-SERIES"
@@ -771,7 +771,7 @@ def test_nothing_there_is_an_error_of_its_own(tmp_path):
 
 @catalogue.fault("Z04")
 @catalogue.fault("P01")
-def test_no_text_of_the_header_is_said_anywhere(study, tmp_path):
+def test_no_text_of_the_header_is_printed_anywhere(study, tmp_path):
     write(study, slices(series=30, modality="MR", FrameOfReferenceUID=uid_of("localizer"))[:1])
     write(study, slices(series=31, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
     write(study, slices(series=32, ImagePositionPatient=None))

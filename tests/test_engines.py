@@ -152,7 +152,7 @@ def assert_rows_equal_tiles(bundle, image, **options):
         assert 0 < (streamed(image, **options) - tiled).abs().max() < 1e-4 * np.ptp(tiled.numpy())
 
 
-@pytest.mark.parametrize(("shape", "factor"), [((34, 30, 12), 3.0), ((13, 21, 5), 2.5), ((9, 8, 4), 6.0)])
+@pytest.mark.parametrize(("shape", "factor"), [((22, 20, 12), 3.0), ((13, 21, 5), 2.5), ((9, 8, 4), 6.0)])
 @pytest.mark.parametrize("bundle", sorted(NAMES))
 def test_rows_give_the_same_voxels_as_tiles_on_a_phantom(bundle, shape, factor):
     assert_rows_equal_tiles(bundle, phantoms.body(shape, (1.0, 1.0, factor)), factor=factor, modality="MR")
@@ -383,7 +383,7 @@ def test_the_best_quality_needs_memory_for_the_sum_and_is_recorded(thick, tmp_pa
 # ---------------------------------------------------------- what is written down
 
 
-def test_the_json_has_engine_and_precision_and_another_engine_makes_the_result_anew(thick, tmp_path):
+def test_the_json_has_engine_and_precision_and_another_engine_remakes_the_result(thick, tmp_path):
     def record(**choice):
         places = {"input": str(thick.parent), "output": str(tmp_path)}
         (outcome,) = run(RunOptions.from_dict(places | {"bundle": "pyramid", "device": "cpu", "factor": 2} | choice))

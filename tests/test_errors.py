@@ -114,7 +114,7 @@ def test_a_warning_is_read_from_a_record_of_either_version():
 # ---------------------------------------------------------------- who gets a warning
 
 
-def test_a_warning_that_nobody_collects_is_one_of_python():
+def test_a_warning_that_is_not_collected_is_one_of_python():
     def write() -> None:
         warn("W-OUT-CLIP", CLIPPED, path="a.nii", facts={"voxels": 3, "range": 1})
 

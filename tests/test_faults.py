@@ -358,7 +358,7 @@ def test_a_form_cannot_be_chosen_where_there_are_none(call, tmp_path):
 
 
 @fault("I10", "W-HDR-NOFORM")
-def test_a_result_of_an_image_without_orientation_claims_none(call, tmp_path):
+def test_a_result_of_an_image_without_orientation_has_none(call, tmp_path):
     for make, code in ((without_form, 0), (nifti, 1)):
         assert call("run", make(tmp_path), tmp_path / "out.nii.gz", "--bundle", "none")[0] == 0
         header = nib.load(tmp_path / "out.nii.gz").header

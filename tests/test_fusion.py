@@ -429,7 +429,7 @@ def test_images_in_memory_are_named_by_their_number(hr, spline):
 
 
 @fault("F04", "W-FUSE-PLANE")
-def test_the_same_plane_twice_is_averaged_and_said(hr, spline):
+def test_the_same_plane_twice_is_averaged_with_a_warning(hr, spline):
     axial = stacks_of(hr)[0]
     with collect_notices() as notices:
         fused = fuse([Acquired.of(s, profile="gaussian") for s in (axial, axial.clone())], spline)
@@ -583,7 +583,7 @@ def test_headers_of_another_patient_or_contrast_are_noticed(tmp_path):
 
 
 @fault("F10", "W-FUSE-FRAME")
-def test_another_frame_of_reference_is_said(tmp_path):
+def test_another_frame_of_reference_gives_a_warning(tmp_path):
     _, codes = fuse_dicom(tmp_path, FrameOfReferenceUID=dicom_phantoms.uid_of("another"))
     assert "W-FUSE-FRAME" in codes
 

@@ -273,7 +273,7 @@ def files_below(folder: Path) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_damage_is_a_fault_of_ours_takes_long_or_much_memory(tmp_path, kind):
+def test_no_damage_causes_a_bug_or_takes_long_or_much_memory(tmp_path, kind):
     make, read = KINDS[kind]
     sound, folder = tmp_path / "sound", tmp_path / "damaged"
     sound.mkdir()

@@ -76,7 +76,7 @@ def test_a_bad_volume_of_a_folder_is_listed_among_the_others(document, thick, tm
         assert [volume["error"] and volume["error"]["code"] for volume in report["volumes"]] == [None, "E-IO-TYPE"]
 
 
-def test_check_says_what_would_be_made_and_who_said_so(document, thick, tmp_path):
+def test_check_says_what_would_be_made_and_the_source_of_each_fact(document, thick, tmp_path):
     (volume,) = document("check", thick, "--slice-thickness", "3")["volumes"]
     assert volume["factor"] == 4 and "24x20x48" in volume["after"]
     assert volume["acquired"]["slice_thickness"] == {"value": 3.0, "source": "option"}

@@ -228,7 +228,7 @@ def test_evaluate_measure_answers_in_json(call, thin, tmp_path, kind):
         affine[2, 3] = 3
         thick = MetaTensor(voxels.astype(np.float32)[None], affine=affine)
         words = ["--pair", write_image(thick, tmp_path / "thick.nii.gz"), thin]
-    code, out, _ = call("evaluate", *words, "--bundle", "none", "--measure", "--json")
+    code, out, _ = call("evaluate", *words, "--bundle", "none", "--crop", 48, "--measure", "--json")
     document = json.loads(out)
     schema = json.loads((Path(monai_sr.cli.__file__).parent / "answer.schema.json").read_text())
     jsonschema.validate(document, schema)

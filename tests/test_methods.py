@@ -143,7 +143,7 @@ def test_a_command_that_cannot_work_is_refused_before_it_runs(text, word):
     assert word in str(caught.value)
 
 
-def test_a_result_with_the_wrong_affine_is_measured_where_it_says_it_lies(tmp_path, thick):
+def test_a_result_with_the_wrong_affine_is_measured_at_the_place_of_its_affine(tmp_path, thick):
     shifted = nib.Nifti1Image(thick[0].numpy(), np.asarray(thick.affine) + np.eye(4, k=3) * 4.0)
     nib.save(shifted, tmp_path / "shifted.nii.gz")
     method = ExternalMethod(

@@ -476,7 +476,7 @@ def tls_of(folder: Path, name: str = "ca") -> Tls:
 
 @needs_dcmtk
 @fault("P03")
-def test_tls_lets_in_certificates_of_the_authority_and_nobody_else(certificates, start):
+def test_tls_accepts_certificates_of_the_authority_only(certificates, start):
     node = start(tls=tls_of(certificates))
 
     def with_certificate(name: str) -> int:

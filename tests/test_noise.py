@@ -235,7 +235,7 @@ def test_verify_decides_as_the_run_did(call, tmp_path):
     assert call(*verify)[0] == 0 and call(*verify, "--consistency", "noise")[0] == 9
 
 
-def test_another_consistency_makes_a_result_anew(call, tmp_path):
+def test_another_consistency_remakes_a_result(call, tmp_path):
     (tmp_path / "in").mkdir()
     write_image(noisy_slices(0.05), tmp_path / "in" / "thick.nii.gz")
     words, made = [tmp_path / "in", tmp_path / "out"], []

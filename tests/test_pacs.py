@@ -221,7 +221,7 @@ def test_a_series_is_taken_when_no_slice_came_for_a_while(pacs, tmp_path, monkey
     assert looks == [(1, 0), (1, 0), (1, 0), (0, 1)]
 
 
-def test_a_series_with_a_gap_fails_once_and_is_judged_anew_when_the_slice_comes(pacs, tmp_path):
+def test_a_series_with_a_gap_fails_once_and_is_tried_again_when_the_slice_arrives(pacs, tmp_path):
     files = write(tmp_path / "scanner", slices())
     pacs.add(files[:4] + files[5:])
     outcome, (event,) = events_of(pacs, tmp_path / "state")
@@ -322,7 +322,7 @@ def test_one_series_that_the_archive_cannot_give_out_does_not_stop_the_others(pa
     assert watcher(pacs, tmp_path / "state").look().stored == 1
 
 
-def test_a_fault_of_ours_fails_one_series_and_tells_nothing_of_the_patient(pacs, fill, tmp_path, monkeypatch):
+def test_a_bug_fails_one_series_and_its_message_has_nothing_of_the_patient(pacs, fill, tmp_path, monkeypatch):
     fill(1)
     fill(2)
 
@@ -373,7 +373,7 @@ def test_instances_that_are_not_taken_are_sent_three_times_and_then_given_up(pac
     assert watcher(pacs, tmp_path / "state").look().settled == 2 and pacs.asked("POST") == 3
 
 
-def test_an_archive_that_takes_nothing_says_why(pacs, fill, tmp_path):
+def test_an_archive_that_accepts_nothing_gives_the_reason(pacs, fill, tmp_path):
     fill()
     pacs.refuse = dict.fromkeys(range(1, 27), 0x0110)
     with pytest.raises(PacsError, match=r"16 of 16 .*FailureReason 0110"):
@@ -641,7 +641,7 @@ def test_a_series_that_kills_every_process_is_given_up(pacs, fill, tmp_path):
     assert events[0].text.startswith("E-WORKER") and "killed, 3 times" in events[0].text
 
 
-def test_a_series_that_grew_since_it_was_begun_must_settle_again(pacs, tmp_path):
+def test_a_series_that_grew_since_its_start_must_settle_again(pacs, tmp_path):
     files = write(tmp_path / "scanner", slices())
     pacs.add(files[:6])
     one = watcher(pacs, tmp_path / "state", settle=60.0)

@@ -74,7 +74,7 @@ def test_each_cause_has_its_own_code(image, options, cause):
     assert error.value.code == CAUSES[cause][1]
 
 
-def test_nothing_is_said_of_what_is_passed_through_or_of_a_bundle_that_does_not_know():
+def test_a_volume_passed_through_or_a_bundle_without_ranges_gives_no_warning():
     assert causes(scan((0.2, 0.2, 0.2)), spacing=0.2, axis=2) == {}
     assert causes(scan((0.2, 0.2, 4.0)), {}) == {}
 

@@ -114,7 +114,7 @@ def test_a_page_is_sound_needs_nothing_else_and_forbids_it(made):
     assert made.stat().st_size < 2e6
 
 
-def test_a_page_shows_three_layers_in_three_planes_and_says_so_without_eyes(made):
+def test_a_page_shows_three_layers_in_three_planes_and_describes_them_in_text(made):
     page = Page(made)
     grays = page.all("img", **{"class": "gray"})
     alts = {i["alt"].split(",")[0] + "|" + i["alt"].rsplit(", ", 1)[1] for i in grays}
@@ -355,7 +355,7 @@ def test_a_page_that_fails_is_a_warning_and_the_case_is_done(scans, tmp_path, mo
     assert record_of(tmp_path / "out" / "a.json")["warnings"] == []
 
 
-def test_a_file_of_that_name_that_is_no_page_of_ours_is_spared(scans, tmp_path):
+def test_a_file_of_that_name_that_is_not_our_page_is_kept(scans, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     for name in ("a.html", "index.html"):
@@ -511,7 +511,7 @@ def luminance(color: str) -> float:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_stands_out_from_its_paper_in_both_themes(theme):
+def test_text_has_contrast_in_both_themes(theme):
     style = (Path(monai_sr.report.__file__).parent / "report.css").read_text()
     blocks = re.findall(r":root\{([^}]*)\}", style)
     colors = dict(re.findall(r"--([a-z]+):(#[0-9a-f]+)", blocks[0]))

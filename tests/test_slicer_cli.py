@@ -243,7 +243,7 @@ def test_the_script_says_what_to_do_where_monai_sr_is_not_installed(tmp_path):
     assert "MONAI_SR_PYTHON" in done.stderr
 
 
-def test_a_failed_run_says_why_and_never_that_it_ended(tmp_path, capsys):
+def test_a_failed_run_gives_the_reason_and_never_reports_the_end(tmp_path, capsys):
     image = phantoms.constant(phantoms.grid((9, 9, 5), (1.0, 1.0, 4.0)))
     write_image(image, tmp_path / "flat.nrrd")
     assert main(["slicer", str(tmp_path / "flat.nrrd"), str(tmp_path / "out.nrrd")]) == 5

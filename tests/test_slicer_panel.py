@@ -169,7 +169,7 @@ def test_a_worker_that_does_not_end_when_asked_is_killed(lib, monkeypatch):
     assert worker.cancelled
 
 
-def test_what_a_cancelled_launcher_leaves_running_ends_when_nobody_listens(lib, tmp_path):
+def test_what_a_cancelled_launcher_leaves_running_ends_when_its_pipe_closes(lib, tmp_path):
     """PythonSlicer is such a launcher; the child here does what ``monai-sr slicer`` does with a closed pipe."""
     child = f"""
 import pathlib, time

@@ -152,7 +152,7 @@ def test_the_worst_volume_is_named_and_marked_if_below_cubic(robust):
     assert card.endswith("Made by `monai-sr evaluate VOLUMES --robustness`.\n")
 
 
-def test_where_nothing_is_below_cubic_that_is_said(robust):
+def test_a_table_says_so_if_nothing_is_below_cubic(robust):
     good = [s for s in robust if s.volume == "a"]
     assert "No method is worse than cubic." in robustness_table(good)
     assert "*" not in robustness_table(good).splitlines()[1]
