@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -106,11 +107,13 @@ def runs(tmp_path):
 
 def test_one_command_makes_a_bundle_of_a_training(listed, tmp_path, monkeypatch, capsys):
     source = make_bundle(tmp_path / "source", "pyramid", features=8, depth=2)
+    shutil.copy(bundle_path("pyramid") / "LICENSE", source)
     runs = trained(source, tmp_path)
     for name, value in {"PATCHES": 3, "PATCH": 24, "FACTORS": (2,)}.items():
         monkeypatch.setattr(quantize, name, value)
     monkeypatch.setattr(packing, "calibrate", partial(calibrate, factors=(2,)))
-    words = ["pack", str(runs), str(tmp_path / "own"), str(listed), "--bundle", str(source), "--crop", "34"]
+    words = ["pack", runs, tmp_path / "own", listed, "--bundle", source, "--crop", "34", "--trust-bundle"]
+    words = [str(word) for word in words]
     assert main(words) == 0
     own = load_bundle(tmp_path / "own", device="cpu", trust_bundle=True)
     before = load_bundle(source, device="cpu", trust_bundle=True)
