@@ -17,11 +17,7 @@ from ..bundles import Model
 from ..dicom import MadeBy, check_size, write_derived_series
 from ..dicom.structures import Structures
 from ..engine import Progress, part_of
-from ..errors import (
-    OutputError,
-    SuperResolutionWarning,
-    write_error,
-)
+from ..errors import OutputError, SuperResolutionWarning, write_error
 from ..files import move, temporary_beside
 from ..grid import Image, grid_of
 from ..inference import acquire
@@ -36,28 +32,12 @@ from ..trust.uncertainty import uncertainty_map
 from .attempt import attempt, hold_case
 from .bids import derivative_sidecar
 from .chosen import Case
-from .companions import (
-    MAPS,
-    carry_mask,
-    describe_companions,
-    map_path,
-    read_mask,
-    remove_maps,
-    write_maps,
-    write_masks,
-)
+from .companions import MAPS, carry_mask, describe_companions, map_path, read_mask, remove_maps, write_maps, write_masks
 from .log import ALREADY_DONE, Outcome
 from .model import super_resolve_adapted, super_resolve_within
 from .pages import CasePage
 from .reading import decide_options, maps_wanted, read_case
-from .record import (
-    describe_result,
-    essentials,
-    made_by,
-    record_beside,
-    resolve_options,
-    write_record,
-)
+from .record import describe_result, essentials, made_by, record_beside, resolve_options, write_record
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
