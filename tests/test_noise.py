@@ -174,8 +174,8 @@ def test_by_default_noise_is_removed_where_it_is_strong(modality, relative):
     assert torch.equal(default, super_resolve(lr, None, **given, consistency="auto"))
 
 
-@pytest.mark.parametrize(("level", "power"), [(0.5 * MILD, 2), (2 * MILD, 1)])
-def test_by_default_boxes_keep_a_part_of_their_noise(level, power):
+@pytest.mark.parametrize("level", [0.5 * MILD, 2 * MILD])
+def test_by_default_boxes_keep_a_part_of_their_noise(level):
     hr = thin_volume()
     hr = MetaTensor(hr.as_tensor() + noise(hr.shape, level * data_range(hr[0].numpy())), affine=hr.affine)
     lr = simulate_thick_slices(hr, 4.0, axis=2)
@@ -183,7 +183,7 @@ def test_by_default_boxes_keep_a_part_of_their_noise(level, power):
     sigma, own = estimate_noise(noisy.oriented(noisy.array[0]))
     assert 0.5 < own / sigma < 0.99
     removed, partly = (noisy.voxels - without_noise(noisy, boxes_keep=keep).voxels for keep in (False, True))
-    torch.testing.assert_close(partly, removed * (own / sigma) ** power, rtol=0, atol=1e-3)
+    torch.testing.assert_close(partly, removed * (own / sigma), rtol=0, atol=1e-3)
     gaussian = Acquired.of(noisy.image, profile="gaussian")
     assert torch.equal(without_noise(gaussian, boxes_keep=True).voxels, without_noise(gaussian).voxels)
     options = {"factor": 4, "profile": "box"}

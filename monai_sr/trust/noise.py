@@ -52,8 +52,7 @@ def without_noise(acquired: Acquired, *, boxes_keep: bool = False) -> Acquired:
     ones on to the new slices.
 
     Neighboring boxes do not overlap, so noise of the thin slices seems to be their own. With ``boxes_keep`` boxes keep
-    a part of it: what is removed is multiplied by the fraction of the noise that seems to be their own, of its energy
-    if it is mild, else of its standard deviation.
+    a part of it: what is removed is multiplied by the fraction of the noise that seems to be their own.
     """
     noisy, noises, is_mild = acquired.array, [], False
     voxels = noisy.copy()
@@ -71,8 +70,8 @@ def without_noise(acquired: Acquired, *, boxes_keep: bool = False) -> Acquired:
     denoised = replace(acquired, source=with_voxels(acquired.source, voxels), noise=measured)
     if boxes_keep and denoised.slice_profile == "box":
         for channel, (sigma, own) in enumerate(noises):
-            fraction = (own / sigma) ** (2 if is_mild else 1) if sigma else 0.0
-            voxels[channel] = noisy[channel] + np.float32(fraction) * (voxels[channel] - noisy[channel])
+            fraction = np.float32(own / sigma if sigma else 0.0)
+            voxels[channel] = noisy[channel] + fraction * (voxels[channel] - noisy[channel])
     if profile is None:
         decided_by = acquired if is_mild else denoised
         profile = decided_by.slice_profile, decided_by.source_of("slice_profile")
