@@ -407,6 +407,7 @@ def test_the_smallest_benchmark_of_speed_prints_a_table(tmp_path, capsys):
 # ------------------------------------------------------------- a GPU, as far as a CPU shows
 
 
+@pytest.mark.slow
 def test_the_script_for_a_gpu_runs_on_a_cpu(tmp_path, capsys):
     page = tmp_path / "gpu.md"
     gpu.main(["--device", "cpu", "--tiny", "--output", str(page)])
