@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -107,8 +106,7 @@ def runs(tmp_path):
 
 def test_one_command_makes_a_bundle_of_a_training(listed, tmp_path, monkeypatch, capsys):
     source = make_bundle(tmp_path / "source", "pyramid", features=8, depth=2)
-    shutil.copy(bundle_path("pyramid") / "LICENSE", source)
-    runs = trained(source, tmp_path)
+    runs = trained(source, tmp_path)  # of a bundle without a license
     for name, value in {"PATCHES": 3, "PATCH": 24, "FACTORS": (2,)}.items():
         monkeypatch.setattr(quantize, name, value)
     monkeypatch.setattr(packing, "calibrate", partial(calibrate, factors=(2,)))

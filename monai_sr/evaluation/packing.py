@@ -75,10 +75,11 @@ def pack(
 
 
 def _copy(source: Path, weights: Path, made: Path) -> None:
-    """Configs and license of ``source`` with other weights; its calibration, card and 8-bit form are of its own."""
+    """Configs of ``source`` with other weights, and its license, if any; calibration, card and 8-bit form are of its own."""
     try:
         shutil.copytree(source / "configs", made / "configs", ignore=shutil.ignore_patterns("calibration.json"))
-        shutil.copy(source / "LICENSE", made)
+        if (source / "LICENSE").is_file():
+            shutil.copy(source / "LICENSE", made)
         (made / "models").mkdir()
         shutil.copy(weights, made / "models" / "model.pt")
         (made / "docs").mkdir()
