@@ -75,7 +75,7 @@ def pack(
 
 
 def _copy(source: Path, weights: Path, made: Path) -> None:
-    """Configs of ``source`` with other weights, and its license, if any; calibration, card and 8-bit form are of its own."""
+    """Configs of ``source`` and its license, if any, with other weights; its calibration and card are not copied."""
     try:
         shutil.copytree(source / "configs", made / "configs", ignore=shutil.ignore_patterns("calibration.json"))
         if (source / "LICENSE").is_file():
