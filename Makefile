@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	@echo 'monai-sr is installed in $(VENV): call $(BIN)/monai-sr, or first activate it: . $(BIN)/activate'
 
 test: $(VENV)/developed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/developed
 	$(BIN)/python -m pytest -m slow

@@ -152,6 +152,7 @@ def assert_rows_equal_tiles(bundle, image, **options):
         assert 0 < (streamed(image, **options) - tiled).abs().max() < 1e-4 * np.ptp(tiled.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "factor"), [((22, 20, 12), 3.0), ((13, 21, 5), 2.5), ((9, 8, 4), 6.0)])
 @pytest.mark.parametrize("bundle", sorted(NAMES))
 def test_rows_give_the_same_voxels_as_tiles_on_a_phantom(bundle, shape, factor):

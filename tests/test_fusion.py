@@ -694,6 +694,7 @@ def test_a_study_without_two_series_alike_is_refused(tmp_path):
 # ---------------------------------------------------------------- what it gains
 
 
+@pytest.mark.slow
 def test_evaluate_fuse_measures_what_fusing_gains(tmp_path, capsys, monkeypatch):
     hr = head(48)  # the minimum
     chosen = gains.SETTINGS[1:2] + gains.SETTINGS[3:4]

@@ -363,7 +363,10 @@ def test_a_pdu_of_gigabytes_ends_the_connection_before_it_is_read(kind, start):
     assert_serves(node)
 
 
-@pytest.mark.parametrize("start_of", ["nothing", "a header", "a request"])
+@pytest.mark.parametrize(
+    "start_of",
+    ["nothing", pytest.param("a header", marks=pytest.mark.slow), pytest.param("a request", marks=pytest.mark.slow)],
+)
 @fault("P03")
 def test_a_peer_that_sends_byte_by_byte_is_given_up(start_of, start):
     node = start(timeout=1.0)
@@ -411,7 +414,7 @@ def assert_serves(node: Node) -> None:
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("what", ["open", "half a request", "a request"])
+@pytest.mark.parametrize("what", ["open", pytest.param("half a request", marks=pytest.mark.slow), "a request"])
 @fault("P03")
 def test_many_connections_take_no_more_than_their_number_of_threads(count, what, start, said):
     node = start(associations=4, timeout=3.0 if count > 100 else 1.0)

@@ -75,6 +75,7 @@ def test_the_image_path_is_not_quantized(network):
         assert torch.allclose(computed(eight_bits, image, *levels), network(image, *levels), rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_8_bits_are_the_same_every_time_and_in_tiles(eight_bits):
     image = phantoms.body((30, 90, 40), (1.0, 1.0, 3.0))
     whole, again, tiled = (

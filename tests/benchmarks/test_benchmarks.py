@@ -287,6 +287,7 @@ def test_chance_is_the_pooled_deviation_of_what_was_repeated():
     assert math.isnan(pareto.chance({"c": results["c"]}))
 
 
+@pytest.mark.slow
 def test_an_interrupted_benchmark_shows_what_is_there_and_goes_on(listed, tmp_path, monkeypatch, capsys):
     few = pareto.Variant("residual-few", "few", "four layers", lambda: ResidualNet(4, 4), initializations=(0, 1))
     other = pareto.Variant("pyramid-few", "few", "two layers", lambda: PyramidNet(4, 2), loss=PyramidLoss)
@@ -320,6 +321,7 @@ def test_an_interrupted_benchmark_shows_what_is_there_and_goes_on(listed, tmp_pa
         pareto.main([*words, "--seed", "1"])
 
 
+@pytest.mark.slow
 def test_the_plot_of_a_page_has_the_gains_of_its_table(tmp_path, monkeypatch):
     rows = {
         v.name: [training.Row(v.name, 4, 1.0, 0.1 * i, 0.2 * i, 1.0, 0.0, 60.0)] for i, v in enumerate(pareto.VARIANTS)
@@ -492,6 +494,7 @@ def test_repeated_slices_are_streaks_and_thin_ones_are_not():
     assert gallery.streaks(repeated, 2, (1.0, 1.0, 1.0), 4.0) > 1.4
 
 
+@pytest.mark.slow
 def test_adapting_is_measured_beside_the_bundle_as_it_is(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("monai_sr.training.adaptation.CROP", 16)
     monkeypatch.setattr("monai_sr.training.adaptation.STEPS", 8)
