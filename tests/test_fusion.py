@@ -279,7 +279,7 @@ def test_three_stacks_gain_two_decibels_and_two_one(hr, spline, monkeypatch):
 
 
 @pytest.mark.slow
-def test_errors_are_as_large_as_predicted(hr, spline):
+def test_errors_are_as_large_as_predicted(hr, spline, all_samples):
     noisy = [
         stack + 10 * torch.randn(stack.shape, generator=torch.Generator().manual_seed(n))
         for n, stack in enumerate(stacks_of(hr))
