@@ -305,6 +305,11 @@ class Acquired:
         mask = None if padding is None else voxels == padding
         return mask if mask is not None and bool(mask.any()) else None
 
+    def air(self, channel: int) -> float:
+        """What takes the place of padding: air in CT, in MR the minimum of what was scanned."""
+        scanned = (voxels := self.array[channel]) != self.padding[channel]
+        return CT_AIR if self.modality == "CT" else float(voxels.min(where=scanned, initial=voxels.max()))
+
     def normalization(self, usual: Normalization) -> Normalization | IntensityRange:
         """How each channel is normalized: volumes of one series by the range of all, others by their own."""
         if not _meta_of(self.source).get("has_one_range", False):
@@ -317,8 +322,7 @@ class Acquired:
         lr = self.oriented(self.array[channel])
         outside = self.outside(lr, channel)
         if outside is not None:
-            air = CT_AIR if self.modality == "CT" else lr.min(where=~outside, initial=lr.max())
-            lr = np.where(outside, np.float32(air), lr)
+            lr = np.where(outside, np.float32(self.air(channel)), lr)
         known = lr if self.missing is None else lr[~self.oriented(self.missing[channel])]
         intensities = intensity_range(known, self.modality, by)
         device = getattr(self.source, "device", "cpu")

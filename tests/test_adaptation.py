@@ -93,6 +93,11 @@ def test_only_the_middle_of_a_large_volume_is_trained_on_and_padding_is_air(monk
     model, acquired = Model("small", "1", NETWORKS["pyramid"]().eval()), acquire(image, Acquisition(modality="MR"))
     sr = model.super_resolve(acquired, Wanted(spacing=1.0))
     assert [tuple(v.shape) for v in adaptation._volumes(acquired, sr, model)[0]] == [(24, 24, 24)] * 2
+    padded = image / 100
+    padded[:, 20:] = -32768
+    of_mr = acquire(padded, Acquisition(modality="MR"))
+    padded_sr = model.super_resolve(of_mr, Wanted(spacing=1.0))
+    assert min(float(v.min()) for v in adaptation._volumes(of_mr, padded_sr, model)[0]) > -0.5
     acquired = acquire(image - 1000, Acquisition(modality="CT"))
     sr = sr - 1000
     sr[:, 20:] = -3024

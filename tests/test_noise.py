@@ -119,6 +119,20 @@ def test_what_a_ct_did_not_scan_stays():
     assert clean.voxels[:, 9:].min() > -1000
 
 
+def test_noise_beside_padding_of_mr_is_removed_as_beside_air():
+    lr = simulate_thick_slices(thin_volume(), 4.0, axis=2)
+    voxels = lr.as_tensor() + noise(lr.shape, 20.0) + 300
+    outside = torch.zeros(voxels.shape, dtype=torch.bool)
+    outside[:, :9] = True
+    padded, unpadded = (
+        Acquired.of(MetaTensor(torch.where(outside, value, voxels), affine=lr.affine), modality="MR")
+        for value in (-32768.0, float(voxels[~outside].min()))
+    )
+    assert is_noisy(padded) == is_noisy(unpadded)
+    clean, expected = without_noise(padded), without_noise(unpadded)
+    assert torch.equal(clean.voxels[~outside], expected.voxels[~outside]) and clean.noise == expected.noise
+
+
 @fault("R29", "W-CON-NOISE")
 def test_a_run_records_what_was_removed(call, tmp_path):
     lr = simulate_thick_slices(thin_volume(), 4.0, axis=2)

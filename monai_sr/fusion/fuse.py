@@ -283,7 +283,9 @@ def _super_resolve(model: Model, stack: Stack, wanted: Wanted, memory: int, prog
         give(notice.at(stack.name))  # type: ignore[arg-type]
     assert isinstance(sr, MetaTensor)  # as its stack
     outside = stack.acquired.padding[0]
-    return sr if outside is None else on_grid(torch.where(sr.as_tensor() == outside, -1000.0, sr.as_tensor()), grid, sr)
+    if outside is None:
+        return sr
+    return on_grid(torch.where(sr.as_tensor() == outside, stack.acquired.air(0), sr.as_tensor()), grid, sr)
 
 
 def _scaled(

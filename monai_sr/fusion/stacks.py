@@ -14,7 +14,6 @@ from torch import Tensor
 from ..acquired import Acquired
 from ..errors import ImageError, UsageError
 from ..grid import Grid
-from ..intensities import CT_AIR
 from .options import Field
 
 SAME_PLANE = 20.0
@@ -57,7 +56,7 @@ class Stack:
         outside = acquired.outside(voxels, 0)
         if outside is not None:
             known &= ~outside
-            voxels = torch.where(outside, CT_AIR, voxels)
+            voxels = torch.where(outside, acquired.air(0), voxels)
         return cls(acquired, name, voxels, known)
 
     @property

@@ -120,10 +120,12 @@ def _volumes(acquired: Acquired, sr: Image, model: Model) -> tuple[list[Tensor],
     scan = acquired.normalized(0, acquired.normalization(model.defaults.normalization))
     middle = tuple(slice((n - min(n, MIDDLE)) // 2, (n + min(n, MIDDLE)) // 2) for n in sr.shape[1:])
     part = sr.as_tensor()[0][middle].float()
-    # what was not scanned is padded with values far below air
-    voxels = scan.intensities.normalize(
-        acquired.oriented(part.clamp_min(CT_AIR) if acquired.modality == "CT" else part)
-    )
+    outside = acquired.outside(part, 0)
+    if acquired.modality == "CT":
+        part = part.clamp_min(CT_AIR)
+    elif outside is not None:
+        part = torch.where(outside, acquired.air(0), part)
+    voxels = scan.intensities.normalize(acquired.oriented(part))
     order, _ = grid_of(sr).canonical_order(acquired.axis)
     spacing = [grid_of(sr).spacing[axis] for axis in order]
     factor = acquired.slice_spacing / spacing[2]

@@ -10,7 +10,7 @@ import numpy as np
 from ..acquired import Acquired
 from ..errors import warn
 from ..grid import with_voxels
-from ..intensities import CT_AIR, Modality, as_array, data_range, estimate_noise, remove_noise
+from ..intensities import Modality, as_array, data_range, estimate_noise, remove_noise
 from .resolution import middle_of
 
 NOISY: Mapping[Modality, tuple[float, float]] = {"CT": (0.0035, 0.1), "MR": (0.008, 0.1)}
@@ -40,9 +40,9 @@ def is_noisy(acquired: Acquired) -> bool:
 
 
 def _known(acquired: Acquired, slices: np.ndarray, channel: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Slices with air where a CT did not scan, and where that is."""
+    """Slices with air in place of padding, and where that is."""
     outside = acquired.outside(slices, channel)
-    return slices if outside is None else np.where(outside, np.float32(CT_AIR), slices), outside
+    return slices if outside is None else np.where(outside, np.float32(acquired.air(channel)), slices), outside
 
 
 def without_noise(acquired: Acquired, *, boxes_keep: bool = False) -> Acquired:
