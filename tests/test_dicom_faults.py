@@ -491,6 +491,11 @@ def two_folders(folder: Path, **second) -> None:
 WHOLE = {"rescale": (1, -1024)}
 VARYING = Stack((-14, -12.9, -9.4, -2.4, 0.1, 4.8, 9.1, 12.4))  # steps of 1.1 to 7 mm
 
+EMPTY = {
+    "PixelPaddingRangeLimit": {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 0},
+    "ModalityLUTSequence": {"ModalityLUTSequence": [Dataset()]},
+}
+
 MENDED = [
     entry("D03", "W-DCM-PREAMBLE", "no preamble", lambda f: changed(write(f, slices()), no_preamble)),
     entry("D03", "W-DCM-PREAMBLE", "implicit data set", lambda f: changed(
@@ -521,6 +526,8 @@ MENDED = [
     entry("D26", "", "deflated", lambda f: write(f, slices(), syntax=DeflatedExplicitVRLittleEndian, suffix="")),
     entry("D27", "", "no SOP class", lambda f: changed(write(f, slices()), no_sop_class)),
     entry("D27", "", "private junk", private_junk),
+    *(entry("D27", "", f"{name} without value", lambda f, name=name: changed(
+        write(f, slices(**EMPTY[name])), lambda path: set_raw(path, name, b""))) for name in EMPTY),
     entry("D33", "", "directions of length 1.02", lambda f: write(
         f, slices(ImageOrientationPatient=[1.02, 0, 0, 0, 1.02, 0]))),
     entry("Z05", "", "in a DICOM folder", fifo_and_links),
@@ -854,6 +861,7 @@ def element(tag: int, vr: str, value: bytes) -> bytes:
         ("NumberOfFrames", b"-3"),
         ("NumberOfFrames", b"999999999 "),
         ("PixelPaddingValue", b"\0\0\1\0"),
+        ("SliceThickness", b"3,5 "),
         ("ContributingEquipmentSequence", b""),
     ],
 )
@@ -866,7 +874,7 @@ def test_nonsense_in_a_header_is_refused_or_read_but_never_a_crash(tmp_path, nam
 
 @fault("D42", "E-DCM-HEADER")
 @pytest.mark.parametrize("name", ["RescaleSlope", "RescaleIntercept"])
-@pytest.mark.parametrize("value", [b"nan ", b"-inf", b"1e300 ", b"0 "])
+@pytest.mark.parametrize("value", [b"nan ", b"-inf", b"1e300 ", b"0 ", b"1\\2 "])
 @pytest.mark.parametrize("count", [1, 8])
 def test_a_rescale_that_gives_no_values_is_refused(tmp_path, name, value, count):
     paths = write(tmp_path, slices())

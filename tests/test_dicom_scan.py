@@ -212,6 +212,24 @@ def test_bits_above_those_stored_are_no_image(tmp_path, bits, described):
     assert volume.warnings == ([] if described else ["W-DCM-BITS"])
 
 
+@catalogue.fault("D20", "W-DCM-BITS")
+@pytest.mark.parametrize(
+    ("high", "left", "warned"), [(15, 4, 0), (15, 0, 1), (10, 0, 1), (0, 0, 1), (255, 0, 1), (None, 0, 1)]
+)
+def test_a_high_bit_that_contradicts_the_pixels_is_not_used(tmp_path, high, left, warned):
+    """Older files keep 12 bits at the upper end of 16; others only say so."""
+    stack = slices(rescale=(1, -1024))
+    for one in stack:
+        stored = stored_of(one) << left
+        stored[0, 0] |= 0x8000 * (high is None)  # above 12 bits
+        store(one, stored)
+        one.BitsStored, one.HighBit = 12, high
+    write(tmp_path, stack)
+    volume = read(tmp_path)
+    assert volume.warnings == ["W-DCM-BITS"] * warned
+    assert volume.error()[1:, 1:].max() < 0.51
+
+
 @catalogue.fault("D20")
 def test_signed_values_of_12_bits_are_extended_by_their_sign(tmp_path):
     stack = slices(rescale=(1, 0), dtype="int16")

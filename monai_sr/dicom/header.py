@@ -157,19 +157,21 @@ def _frames_of(dataset: Any, file: Path, uid: str) -> tuple[list[Frame], set[tup
         if other is not None:
             others.add(other)
             continue
-        try:
-            position, orientation, spacing, thickness, slope, intercept = (
-                (_numbers(in_group(groups, sequence, name)) if groups else []) or _numbers_of(dataset, name)
-                for sequence, name in _GEOMETRY
-            )
-        except (TypeError, ValueError, IndexError) as error:
-            fault = ImageError("E-DCM-HEADER", f"{file.name} holds geometry that is not numeric")
-            raise BrokenFileError(uid, fault) from error
+        given: dict[str, list[float]] = {}
+        for sequence, name in _GEOMETRY:
+            try:
+                own = in_group(groups, sequence, name) if groups else None
+                given[name] = _numbers(own) or _numbers_of(dataset, name)
+            except (TypeError, ValueError, IndexError) as error:
+                fault = ImageError("E-DCM-HEADER", f"the {name} of {file.name} is not numeric")
+                raise BrokenFileError(uid, fault) from error
+        position, orientation, spacing, thickness, slope, intercept = given.values()
         missing = _unusable(position, orientation, spacing)
         if not missing:
             orientation = _unit(orientation[:3]) + _unit(orientation[3:])
-        factors = [*slope[:1], *intercept[:1]]
-        if not all(abs(value) < MOST_RESCALED for value in factors) or slope[:1] == [0]:
+        factors = [*dict.fromkeys(slope), *dict.fromkeys(intercept)]
+        are_two = len(set(slope)) > 1 or len(set(intercept)) > 1
+        if are_two or not all(abs(value) < MOST_RESCALED for value in factors) or slope[:1] == [0]:
             text = f"{file.name} has a RescaleSlope or RescaleIntercept of {factors}"
             raise BrokenFileError(uid, ImageError("E-DCM-HEADER", text))
         if missing:

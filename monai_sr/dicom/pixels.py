@@ -28,6 +28,7 @@ _OVERLAY_BIT = 0x60000102
 """OverlayBitPosition, in any of the groups of overlays."""
 
 _BITS = SuperResolutionWarning("W-DCM-BITS", "pixels have bits above those that BitsStored gives; they are not used")
+_HIGH_BIT = SuperResolutionWarning("W-DCM-BITS", "HighBit contradicts BitsStored and the pixels; it is not used")
 
 JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 """GDCM decodes 12 bits to wrong values, so pydicom requires pylibjpeg-libjpeg."""
@@ -84,7 +85,8 @@ def padding_of(frame: Frame, modality: str) -> tuple[float, float] | None:
     head = frame.header
     if head.get("PixelPaddingValue") is None:
         return None
-    ends = [head.PixelPaddingValue, head.get("PixelPaddingRangeLimit", head.PixelPaddingValue)]
+    limit = head.get("PixelPaddingRangeLimit")
+    ends = [head.PixelPaddingValue, head.PixelPaddingValue if limit is None else limit]
     slope, intercept = np.float32(_slope(frame)), np.float32(frame.intercept or 0.0)
     low, high = sorted(float(slope * np.float32(_as_represented(end, head)) + intercept) for end in ends)
     if modality == "MR":
@@ -181,7 +183,8 @@ def _masked(stored: np.ndarray, head: Any) -> np.ndarray:
     bits, allocated = int(head.get("BitsStored") or 16), int(head.get("BitsAllocated") or 16)
     if bits >= allocated or not np.issubdtype(stored.dtype, np.integer):
         return stored
-    low = int(head.get("HighBit", bits - 1)) + 1 - bits
+    high = head.get("HighBit")
+    low = 0 if high is None else int(high) + 1 - bits
     signed = int(head.get("PixelRepresentation") or 0) == 1
     least, greatest = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
     if low == 0 and stored.min() >= least and stored.max() <= greatest:
@@ -189,13 +192,18 @@ def _masked(stored: np.ndarray, head: Any) -> np.ndarray:
     padding = None
     if head.get("PixelPaddingValue") is not None:
         padding = _as_represented(head.PixelPaddingValue, head)
+    outside = np.zeros(stored.shape, bool) if padding is None else stored == padding
+    has_overlay = any(tag & 0xFF00FFFF == _OVERLAY_BIT for tag in head._dict)
+    below = (1 << max(low, 0)) - 1  # bits below the pixels, which are 0 or an overlay
+    if not 0 <= low <= allocated - bits or (not has_overlay and (stored[~outside] & below).any()):
+        give(_HIGH_BIT)
+        low = 0
     wide = stored.astype(np.int32) >> low
     pixels = wide & ((1 << bits) - 1)
     if signed:
         pixels = (pixels ^ -least) + least
     above = (stored.astype(np.int64) >> (low + bits)) & ((1 << (allocated - low - bits)) - 1)
-    outside = np.zeros(stored.shape, bool) if padding is None else stored == padding
-    if len(np.unique(above[~outside])) > 1 and not any(tag & 0xFF00FFFF == _OVERLAY_BIT for tag in head._dict):
+    if len(np.unique(above[~outside])) > 1 and not has_overlay:
         give(_BITS)
     if padding is not None:  # often outside what BitsStored can hold
         pixels = np.where(outside, padding, pixels)

@@ -280,7 +280,7 @@ def _padding(voxels: np.ndarray, series: Series) -> np.ndarray | None:
 
 def _check_rescale(series: Series) -> None:
     """Refuse a rescale that only some slices have: the others would be of another brightness; and a table of values."""
-    tables = [frame.name for frame in series.frames if "ModalityLUTSequence" in frame.header]
+    tables = [frame.name for frame in series.frames if frame.header.get("ModalityLUTSequence")]
     if tables:
         raise ImageError("E-DCM-RESCALE", f"{tables[0]} has a table of values (ModalityLUTSequence) and no rescale")
     lacking = [frame.name for frame in series.frames if frame.slope is None or frame.intercept is None]
