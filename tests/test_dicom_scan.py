@@ -194,6 +194,19 @@ def test_mr_needs_no_rescale(tmp_path):
     assert volume.error(lambda points: anatomy_at(points) + 1024).max() < 0.51
 
 
+@catalogue.fault("D49", "W-DCM-LOCATION")
+@pytest.mark.parametrize(("first", "other"), [(2, 5), (0, 1), (7, 0), (3, 3)])
+@pytest.mark.parametrize(("step", "tilt"), [(4.0, 0), (-4.0, 20)])
+def test_positions_that_are_interchanged_give_a_warning(tmp_path, first, other, step, tilt):
+    stack = slices(Stack(tilt=tilt))
+    for number, one in enumerate(stack):
+        one.SliceLocation = round(-33 + number * step / np.cos(np.radians(tilt)), 1)
+    places = [one.ImagePositionPatient for one in stack]
+    stack[first].ImagePositionPatient, stack[other].ImagePositionPatient = places[other], places[first]
+    write(tmp_path, stack)
+    assert read(tmp_path).warnings == ["W-DCM-LOCATION"] * (first != other) + ["W-DCM-TILT"] * (tilt > 0)
+
+
 @catalogue.fault("D20", "W-DCM-BITS")
 @pytest.mark.parametrize("described", [True, False])
 @pytest.mark.parametrize("bits", [12, 13])

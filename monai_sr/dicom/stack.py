@@ -19,7 +19,7 @@ from ..engine import one_of
 from ..errors import ImageError, Later, SuperResolutionWarning, give, warn
 from ..grid import slice_spacing
 from ..intensities import CT_AIR, Modality
-from .attributes import display_scale_of
+from .attributes import display_scale_of, get
 from .phases import time_step
 from .pixels import padding_of, read_values
 from .series import LPS_TO_RAS, Frame, Series, breaks_in
@@ -89,6 +89,11 @@ def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
     uneven = np.abs(steps - step) > max(SPACING_TOLERANCE, SPACING_TOLERANCE * step)
     if uneven.any():
         notes.append(_unevenness(series, steps, step, uneven, fill_gaps=fill_gaps))
+    swapped = _swapped(series)
+    if len(swapped):
+        names = ", ".join(series.frames[index].name for index in swapped[:4])
+        text = f"{{slices}} slices have the SliceLocation of one another ({names}); ImagePositionPatient is used"
+        notes.append(SuperResolutionWarning("W-DCM-LOCATION", text, facts={"slices": len(swapped)}))
     thickness = series.slice_thickness
     if isinstance(thickness, np.ndarray):
         text = "slices are {minimum:.4g} to {maximum:.4g} mm thick; each is taken as it is"
@@ -118,6 +123,23 @@ def stack_of(series: Series, *, fill_gaps: bool = False) -> Stack:
     positions = along - (along[0] + along[-1]) / 2 if uneven.any() else None
     spacing = slice_spacing(float(along[-1] - along[0]) / len(steps), positions)
     return Stack(LPS_TO_RAS @ affine, positions, shifts, spacing, tuple(notes))
+
+
+def _swapped(series: Series) -> np.ndarray:
+    """Numbers of the slices, at most half, whose SliceLocation is the place of another of them, not their own."""
+    try:
+        said = np.array([float(get(frame.header, "SliceLocation")) for frame in series.frames])
+    except (TypeError, ValueError):
+        said = np.array([np.nan])
+    if not np.isfinite(said).all():
+        return np.array([], dtype=int)
+    along = series.offsets
+    scale = np.median(np.diff(said) / np.diff(along))  # -1, or not quite 1 along a tilted gantry
+    places = scale * along + np.median(said - scale * along)
+    step = abs(scale) * float(np.median(np.diff(along)))
+    wrong = np.flatnonzero(np.abs(said - places) > step / 2)
+    permuted = np.abs(np.sort(said[wrong]) - np.sort(places[wrong])) < step / 4
+    return wrong if permuted.all() and 2 * len(wrong) < len(said) and abs(scale) > MULTIPLE_TOLERANCE else wrong[:0]
 
 
 def _ends(values: np.ndarray) -> dict[str, float]:
