@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import phantoms
@@ -120,3 +121,24 @@ def test_in_a_bids_dataset_it_gives_the_protocol_too(tmp_path):
     acquired = json.loads(record.read_text())["monai_sr"]["acquired"]
     assert acquired["slice_thickness"] == {"value": 3.0, "source": "sidecar"}
     assert acquired["slice_profile"] == {"value": "gaussian", "source": "sidecar"}
+
+
+@fault("I34", "W-JSON-QUANTITY", "W-JSON-SPACING")
+@pytest.mark.parametrize("place", ["sub-1/anat/sub-1_T2w.json", "sub-1/sub-1_T2w.json", "T2w.json"])
+@pytest.mark.parametrize(
+    ("content", "code", "thickness"),
+    [
+        ({"SliceThickness": 6.0, "SpacingBetweenSlices": 6.6}, "W-JSON-SPACING", {"value": 4.0, "source": "assumed"}),
+        ({"SliceThickness": 3.0, "Modality": "PT"}, "W-JSON-QUANTITY", {"value": 3.0, "source": "sidecar"}),
+    ],
+)
+def test_in_a_bids_dataset_it_counts_from_whatever_folder(tmp_path, capsys, place, content, code, thickness):
+    root = tmp_path / "raw"
+    (root / "sub-1" / "anat").mkdir(parents=True)
+    (root / "dataset_description.json").write_text('{"Name": "a", "BIDSVersion": "1.9.0"}')
+    beside(root / "sub-1" / "anat", {}, name="sub-1_T2w.nii.gz")
+    (root / place).write_text(json.dumps(content))
+    assert main(["run", str(root), str(tmp_path / "out"), "--bundle", "none", "--factor", "4"]) == 0
+    assert re.findall("W-[A-Z]+-[A-Z]+", capsys.readouterr().err) == [code]
+    (record,) = (tmp_path / "out").rglob("*desc-SR_T2w.json")
+    assert json.loads(record.read_text())["monai_sr"]["acquired"]["slice_thickness"] == thickness

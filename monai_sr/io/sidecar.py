@@ -56,26 +56,40 @@ def read_sidecar(path: Path, spacing: Sequence[float]) -> dict[str, Any]:
         return {}
     if "monai_sr" in content:
         return {}
+    against = objections(content, spacing)
+    for code, (text, facts) in against.items():
+        warn(code, text, path=path, facts=facts)
+    if "W-JSON-SPACING" in against:
+        return {}
     modality = content.get("Modality")
+    modality = modality if modality in ("CT", "MR") else None
+    protocol = protocol_in_json(content, modality) if modality else None
+    thickness = _length(content.get("SliceThickness"))
+    return acquisition_meta(slice_thickness=thickness, modality=modality, protocol=protocol, source="sidecar")
+
+
+def objections(content: Mapping[str, Any], spacing: Sequence[float]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """What a JSON says against its image: text and facts of a warning by its code.
+
+    Args:
+        content: of the JSON.
+        spacing: of the image by its header, mm.
+    """
+    against: dict[str, tuple[str, dict[str, Any]]] = {}
     unit = content.get("Units") if isinstance(content.get("Units"), str) else ""
     words = tuple(str(word) for word in values_of(_flat(content.get("ImageType"))))
     quantity = quantity_of(words, units=(unit,) if unit else ())
-    if quantity is not None or modality not in ("CT", "MR", None):
+    if quantity is not None or content.get("Modality") not in ("CT", "MR", None):
         reason = quantity[1] if quantity else "an image of another modality than CT or MR"
-        warn("W-JSON-QUANTITY", f"the JSON beside it says that this is {reason}", path=path)
+        against["W-JSON-QUANTITY"] = f"its JSON says that this is {reason}", {}
     thickness, step = (_length(content.get(name)) for name in ("SliceThickness", "SpacingBetweenSlices"))
     # some scanners give the gap between slices
     steps = [] if step is None else [step, step + (thickness or 0)]
     if steps and not any(abs(one - given) <= SAME * given for one in steps for given in spacing):
         facts = {"sidecar": step, "header": [round(float(given), 4) for given in spacing]}
-        text = (
-            "the JSON beside the image gives a slice spacing of {sidecar:.4g} mm, the header {header} mm; it is ignored"
-        )
-        warn("W-JSON-SPACING", text, path=path, facts=facts)
-        return {}
-    modality = modality if modality in ("CT", "MR") else None
-    protocol = protocol_in_json(content, modality) if modality else None
-    return acquisition_meta(slice_thickness=thickness, modality=modality, protocol=protocol, source="sidecar")
+        text = "the JSON of the image gives a slice spacing of {sidecar:.4g} mm, the header {header} mm; it is ignored"
+        against["W-JSON-SPACING"] = text, facts
+    return against
 
 
 def protocol_in_json(content: Mapping[str, Any], modality: Modality) -> dict[str, str]:

@@ -11,8 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ...errors import ImageError, UsageError, warn
-from ...io.images import NIFTI_SUFFIXES
+import numpy as np
+
+from ...errors import ImageError, SuperResolutionError, UsageError, collect_notices, warn
+from ...io.images import NIFTI_SUFFIXES, read_header
+from ...io.sidecar import objections, path_beside
 from ...profiles import plausible
 from .ignore import ignored_by
 from .names import OF_A_STACK, NotTakenError, is_label, parsed_name, result_name
@@ -90,19 +93,36 @@ class BidsImage:
 
     @cached_property
     def slice_thickness(self) -> float | None:
-        """Slice thickness of the metadata, mm; None if absent or implausible.
+        """Slice thickness of the metadata, mm; None if absent, implausible or of another slice spacing than the header.
+
+        Warns of what the JSON files above the image say against it; the reader of the image warns of that beside it.
 
         Raises:
             ImageError: the metadata cannot be read.
         """
+        against = self._objections(self.metadata)
+        beside = path_beside(self.path)
+        known = self._objections(read_json(beside)) if against and beside is not None else {}
+        for code, (text, facts) in against.items():
+            if code not in known:
+                warn(code, text, path=self.path, facts=facts)
         value = self.metadata.get("SliceThickness")
-        if value is None:
+        if value is None or "W-JSON-SPACING" in against:
             return None
         if isinstance(value, int | float) and not isinstance(value, bool) and plausible(value):
             return float(value)
         text = f"SliceThickness is {value!r}, implausible for CT or MR in mm; it is not used"
         warn("W-BIDS-THICKNESS", text, path=self.path, facts={"found": value})
         return None
+
+    def _objections(self, metadata: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
+        """What metadata say against the image, see :func:`monai_sr.io.sidecar.objections`."""
+        try:
+            with collect_notices():  # they are given when the image is read
+                affine = read_header(self.path).affine
+        except (SuperResolutionError, OSError):  # given when the image is read, too
+            return {}
+        return objections(metadata, np.linalg.norm(affine[:3, :3], axis=0).tolist())
 
 
 @dataclass(frozen=True)
