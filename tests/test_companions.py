@@ -39,6 +39,8 @@ def test_a_map_is_called_like_its_result(target, kind, name):
         ("thin.nii.gz", "a_seg.nii.gz", "thin_seg.nii.gz"),
         ("thin.nii.gz", "a-seg.nii", "thin_seg.nii"),
         ("thin.mha", "elsewhere/tumor.nrrd", "thin_tumor.nii.gz"),
+        ("thin.nii.gz", "a_seg.mhd", "thin_seg.nii.gz"),
+        ("thin.nii.gz", "tumor.mgz", "thin_tumor.nii.gz"),
         (BIDS, "a_organs.nii.gz", "sub-01_run-1_res-thin_desc-SRorgans_dseg.nii.gz"),
     ],
 )

@@ -7,12 +7,13 @@ import numpy as np
 import phantoms
 import pytest
 import torch
+from catalogue import fault
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 
 from monai_sr.bundles import load_bundle
 from monai_sr.cli.main import main
-from monai_sr.errors import ImageError
+from monai_sr.errors import ImageError, collect_notices
 from monai_sr.grid import Grid, grid_of, on_grid
 from monai_sr.io.images import read_image, read_labels, write_image
 from monai_sr.labels import carry_labels
@@ -138,6 +139,28 @@ def test_a_mask_is_carried_along_with_one_volume(files):
     assert np.array_equal(carried.get_fdata(), expected[0])
     assert not np.any(nib.load(files / "thin_nothing.nii.gz").dataobj)  # an empty mask stays empty
     assert nib.load(files / "thin_nothing.nii.gz").get_data_dtype() == np.int16
+
+
+@fault("I33", "W-IMG-NAN")
+def test_a_mask_without_numbers_outside_has_background_there(files):
+    mask = nib.load(files / "in" / "a_seg.nii.gz")
+    labels = mask.get_fdata(dtype=np.float32)
+    nib.save(nib.Nifti1Image(np.where(labels, labels, np.nan), mask.affine), files / "nan.nii.gz")
+    with collect_notices() as caught:
+        read = read_labels(files / "nan.nii.gz")
+    assert [notice.code for notice in caught] == ["W-IMG-NAN"]
+    assert np.array_equal(read[0], labels)
+
+
+@pytest.mark.parametrize("most", [47, 55, 166, 255])
+def test_a_scale_in_the_header_does_not_make_probabilities_of_labels(files, most):
+    """166 times a float32 of 1/166 is 1.0000001."""
+    mask = nib.load(files / "in" / "a_seg.nii.gz")
+    labels = (mask.get_fdata() > 0).astype(np.uint8)
+    image = nib.Nifti1Image(labels * most, mask.affine)
+    image.header.set_slope_inter(1 / most, 0)
+    nib.save(image, files / "scaled.nii.gz")
+    assert np.array_equal(read_labels(files / "scaled.nii.gz")[0], labels)
 
 
 def test_masks_beside_the_images_of_a_folder_are_carried_and_are_no_images(files, capsys):

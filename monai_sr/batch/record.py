@@ -20,7 +20,7 @@ from ..engine.memory import peak_mib
 from ..errors import ImageError, OutputError, SuperResolutionWarning, UsageError, warn
 from ..files import write_json
 from ..grid import Image, grid_of
-from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, image_suffix
+from ..io.images import READ_SUFFIXES, image_suffix
 from ..io.nifti import is_super_resolved
 from ..io.shelf import NAMES
 from ..options import Outputs, RunOptions
@@ -48,7 +48,7 @@ def report_path(target: Path) -> Path:
 def stem_of(path: Path) -> str:
     """The name of an image file without its suffix; of a folder its name."""
     suffix = image_suffix(path)
-    return path.name[: -len(suffix)] if suffix in (*NIFTI_SUFFIXES, *ITK_SUFFIXES, ".dcm") else path.name
+    return path.name[: -len(suffix)] if suffix in (*READ_SUFFIXES, ".dcm") else path.name
 
 
 def record_beside(target: Path) -> dict[str, Any] | None:

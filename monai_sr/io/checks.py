@@ -19,6 +19,9 @@ SHEAR = 1e-3
 FILL = 1e30
 """No scanner stores values this far from 0; writers fill empty voxels with the limits of float32, 3.4e38."""
 
+ROUNDED = 1e-6
+"""Fraction by which a label may differ from a whole number: 166 times a float32 scale of 1/166 is not 1."""
+
 STEPS = 256
 """Minimum number of float32 values in the range of a volume, as many as 8 bits have; a large offset leaves fewer."""
 
@@ -31,9 +34,12 @@ def make_volume(
     path: str | Path,
     volume: int | str | None = None,
     nan: str = "fill",
-    may_be_constant: bool = False,
+    is_mask: bool = False,
 ) -> ArrayImage:
-    """Three-dimensional volumes of finite voxels on a sound grid, or an error; ``path`` is what it is called."""
+    """Three-dimensional volumes of finite voxels on a sound grid, or an error; ``path`` is what it is called.
+
+    A mask may be constant. Its missing voxels are background, and a scale in its header rounds labels.
+    """
     voxels = voxels.reshape(*voxels.shape[:3], *(n for n in voxels.shape[3:] if n > 1))  # AFNI leaves the fourth at 1
     size = " x ".join(map(str, voxels.shape))
     if voxels.ndim < 3 or min(voxels.shape[:3]) == 1:
@@ -50,18 +56,20 @@ def make_volume(
     for one, without in zip(volumes, missing, strict=True):
         known = one[~without] if without.any() else one
         low, high = float(known.min()), float(known.max())
-        if low == high and not may_be_constant:
+        if low == high and not is_mask:
             raise ImageError("E-IMG-CONST", f"every voxel is {low:g}")
-        if (steps := (high - low) / np.spacing(np.float32(max(-low, high)))) < STEPS and not may_be_constant:
+        if (steps := (high - low) / np.spacing(np.float32(max(-low, high)))) < STEPS and not is_mask:
             problem = f"values of {low:.9g} to {high:.9g}, of which float32 holds {steps:.0f} (minimum {STEPS})"
             raise ImageError("E-IMG-CONST", problem, fix="subtract the offset of the values")
     if missing.any():
-        lowest = volumes[~missing].min()
+        lowest = 0.0 if is_mask else volumes[~missing].min()
         facts = {"missing": int(missing.sum()), "voxels": missing.size, "value": float(lowest)}
         text = "{missing} of {voxels} voxels are NaN, infinite or fill values (beyond 1e30); {value:g} replaces them"
         warn("W-IMG-NAN", text, path=path, facts=facts)
         volumes = np.where(missing, lowest, volumes)
         meta |= acquisition_meta(nan_voxels=missing)
+    if is_mask and (np.abs(volumes - np.rint(volumes)) <= ROUNDED * np.abs(volumes)).all():
+        volumes = np.rint(volumes)
     grid = Grid((volumes.shape[1], volumes.shape[2], volumes.shape[3]), _unsheared(affine))
     if plausible(min(grid.spacing)) is None or plausible(max(grid.spacing)) is None:
         raise ImageError(

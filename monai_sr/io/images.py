@@ -124,7 +124,9 @@ def read_array(path: str | Path, reading: Reading, *, own_results: bool = False)
 
 
 def read_labels(path: str | Path, *, image: torch.Tensor | ArrayImage | None = None) -> MetaTensor:
-    """Read a mask or segmentation from an image file, which may be constant, or from a DICOM SEG or RTSTRUCT.
+    """Read a mask or segmentation from an image file, or from a DICOM SEG or RTSTRUCT.
+
+    A mask may be constant; NaN and fill values are background.
 
     Args:
         path: the file.
@@ -138,7 +140,7 @@ def read_labels(path: str | Path, *, image: torch.Tensor | ArrayImage | None = N
     with naming(path):
         mask = dicom.read_mask_object(path)
         if mask is None:
-            return make_volume(*_read_file(path, None), path=path, may_be_constant=True).to_tensor()
+            return make_volume(*_read_file(path, None), path=path, is_mask=True).to_tensor()
         if image is None:
             raise UsageError("E-USE", "a DICOM mask needs the image that it is about", fix="give its image, too")
         return dicom.read_mask_labels(mask, image)
