@@ -354,6 +354,16 @@ def test_check_lists_what_an_export_holds(call, export, nifti):
     assert dicom_phantoms.tells_nothing(out)
 
 
+def test_check_and_a_dry_run_name_the_series_that_a_warning_is_about(call, tmp_path):
+    dicom_phantoms.write(tmp_path / "in", dicom_phantoms.slices(dicom_phantoms.Stack(pixel_spacing=(4.0, 4.0))))
+    code, out, err = call("run", tmp_path / "in", tmp_path / "out/", "--bundle", "none", "--dry-run")
+    (warning,) = err.splitlines()
+    name = re.search(r"^series-\w+", out, re.MULTILINE)[0]
+    assert code == 0 and warning.startswith(f"monai-sr: W-SR-NOGAIN: {name} - ")
+    lines = call("check", tmp_path / "in")[1].splitlines()
+    assert name in lines[0] and any(line.startswith("  W-SR-NOGAIN: ") and name not in line for line in lines[1:])
+
+
 def test_a_volume_without_headers_cannot_become_dicom(fails, nifti, tmp_path):
     fails("run", nifti(), tmp_path / "out", "--format", "dicom", exit_code=2, code="E-OUT-FORMAT")
 

@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass, replace
 
 from ..dicom import MadeBy
@@ -50,11 +49,11 @@ def attempt(
             outcome = Outcome(case.name, "skipped", skipped=CLAIMED)
         except Exception as error:
             outcome = Outcome.failed(case.name, error)
-            page.show_failure(outcome.code, outcome.reason, _of_case(notices, case))
+            page.show_failure(outcome.code, outcome.reason, case.name_in(notices))
     return replace(
         outcome,
         output=str(case.target) if case.target.exists() and outcome.error is None else "",
-        warnings=tuple(notices) if case.is_named else _of_case(notices, case),
+        warnings=case.name_in(notices),
         seconds=round(time.monotonic() - started, 3),
         peak_memory_mib=round(peak_mib(), 1),
         report=page.written,
@@ -107,12 +106,3 @@ def hold_case(case: Case, made: MadeBy, *, overwrite: bool) -> Iterator[Held]:
             again=case.is_named,
         )
         yield Held(case, claim, digest, done, before)
-
-
-def _of_case(notices: Sequence[SuperResolutionWarning], case: Case) -> tuple[SuperResolutionWarning, ...]:
-    """The warnings, with the name of the case instead of its path."""
-    named = []
-    for notice in map(copy, notices):
-        notice.path = str(notice.path or case.name).replace(str(case.source), case.name)
-        named.append(notice)
-    return tuple(named)

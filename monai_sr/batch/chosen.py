@@ -6,13 +6,14 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
 from ..dicom import Series
-from ..errors import InputMissingError, SuperResolutionError, UsageError, printable
+from ..errors import InputMissingError, SuperResolutionError, SuperResolutionWarning, UsageError, printable
 from ..io.images import ITK_SUFFIXES, NIFTI_SUFFIXES, files_of, image_suffix
 from ..options import RunOptions
 from .bids import BidsImage
@@ -72,6 +73,16 @@ class Case:
     def without_archive(self) -> Case:
         """A copy that can be sent to another process; this process keeps the folder that a zip was unpacked to."""
         return self if self.series is None else replace(self, series=replace(self.series, unpacked=None))
+
+    def name_in(self, notices: Sequence[SuperResolutionWarning]) -> tuple[SuperResolutionWarning, ...]:
+        """The warnings, in a folder with the name of the case instead of its path."""
+        if self.is_named:
+            return tuple(notices)
+        named = []
+        for notice in map(copy, notices):
+            notice.path = str(notice.path or self.name).replace(str(self.source), self.name)
+            named.append(notice)
+        return tuple(named)
 
     @property
     def is_derived_dicom(self) -> bool:

@@ -105,4 +105,4 @@ def examine_case(case: Case, options: RunOptions, model: Trained) -> Forecast:
             )
         except (SuperResolutionError, MemoryError) as error:
             forecast = replace(forecast, error=explain(error).at(case.source))
-    return replace(forecast, warnings=tuple(notices))
+    return replace(forecast, warnings=case.name_in(notices))

@@ -79,7 +79,7 @@ def _show(forecast: Forecast) -> None:
     for line in fact_lines(forecast.acquired or {}):
         say(line)
     for notice in forecast.warnings:
-        say(f"  {notice}")
+        say(f"  {notice.code}: {notice.problem}")
     say(f"  {forecast.verdict if forecast.error is None else forecast.error}")
 
 

@@ -86,7 +86,7 @@ def foresee(cases: list[Case], options: RunOptions) -> int:
         for forecast in batch.forecast_cases(cases, options, planned or batch.load_model(options)):
             forecasts.append(forecast)
             for notice in forecast.warnings:
-                complain(notice.at(forecast.case.name))
+                complain(notice)
             shown.update()
     if planned is not None and sum(forecast.seconds for forecast in forecasts) > LONG:
         seconds = batch.speed_of(batch.load_model(options), options)
