@@ -441,6 +441,12 @@ def test_nothing_to_evaluate_is_exit_code_3(fails, tmp_path):
     fails("run", empty, tmp_path / "o.nii", "--bundle", "none", exit_code=3, code="E-DCM-NONE", names=empty)
 
 
+def test_a_folder_of_images_needs_a_folder_for_its_results(fails, nifti, tmp_path):
+    (tmp_path / "in").mkdir()
+    target = tmp_path / "elsewhere.nii"
+    fails("run", nifti("in/a.nii").parent, target, "--bundle", "none", exit_code=2, code="E-USE", names=target)
+
+
 # ------------------------------------------------------------- bad options: exit code 2
 
 

@@ -136,6 +136,9 @@ def _named_case(source: Path, target: Path, options: RunOptions) -> Case:
     if options.wanted.format not in (None, "nifti"):
         raise UsageError("E-OUT-FORMAT", "a DICOM series needs a folder", fix="name a folder", path=target)
     found = _find_series(source, options)
+    if source.is_dir() and not (found.series or found.broken) and next(images_below(source), None):
+        problem = "the input is a folder of images, and the output names one file"
+        raise UsageError("E-USE", problem, fix="name a folder for the results, such as thin/", path=target)
     with naming(source):
         series = found.only(options.reading.series)
     for left in found.left_out:
