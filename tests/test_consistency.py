@@ -221,6 +221,21 @@ def test_verify_names_thickness_and_profile_and_their_sources(files, tmp_path, c
     assert acquired["slice_profile"]["source"] in ("estimated", "assumed")
 
 
+def test_verify_takes_the_options_of_the_run_from_the_record(files, tmp_path, capsys):
+    thick, _, _ = files
+    words = [str(thick), str(tmp_path / "sr.nii.gz")]
+    options = ["--slice-thickness", "2.5", "--profile", "box", "--consistency", "exact"]
+    assert main(["run", *words, "--bundle", "none", "--factor", "4", *options]) == 0
+    capsys.readouterr()
+    verify = ["verify", *words, "--limit", "0.001"]
+    assert main(verify) == 0
+    out = capsys.readouterr().out
+    assert "2.5 mm (option)" in out and "box (option)" in out
+    assert main([*verify, "--slice-thickness", "5"]) == 9
+    (tmp_path / "sr.json").unlink()
+    assert main(verify) == 9
+
+
 def test_verify_takes_dicom_on_either_side(tmp_path, capsys):
     dicom_phantoms.write(tmp_path / "series", dicom_phantoms.slices())
     assert main(["run", str(tmp_path / "series"), str(tmp_path / "out"), "--bundle", "none", "--factor", "3"]) == 0

@@ -26,12 +26,6 @@ def _volume(source: Path, volume: Any) -> Any:
     return volume if volume in TOGETHER or not is_dicom_source(source) else None
 
 
-def _agrees_with(result: Path) -> Literal["exact", "noise"]:
-    """With which slices a result agrees, by the record beside it."""
-    record = record_beside(result) or {}
-    return "noise" if "noise" in record.get("acquired", {}) else "exact"
-
-
 def verify(options: argparse.Namespace) -> int:
     """``monai-sr verify THICK THIN``"""
     sources = Path(options.thick), Path(options.thin)
@@ -41,13 +35,18 @@ def verify(options: argparse.Namespace) -> int:
     acquired, result = (
         read_image(source, volume=_volume(source, options.volume), own_results=True) for source in sources
     )
-    agrees_with = options.consistency or _agrees_with(sources[1])
+    facts = (record_beside(sources[1]) or {}).get("acquired", {})
+    given = {fact: entry["value"] for fact, entry in facts.items() if entry["source"] in ("option", "protocol")}
+    slice_thickness = options.slice_thickness or given.get("slice_thickness")
+    profile = options.profile or given.get("slice_profile")
+    recorded: Literal["exact", "noise"] = "noise" if "noise" in facts else "exact"
+    agrees_with = options.consistency or recorded
     if agrees_with != "exact":
         acquisition = Acquisition(consistency=agrees_with, axis=options.axis)
         acquired = cast(MetaTensor, acquire(acquired, acquisition).image)
     with naming(sources[1]):
         consistency = measure_consistency(
-            acquired, result, slice_thickness=options.slice_thickness, profile=options.profile, axis=options.axis
+            acquired, result, slice_thickness=slice_thickness, profile=profile, axis=options.axis
         )
     say(f"{consistency.text()}\n{'limit':17} {limit:.3g} for each slice, plus the rounding to integers")
     if options.map:
