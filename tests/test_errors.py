@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 import threading
@@ -11,6 +12,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from monai_sr.codes import CODES
 from monai_sr.errors import (
     BundleError,
     ImageError,
@@ -20,6 +22,7 @@ from monai_sr.errors import (
     SuperResolutionWarning,
     UsageError,
     collect_notices,
+    doubt,
     read_warning,
     warn,
 )
@@ -160,3 +163,8 @@ def test_threads_collect_apart():
     for thread in threads:
         thread.join()
     assert collected == {"a": ["a"], "b": ["b"]}
+
+
+def test_no_remedy_repeats_what_the_warning_says_already():
+    consequence = inspect.signature(doubt).parameters["consequence"].default
+    assert [code for code, row in CODES.items() if consequence in row.remedy.lower()] == []

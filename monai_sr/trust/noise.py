@@ -77,6 +77,6 @@ def without_noise(acquired: Acquired, *, boxes_keep: bool = False) -> Acquired:
         profile = decided_by.slice_profile, decided_by.source_of("slice_profile")
     removed = max(float(np.sqrt(np.square(after - before).mean())) for after, before in zip(voxels, noisy, strict=True))
     facts = {"measured": measured, "removed": removed, "unit": "HU" if acquired.modality == "CT" else "signal"}
-    text = "noise of {measured:.3g} {unit} was measured in the slices and {removed:.3g} {unit} (RMS) removed from them"
-    warn("W-CON-NOISE", f"{text}; the result agrees with what is left", path=acquired.path or None, facts=facts)
+    text = "noise of {measured:.3g} {unit} was measured in the slices; {removed:.3g} {unit} (RMS) of it is removed"
+    warn("W-CON-NOISE", text, path=acquired.path or None, facts=facts)
     return replace(denoised, source=with_voxels(acquired.source, voxels), said_profile=profile)
