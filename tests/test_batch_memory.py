@@ -95,10 +95,11 @@ def test_what_slurm_allows_counts(tmp_path, environment):
     assert memory_budget(root=tmp_path, environment=environment) == int(SHARE * GIB)
 
 
-def test_without_limits_what_is_free_counts(tmp_path, monkeypatch):
+@pytest.mark.parametrize("environment", [{}, {"SLURM_MEM_PER_NODE": "0"}], ids=["none", "whole node"])
+def test_without_limits_what_is_free_counts(tmp_path, monkeypatch, environment):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("free", (), {"available": GIB}))
     rss = psutil.Process().memory_info().rss
-    assert memory_budget(root=tmp_path, environment={}) == pytest.approx(SHARE * (GIB + rss), rel=0.05)
+    assert memory_budget(root=tmp_path, environment=environment) == pytest.approx(SHARE * (GIB + rss), rel=0.05)
 
 
 @pytest.mark.parametrize("network", [ResidualNet(layers=4, features=8), PyramidNet(features=8, depth=2), SRCNN(), None])

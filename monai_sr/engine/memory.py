@@ -92,7 +92,8 @@ def choose_tile(engine: Sizes, *, voxels_in: int, voxels_out: int, memory: int, 
 def memory_budget(*, root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
     """Memory that this run may use, bytes: :data:`SHARE` of the smallest limit.
 
-    Limits are free RAM, the control groups (v1 and v2), Slurm's limit for the job, and :data:`MEMORY_LIMIT`.
+    Limits are free RAM, the control groups (v1 and v2), Slurm's limit for the job (0: the whole node), and
+    :data:`MEMORY_LIMIT`.
     """
     used_here = psutil.Process().memory_info().rss
     limits = [psutil.virtual_memory().available + used_here, *_group_limits(root)]
@@ -103,7 +104,7 @@ def memory_budget(*, root: Path = Path("/"), environment: Mapping[str, str] = os
         limits.append(_slurm(environment["SLURM_MEM_PER_CPU"]) * cpus)
     if MEMORY_LIMIT in environment:
         limits.append(int(environment[MEMORY_LIMIT]))
-    return int(SHARE * min(limits))
+    return int(SHARE * min(filter(None, limits)))
 
 
 def free_vram(device: torch.device | None) -> int | None:
