@@ -353,7 +353,7 @@ def remove_noise(lr: Voxels, sigma: float) -> Voxels:
 
     Args:
         lr: (X, Y, m) slices.
-        sigma: standard deviation of the noise, in the units of the slices; 0 changes nothing.
+        sigma: standard deviation of the noise, in the units of the slices; 0 changes nothing but the last bit.
 
     Source: Starck 1998, "Image processing and data analysis: the multiscale approach", section 1.4 (a trous, B3
     spline); the factor is that of Wiener for the energy in :data:`NOISE_WINDOW` voxels a side.
