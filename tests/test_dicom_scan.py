@@ -243,6 +243,51 @@ def test_a_high_bit_that_contradicts_the_pixels_is_not_used(tmp_path, high, left
     assert volume.error()[1:, 1:].max() < 0.51
 
 
+BITS = {
+    "an overlay above": lambda stored: stored | np.where(np.indices(stored.shape).sum(axis=0) % 5, 0, 0x1000),
+    "at the upper end": lambda stored: stored << 4,
+    "signed, with padding beyond": lambda stored: np.where(
+        np.arange(40)[:, None] < 3, -3024, stored.astype(int) - 1024
+    ),
+}
+
+
+@catalogue.fault("D20")
+@pytest.mark.parametrize("change", BITS)
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        *(ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian),
+        *(RLELossless, JPEGLSLossless, JPEG2000Lossless),
+    ],
+)
+def test_twelve_bits_are_the_same_in_every_transfer_syntax(tmp_path, syntax, change):
+    is_signed, high = "signed" in change, 15 if "upper" in change else 11
+    stack = slices(Stack(even(4, 4.0), rows=40, columns=44), rescale=(1, -1024))
+    for one in stack:
+        store(one, BITS[change](stored_of(one)), dtype="int16" if is_signed else "uint16")
+        update(one, **{"PixelPaddingValue": -3024, "RescaleIntercept": 0} if is_signed else {})
+    for path in write(tmp_path, stack, syntax=syntax):
+        one = pydicom.dcmread(path)
+        one.BitsStored, one.HighBit = 12, high
+        one.add_new(0x60000102, "US", 12)
+        one.save_as(path)
+    volume = read(tmp_path)
+    assert volume.error()[:, 3:].max() < 0.51
+    assert volume.meta.get("padding_value") == (-3024 if is_signed else None)
+
+
+@catalogue.fault("D20")
+def test_padding_beyond_the_bits_stored_makes_no_doubt_of_them(tmp_path):
+    stack = slices(rescale=(1, 0), dtype="int16", PixelPaddingValue=-3024)
+    for one in stack:
+        store(one, np.where(stored_of(one) == stored_of(one)[0, 0], -3024, stored_of(one)))
+        one.BitsStored, one.HighBit = 12, 11
+    write(tmp_path, stack)
+    volume = read(tmp_path)
+    assert volume.warnings == [] and volume.meta["padding_value"] == -3024 and volume.voxels.max() > 0
+
+
 @catalogue.fault("D20")
 def test_signed_values_of_12_bits_are_extended_by_their_sign(tmp_path):
     stack = slices(rescale=(1, 0), dtype="int16")

@@ -21,15 +21,18 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}
 """Markers without a length."""
 
 
-def check_codestreams(pixels: bytes, *, rows: int, columns: int, bits_allocated: int) -> None:
+def check_codestreams(pixels: bytes, *, rows: int, columns: int, bits_allocated: int) -> int:
     """Check that every frame of encapsulated JPEG, JPEG-LS and JPEG 2000 pixels is as the header says.
+
+    Returns:
+        The most bits that a codestream has; 0 if none was found.
 
     Raises:
         UndecodableError: one has another size, several components, more bits, or absurdly many tiles.
 
     Source: PS3.5, A.4; ITU-T T.81, B.2.2; T.87, C.2.2; T.800, A.5.1.
     """
-    at = 0
+    at = most = 0
     while pixels[at : at + 4] == ITEM and at + 8 <= len(pixels):
         length = int.from_bytes(pixels[at + 4 : at + 8], "little")
         try:
@@ -41,7 +44,8 @@ def check_codestreams(pixels: bytes, *, rows: int, columns: int, bits_allocated:
                 "a codestream of {} x {} pixels, {} components and {} bits".format(*claim)
                 + f", {rows} x {columns}, 1 and at most {bits_allocated} needed"
             )
-        at += 8 + length
+        at, most = at + 8 + length, max(most, claim[3] if claim else 0)
+    return most
 
 
 def _claim_of(start: bytes) -> tuple[int, int, int, int] | None:
