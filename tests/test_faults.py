@@ -221,6 +221,9 @@ REFUSED = [
         f, (noise() * 1j).astype(np.complex64)), says=("complex64",)),
     entry("I19", "E-IMG-DTYPE", "vectors", lambda f: by_itk(
         f, noise((6, 6, 6, 3), np.float32), "scan.nrrd", isVector=True)),
+    *(entry("I19", "E-IMG-DTYPE", f"intent code {code}", lambda f, code=code: nifti(
+        f, noise((6, 6, 6, 1, 3)), intent_code=code), "--volume", "all", says=("3", str(code)))
+      for code in (1005, 1006, 1007, 2003)),
     entry("I20", "E-IMG-FEW", "two", lambda f: nifti(f, noise((8, 7, 2))), says=("2", "3")),
     entry("I21", "E-SR-NOGAIN", "isotropic", lambda f: nifti(f, affine=np.eye(4)), "--strict", says=("1 mm",)),
     entry("I21", "E-SR-NOGAIN", "5 mm wanted", nifti, "--strict", "--spacing", "5", says=("4 mm",)),

@@ -36,6 +36,9 @@ _TIME_UNITS = 0x38
 _LONGEST = 540
 """Size of the longest header, bytes."""
 
+_SEVERAL = {*range(1004, 1011), 2003, 2004}
+"""Intent codes of matrices, displacements, vectors and colors, whose numbers lie along the fifth axis."""
+
 _ENDINGS = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)
 _ANALYZE_SIZE = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")
 _NIFTI2_SIZE = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
@@ -108,6 +111,7 @@ def read_nifti(path: Path, *, geometry: Form | None = None) -> Header:
     except (HeaderDataError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise ImageError("E-HDR-DIM", f"the header is damaged ({error})") from error
     check_dtype(dtype)
+    _check_intent(header)
     offset, smallest = int(offset), 0 if pair else header.single_vox_offset
     stored = Stored(shape, dtype, [voxels_in], "gzip" if packed else "raw", offset=max(offset, smallest))
     if offset < smallest:
@@ -169,6 +173,7 @@ def from_nibabel(image: nib.spatialimages.SpatialImage, *, path: str) -> tuple[n
         return voxels, np.asarray(image.affine, dtype=np.float64), acquisition_meta(stored_dtype=stored)
     # the affine of an image in memory may have been changed since its header was read; a new one agrees
     header = type(image)(source, image.affine, image.header).header
+    _check_intent(header)
     affine, has_orientation = nifti_affine(header, path, None)
     return voxels, affine, acquisition_meta(stored_dtype=stored) | _meta_of(header, has_orientation)
 
@@ -243,3 +248,14 @@ def check_dtype(dtype: np.dtype) -> None:
     if dtype.fields or dtype.kind not in "iufb":
         problem = f"voxels are {'colors' if dtype.fields else dtype.name}, real numbers are needed"
         raise ImageError("E-IMG-DTYPE", problem)
+
+
+def _check_intent(header: Any) -> None:
+    """Refuse several numbers for each voxel, such as a field of displacements.
+
+    Raises:
+        ImageError: the header says so.
+    """
+    count = int(np.prod(header.get_data_shape()[4:], dtype=int))
+    if isinstance(header, nib.Nifti1Header) and int(header["intent_code"]) in _SEVERAL and count > 1:
+        raise ImageError("E-IMG-DTYPE", f"{count} numbers for each voxel (intent code {int(header['intent_code'])})")
