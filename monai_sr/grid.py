@@ -197,7 +197,7 @@ def with_voxels(image: Tensor | ArrayImage, voxels: np.ndarray) -> Tensor | Arra
     if isinstance(image, ArrayImage):
         return replace(image, voxels=voxels)
     there = torch.from_numpy(voxels).to(image.device)
-    return data.MetaTensor(there, affine=image.affine, meta=image.meta) if isinstance(image, data.MetaTensor) else there
+    return data.MetaTensor(there, meta=image.meta) if isinstance(image, data.MetaTensor) else there
 
 
 def voxels_of(image: Tensor | ArrayImage) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from itertools import pairwise
 
 import jsonschema
@@ -15,7 +16,7 @@ from monai.data import MetaTensor
 from test_story import SCHEMA
 
 from monai_sr.acquired import Acquired
-from monai_sr.errors import collect_notices
+from monai_sr.errors import SuperResolutionWarning, collect_notices
 from monai_sr.inference import super_resolve
 from monai_sr.intensities import data_range, estimate_noise, remove_noise
 from monai_sr.io.images import write_image
@@ -234,6 +235,13 @@ def test_by_default_noise_that_slices_share_stays():
     hr = MetaTensor(hr.as_tensor() + noise(hr.shape, 0.05 * data_range(hr[0].numpy())), affine=hr.affine)
     lr = simulate_thick_slices(hr, 2.0, axis=2)
     assert torch.equal(super_resolve(lr, None, factor=2), super_resolve(lr, None, factor=2, consistency="exact"))
+
+
+def test_python_gets_no_warning_of_monai_about_the_affine():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        super_resolve(noisy_slices(0.05), None, factor=2)
+    assert [type(one.message) for one in caught] == [SuperResolutionWarning]
 
 
 def test_verify_decides_as_the_run_did(call, tmp_path):
