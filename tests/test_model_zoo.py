@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from monai_sr.bundles import NAMES, bundle_path
+from monai_sr.options import PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -166,3 +167,9 @@ def test_the_card_that_the_zoo_shows_has_its_sections_and_length(bundle):
     headings = re.findall(r"^## (.+)$", card, flags=re.MULTILINE)
     assert [heading for heading in headings if heading in sections] == sections
     assert len(card.split()) <= 1500
+
+
+def test_the_card_names_every_option_of_inference(bundle):
+    card = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    config = json.loads((bundle / "configs" / "inference.json").read_text(encoding="utf-8"))
+    assert [name for name in config if name in PARAMETERS and f"`{name}`" not in card] == []
