@@ -331,6 +331,16 @@ def test_one_series_is_chosen_by_its_number(call, export, tmp_path):
     assert code == 2 and "E-DCM-SERIES" in err
 
 
+def test_series_of_one_number_are_chosen_by_the_uids_that_the_error_names(call, tmp_path):
+    for uid in ("1.2.3", "1.2.4"):
+        series = dicom_phantoms.slices(SeriesInstanceUID=uid)
+        dicom_phantoms.write(tmp_path / "in" / uid, series)
+    words = ["run", tmp_path / "in", tmp_path / "one.nii.gz", "--bundle", "none", "--factor", "2"]
+    code, _, err = call(*words, "--series", "1")
+    assert code == 5 and "by --series: 1.2.3 (8 slices), 1.2.4 (8 slices)" in err
+    assert call(*words, "--series", "1.2.4")[0] == 0
+
+
 def test_an_archive_and_a_multi_frame_file_are_run_like_a_folder(call, tmp_path):
     datasets = dicom_phantoms.slices()
     dicom_phantoms.write(tmp_path / "in", datasets)

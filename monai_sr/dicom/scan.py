@@ -103,7 +103,13 @@ class Found:
 
     def choices(self) -> str:
         """How to name one of the series."""
-        names = [f"{s.label} ({s.size}, UID {printable(s.uid)})" for s in self.series]
+        same = Counter(s.label for s in self.series)  # series of one number are named by their UIDs
+        names = [
+            f"{s.label} ({s.size}, UID {printable(s.uid)})"
+            if same[s.label] == 1
+            else f"{printable(s.uid)}{s.label.removeprefix(str(s.number))} ({s.size})"
+            for s in self.series
+        ]
         listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         return f"choose one by --series: {listed or 'none can be used'}"
 
