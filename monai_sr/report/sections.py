@@ -101,9 +101,9 @@ def tiles(consistency: Consistency, limit: float | None, resolution: str, codes:
     if limit is None:
         agrees = ("unknown", "not calibrated", score)
     elif consistency.within(limit):
-        agrees = ("good", "yes", f"{score}; limit {100 * limit:.2g} %, and rounding")
+        agrees = ("good", "yes", f"{score}; limit {100 * limit:.2g} % plus rounding")
     else:
-        agrees = ("bad", "no", f"{score}; limit {100 * limit:.2g} %, and rounding")
+        agrees = ("bad", "no", f"{score}; limit {100 * limit:.2g} % plus rounding")
     resolves = ("Resolves across the slices", "plain", resolution, "before → after; voxel size is not resolution")
     return answers([("Agrees with the scan", *agrees), resolves, warnings_tile(codes)])
 
@@ -151,7 +151,7 @@ def trust(consistency: Consistency, limit: float | None, uncertainty: np.ndarray
         )
     if limit is not None:
         verdict = "within" if consistency.within(limit) else "exceeded"
-        rows.append(("limit of the bundle", f"{100 * limit:.3g} % of the range in any slice, and rounding: {verdict}"))
+        rows.append(("limit of the bundle", f"{100 * limit:.3g} % of the range in any slice, plus rounding: {verdict}"))
     if uncertainty is not None:
         rows.append(("error, predicted", deviation_text(uncertainty, unit)))
     rows += [("note", note) for note in consistency.notes]

@@ -109,7 +109,7 @@ def resolution_text(resolution: Mapping[str, Any]) -> str:
 def artifacts_text(artifacts: Mapping[str, Any]) -> str:
     """Stripes at the slice spacing, and the texture of flat regions, as ratios."""
     known = [f"{name} ×{value:g}" for name, value in artifacts.items() if isinstance(value, int | float)]
-    return f"{', '.join(known) or 'cannot be measured'} (×1: not there)"
+    return f"{', '.join(known) or 'cannot be measured'} (×1: no artifact)"
 
 
 def resolution_tile(resolution: Mapping[str, Any]) -> str:
