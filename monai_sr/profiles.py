@@ -35,11 +35,15 @@ FEWEST_SLICES = 12
 THICKNESS_RANGE = (0.7, 1.3)
 """Slice thickness divided by slice spacing; outside, the profiles were not tested and a Gaussian is assumed."""
 
-THRESHOLDS = 0.03, 0.065
+THRESHOLDS = 0.03, 0.055
 """Scores above which a box is assumed: for a slice spacing below :data:`FAR` in-plane voxels, and for a larger one.
 For a larger spacing the score varies more and a missed box costs less, so the threshold is higher."""
 
 FAR = 2.65
+
+OVERLAP = 1.15
+"""Slice thickness divided by slice spacing. Above it slices are also taken for a box if they are sharper than the
+in-plane axes seen through a box: the wider the profile, the more a missed box costs, and the smaller its score is."""
 
 HELICAL_WIDTHS = {"philips": 0.89}
 """Width (FWHM) of the triangle of a helical CT divided by the thickness in its header, by manufacturer; 1 where it was
@@ -51,6 +55,7 @@ SAME_THICKNESS = 0.02
 _LONGER_STEP = 0.75
 _LINES = 2_000_000
 _INTENSITIES = -0.2, 1.2
+_COMPARED: tuple[Profile, ...] = ("gaussian", "box")
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,7 @@ def estimate_profile(
     Let E(k) be the mean squared difference of voxels k slice steps apart. The score is
     ``log E(1)/E(2) − ¾ log E(2)/E(3)`` through plane, minus the same in plane after a blur by the profile; the
     mean for both profiles and both in-plane axes. The second ratio hardly depends on the profile and removes the
-    anisotropy of the anatomy.
+    anisotropy of the anatomy. A box is assumed above :data:`THRESHOLDS`; see also :data:`OVERLAP`.
 
     Args:
         lr: (X, Y, m) acquired slices, normalized.
@@ -216,10 +221,13 @@ def estimate_profile(
 
     Source: ``python -m tests.benchmarks.profiles`` measures how often the estimate is wrong.
     """
-    score = profile_score(lr, in_plane=in_plane, positions=positions, slice_thickness=slice_thickness)
-    if score is None:
+    scores = _scores(lr, in_plane=in_plane, positions=positions, slice_thickness=slice_thickness)
+    if scores is None:
         return None
-    return "box" if score > threshold(in_plane, positions) else "gaussian"
+    if scores.mean() > threshold(in_plane, positions):
+        return "box"
+    overlap = float(np.max(slice_thickness)) > OVERLAP * np.diff(positions).mean()
+    return "box" if overlap and scores[1] > 0 else "gaussian"
 
 
 def threshold(in_plane: Sequence[float], positions: np.ndarray) -> float:
@@ -232,6 +240,14 @@ def profile_score(
     lr: Tensor | np.ndarray, *, in_plane: Sequence[float], positions: np.ndarray, slice_thickness: float | np.ndarray
 ) -> float | None:
     """The score of :func:`estimate_profile`; None if the evidence is insufficient."""
+    scores = _scores(lr, in_plane=in_plane, positions=positions, slice_thickness=slice_thickness)
+    return None if scores is None else float(scores.mean())
+
+
+def _scores(
+    lr: Tensor | np.ndarray, *, in_plane: Sequence[float], positions: np.ndarray, slice_thickness: float | np.ndarray
+) -> np.ndarray | None:
+    """The scores after a blur by a Gaussian and by a box."""
     steps, thickness = np.diff(positions), np.unique(slice_thickness)
     if len(positions) < FEWEST_SLICES or np.ptp(steps) > 0.01 * steps.mean() or len(thickness) > 1:
         return None
@@ -241,13 +257,13 @@ def profile_score(
         return None
     voxels = np.clip(as_array(lr).astype(np.float32, copy=False), *_INTENSITIES)
     scores = [
-        _sharpness(lines, 2, lag=1) - _sharpness(_blurred(lines, spacing, step, width, profile), 0, lag=2)
+        _sharpness(lines, 2, lag=1)
+        - np.array([_sharpness(_blurred(lines, spacing, step, width, seen), 0, lag=2) for seen in _COMPARED])
         for lines, spacing in _lines_along(voxels, in_plane)
-        for profile in ("gaussian", "box")
         if lines.shape[0] * spacing > 6 * step + 2 * width
     ]
-    score = float(np.mean(scores)) if scores else float("nan")
-    return score if np.isfinite(score) else None
+    means = np.mean(scores, axis=0) if scores else np.full(len(_COMPARED), np.nan)
+    return means if np.isfinite(means).all() else None
 
 
 def _lines_along(lr: np.ndarray, in_plane: Sequence[float]) -> list[tuple[np.ndarray, float]]:

@@ -4,6 +4,7 @@ import numpy as np
 import phantoms
 import pytest
 import torch
+from scipy import ndimage
 
 from monai_sr.profiles import Protocol, estimate_profile, known_profile, profile_score
 from monai_sr.slices import apply_along, profile_matrix
@@ -27,6 +28,13 @@ def seen(hr: torch.Tensor, factor: float, profile: str, *, ratio: float = 1.0) -
 @pytest.mark.parametrize("profile", ["gaussian", "box"])
 def test_the_profile_is_estimated_from_its_slices(profile, factor, seed):
     assert estimate_profile(**seen(phantoms.anatomy(seed), factor, profile)) == profile
+
+
+@pytest.mark.parametrize(("factor", "ratio"), [(2, 1.25), (3, 1.0)])
+@pytest.mark.parametrize("profile", ["gaussian", "box"])
+def test_a_box_is_found_in_soft_anatomy(profile, factor, ratio):
+    soft = torch.from_numpy(ndimage.gaussian_filter(phantoms.anatomy(0).numpy(), 0.6))
+    assert estimate_profile(**seen(soft, factor, profile, ratio=ratio)) == profile
 
 
 @pytest.mark.parametrize("factor", [2, 4])

@@ -1,6 +1,6 @@
 """How often the estimate of the slice profile is right, on acquired volumes with simulated Gaussian and box slices.
 
-    python -m tests.benchmarks.profiles VOLUME… [--factor 1.7 2 3 4 5] [--crop 96] [--noise 0.02]
+    python -m tests.benchmarks.profiles VOLUME… [--factor 1.7 2 3 4 5] [--ratio 1.25] [--crop 96] [--noise 0.02]
 
 Every near-isotropic axis of every volume is the slice axis in turn; see
 :func:`monai_sr.profiles.estimate_profile`. For each factor, a table gives how often it is wrong, the range
@@ -11,54 +11,55 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import CenterSpatialCrop
 
-from monai_sr.evaluation.conditions import NOISE_TYPES, Condition, NoiseType, acquire
+from monai_sr.evaluation.conditions import NOISE_TYPES, Condition, acquire
 from monai_sr.evaluation.scores import NEAR
 from monai_sr.grid import grid_of
 from monai_sr.intensities import guess_modality, intensity_range
 from monai_sr.io.images import read_image
-from monai_sr.profiles import profile_score, threshold
+from monai_sr.profiles import estimate_profile, profile_score
+from monai_sr.slices import Profile
 
-PROFILES = ("gaussian", "box")
+PROFILES: tuple[Profile, ...] = ("gaussian", "box")
 
 
-def scores(
-    volume: MetaTensor, factor: float, *, noise: float = 0.0, noise_type: NoiseType = "white"
-) -> dict[str, list[float]]:
-    """By profile the scores over the axes of ``volume`` (1, X, Y, Z); none where there is too little to go by."""
+def scores(volume: MetaTensor, condition: Condition) -> dict[str, list[tuple[float, bool]]]:
+    """By profile, for the axes of ``volume`` (1, X, Y, Z), the scores and whether the slices are taken for a box."""
     grid = grid_of(volume)
-    results: dict[str, list[float]] = {profile: [] for profile in PROFILES}
+    results: dict[str, list[tuple[float, bool]]] = {profile: [] for profile in PROFILES}
     for axis in range(3):
         if grid.spacing[axis] > NEAR * min(grid.spacing):
             continue
         for profile in PROFILES:
-            made = acquire(volume, Condition(factor, profile, noise=noise, noise_type=noise_type), axis)
+            made = acquire(volume, replace(condition, profile=profile), axis)
             slices = torch.movedim(made.lr[0].as_tensor(), axis, -1)
-            score = profile_score(
-                intensity_range(slices, guess_modality(slices)).normalize(slices),
-                in_plane=[s for a, s in enumerate(grid.spacing) if a != axis],
-                positions=grid_of(made.lr).positions(axis),
-                slice_thickness=made.slice_thickness,
-            )
+            lr = intensity_range(slices, guess_modality(slices)).normalize(slices)
+            facts = {
+                "in_plane": [s for a, s in enumerate(grid.spacing) if a != axis],
+                "positions": grid_of(made.lr).positions(axis),
+                "slice_thickness": made.slice_thickness,
+            }
+            score = profile_score(lr, **facts)
             if score is not None:
-                results[profile].append(score)
+                results[profile].append((score, estimate_profile(lr, **facts) == "box"))
     return results
 
 
-def row(factor: float, results: dict[str, list[float]]) -> str:
+def row(factor: float, results: dict[str, list[tuple[float, bool]]]) -> str:
     """One line of the table."""
-    gaussian, box = (np.array(results[profile]) for profile in PROFILES)
-    limit = threshold((1.0, 1.0), np.arange(2) * factor)
+    gaussian, box = (np.array([score for score, _ in results[profile]]) for profile in PROFILES)
+    taken, found = (sum(is_box for _, is_box in results[profile]) for profile in PROFILES)
     candidates = np.sort(np.concatenate([gaussian, box]))
     wrong = [int((gaussian > t).sum() + (box <= t).sum()) for t in candidates]
     spread = [f"{np.quantile(s, 0.05):+.3f} to {np.quantile(s, 0.95):+.3f}" for s in (gaussian, box)]
     return (
-        f"| ×{factor:g} | {(gaussian > limit).sum()} of {len(gaussian)} | {(box <= limit).sum()} of {len(box)} "
+        f"| ×{factor:g} | {taken} of {len(gaussian)} | {len(box) - found} of {len(box)} "
         f"| {spread[0]} | {spread[1]} | {candidates[int(np.argmin(wrong))]:+.3f}: {min(wrong)} wrong |"
     )
 
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("volumes", nargs="+", metavar="VOLUME")
     parser.add_argument("--factor", nargs="+", type=float, default=[1.7, 2, 3, 4, 5])
+    parser.add_argument("--ratio", type=float, default=1.0, help="slice thickness divided by slice spacing")
     parser.add_argument("--crop", type=int, default=96)
     parser.add_argument("--noise", type=float, default=0.0, help="fraction of the data range")
     parser.add_argument("--noise-type", choices=NOISE_TYPES, default="white")
@@ -78,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print("|---|---|---|---|---|---|")
     for factor in options.factor:
-        results = [scores(volume, factor, noise=options.noise, noise_type=options.noise_type) for volume in volumes]
+        condition = Condition(factor, thickness_ratio=options.ratio, noise=options.noise, noise_type=options.noise_type)
+        results = [scores(volume, condition) for volume in volumes]
         together = {profile: [score for one in results for score in one[profile]] for profile in PROFILES}
         print(row(factor, together), flush=True)
 
