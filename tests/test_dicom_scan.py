@@ -288,6 +288,20 @@ def test_padding_beyond_the_bits_stored_makes_no_doubt_of_them(tmp_path):
     assert volume.warnings == [] and volume.meta["padding_value"] == -3024 and volume.voxels.max() > 0
 
 
+@catalogue.fault("D20", "W-DCM-BITS")
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEG2000Lossless])
+@pytest.mark.parametrize("lowest", [-1000, 0])
+def test_negative_pixels_without_a_sign_give_a_warning(tmp_path, syntax, lowest):
+    stack = slices(Stack(even(4, 4.0), rows=40, columns=44), rescale=None, dtype="int16", modality="MR")
+    for one in stack:
+        store(one, np.maximum(stored_of(one), lowest))
+    for path in write(tmp_path, stack, syntax=syntax):
+        one = pydicom.dcmread(path)
+        one.PixelRepresentation = 0
+        one.save_as(path)
+    assert read(tmp_path).warnings == ["W-DCM-BITS"] * (lowest < 0)
+
+
 @catalogue.fault("D20")
 def test_signed_values_of_12_bits_are_extended_by_their_sign(tmp_path):
     stack = slices(rescale=(1, 0), dtype="int16")

@@ -28,6 +28,12 @@ _OVERLAY_BIT = 0x60000102
 
 _BITS = SuperResolutionWarning("W-DCM-BITS", "pixels have bits above those that BitsStored gives; they are not used")
 _HIGH_BIT = SuperResolutionWarning("W-DCM-BITS", "HighBit contradicts BitsStored and the pixels; it is not used")
+_SIGN = SuperResolutionWarning(
+    "W-DCM-BITS",
+    "pixels look like signed numbers (many near 65535, none near 32768), PixelRepresentation says unsigned",
+)
+MIDDLE, FEWEST_HIGH = (2**14, 3 * 2**14), 16
+"""Unsigned images have values here; negative numbers of 16 bits give as many different ones above."""
 
 JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 """GDCM decodes 12 bits to wrong values, so pydicom requires pylibjpeg-libjpeg."""
@@ -121,7 +127,17 @@ def _frames(head: Any, frame: Frame) -> np.ndarray:
     if changed:
         raise changed
     decoded = decoded.reshape(-1, int(head.Rows), int(head.Columns))
+    if decoded.dtype.kind == "u" and decoded.dtype.itemsize == 2 and decoded.max() >= MIDDLE[1]:
+        _doubt_sign(decoded)
     return _masked(decoded, head) if is_whole else decoded
+
+
+def _doubt_sign(stored: np.ndarray) -> None:
+    """Warn of unsigned values at both ends of 16 bits and none between: negative numbers without a sign."""
+    values = np.unique(stored)
+    low, high = np.searchsorted(values, MIDDLE)
+    if low == high and low > 0 and len(values) - high >= FEWEST_HIGH:
+        give(_SIGN)
 
 
 def _changed(frame: Frame) -> ImageError | None:
