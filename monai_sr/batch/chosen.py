@@ -103,12 +103,10 @@ def choose(cases: Sequence[C], options: RunOptions) -> list[C]:
     selection = options.selection
     chosen = [case for case in cases if is_chosen(case.name, selection.include, selection.exclude)]
     if not chosen:
-        raise InputMissingError(
-            "E-IO-MISSING",
-            f"no volume of {len(cases)} matches --include and --exclude" if cases else "no volume is there",
-            fix="check the path and the patterns",
-            path=Path(options.input),
-        )
+        problem, fix = "no volume is there", "check the path; of a BIDS dataset, images in anat and ct are taken"
+        if cases:
+            problem, fix = f"no volume of {len(cases)} matches --include and --exclude", "check the patterns"
+        raise InputMissingError("E-IO-MISSING", problem, fix=fix, path=Path(options.input))
     check_names(chosen)
     wants_dicom = options.wanted.format not in (None, "nifti")
     if wants_dicom and not all(case.is_derived_dicom or case.fault for case in chosen):
