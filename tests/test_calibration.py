@@ -15,7 +15,7 @@ from runs import make_bundle
 from monai_sr.bundles import bundle_path, load_bundle, read_calibration
 from monai_sr.cli.main import main
 from monai_sr.engine.averaged import AveragedEngine
-from monai_sr.errors import BundleError
+from monai_sr.errors import BundleError, collect_notices, warn
 from monai_sr.evaluation import calibration, packing, quantize
 from monai_sr.evaluation.calibration import calibrate, calibration_markdown
 from monai_sr.io.images import write_image
@@ -67,6 +67,17 @@ def test_a_bundle_is_calibrated_in_the_quality_that_was_asked_for(bundle, listed
     for quality in ("usual", "best"):
         assert main(["calibrate", str(bundle), str(listed), "--quality", quality, "--trust-bundle"]) == 0
     assert [isinstance(engine, AveragedEngine) for engine in engines] == [False, True]
+
+
+def test_the_noise_of_a_simulation_is_no_warning():
+    def model(lr, **_):
+        warn("W-CON-NOISE", "noise")
+        warn("W-SR-RANGE", "factor")
+        return lr
+
+    with collect_notices() as notices:
+        calibration.result_of(model, phantoms.body(), 2)
+    assert [notice.code for notice in notices] == ["W-SR-RANGE"]
 
 
 def test_the_card_shows_the_calibration():

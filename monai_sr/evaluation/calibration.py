@@ -28,7 +28,7 @@ from ..training.augmentation import RandCoarseCropd, RandSimulateThickSlicesd
 from ..trust.consistency import measure_consistency
 from ..trust.ranges import join_ranges, trained_ranges
 from ..trust.uncertainty import constants_for, through_plane_detail, unit_of
-from .conditions import Acquisition, Condition, acquire, middle
+from .conditions import Acquisition, Condition, acquire, middle, without_noise_notice
 from .metrics import foreground
 
 FACTORS = (2, 3, 4, 5)
@@ -140,7 +140,8 @@ def result_of(
 ) -> tuple[Acquisition, MetaTensor]:
     """Simulated thick slices of a volume, and the result of a model."""
     case = acquire(hr, Condition(factor, thickness_ratio=thickness_ratio), Acquired.of(hr).axis)
-    return case, model(case.lr, factor=factor, axis=case.axis, slice_thickness=case.slice_thickness)
+    with without_noise_notice():
+        return case, model(case.lr, factor=factor, axis=case.axis, slice_thickness=case.slice_thickness)
 
 
 def consistency_limit(scores: Sequence[float]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
@@ -16,7 +17,7 @@ from monai.transforms import CenterSpatialCrop, Orientation
 from torch import Tensor
 
 from ..acquired import Acquired
-from ..errors import UsageError
+from ..errors import UsageError, collect_notices, give
 from ..grid import Grid, grid_of, on_grid, positions_on, target_grid, thick_grid
 from ..intensities import data_range
 from ..slices import Profile, apply_along, interpolation_matrix, profile_matrix
@@ -255,3 +256,13 @@ def _as_stored(hr: MetaTensor, condition: Condition, axis: int) -> tuple[MetaTen
         hr = cast(MetaTensor, Orientation(axcodes=opposite[z] + x + opposite[y])(hr))
         axis = (axis + 1) % 3
     return hr, axis
+
+
+@contextmanager
+def without_noise_notice() -> Iterator[None]:
+    """Pass warnings on, but not that of noise (W-CON-NOISE), which is that of a simulation."""
+    with collect_notices() as notices:
+        yield
+    for notice in notices:
+        if notice.code != "W-CON-NOISE":
+            give(notice)

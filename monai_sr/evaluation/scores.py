@@ -17,12 +17,12 @@ import torch
 from monai.data import MetaTensor
 
 from ..acquired import Acquired, path_of
-from ..errors import SuperResolutionError, collect_notices, give
+from ..errors import SuperResolutionError
 from ..grid import grid_of
 from ..intensities import data_range
 from ..io.images import read_image
 from ..slices import apply_along
-from .conditions import TRIM, Condition, acquire, middle
+from .conditions import TRIM, Condition, acquire, middle, without_noise_notice
 from .measurements import Study
 from .methods import BASELINES, SPLINE, PeerError, SuperResolution, resample_to
 from .metrics import (
@@ -163,14 +163,11 @@ def _scores(
         subject = study.begin(f"{name}, axis {axis}", group, region, resample_to(made.lr, grid, order=0))
     for method, model in methods.items():
         try:
-            with collect_notices() as notices:
+            with without_noise_notice():
                 sr = model(made.lr, factor=condition.factor, slice_thickness=made.slice_thickness, axis=along)
         except PeerError as problem:
             complain(problem)
             continue
-        for notice in notices:
-            if notice.code != "W-CON-NOISE":  # the noise of a simulation
-                give(notice)
         voxels = resample_to(sr, grid)
         if study is not None:
             subject.add(method, voxels)
