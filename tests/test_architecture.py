@@ -104,7 +104,7 @@ def test_the_slice_thickness_passes_few_hands_from_the_command_line_to_the_matri
     finally:
         sys.setprofile(None)
     # run_options and acquire hold it in a record; the estimate of the profile tries widths, and the check comes later
-    others = {"estimate_profile", "profile_score", "profile_matrix"}
+    others = {"estimate_profile", "_scores", "profile_matrix"}
     assert [hand for hand in dict.fromkeys(hands) if hand not in others] == [
         *("Acquired.of", "SliceModel.between", "profile_weights")
     ]
