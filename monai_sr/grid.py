@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
@@ -21,6 +22,9 @@ else:
 
 SAME_SPACING = 0.01
 """Relative difference below which two spacings count as equal (headers round to about this)."""
+
+BLOCK_VOXELS = 2**20
+"""Voxels computed at once: enough for all processors, few compared with a volume."""
 
 
 @dataclass(frozen=True)
@@ -342,3 +346,9 @@ def positions_on(grid: Grid, axis: int, reference: Grid) -> np.ndarray:
     direction = reference.affine[:3, axis] / reference.spacing[axis]
     first = float(direction @ (grid.affine[:3, 3] - reference.affine[:3, 3]))
     return first + np.arange(grid.shape[axis]) * grid.spacing[axis]
+
+
+def blocks(rows: int, voxels_in_row: int) -> Iterator[slice]:
+    """``rows`` of a volume in blocks of about :data:`BLOCK_VOXELS`, so that no step needs a second volume."""
+    step = max(1, BLOCK_VOXELS // voxels_in_row)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))

@@ -17,7 +17,7 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
@@ -29,12 +29,11 @@ from .errors import Later
 if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike
-    from scipy import interpolate, special
     from torch import Tensor
 
     from .intensities import Bounds
 else:
-    interpolate, special, torch = Later("scipy.interpolate"), Later("scipy.special"), Later("torch")
+    torch = Later("torch")
 
 Profile = Literal["gaussian", "box", "triangle"]
 
@@ -46,9 +45,6 @@ FWHM = 2 * np.sqrt(2 * np.log(2))
 RIDGE = 1e-5
 """Added to the normal equations of B, so that strongly overlapping slices do not amplify noise
 without bound. A B differs from the identity by about this much."""
-
-BLOCK_VOXELS = 2**20
-"""Voxels computed at once: enough for all processors, few compared with a volume."""
 
 BAND = 64
 """New slices that are computed from one range of acquired slices."""
@@ -62,9 +58,6 @@ unsigned FLAIR 0.03 % of the voxels are then still missed, all beside a backgrou
 
 LOCAL_OVERSHOOT = 0.5
 """A voxel may exceed the range of the three slices around it by this fraction of their range."""
-
-# A cubic spline forgets what lies beyond by a factor 0.27 per sample: 24 samples reach 1e-14.
-_MIRRORED_SAMPLES = 24
 
 
 def profile_matrix(
@@ -92,9 +85,8 @@ def profile_matrix(
         (m, n) float64, every row sums to 1.
 
     Raises:
-        ValueError: a thickness is not positive, their number is not m, positions do
-            not increase, a thick slice lies outside the thin ones, or the profile is
-            unknown.
+        ValueError: a thickness is not positive, their number is not m, positions do not increase, a thick slice
+            lies outside the thin ones, or the profile is unknown.
 
     Source: Greenspan 2009, "Super-resolution in medical imaging", section 2.
     """
@@ -127,7 +119,10 @@ def profile_weights(
 def _cumulative(distance: np.ndarray, width: np.ndarray, profile: Profile) -> np.ndarray:
     """Integral of a profile up to a distance from its center, 0 to 1; distance and FWHM in mm."""
     if profile == "gaussian":
-        return special.ndtr(distance * FWHM / width)
+        z = distance * FWHM / width
+        below, near = (z > 0).astype(np.float64), np.abs(z) < 9  # beyond, float64 has 0 and 1
+        below[near] = np.array(list(map(math.erfc, (z[near] * -math.sqrt(0.5)).tolist()))) / 2
+        return below
     if profile == "box":
         return np.clip(distance / width + 0.5, 0, 1)
     if profile == "triangle":  # its base is twice its FWHM
@@ -139,8 +134,7 @@ def _cumulative(distance: np.ndarray, width: np.ndarray, profile: Profile) -> np
 def interpolation_matrix(source: np.ndarray | Tensor, target: np.ndarray | Tensor, *, order: int = 3) -> Tensor:
     """Weights that interpolate slices: ``thin = weights @ thick``.
 
-    Beyond the first and last source position the slices are mirrored there (cubic)
-    or held (linear), so nothing is extrapolated.
+    Beyond the first and last source position they are mirrored (cubic) or held (linear), so nothing is extrapolated.
 
     Args:
         source: (m,) increasing slice positions, mm; spacing may be uneven.
@@ -163,13 +157,26 @@ def interpolation_matrix(source: np.ndarray | Tensor, target: np.ndarray | Tenso
     if m == 1:
         return torch.ones(len(target), 1, dtype=torch.float64)
     if order == 1:
-        weights = np.stack([np.interp(target, source, row) for row in np.eye(m)], axis=1)
-        return torch.from_numpy(weights)
-    pad = _MIRRORED_SAMPLES
-    positions = np.pad(source, pad, mode="reflect", reflect_type="odd")
-    samples = np.pad(np.eye(m), ((pad, pad), (0, 0)), mode="reflect")
-    weights = interpolate.make_interp_spline(positions, samples, k=3)(target)
-    return torch.from_numpy(weights / weights.sum(axis=1, keepdims=True))
+        return torch.from_numpy(np.stack([np.interp(target, source, row) for row in np.eye(m)], axis=1))
+    return torch.from_numpy(_cubic_spline(source, target))
+
+
+def _cubic_spline(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(n, m) weights of the cubic spline through samples that are mirrored at both ends, where its slope is 0."""
+    step, each, places = np.diff(source), np.eye(len(source)), source - source[0]
+    rise, slopes, later = np.diff(each, axis=0) / step[:, None], np.zeros_like(each), np.zeros_like(source)
+    for i in range(1, len(step)):  # the slope at a sample, by the next one, that leaves no jump of the curvature
+        pivot = 2 * (step[i - 1] + step[i]) - step[i] * later[i - 1]
+        later[i] = step[i - 1] / pivot
+        slopes[i] = (3 * (step[i] * rise[i - 1] + step[i - 1] * rise[i]) - step[i] * slopes[i - 1]) / pivot
+    for i in range(len(step) - 1, 0, -1):
+        slopes[i] -= later[i] * slopes[i + 1]
+    at = (target - source[0]) % (2 * places[-1])
+    at = np.minimum(at, 2 * places[-1] - at)
+    left = np.clip(np.searchsorted(places, at, side="right") - 1, 0, len(step) - 1)
+    u, rise = ((at - places[left]) / step[left])[:, None], rise[left]
+    bend = u * (1 - u) * step[left, None] * ((1 - u) * (slopes[left] - rise) - u * (slopes[left + 1] - rise))
+    return (1 - u) * each[left] + u * each[left + 1] + bend
 
 
 def consistent_spline_matrix(acquisition: Tensor, interpolation: Tensor, *, ridge: float = RIDGE) -> Tensor:
@@ -224,12 +231,6 @@ class Banded:
         for rows, columns, weights in self._pieces:
             made[..., rows] = apply_along(weights, voxels[..., columns])
         return made
-
-
-def blocks(rows: int, voxels_in_row: int) -> Iterator[slice]:
-    """``rows`` of a volume in blocks of about :data:`BLOCK_VOXELS`, so that no step needs a second volume."""
-    step = max(1, BLOCK_VOXELS // voxels_in_row)
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def enforce_consistency(sr: Tensor, lr: Tensor, acquisition: Tensor, spline: Tensor) -> Tensor:
@@ -316,9 +317,8 @@ class SliceModel:
         It acquires the consistent spline again. It is the identity if the slices are such already. So a
         network that works on thick slices never gets gaps, overlaps, boxes or uneven positions.
         """
-        return (
-            profile_matrix(self.thin, self._even(len(self.thick), self.step), slice_thickness=self.step) @ self.spline
-        )
+        even = self._even(len(self.thick), self.step)
+        return profile_matrix(self.thin, even, slice_thickness=self.step) @ self.spline
 
     def from_even(self, count: int) -> Tensor | None:
         """(n, count): from ``count`` even slices over the same slab to the thin ones; None if they are those."""

@@ -175,6 +175,18 @@ def test_volumes_are_super_resolved_without_monai(tmp_path):
     assert len(list(tmp_path.rglob("*_consistency.nii.gz"))) == len(words)
 
 
+def test_an_image_is_super_resolved_without_scipy(tmp_path):
+    """Nibabel imports the package alone."""
+    write_image(phantoms.body((24, 24, 10), (1.0, 1.0, 3.0)), tmp_path / "thick.nii.gz", dtype=np.int16)
+    bundles = [["none"], ["residual", "--engine", "torch"], *([["pyramid"]] if find_spec("openvino") else [])]
+    words = [["run", "thick.nii.gz", f"{one[0]}.nii.gz", "--device", "cpu", "--bundle", *one] for one in bundles]
+    code = ANSWERS.replace("{'torch', 'monai', 'SimpleITK'}", "{'scipy.ndimage', 'scipy.interpolate', 'scipy.special'}")
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(words)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert answers_in(done.stdout) == [[0, []]] * len(words), done.stderr
+
+
 def test_a_refusal_by_the_header_reads_as_that_of_a_run(tmp_path, call):
     """The same line whether the header or the run refuses it (with --report the run does, which writes a page)."""
     write_image(phantoms.body((16, 16, 8), (1.0, 1.0, 3.0)), tmp_path / "thick.nii", dtype=np.int16)

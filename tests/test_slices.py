@@ -5,17 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, ndimage, stats
+from scipy import integrate, interpolate, ndimage, stats
 
+from monai_sr.grid import BLOCK_VOXELS, blocks
 from monai_sr.intensities import Bounds
 from monai_sr.slices import (
-    BLOCK_VOXELS,
     PROFILES,
     RIDGE,
     Banded,
     SliceModel,
     apply_along,
-    blocks,
     consistent_spline_matrix,
     enforce_consistency,
     interpolation_matrix,
@@ -212,6 +211,26 @@ def test_interpolation_along_one_axis_is_that_of_scipy(order, mode, factor):
     index = (thin - thick[0]) / factor
     theirs = [ndimage.map_coordinates(line, [index], order=order, mode=mode) for line in lines]
     np.testing.assert_allclose(ours, theirs, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [2, 3, 9, 60])
+def test_a_cubic_spline_through_uneven_slices_is_that_of_scipy(count):
+    thick = np.cumsum(np.random.default_rng(count).uniform(1.0, 6.0, count))
+    thin = np.linspace(2 * thick[0] - thick[-1], 2 * thick[-1] - thick[0], 301)  # both mirror images too
+    mirrored = np.concatenate([2 * thick[0] - thick[:0:-1], thick, 2 * thick[-1] - thick[-2::-1]])
+    lines = np.random.default_rng(3).normal(size=(4, count))
+    values = np.concatenate([lines[:, :0:-1], lines, lines[:, -2::-1]], axis=1)
+    theirs = interpolate.CubicSpline(mirrored, values.T, bc_type="clamped")(thin)
+    np.testing.assert_allclose(lines @ interpolation_matrix(thick, thin).numpy().T, theirs.T, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [0.01, 1.0, 300.0])
+def test_a_gaussian_profile_is_integrated_as_scipy_does(width):
+    thin, thick = centered(400), centered(50, 8.0)
+    borders = stats.norm.cdf((centered(399) - thick[:, None]) * 2 * np.sqrt(2 * np.log(2)) / width)
+    below = np.concatenate([np.zeros((50, 1)), borders, np.ones((50, 1))], axis=1)
+    ours = profile_matrix(thin, thick, slice_thickness=width)
+    np.testing.assert_allclose(ours, np.diff(below, axis=1), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("positions", [centered(60, 3.0), np.cumsum([2.4, 3.3, 2.9, 3.6] * 15)], ids=["even", "uneven"])

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..slices import apply_along, blocks
+from ..grid import blocks
+from ..slices import apply_along
 from . import Place
 
 

@@ -30,10 +30,9 @@ from ..errors import (
     write_error,
 )
 from ..files import write_atomically
-from ..grid import ArrayImage, Grid
+from ..grid import ArrayImage, Grid, blocks
 from ..intensities import as_array
 from ..options import Reading
-from ..slices import blocks
 from .checks import make_volume
 from .fields import LPS_TO_RAS
 from .forms import Form

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from ..acquired import Acquired
 from ..errors import warn
@@ -158,7 +157,8 @@ def false_texture(thick: np.ndarray, thin: np.ndarray, axis: int, at: np.ndarray
     """
     before, after = (np.moveaxis(v, axis, 0).astype(np.float32) for v in (thick, thin))
     spread = _local_deviation(before)
-    wide = ndimage.maximum_filter1d(spread, 3, axis=0)
+    around = np.pad(spread, ((1, 1), (0, 0), (0, 0)), mode="edge")
+    wide = np.maximum(spread, np.maximum(around[:-2], around[2:]))
     body = body_of(before)
     flat = body & (wide <= np.quantile(wide[body], FLAT))
     nearest = np.clip(np.round(at).astype(int), 0, len(before) - 1)
@@ -187,7 +187,7 @@ def combs(voxels: np.ndarray, axis: int, period: float) -> float:
     slices = np.moveaxis(voxels, axis, 0).astype(np.float32)
     if len(slices) < PERIODS * period:
         return float("nan")
-    slope = np.hypot(*np.gradient(ndimage.uniform_filter1d(slices, max(round(period), 1), axis=0), axis=(1, 2)))
+    slope = np.hypot(*np.gradient(_moving_mean(slices, max(round(period), 1), 0), axis=(1, 2)))
     edge = slope >= np.quantile(slope[body_of(slices)], 0.95)
     bend = np.abs(slices[2:] - 2 * slices[1:-1] + slices[:-2])
     return _periodic(np.array([_mean(b[e]) for b, e in zip(bend, edge[1:-1], strict=True)]), period)
@@ -220,8 +220,18 @@ def _amplitude(series: np.ndarray, period: float) -> float:
 
 def _local_deviation(slices: np.ndarray) -> np.ndarray:
     """Standard deviation in windows of 5 x 5 voxels of each slice (n, X, Y)."""
-    mean = ndimage.uniform_filter(slices, (1, 5, 5))
-    return np.sqrt(np.maximum(ndimage.uniform_filter(slices**2, (1, 5, 5)) - mean**2, 0))
+    mean, of_squares = (_moving_mean(_moving_mean(values, 5, 1), 5, 2) for values in (slices, slices**2))
+    return np.sqrt(np.maximum(of_squares - mean**2, 0))
+
+
+def _moving_mean(values: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """Means of neighbors along an axis that is mirrored at its ends; importing SciPy for them takes longer."""
+    ends = [(size // 2, (size - 1) // 2) if a == axis else (0, 0) for a in range(values.ndim)]
+    lines, count = np.moveaxis(np.pad(values, ends, mode="symmetric"), axis, 0), values.shape[axis]
+    total = lines[:count].copy()
+    for first in range(1, size):
+        total += lines[first : first + count]
+    return np.moveaxis(total / size, 0, axis)
 
 
 def body_of(voxels: np.ndarray) -> np.ndarray:

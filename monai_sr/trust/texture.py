@@ -8,12 +8,19 @@ decide, so that the result agrees with them as before. No structure of the textu
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
+from ..errors import Later
 from ..slices import SliceModel
+
+if TYPE_CHECKING:
+    from scipy import ndimage
+else:
+    ndimage = Later("scipy.ndimage")
 
 PATCH = 32
 """Voxels along each side of the patches in which noise is measured."""
