@@ -175,12 +175,14 @@ def test_volumes_are_super_resolved_without_monai(tmp_path):
     assert len(list(tmp_path.rglob("*_consistency.nii.gz"))) == len(words)
 
 
-def test_an_image_is_super_resolved_without_scipy(tmp_path):
-    """Nibabel imports the package alone."""
+def test_an_image_is_checked_and_super_resolved_without_pydicom_and_scipy(tmp_path):
+    """Of SciPy, nibabel imports the package alone."""
     write_image(phantoms.body((24, 24, 10), (1.0, 1.0, 3.0)), tmp_path / "thick.nii.gz", dtype=np.int16)
     bundles = [["none"], ["residual", "--engine", "torch"], *([["pyramid"]] if find_spec("openvino") else [])]
-    words = [["run", "thick.nii.gz", f"{one[0]}.nii.gz", "--device", "cpu", "--bundle", *one] for one in bundles]
-    code = ANSWERS.replace("{'torch', 'monai', 'SimpleITK'}", "{'scipy.ndimage', 'scipy.interpolate', 'scipy.special'}")
+    words = [["check", "thick.nii.gz"], ["run", "thick.nii.gz", "plan.nii.gz", "--dry-run", "--bundle", "none"]]
+    words += [["run", "thick.nii.gz", f"{one[0]}.nii.gz", "--device", "cpu", "--bundle", *one] for one in bundles]
+    needless = {"pydicom", "scipy.ndimage", "scipy.interpolate", "scipy.special"}
+    code = ANSWERS.replace("{'torch', 'monai', 'SimpleITK'}", str(needless))
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(words)], capture_output=True, text=True, check=True, cwd=tmp_path
     )

@@ -8,11 +8,9 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import numpy as np
-from pydicom.datadict import keyword_for_tag
-from pydicom.sequence import Sequence
-from pydicom.tag import Tag
 
 from .kinds import values_of
+from .late import pydicom
 from .series import Frame
 
 ENHANCED = {"EchoTime": "EffectiveEchoTime", "ImageType": "FrameType"}
@@ -23,7 +21,7 @@ _B_VALUES = (0x0019100C, 0x00431039, 0x20011003, 0x00651009)
 _DIRECTIONS = ((0x0019100E,), (0x001910BB, 0x001910BC, 0x001910BD), (0x200510B0, 0x200510B1, 0x200510B2), (0x00651037,))
 """Private attributes of Siemens, GE, Philips and UIH."""
 
-_SCALE_SLOPE = Tag(0x2005100E)
+_SCALE_SLOPE = 0x2005100E
 """MR Scale Slope of Philips."""
 
 _NO_SETTING = {
@@ -53,8 +51,8 @@ def grouped_values(frame: Frame) -> dict[str, Any]:
     def add(dataset: Any, depth: int) -> None:
         for tag in list(dataset.keys()):
             value = get(dataset, tag)
-            if not isinstance(value, Sequence):
-                values.setdefault(keyword_for_tag(tag) or str(tag), value)
+            if not isinstance(value, pydicom.sequence.Sequence):
+                values.setdefault(pydicom.datadict.keyword_for_tag(tag) or str(tag), value)
             elif depth and value:
                 add(value[0], depth - 1)
 
@@ -144,7 +142,7 @@ def display_scale_of(frame: Frame) -> float | None:
     """
     if not str(get(frame.header, "Manufacturer") or "").casefold().startswith("philips"):
         return None
-    values = [*_private(frame, [_SCALE_SLOPE]), grouped_values(frame).get(str(_SCALE_SLOPE))]
+    values = [*_private(frame, [_SCALE_SLOPE]), grouped_values(frame).get(str(pydicom.tag.Tag(_SCALE_SLOPE)))]
     try:
         scale = float(values_of(values[0])[0]) * (1.0 if frame.slope is None else frame.slope)
     except (TypeError, ValueError, IndexError):
@@ -174,7 +172,7 @@ def fields_of(frame: Frame, grouped: dict[str, Any]) -> dict[Hashable, str]:
         return {
             tag: str(element.value)[:1024]
             for tag, element in frame.header._dict.items()
-            if element.VR != "SQ" and keyword_for_tag(tag) not in _NO_SETTING
+            if element.VR != "SQ" and pydicom.datadict.keyword_for_tag(tag) not in _NO_SETTING
         }
     return {
         (name, number): str(value)[:1024]

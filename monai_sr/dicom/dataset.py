@@ -12,15 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pydicom
-from pydicom import config
-from pydicom.dataelem import RawDataElement
-from pydicom.filereader import _read_file_meta_info, read_partial, read_preamble
-from pydicom.uid import UID
-
 from ..errors import ImageError
 from .archive import SMALL
 from .kinds import BrokenFileError
+from .late import pydicom
 
 PIXEL_DATA = 0x7FE00010
 UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -81,7 +76,7 @@ def pydicom_silent() -> Iterator[None]:
     log = logging.getLogger("pydicom")
     was_disabled, log.disabled = log.disabled, True
     try:
-        with warnings.catch_warnings(), config.disable_value_validation():
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -107,26 +102,28 @@ def read_dataset(stream: Stream) -> Any:
 
     if stream.is_deflated:
         meta, inflated = _inflate(stream)
-        dataset = read_partial(io.BytesIO(inflated), stop_when=beyond(), force=True)
+        dataset = pydicom.filereader.read_partial(io.BytesIO(inflated), stop_when=beyond(), force=True)
         dataset.file_meta, dataset.preamble = meta, b""
         dataset.timestamp = os.fstat(stream.fileno()).st_mtime
     else:
-        dataset = read_partial(stream, stop_when=beyond(), defer_size=DEFERRED, force=not stream.is_marked)
+        dataset = pydicom.filereader.read_partial(
+            stream, stop_when=beyond(), defer_size=DEFERRED, force=not stream.is_marked
+        )
         for tag, raw in dataset._dict.items():
-            unread = isinstance(raw, RawDataElement) and raw.value is None and tag != PIXEL_DATA
+            unread = isinstance(raw, pydicom.dataelem.RawDataElement) and raw.value is None and tag != PIXEL_DATA
             if unread and UNDEFINED_LENGTH != raw.length > stream.size - raw.value_tell:  # type: ignore[union-attr]
                 raise EOFError
     if "TransferSyntaxUID" not in dataset.file_meta:
         encoding = getattr(dataset, "original_encoding", None)  # not in pydicom 2 (MONAI Label)
         implicit, little = encoding or (dataset.is_implicit_VR, dataset.is_little_endian)
-        dataset.file_meta.TransferSyntaxUID = UID(_SYNTAX_OF[bool(implicit), bool(little)])
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(_SYNTAX_OF[bool(implicit), bool(little)])
     return dataset
 
 
 def _inflate(stream: Stream) -> tuple[Any, bytes]:
     """File meta information and inflated data set of a deflated file; pydicom has no size limit."""
-    read_preamble(stream, not stream.is_marked)
-    meta = _read_file_meta_info(stream)
+    pydicom.filereader.read_preamble(stream, not stream.is_marked)
+    meta = pydicom.filereader._read_file_meta_info(stream)
     packed = stream.read()
     most = max(SMALL, MOST_INFLATED * len(packed))
     content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, most + 1)

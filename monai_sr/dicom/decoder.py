@@ -19,8 +19,10 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID
+
+if __name__ == "__main__":  # the process that decodes
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import UID
 
 ATTRIBUTES = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"),

@@ -18,14 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset
-from pydicom.datadict import dictionary_VR, keyword_for_tag
-from pydicom.tag import BaseTag
-from pydicom.uid import PYDICOM_ROOT_UID, UID
-
 from ..errors import UsageError, warn, write_error
 from .attributes import get
 from .kept import code_of
+from .late import pydicom
 from .series import Series
 
 EDITION = "2026c"
@@ -113,17 +109,17 @@ class Pseudonyms:
         if not uid or uid.startswith("1.2.840.10008.") or self.is_pseudonym(uid):
             return uid
         code = self._digest("uid", uid)[:11]
-        return f"{PYDICOM_ROOT_UID}{int.from_bytes(code + self._check(code))}"
+        return f"{pydicom.uid.PYDICOM_ROOT_UID}{int.from_bytes(code + self._check(code))}"
 
     def is_pseudonym(self, uid: str) -> bool:
         """Whether a UID is a pseudonym by this secret."""
-        number = uid.removeprefix(PYDICOM_ROOT_UID)
+        number = uid.removeprefix(pydicom.uid.PYDICOM_ROOT_UID)
         if number == uid or not number.isdecimal() or int(number) >= 2**120:
             return False
         code = int(number).to_bytes(15)
         return hmac.compare_digest(code[11:], self._check(code[:11]))
 
-    def patient(self, dataset: Dataset) -> str:
+    def patient(self, dataset: pydicom.Dataset) -> str:
         """The pseudonym of a patient, by PatientID; without one by name and date of birth, else by the study."""
         if self.is_pseudonym(str(get(dataset, "StudyInstanceUID"))):
             return str(get(dataset, "PatientID"))
@@ -174,7 +170,7 @@ def actions() -> dict[str, str]:
         return {row["tag"]: row["action"] for row in csv.DictReader(file, delimiter="\t")}
 
 
-def deidentify(dataset: Dataset, pseudonyms: Pseudonyms) -> Dataset:
+def deidentify(dataset: pydicom.Dataset, pseudonyms: Pseudonyms) -> pydicom.Dataset:
     """Replace or remove what the Basic Profile names, at every depth, private attributes and unknown ones; in place.
 
     Kept are the texts that monai-sr wrote itself: :data:`OWN_TEXTS` and its item of ContributingEquipmentSequence.
@@ -211,7 +207,7 @@ def deidentify(dataset: Dataset, pseudonyms: Pseudonyms) -> Dataset:
     return dataset
 
 
-def _clean(dataset: Dataset, pseudonyms: Pseudonyms, *, must: bool) -> None:
+def _clean(dataset: pydicom.Dataset, pseudonyms: Pseudonyms, *, must: bool) -> None:
     """Apply the table to a dataset. Elements are replaced and not changed: other datasets may hold them, too.
 
     Args:
@@ -220,11 +216,11 @@ def _clean(dataset: Dataset, pseudonyms: Pseudonyms, *, must: bool) -> None:
         must: whether :data:`REQUIRED` holds.
     """
     for tag in list(dataset.keys()):
-        keyword, raw = keyword_for_tag(tag), dataset.get_item(tag)
+        keyword, raw = pydicom.datadict.keyword_for_tag(tag), dataset.get_item(tag)
         if tag.is_private or not keyword or tag.group >> 8 in (0x50, 0x60):
             del dataset[tag]
             continue
-        vr = str(getattr(raw, "VR", None) or dictionary_VR(tag)).split()[0]
+        vr = str(getattr(raw, "VR", None) or pydicom.datadict.dictionary_VR(tag)).split()[0]
         action = actions().get(f"{int(tag):08X}", "X" if vr in DATES else "")
         if "*" in action:
             action = ""  # a sequence of references, whose UIDs are replaced
@@ -243,19 +239,19 @@ def _clean(dataset: Dataset, pseudonyms: Pseudonyms, *, must: bool) -> None:
             dataset.add_new(tag, vr, list(_replaced(dataset, tag, pseudonyms)) or None)
 
 
-def _cleaned(item: Dataset, pseudonyms: Pseudonyms, *, must: bool) -> Dataset:
+def _cleaned(item: pydicom.Dataset, pseudonyms: Pseudonyms, *, must: bool) -> pydicom.Dataset:
     """A copy of an item of a sequence, cleaned."""
-    copy = Dataset()
+    copy = pydicom.Dataset()
     copy.update(item)
     _clean(copy, pseudonyms, must=must)
     return copy
 
 
-def _replaced(dataset: Dataset, tag: BaseTag, pseudonyms: Pseudonyms) -> Iterator[UID]:
+def _replaced(dataset: pydicom.Dataset, tag: pydicom.tag.BaseTag, pseudonyms: Pseudonyms) -> Iterator[pydicom.uid.UID]:
     """The UIDs of an attribute as pseudonyms."""
     value: Any = dataset[tag].value or ()
     for uid in [value] if isinstance(value, str) else value:
-        yield UID(pseudonyms.uid(str(uid)))
+        yield pydicom.uid.UID(pseudonyms.uid(str(uid)))
 
 
 def warn_of_pixels(series: Series) -> None:

@@ -14,9 +14,6 @@ from math import floor, log10
 from pathlib import Path
 
 import numpy as np
-from pydicom import Dataset, FileDataset, dcmwrite
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian, generate_uid
 
 from ..acquired import padding_value_of
 from ..errors import OutputError
@@ -29,6 +26,7 @@ from .dataset import pydicom_silent
 from .deidentify import Pseudonyms, deidentify, warn_of_pixels
 from .enhanced import combine_slices, format_of
 from .kept import SOP_CLASS, attributes_of, code_of, decimal
+from .late import pydicom
 from .phases import header_of_slice, header_of_volume
 from .series import LPS_TO_RAS, Frame, Series
 
@@ -74,7 +72,7 @@ class MadeBy:
     options: RunOptions = field(default_factory=RunOptions)
     pseudonyms: Pseudonyms | None = field(default=None, compare=False)
 
-    def released(self, dataset: Dataset) -> Dataset:
+    def released(self, dataset: pydicom.Dataset) -> pydicom.Dataset:
         """A dataset as it is to be written: de-identified in place if that is wanted."""
         return dataset if self.pseudonyms is None else deidentify(dataset, self.pseudonyms)
 
@@ -127,7 +125,7 @@ def write_derived_series(
             instances = iter([combine_slices(instances, volumes, series.modality, seed=seed)])
         for number, instance in enumerate(instances, start=1):
             with open(hidden / f"{number:04d}.dcm", "wb") as file:
-                dcmwrite(file, made_by.released(instance))
+                pydicom.dcmwrite(file, made_by.released(instance))
                 file.flush()
                 os.fsync(file.fileno())
         move(hidden, folder)
@@ -136,7 +134,7 @@ def write_derived_series(
 
 def _instances(
     sr: Image, series: Series, seed: str, made_by: MadeBy, others: Sequence[Series]
-) -> Iterator[FileDataset]:
+) -> Iterator[pydicom.FileDataset]:
     """The classic images, slice by slice; ``seed`` is for their UIDs."""
     affine = LPS_TO_RAS @ np.asarray(sr.affine, dtype=np.float64)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -154,7 +152,7 @@ def _instances(
         shared.update({element.tag: element for element in of_first})
     described = replace(series, frames=series.all_frames)
     slope, intercept = _describe_pixels(shared, volumes, described, padding_value_of(sr))
-    shared.SeriesInstanceUID = generate_uid(entropy_srcs=[seed])
+    shared.SeriesInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[seed])
     shared.SeriesNumber = min((series.number or 0) + (FUSED_FROM if others else NUMBERS_FROM), 2**31 - 1)
     kind = ["fused"] if others else [f"{len(series.phases)} volumes"] if series.phases else []
     parts = () if made_by.pseudonyms else series.part_texts  # which may be a time of day
@@ -174,7 +172,7 @@ def _instances(
     for phase, index in np.ndindex(len(volumes), volumes.shape[3]):
         position = (affine[:3, 3] + index * affine[:3, 2]).round(9) + 0.0
         number = phase * volumes.shape[3] + index
-        instance = _file(shared, generate_uid(entropy_srcs=[seed, f"slice {number}"]))
+        instance = _file(shared, pydicom.uid.generate_uid(entropy_srcs=[seed, f"slice {number}"]))
         instance.InstanceNumber = number + 1
         instance.ImagePositionPatient = [decimal(value) for value in position]
         instance.SliceLocation = decimal(position @ np.cross(row, column))
@@ -195,7 +193,9 @@ def _instances(
         yield instance
 
 
-def _describe_pixels(shared: Dataset, voxels: np.ndarray, series: Series, padding: float | None) -> tuple[float, float]:
+def _describe_pixels(
+    shared: pydicom.Dataset, voxels: np.ndarray, series: Series, padding: float | None
+) -> tuple[float, float]:
     """Describe 16-bit pixels that hold every voxel; slope and intercept, as they will be read again."""
     lowest, highest = float(voxels.min()), float(voxels.max())
     if padding is not None:
@@ -247,17 +247,19 @@ def _seed(shape: Sequence[int], sources: Sequence[Series], made_by: MadeBy) -> s
     return "\n".join((PACKAGE, *bundle, *options, sources[0].uid, *frames, ""))
 
 
-def _file(shared: Dataset, uid: UID) -> FileDataset:
+def _file(shared: pydicom.Dataset, uid: pydicom.uid.UID) -> pydicom.FileDataset:
     """A file without position and pixels."""
-    meta = FileMetaDataset()
+    meta = pydicom.dataset.FileMetaDataset()
     meta.FileMetaInformationGroupLength = 0  # counted when written
     meta.FileMetaInformationVersion = b"\0\1"
     meta.MediaStorageSOPClassUID = shared.SOPClassUID
     meta.MediaStorageSOPInstanceUID = uid
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.ImplementationClassUID = pydicom.uid.PYDICOM_IMPLEMENTATION_UID
     meta.ImplementationVersionName = text_of(f"{PACKAGE} {version(PACKAGE)}", 16)
-    instance = FileDataset("", {}, preamble=b"\0" * 128, file_meta=meta, is_implicit_VR=False, is_little_endian=True)
+    instance = pydicom.FileDataset(
+        "", {}, preamble=b"\0" * 128, file_meta=meta, is_implicit_VR=False, is_little_endian=True
+    )
     instance.update(shared)
     instance.SOPInstanceUID = uid
     return instance
@@ -291,15 +293,15 @@ def _meets(frame: Frame, position: np.ndarray, across: np.ndarray, spacing: floa
     return bool(start + min(ends) < reach and start + max(ends) > -reach)
 
 
-def _references(frames: list[Frame], modality: str) -> list[Dataset]:
+def _references(frames: list[Frame], modality: str) -> list[pydicom.Dataset]:
     """Items of SourceImageSequence, one for each file."""
-    items: dict[str, Dataset] = {}
+    items: dict[str, pydicom.Dataset] = {}
     for frame in frames:
         header = frame.header
         uid = str(
             get(header, "SOPInstanceUID") or getattr(header, "file_meta", {}).get("MediaStorageSOPInstanceUID", "")
         )
-        item = items.setdefault(uid, Dataset())
+        item = items.setdefault(uid, pydicom.Dataset())
         item.ReferencedSOPClassUID = header.get("SOPClassUID") or SOP_CLASS[modality]
         item.ReferencedSOPInstanceUID = uid
         item.PurposeOfReferenceCodeSequence = code_of(*SOURCE_IMAGE)
@@ -308,10 +310,10 @@ def _references(frames: list[Frame], modality: str) -> list[Dataset]:
     return [item for uid, item in items.items() if uid]
 
 
-def equipment_item(made_by: MadeBy) -> Dataset:
+def equipment_item(made_by: MadeBy) -> pydicom.Dataset:
     """An item of ContributingEquipmentSequence, by which results of monai-sr are known."""
     options = "; ".join(f"{name}={value}" for name, value in sorted(made_by.options.texts().items()))
-    item = Dataset()
+    item = pydicom.Dataset()
     item.PurposeOfReferenceCodeSequence = code_of(*MODIFYING_EQUIPMENT)
     item.Manufacturer = PACKAGE
     item.ManufacturerModelName = text_of(made_by.bundle, 64)

@@ -11,11 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pydicom import Dataset, FileDataset
-from pydicom.datadict import keyword_for_tag
-from pydicom.tag import Tag
-from pydicom.uid import UID, generate_uid
-
 from ..errors import OutputError
 from .attributes import get
 from .groups import (
@@ -30,6 +25,7 @@ from .groups import (
 )
 from .kept import CLASSIC_NAMES, CLASSIC_TERMS, WINDOW, item_of, kept_attributes
 from .kinds import values_of
+from .late import pydicom
 from .series import Frame, Series
 
 DERIVED_FORMATS = ("classic", "enhanced")
@@ -90,8 +86,8 @@ def check_size(voxels: int) -> None:
 
 
 def combine_slices(
-    slices: Iterable[FileDataset], volumes: Sequence[Sequence[Frame]], modality: str, *, seed: str
-) -> FileDataset:
+    slices: Iterable[pydicom.FileDataset], volumes: Sequence[Sequence[Frame]], modality: str, *, seed: str
+) -> pydicom.FileDataset:
     """One enhanced image of classic ones.
 
     Args:
@@ -106,7 +102,7 @@ def combine_slices(
     Raises:
         OutputError: there are more pixels than one file can hold (E-OUT-FORMAT).
     """
-    headers, pixels = list[FileDataset](), bytearray()
+    headers, pixels = list[pydicom.FileDataset](), bytearray()
     for one in slices:
         pixels += one.PixelData
         del one.PixelData
@@ -128,7 +124,7 @@ def combine_slices(
         of_frames.append(groups_of_frame(one, of_volumes[volume], indices[volume], place + 1))
     _move_to_top(made, headers, [frame for frames in volumes for frame in frames], of_volumes)
     types = zip(*(values_of(one[f"{modality}ImageFrameTypeSequence"][0].FrameType) for one in of_volumes), strict=True)
-    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = UID(ENHANCED_CLASS[modality])
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = pydicom.uid.UID(ENHANCED_CLASS[modality])
     made.ImageType = [words[0] if len(set(words)) == 1 else "MIXED" for words in types]
     for name in IMAGE_TERMS:
         values = {str(one[f"{modality}ImageFrameTypeSequence"][0].get(name)) for one in of_volumes}
@@ -145,7 +141,7 @@ def combine_slices(
 
 
 def _set_dimensions(
-    made: Dataset, of_volumes: Sequence[Dataset], times: Sequence[int | None], seed: str
+    made: pydicom.Dataset, of_volumes: Sequence[pydicom.Dataset], times: Sequence[int | None], seed: str
 ) -> list[Indices]:
     """Describe the dimensions: stack, what distinguishes the volumes, and the position in the stack.
 
@@ -164,7 +160,7 @@ def _set_dimensions(
         values["TemporalPositionIndex"] = [str(time) for time in times]
     elif "DiffusionBValue" in values:
         times = list(numbers)  # by which dcm2niix finds the volumes of Siemens and GE
-    uid = generate_uid(entropy_srcs=[seed, "dimensions"])
+    uid = pydicom.uid.generate_uid(entropy_srcs=[seed, "dimensions"])
     # in the order of Siemens and Philips, by which dcm2niix sorts the frames
     names = ("StackID", "InStackPositionNumber", *values)
     pointers = [(name, SETTINGS.get(name, "FrameContentSequence")) for name in names]
@@ -174,8 +170,8 @@ def _set_dimensions(
     made.DimensionIndexSequence = [
         item_of(
             DimensionOrganizationUID=uid,
-            DimensionIndexPointer=Tag(name.replace("DirectionSequence", "Orientation")),
-            FunctionalGroupPointer=Tag(sequence),
+            DimensionIndexPointer=pydicom.tag.Tag(name.replace("DirectionSequence", "Orientation")),
+            FunctionalGroupPointer=pydicom.tag.Tag(sequence),
             DimensionDescriptionLabel=name[:64],
         )[0]
         for name, sequence in pointers
@@ -188,11 +184,13 @@ def _set_dimensions(
     ]
 
 
-def _values_of_settings(of_volumes: Sequence[Dataset | dict[str, list[Dataset]]]) -> dict[str, list[str]]:
+def _values_of_settings(
+    of_volumes: Sequence[pydicom.Dataset | dict[str, list[pydicom.Dataset]]],
+) -> dict[str, list[str]]:
     """For each setting in which the volumes differ, its value in each as text."""
     values: dict[str, list[str]] = {}
     for name, sequence in SETTINGS.items():
-        texts = [str((one.get(sequence) or [Dataset()])[0].get(name)) for one in of_volumes]
+        texts = [str((one.get(sequence) or [pydicom.Dataset()])[0].get(name)) for one in of_volumes]
         if len(set(texts)) > 1:
             values[name] = texts
     return values
@@ -202,7 +200,10 @@ def _values_of_settings(of_volumes: Sequence[Dataset | dict[str, list[Dataset]]]
 
 
 def _move_to_top(
-    made: Dataset, headers: Sequence[Dataset], frames: Sequence[Frame], of_volumes: Sequence[Dataset]
+    made: pydicom.Dataset,
+    headers: Sequence[pydicom.Dataset],
+    frames: Sequence[Frame],
+    of_volumes: Sequence[pydicom.Dataset],
 ) -> None:
     """Leave in ``made`` what an enhanced image has outside its groups, and add what it needs there.
 
@@ -216,7 +217,7 @@ def _move_to_top(
         grouped |= {name for name, *_ in CLASSIC_TERMS} | {"ScanOptions"}
     day, clock = (str(made.get(name) or "") for name in ("AcquisitionDate", "AcquisitionTime"))
     for tag in list(made.keys()):
-        name = keyword_for_tag(tag)
+        name = pydicom.datadict.keyword_for_tag(tag)
         is_empty = tag.group == 0x0018 and name != "PatientPosition" and made[tag].is_empty
         if name in grouped or is_empty:
             del made[tag]
@@ -248,10 +249,12 @@ def _move_to_top(
     made.SourceImageEvidenceSequence = [evidence]
 
 
-def _referenced_series(headers: Sequence[Dataset], sources: Sequence[Dataset], name: str) -> list[Dataset]:
+def _referenced_series(
+    headers: Sequence[pydicom.Dataset], sources: Sequence[pydicom.Dataset], name: str
+) -> list[pydicom.Dataset]:
     """The source files that frames refer to, by their series; ``name`` is the sequence of files."""
     series_of = {str(get(one, "SOPInstanceUID")): str(get(one, "SeriesInstanceUID") or "") for one in sources}
-    found: dict[str, dict[str, Dataset]] = {}
+    found: dict[str, dict[str, pydicom.Dataset]] = {}
     for reference in (item for one in headers for item in one.get("SourceImageSequence") or ()):
         uid = str(reference.ReferencedSOPInstanceUID)
         (item,) = item_of(ReferencedSOPClassUID=reference.ReferencedSOPClassUID, ReferencedSOPInstanceUID=uid)

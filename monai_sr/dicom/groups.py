@@ -8,15 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pydicom import Dataset
-from pydicom.datadict import dictionary_is_retired, dictionary_VR, keyword_for_tag
-from pydicom.sequence import Sequence as Items
-from pydicom.tag import Tag
-from pydicom.uid import generate_uid
-
 from .attributes import get, groups_of, value_of
 from .kept import BUT_NOT, WINDOW, code_of, copy_element, item_of
 from .kinds import values_of
+from .late import pydicom
 from .series import Frame
 
 REPLACED = (
@@ -114,11 +109,11 @@ class Indices(NamedTuple):
 # ---------------------------------------------------------------- what is kept of the source
 
 
-def groups_in_common(frames: Sequence[Frame], modality: str) -> dict[str, list[Dataset]]:
+def groups_in_common(frames: Sequence[Frame], modality: str) -> dict[str, list[pydicom.Dataset]]:
     """The items of functional groups by keyword, with the attributes in which all frames agree."""
     unique = {(id(frame.header), frame.number): frame for frame in frames}.values()
     first, *others = (_groups_of_source(frame, modality) for frame in unique)
-    common: dict[str, list[Dataset]] = {}
+    common: dict[str, list[pydicom.Dataset]] = {}
     for name, items in first.items():
         mates = [other.get(name, []) for other in others]
         if len(items) == 1 and all(len(mate) == 1 for mate in mates):
@@ -130,48 +125,52 @@ def groups_in_common(frames: Sequence[Frame], modality: str) -> dict[str, list[D
     return common
 
 
-def in_common(items: Sequence[Dataset]) -> Dataset:
+def in_common(items: Sequence[pydicom.Dataset]) -> pydicom.Dataset:
     """The elements that are equal in all items."""
     first, *others = items
     alike = (tag for tag in list(first.keys()) if all(other.get(tag) == first[tag] for other in others))
-    return Dataset({tag: first[tag] for tag in alike})
+    return pydicom.Dataset({tag: first[tag] for tag in alike})
 
 
-def _sound(item: Dataset) -> Dataset:
+def _sound(item: pydicom.Dataset) -> pydicom.Dataset:
     """The elements that the standard allows and that do not describe the acquired grid."""
-    copy, beside = Dataset(), set(BUT_NOT.split()) - {*OF_RECONSTRUCTION, "GantryDetectorTilt"}
+    copy, beside = pydicom.Dataset(), set(BUT_NOT.split()) - {*OF_RECONSTRUCTION, "GantryDetectorTilt"}
     for tag in list(item.keys()):
-        if not tag.is_private and not dictionary_is_retired(tag) and keyword_for_tag(tag) not in beside:
+        if (
+            not tag.is_private
+            and not pydicom.datadict.dictionary_is_retired(tag)
+            and pydicom.datadict.keyword_for_tag(tag) not in beside
+        ):
             copy_element(tag, item, copy)
     if copy.get("GantryDetectorTilt"):  # whose slices are made upright
         del copy.GantryDetectorTilt
     return copy
 
 
-def _groups_of_source(frame: Frame, modality: str) -> dict[str, list[Dataset]]:
+def _groups_of_source(frame: Frame, modality: str) -> dict[str, list[pydicom.Dataset]]:
     """The items of the functional groups of an acquired frame, by keyword; of a classic one those it would have."""
-    found: dict[str, list[Dataset]] = {}
+    found: dict[str, list[pydicom.Dataset]] = {}
     for group in groups_of(frame.header, frame.number):
         for tag in list(group.keys()):
-            name, items = keyword_for_tag(tag), get(group, tag)
-            if name and isinstance(items, Items) and items and name not in REPLACED:
+            name, items = pydicom.datadict.keyword_for_tag(tag), get(group, tag)
+            if name and isinstance(items, pydicom.sequence.Sequence) and items and name not in REPLACED:
                 found.setdefault(name, list(items))
     for sequence, names in GROUPS.items():
         if sequence in found or sequence[:2] == ("MR" if modality == "CT" else "CT"):
             continue
-        item = Dataset()
+        item = pydicom.Dataset()
         for name, _, classic in (text.partition("=") for text in names.split()):
             value = value_of(frame, classic or name)
             if value not in (None, "", []):
-                given = Dataset()
-                given.add_new(Tag(name), dictionary_VR(name), value)
-                copy_element(Tag(name), given, item)
+                given = pydicom.Dataset()
+                given.add_new(pydicom.tag.Tag(name), pydicom.datadict.dictionary_VR(name), value)
+                copy_element(pydicom.tag.Tag(name), given, item)
         if item:
             found[sequence] = [item]
     return found
 
 
-def is_complete(name: str, items: Sequence[Dataset]) -> bool:
+def is_complete(name: str, items: Sequence[pydicom.Dataset]) -> bool:
     """Whether the items of a functional group have all that they need."""
     needed = {text.partition("=")[0] for text in GROUPS.get(name, "").split()} - {*OPTIONAL}
     return all(keyword in item for item in items for keyword in needed)
@@ -180,7 +179,7 @@ def is_complete(name: str, items: Sequence[Dataset]) -> bool:
 # ---------------------------------------------------------------- functional groups
 
 
-def groups_of_volume(one: Dataset, kept: dict[str, list[Dataset]], modality: str) -> Dataset:
+def groups_of_volume(one: pydicom.Dataset, kept: dict[str, list[pydicom.Dataset]], modality: str) -> pydicom.Dataset:
     """The functional groups that all frames of a volume have in common.
 
     Args:
@@ -188,7 +187,7 @@ def groups_of_volume(one: Dataset, kept: dict[str, list[Dataset]], modality: str
         kept: of the source.
         modality: "CT" or "MR".
     """
-    groups = Dataset()
+    groups = pydicom.Dataset()
     for name, items in kept.items():
         setattr(groups, name, items)
     groups.PixelMeasuresSequence = item_of(
@@ -209,7 +208,9 @@ def groups_of_volume(one: Dataset, kept: dict[str, list[Dataset]], modality: str
         FrameLaterality=side if side in ("L", "R", "B") else "U",
     )
     if modality == "CT" and "IrradiationEventIdentificationSequence" not in groups:
-        uid = generate_uid(entropy_srcs=["irradiation", str(one.StudyInstanceUID), str(one.FrameOfReferenceUID)])
+        uid = pydicom.uid.generate_uid(
+            entropy_srcs=["irradiation", str(one.StudyInstanceUID), str(one.FrameOfReferenceUID)]
+        )
         groups.IrradiationEventIdentificationSequence = item_of(IrradiationEventUID=uid)  # never absent
     if modality == "MR" and "MRDiffusionSequence" not in groups and one.get("DiffusionBValue") is not None:
         direction = one.get("DiffusionGradientOrientation")
@@ -218,7 +219,7 @@ def groups_of_volume(one: Dataset, kept: dict[str, list[Dataset]], modality: str
             DiffusionDirectionality=one.get("DiffusionDirectionality"),
             DiffusionGradientDirectionSequence=direction and item_of(DiffusionGradientOrientation=direction),
         )
-    given = (kept.get(f"{modality}ImageFrameTypeSequence") or [Dataset()])[0]
+    given = (kept.get(f"{modality}ImageFrameTypeSequence") or [pydicom.Dataset()])[0]
     flavor = (values_of(given.get("FrameType")) or ["", "", "VOLUME"])[2:3] or ["VOLUME"]
     terms = {name: given.get(name) or default for name, default in IMAGE_TERMS.items()}
     if modality == "CT":
@@ -232,7 +233,9 @@ def groups_of_volume(one: Dataset, kept: dict[str, list[Dataset]], modality: str
     return groups
 
 
-def groups_of_frame(one: Dataset, of_volume: Dataset, indices: Indices, position: int) -> Dataset:
+def groups_of_frame(
+    one: pydicom.Dataset, of_volume: pydicom.Dataset, indices: Indices, position: int
+) -> pydicom.Dataset:
     """All functional groups of a frame.
 
     Args:
@@ -241,7 +244,7 @@ def groups_of_frame(one: Dataset, of_volume: Dataset, indices: Indices, position
         indices: of its volume, see :func:`_set_dimensions`.
         position: of the frame in its volume, from 1.
     """
-    groups = Dataset()
+    groups = pydicom.Dataset()
     groups.update(of_volume)
     day, clock = str(one.get("AcquisitionDate") or ""), str(one.get("AcquisitionTime") or "")
     groups.FrameContentSequence = item_of(
@@ -260,17 +263,17 @@ def groups_of_frame(one: Dataset, of_volume: Dataset, indices: Indices, position
     )
     if one.get("TriggerTime") not in (None, ""):
         (synchronized,) = item_of(NominalCardiacTriggerDelayTime=float(one.TriggerTime))
-        synchronized.update((of_volume.get("CardiacSynchronizationSequence") or [Dataset()])[0])
+        synchronized.update((of_volume.get("CardiacSynchronizationSequence") or [pydicom.Dataset()])[0])
         groups.CardiacSynchronizationSequence = [synchronized]
     return groups
 
 
-def take_shared(groups: Sequence[Dataset]) -> Dataset:
+def take_shared(groups: Sequence[pydicom.Dataset]) -> pydicom.Dataset:
     """Move the groups that are equal in all frames into one of all."""
     first, *others = groups
-    shared = Dataset()
+    shared = pydicom.Dataset()
     for tag in list(first.keys()):
-        if keyword_for_tag(tag) not in NEVER_SHARED and all(
+        if pydicom.datadict.keyword_for_tag(tag) not in NEVER_SHARED and all(
             other.get(tag) is first[tag] or other.get(tag) == first[tag] for other in others
         ):
             shared[tag] = first[tag]

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import FileMetaDataset
 
 from ..errors import ImageError, SuperResolutionWarning
 from ..profiles import plausible
@@ -30,6 +28,7 @@ from .kinds import (
     says_phase_by_ge,
     values_of,
 )
+from .late import pydicom
 from .series import Frame
 
 _WHOLE = (
@@ -45,7 +44,6 @@ _GEOMETRY = (
     ("PixelValueTransformationSequence", "RescaleIntercept"),
 )
 """Functional group and attribute; classic files, and some enhanced ones, have the attribute at the top."""
-_TAGS = {name: tag_for_keyword(name) for name in (*_WHOLE, *(name for _, name in _GEOMETRY))}
 MOST_RESCALED = 1e20
 """RescaleSlope and RescaleIntercept are smaller, or values would leave the range of float32."""
 
@@ -125,7 +123,7 @@ def frames_of_header(dataset: Any) -> list[Frame]:
     """
     uid = str(dataset.get("SeriesInstanceUID") or "")
     if not hasattr(dataset, "file_meta"):
-        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
     check_kind(dataset, "header", own_results=False)
     return _frames_of(dataset, Path("header"), uid)[0]
 
@@ -133,7 +131,7 @@ def frames_of_header(dataset: Any) -> list[Frame]:
 def _check_whole(dataset: Any) -> None:
     """Raise here if a value is not an integer, and not where it is used."""
     for name in _WHOLE:
-        element = dataset._dict.get(_TAGS[name])
+        element = dataset._dict.get(pydicom.datadict.tag_for_keyword(name))
         if element is None or (element.VR in ("US", "SS") and isinstance(element.value, bytes) and element.length == 2):
             continue
         value = dataset.get(name)
@@ -287,7 +285,7 @@ def _numbers(value: Any) -> list[float]:
 
 def _numbers_of(dataset: Any, name: str) -> list[float]:
     """The numbers of a decimal string, from its bytes, which is ten times as fast as pydicom."""
-    element = dataset._dict.get(_TAGS[name])
+    element = dataset._dict.get(pydicom.datadict.tag_for_keyword(name))
     value = getattr(element, "value", None)
     if not isinstance(value, bytes) or element.VR not in (None, "DS"):
         return _numbers(dataset.get(name))

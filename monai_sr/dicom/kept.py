@@ -10,14 +10,9 @@ import logging
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset, config
-from pydicom.charset import python_encoding
-from pydicom.datadict import dictionary_is_retired, dictionary_VR, keyword_for_tag
-from pydicom.tag import BaseTag, Tag
-from pydicom.uid import generate_uid
-from pydicom.valuerep import DSfloat, validate_value
 
 from .attributes import get
+from .late import pydicom
 from .series import Frame, Series
 
 logger = logging.getLogger(__name__)
@@ -91,11 +86,11 @@ LOSSY_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 81, 91, 
 """JPEG, JPEG-LS, JPEG 2000, JPEG XL and HTJ2K where they may lose something."""
 
 
-def attributes_of(series: Series) -> Dataset:
+def attributes_of(series: Series) -> pydicom.Dataset:
     """Attributes that are equal in all headers of the source, and those that a classic image needs."""
     frames = {(id(frame.header), frame.number): frame for frame in series.frames}.values()
     headers = [_classic_header(frame) for frame in frames]
-    shared = Dataset()
+    shared = pydicom.Dataset()
     for element in headers[0]:
         if all(header.get(element.tag) == element for header in headers):
             shared.add(element)
@@ -114,7 +109,7 @@ def attributes_of(series: Series) -> Dataset:
         needed.append("TriggerTime")
     for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
         if not shared.get(keyword):
-            setattr(shared, keyword, generate_uid(entropy_srcs=[keyword, series.uid]))
+            setattr(shared, keyword, pydicom.uid.generate_uid(entropy_srcs=[keyword, series.uid]))
     if series.modality == "MR":
         shared.ScanningSequence = shared.get("ScanningSequence") or "RM"  # "research mode"
         shared.SequenceVariant = shared.get("SequenceVariant") or "NONE"
@@ -126,7 +121,7 @@ def attributes_of(series: Series) -> Dataset:
     return shared
 
 
-def _classic_header(frame: Frame) -> Dataset:
+def _classic_header(frame: Frame) -> pydicom.Dataset:
     """The classic header of a frame without what belongs to single slices; values are checked."""
     header = kept_attributes(frame.header)
     groups = [*(frame.header.get("SharedFunctionalGroupsSequence") or ())[:1]]
@@ -148,25 +143,29 @@ def _classic_header(frame: Frame) -> Dataset:
         header.pop(name, None)
     for classic, value in terms.items():
         setattr(header, classic, value)
-    return kept_attributes(Dataset({tag: header[tag] for tag in list(header.keys()) if tag.element >> 12 != 9}))
+    return kept_attributes(pydicom.Dataset({tag: header[tag] for tag in list(header.keys()) if tag.element >> 12 != 9}))
 
 
-def kept_attributes(dataset: Dataset) -> Dataset:
+def kept_attributes(dataset: pydicom.Dataset) -> pydicom.Dataset:
     """The elements that describe the whole series, with values that the standard allows."""
-    kept = Dataset()
+    kept = pydicom.Dataset()
     for tag in list(dataset.keys()):  # not the elements: that would read the pixels
-        keyword = keyword_for_tag(tag)
+        keyword = pydicom.datadict.keyword_for_tag(tag)
         of_series = tag.group in KEPT_GROUPS and keyword not in BUT_NOT.split()
-        if keyword and (of_series or keyword in KEPT_BESIDES.split()) and not dictionary_is_retired(tag):
+        if (
+            keyword
+            and (of_series or keyword in KEPT_BESIDES.split())
+            and not pydicom.datadict.dictionary_is_retired(tag)
+        ):
             copy_element(tag, dataset, kept)
     return kept
 
 
-def copy_element(tag: BaseTag, source: Dataset, target: Dataset) -> None:
+def copy_element(tag: pydicom.tag.BaseTag, source: pydicom.Dataset, target: pydicom.Dataset) -> None:
     """Copy an element as the dictionary describes it, without private ones inside; not if its value is not allowed."""
     try:
         element = source[tag]
-        vr = element.VR if " or " in dictionary_VR(tag) else dictionary_VR(tag)
+        vr = element.VR if " or " in pydicom.datadict.dictionary_VR(tag) else pydicom.datadict.dictionary_VR(tag)
         values = element.value if vr == "SQ" or element.VM > 1 else [] if element.is_empty else [element.value]
         if vr == "SQ":
             values = [copy_item(item) for item in values]
@@ -174,9 +173,9 @@ def copy_element(tag: BaseTag, source: Dataset, target: Dataset) -> None:
             values = [decimal(value) for value in values]
         elif vr == "IS":
             values = [int(value) for value in values]
-        elif keyword_for_tag(tag) not in IDENTITY.split():
+        elif pydicom.datadict.keyword_for_tag(tag) not in IDENTITY.split():
             for value in values:
-                validate_value(vr, value, config.RAISE)
+                pydicom.valuerep.validate_value(vr, value, pydicom.config.RAISE)
                 if vr not in ("ST", "LT", "UT") and not str(value).isprintable():
                     return
         target.add_new(tag, vr, values if vr == "SQ" or len(values) > 1 else values[0] if values else None)
@@ -184,34 +183,34 @@ def copy_element(tag: BaseTag, source: Dataset, target: Dataset) -> None:
         logger.debug("an attribute of the source is not kept: %s", tag)
 
 
-def copy_item(item: Dataset) -> Dataset:
+def copy_item(item: pydicom.Dataset) -> pydicom.Dataset:
     """An item of a sequence, its private and unsound elements left out."""
-    copy = Dataset()
+    copy = pydicom.Dataset()
     for tag in list(item.keys()):
         if not tag.is_private:
             copy_element(tag, item, copy)
     return copy
 
 
-def _set_character_set(shared: Dataset, series: Series) -> None:
+def _set_character_set(shared: pydicom.Dataset, series: Series) -> None:
     """Keep the character set of the source; Unicode if there are several or it is unknown."""
     names, *others = [_strings(frame.header, "SpecificCharacterSet") for frame in series.frames]
-    if any(other != names for other in others) or not all(name in python_encoding for name in names):
+    if any(other != names for other in others) or not all(name in pydicom.charset.python_encoding for name in names):
         names = ["ISO_IR 192"]
     if any(names):
         shared.SpecificCharacterSet = names
 
 
-def _set_lossy_history(shared: Dataset, series: Series) -> None:
+def _set_lossy_history(shared: pydicom.Dataset, series: Series) -> None:
     """Record lossy compression if any slice has it, with the greatest ratio."""
     worst = -1.0
     for frame in series.frames:
         syntax = getattr(frame.header, "file_meta", {}).get("TransferSyntaxUID")
         lossy_flag = get(frame.header, "LossyImageCompression")
         if lossy_flag == "01" or (lossy_flag != "00" and syntax in LOSSY_SYNTAXES):
-            lossy = Dataset()
+            lossy = pydicom.Dataset()
             for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-                copy_element(Tag(keyword), frame.header, lossy)
+                copy_element(pydicom.tag.Tag(keyword), frame.header, lossy)
             shared.LossyImageCompression = "01"
             ratio = float(np.max(lossy.get("LossyImageCompressionRatio") or 0))
             if ratio > worst:
@@ -219,13 +218,13 @@ def _set_lossy_history(shared: Dataset, series: Series) -> None:
                 shared.update(lossy)
 
 
-def _strings(dataset: Dataset, keyword: str) -> list[str]:
+def _strings(dataset: pydicom.Dataset, keyword: str) -> list[str]:
     """The values of an attribute."""
     value = get(dataset, keyword) or []
     return [value] if isinstance(value, str) else [str(one) for one in value]
 
 
-def _check_window(shared: Dataset) -> None:
+def _check_window(shared: pydicom.Dataset) -> None:
     """Keep the window if a viewer can apply it."""
     count = {name: np.size(shared.get(name) or ()) for name in WINDOW}
     if count["WindowCenter"] != count["WindowWidth"] or np.min(shared.get("WindowWidth") or 0) < 1:
@@ -235,20 +234,20 @@ def _check_window(shared: Dataset) -> None:
         shared.pop("WindowCenterWidthExplanation", None)
 
 
-def decimal(value: float) -> DSfloat:
+def decimal(value: float) -> pydicom.valuerep.DSfloat:
     """A number as a decimal string of at most 16 characters."""
-    return DSfloat(value, auto_format=True)
+    return pydicom.valuerep.DSfloat(value, auto_format=True)
 
 
-def item_of(**values: Any) -> list[Dataset]:
+def item_of(**values: Any) -> list[pydicom.Dataset]:
     """A sequence of one item; attributes that are None are left out."""
-    item = Dataset()
+    item = pydicom.Dataset()
     for name, value in values.items():
         if value is not None:
             setattr(item, name, value)
     return [item]
 
 
-def code_of(value: str, scheme: str, meaning: str) -> list[Dataset]:
+def code_of(value: str, scheme: str, meaning: str) -> list[pydicom.Dataset]:
     """A code as a sequence of one item."""
     return item_of(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)

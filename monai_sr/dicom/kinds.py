@@ -6,9 +6,8 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from pydicom.uid import UID
-
 from ..errors import ImageError, SuperResolutionError
+from .late import pydicom
 
 MODALITY_OF = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -114,7 +113,7 @@ def check_kind(dataset: Any, name: str, *, own_results: bool) -> None:
 
 def is_of_another_class(sop_class: str) -> bool:
     """Whether a SOP class is one of the standard, and not of CT or MR images."""
-    return sop_class not in MODALITY_OF and sop_class != "" and UID(sop_class).name != sop_class
+    return sop_class not in MODALITY_OF and sop_class != "" and pydicom.uid.UID(sop_class).name != sop_class
 
 
 def modality_of(dataset: Any) -> str:

@@ -6,13 +6,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from pydicom import dcmwrite
 
 from ..files import write_atomically
 from ..grid import Image
 from .attributes import get
 from .dataset import pydicom_silent
 from .derive import MadeBy
+from .late import pydicom
 from .segmentation_out import about, finish, import_highdicom, slices_of
 from .series import Series
 
@@ -66,5 +66,5 @@ def write_parametric_map(image: Image, kind: str, series: Series, path: Path, *,
         if not made.get("BodyPartExamined"):
             made.Laterality = None  # it may be a paired organ
         finish(made, series, kind.capitalize(), seed, made_by)
-        write_atomically(path, lambda file: dcmwrite(file, made_by.released(made)))
+        write_atomically(path, lambda file: pydicom.dcmwrite(file, made_by.released(made)))
     return path

@@ -12,7 +12,6 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-from pydicom.datadict import tag_for_keyword
 
 from ..acquired import MIN_SLICES
 from ..errors import ImageError, SuperResolutionWarning
@@ -42,8 +41,8 @@ MOST_TURNED = 1e-2
 ACQUISITIONS = ("AcquisitionNumber", "SeriesDescription", "ProtocolName", "AcquisitionTime", "SeriesTime", "EchoTime")
 """Attributes that distinguish two acquisitions far apart."""
 
-_PATIENT = tuple(map(tag_for_keyword, ("PatientID", "PatientName", "PatientBirthDate")))
-_STUDY, _REFERENCE = tag_for_keyword("StudyInstanceUID"), tag_for_keyword("FrameOfReferenceUID")
+_PATIENT = 0x00100020, 0x00100010, 0x00100030  # PatientID, PatientName, PatientBirthDate
+_STUDY, _REFERENCE = 0x0020000D, 0x00200052  # StudyInstanceUID, FrameOfReferenceUID
 _OWNERS = SuperResolutionWarning(
     "W-DCM-PATIENT", "one SeriesInstanceUID holds several patients or studies; it is split"
 )

@@ -14,14 +14,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset
-from pydicom.datadict import dictionary_VR
-from pydicom.tag import Tag
 
 from ..acquired import MIN_SLICES
 from ..errors import ImageError, SuperResolutionWarning
 from .attributes import attribute_of, get, grouped_values, value_of
 from .kept import WINDOW, attributes_of, copy_element
+from .late import pydicom
 from .repeats import Label
 from .series import Frame, Series
 
@@ -227,14 +225,14 @@ def _gradient(frame: Frame) -> list[float] | None:
 # ---------------------------------------------------------------- headers of a written series
 
 
-def header_of_volume(series: Series, number: int) -> Dataset:
+def header_of_volume(series: Series, number: int) -> pydicom.Dataset:
     """What the slices of one volume have in common and those of the others do not.
 
     Args:
         series: volumes that are kept together.
         number: of the volume, from 0.
     """
-    volume, header = series.phases[number], Dataset()
+    volume, header = series.phases[number], pydicom.Dataset()
     for element in attributes_of(volume):
         of_acquisition = element.tag.group == 0x0018 and element.keyword not in OF_SERIES
         if of_acquisition or element.keyword in OF_VOLUMES:
@@ -255,14 +253,14 @@ def header_of_volume(series: Series, number: int) -> Dataset:
     return header
 
 
-def header_of_slice(header: Dataset, frame: Frame) -> Dataset:
+def header_of_slice(header: pydicom.Dataset, frame: Frame) -> pydicom.Dataset:
     """What a new slice has of the nearest acquired one, where the slices of its volume differ: times.
 
     Args:
         header: of its volume.
         frame: the acquired slice.
     """
-    given, own = Dataset(), Dataset()
+    given, own = pydicom.Dataset(), pydicom.Dataset()
     moment = str(value_of(frame, "FrameAcquisitionDateTime") or "")
     values = {name: value_of(frame, name) for name in OF_SLICES}
     values["TriggerTime"] = values["TriggerTime"] or value_of(frame, "NominalCardiacTriggerDelayTime")
@@ -270,6 +268,6 @@ def header_of_slice(header: Dataset, frame: Frame) -> Dataset:
         values |= {"AcquisitionDate": moment[:8], "AcquisitionTime": moment[8:].split("+")[0].split("-")[0]}
     for name, value in values.items():
         if not header.get(name) and value not in (None, ""):
-            given.add_new(Tag(name), dictionary_VR(name), value)
-            copy_element(Tag(name), given, own)
+            given.add_new(pydicom.tag.Tag(name), pydicom.datadict.dictionary_VR(name), value)
+            copy_element(pydicom.tag.Tag(name), given, own)
     return own

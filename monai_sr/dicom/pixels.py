@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.dataelem import RawDataElement
-from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from ..errors import ImageError, SuperResolutionWarning, give
 from .codestreams import check_codestreams
 from .dataset import DEFLATED, PIXEL_DATA, pixel_element, pydicom_silent
 from .decoder import ATTRIBUTES, DECODER, UndecodableError
+from .late import pydicom
 from .series import Frame
 
 PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", DEFLATED)
@@ -158,13 +157,13 @@ def _plain(head: Any, file: Path) -> np.ndarray | None:
     element, bits, kind = pixel_element(head), int(head.get("BitsAllocated") or 0), head.get("PixelRepresentation")
     count = int(head.Rows) * int(head.Columns) * int(head.get("NumberOfFrames") or 1)
     syntax = head.file_meta.TransferSyntaxUID
-    is_big = syntax == ExplicitVRBigEndian and bits == 16
+    is_big = syntax == pydicom.uid.ExplicitVRBigEndian and bits == 16
     if (
         not (is_big or syntax in PLAIN_SYNTAXES)
         or bits not in (8, 16, 32)
         or kind not in (0, 1)
         or not 0 < int(head.get("BitsStored") or 0) <= bits
-        or not isinstance(element, RawDataElement)
+        or not isinstance(element, pydicom.dataelem.RawDataElement)
         or not count * bits // 8 <= element.length <= count * bits // 8 + 1  # of even length
     ):
         return None
@@ -185,7 +184,7 @@ def _decoded(head: Any) -> tuple[np.ndarray, bool]:
     if syntax.is_encapsulated:
         rows, columns, allocated = int(head.Rows), int(head.Columns), int(head.BitsAllocated)
         given = {name: head[name].value for name in ATTRIBUTES if name in head}
-        if syntax == RLELossless:
+        if syntax == pydicom.uid.RLELossless:
             bits, given = allocated, given | {"BitsStored": allocated, "HighBit": allocated - 1}
         else:
             bits = check_codestreams(head.PixelData, rows=rows, columns=columns, bits_allocated=allocated)
@@ -232,7 +231,7 @@ def _masked(stored: np.ndarray, head: Any) -> np.ndarray:
 
 
 def _undecodable(head: Any, frame: Frame, error: Exception) -> ImageError:
-    syntax = UID(head.file_meta.get("TransferSyntaxUID", ""))
+    syntax = pydicom.uid.UID(head.file_meta.get("TransferSyntaxUID", ""))
     if syntax == JPEG_EXTENDED and int(head.get("BitsStored") or 0) > 8 and not find_spec("libjpeg"):
         problem = f"{frame.file.name} is compressed by lossy JPEG of 12 bits, whose only decoder is not installed"
         return ImageError("E-DCM-CODEC", problem, fix="export uncompressed, or pip install pylibjpeg-libjpeg (GPL)")

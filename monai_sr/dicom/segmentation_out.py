@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydicom import Dataset, dcmwrite
-from pydicom.uid import generate_uid
 
 from ..errors import ImageError, UsageError
 from ..files import write_atomically
@@ -20,6 +18,7 @@ from .attributes import groups_of
 from .dataset import PIXEL_DATA, pydicom_silent
 from .derive import DESCRIPTION, NUMBERS_FROM, PACKAGE, MadeBy, equipment_item, text_of
 from .kept import copy_element
+from .late import pydicom
 from .planes import Planes
 from .series import Series
 
@@ -84,7 +83,7 @@ def write_segmentation(labels: MetaTensor, series: Series, path: Path, *, made_b
                 else:
                     item.pop(name, None)
         finish(seg, series, "Masks", seed, made_by)
-        write_atomically(path, lambda file: dcmwrite(file, made_by.released(seg)))
+        write_atomically(path, lambda file: pydicom.dcmwrite(file, made_by.released(seg)))
     return path
 
 
@@ -146,9 +145,9 @@ def about(hd: Any, series: Series, seed: str, made_by: MadeBy) -> dict[str, Any]
         "plane_positions": [hd.PlanePositionSequence("PATIENT", frame.position.tolist()) for frame in series.frames],
         "plane_orientation": hd.PlaneOrientationSequence("PATIENT", first.orientation.tolist()),
         "pixel_measures": hd.PixelMeasuresSequence(first.pixel_spacing, float(thickness), round(spacing, 6)),
-        "series_instance_uid": generate_uid(entropy_srcs=[seed, "series"]),
+        "series_instance_uid": pydicom.uid.generate_uid(entropy_srcs=[seed, "series"]),
         "series_number": min((series.number or 0) + NUMBERS_FROM, 2**31 - 1),
-        "sop_instance_uid": generate_uid(entropy_srcs=[seed, "instance"]),
+        "sop_instance_uid": pydicom.uid.generate_uid(entropy_srcs=[seed, "instance"]),
         "instance_number": 1,
         "manufacturer": PACKAGE,
         "manufacturer_model_name": text_of(made_by.bundle, 64),
@@ -158,9 +157,9 @@ def about(hd: Any, series: Series, seed: str, made_by: MadeBy) -> dict[str, Any]
     }
 
 
-def _plain(header: Any) -> Dataset:
+def _plain(header: Any) -> pydicom.Dataset:
     """A header without its pixels, with the attributes that a derived object copies."""
-    plain = Dataset()
+    plain = pydicom.Dataset()
     for tag in list(header.keys()):
         if tag.group in (0x0008, 0x0010):
             copy_element(tag, header, plain)
@@ -169,7 +168,7 @@ def _plain(header: Any) -> Dataset:
     plain.file_meta = header.file_meta
     groups = groups_of(header, 0)
     if groups:  # highdicom looks for these among the shared ones
-        shared = copy((plain.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
+        shared = copy((plain.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0])
         for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
             setattr(shared, name, next((group[name].value for group in groups if name in group), None))
         plain.SharedFunctionalGroupsSequence = [shared]
@@ -178,11 +177,11 @@ def _plain(header: Any) -> Dataset:
             setattr(plain, name, None)
     for name in ("StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"):
         if not plain.get(name):
-            setattr(plain, name, generate_uid(entropy_srcs=[name, str(header.get("SeriesInstanceUID"))]))
+            setattr(plain, name, pydicom.uid.generate_uid(entropy_srcs=[name, str(header.get("SeriesInstanceUID"))]))
     return plain
 
 
-def finish(made: Dataset, series: Series, what: str, seed: str, made_by: MadeBy) -> None:
+def finish(made: pydicom.Dataset, series: Series, what: str, seed: str, made_by: MadeBy) -> None:
     """Say what made an object, and replace the time of its making, so that it has the same bytes each time."""
     made.SeriesDescription = text_of(f"{what}, {DESCRIPTION}", 64)
     made.ContributingEquipmentSequence = [equipment_item(made_by)]
@@ -191,6 +190,6 @@ def finish(made: Dataset, series: Series, what: str, seed: str, made_by: MadeBy)
     made.ContentTime = head.get("StudyTime") or "000000"
     for name in ("InstanceCreationDate", "InstanceCreationTime"):
         made.pop(name, None)
-    organization = generate_uid(entropy_srcs=[seed, "dimensions"])
+    organization = pydicom.uid.generate_uid(entropy_srcs=[seed, "dimensions"])
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization

@@ -8,12 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydicom import Dataset, dcmwrite
-from pydicom.datadict import keyword_for_tag
-from pydicom.dataelem import RawDataElement
-from pydicom.dataset import FileMetaDataset
-from pydicom.tag import Tag
-from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ImplicitVRLittleEndian, generate_uid
 
 from ..errors import ImageError, Later, collect_notices, give, warn
 from ..files import write_atomically
@@ -23,6 +17,7 @@ from .contours import fill_contours, trace_contours
 from .dataset import pydicom_silent
 from .derive import DESCRIPTION, NUMBERS_FROM, MadeBy, equipment_item, text_of
 from .kept import copy_element, copy_item, item_of
+from .late import pydicom
 from .planes import SAME_PLACE, MaskObject, Planes
 from .series import LPS_TO_RAS, Frame, Series
 
@@ -52,7 +47,7 @@ CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 FEWEST_POINTS = 3
 
-CONTOUR_DATA = Tag("ContourData")
+CONTOUR_DATA = 0x30060050
 
 
 @dataclass(frozen=True)
@@ -229,13 +224,15 @@ def write_structures(structures: Structures, series: Series, path: Path, *, made
         made = _kept(source, series.frames[0].header)
         seed = f"{series.uid} {get(source, 'SOPInstanceUID')} {sorted(made_by.options.texts().items())}"
         made.SOPClassUID, made.Modality = STORAGE, "RTSTRUCT"
-        made.SOPInstanceUID = generate_uid(entropy_srcs=[seed, "instance"])
-        made.SeriesInstanceUID = generate_uid(entropy_srcs=[seed, "series"])
+        made.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[seed, "instance"])
+        made.SeriesInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[seed, "series"])
         made.SeriesNumber, made.InstanceNumber = min((series.number or 0) + NUMBERS_FROM, 2**31 - 1), 1
         made.SeriesDescription = text_of(f"Structures, {DESCRIPTION}", 64)
         made.ApprovalStatus = "UNAPPROVED"
         made.ContributingEquipmentSequence = [equipment_item(made_by)]
-        reference = str(get(series.frames[0].header, "FrameOfReferenceUID") or generate_uid(entropy_srcs=[series.uid]))
+        reference = str(
+            get(series.frames[0].header, "FrameOfReferenceUID") or pydicom.uid.generate_uid(entropy_srcs=[series.uid])
+        )
         made.FrameOfReferenceUID = reference
         made.ReferencedFrameOfReferenceSequence = _about(series, reference)
         made.StructureSetROISequence = [_copy(item, reference) for item in source.get("StructureSetROISequence") or ()]
@@ -245,15 +242,17 @@ def write_structures(structures: Structures, series: Series, path: Path, *, made
             _region(region, colors.get(region.number), structures, frames) for region in structures.regions
         ]
         made.RTROIObservationsSequence = [_copy(item, "") for item in source.get("RTROIObservationsSequence") or ()]
-        write_atomically(path, lambda file: dcmwrite(file, _file(made_by.released(made)), enforce_file_format=True))
+        write_atomically(
+            path, lambda file: pydicom.dcmwrite(file, _file(made_by.released(made)), enforce_file_format=True)
+        )
     return path
 
 
-def _kept(source: Any, image: Any) -> Dataset:
+def _kept(source: Any, image: Any) -> pydicom.Dataset:
     """Patient and study of the image, and what describes the structure set."""
-    made = Dataset()
+    made = pydicom.Dataset()
     for tag in list(image.keys()):
-        if tag.group == 0x0010 or keyword_for_tag(tag) in OF_STUDY:
+        if tag.group == 0x0010 or pydicom.datadict.keyword_for_tag(tag) in OF_STUDY:
             copy_element(tag, image, made)
     for tag in list(source.keys()):
         if tag.group == 0x3006 and tag.element < 0x0010:  # label, name, description, date and time
@@ -267,7 +266,7 @@ def _kept(source: Any, image: Any) -> Dataset:
     return made
 
 
-def _copy(item: Any, reference: str) -> Dataset:
+def _copy(item: Any, reference: str) -> pydicom.Dataset:
     """An item of a sequence about regions, with another frame of reference."""
     copy = copy_item(item)
     if reference:
@@ -275,7 +274,7 @@ def _copy(item: Any, reference: str) -> Dataset:
     return copy
 
 
-def _about(series: Series, reference: str) -> list[Dataset]:
+def _about(series: Series, reference: str) -> list[pydicom.Dataset]:
     """The series that a structure set is about."""
     study = item_of(
         ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1",  # retired, and what every writer gives
@@ -287,8 +286,8 @@ def _about(series: Series, reference: str) -> list[Dataset]:
     return item_of(FrameOfReferenceUID=reference, RTReferencedStudySequence=study)
 
 
-def _instance(header: Any) -> Dataset:
-    item = Dataset()
+def _instance(header: Any) -> pydicom.Dataset:
+    item = pydicom.Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
     return item
 
@@ -315,15 +314,17 @@ def _frames_of_slices(structures: Structures, series: Series) -> list[tuple[Fram
     return places
 
 
-def _region(region: Region, color: Any, structures: Structures, frames: Sequence[tuple[Frame, np.ndarray]]) -> Dataset:
+def _region(
+    region: Region, color: Any, structures: Structures, frames: Sequence[tuple[Frame, np.ndarray]]
+) -> pydicom.Dataset:
     """An item of ROIContourSequence."""
-    made = Dataset()
+    made = pydicom.Dataset()
     if color is not None and len(color) == 3:
         made.ROIDisplayColor = [int(value) for value in color]
     contours = []
     for number, points in region.contours:
         frame, matrix = frames[number]
-        contour, image = Dataset(), _instance(frame.header)
+        contour, image = pydicom.Dataset(), _instance(frame.header)
         if int(frame.header.get("NumberOfFrames") or 1) > 1:
             image.ReferencedFrameNumber = frame.number + 1
         contour.ContourImageSequence = [image]
@@ -333,7 +334,8 @@ def _region(region: Region, color: Any, structures: Structures, frames: Sequence
         text = "\\".join([f"{value:.4f}".rstrip("0").rstrip(".") for value in corners.tolist()]).encode()
         text += b" " * (len(text) % 2)
         # as bytes: pydicom takes a hundred times as long for numbers
-        contour[CONTOUR_DATA] = RawDataElement(CONTOUR_DATA, "DS", len(text), text, 0, True, True)
+        tag = pydicom.tag.Tag(CONTOUR_DATA)
+        contour[tag] = pydicom.dataelem.RawDataElement(tag, "DS", len(text), text, 0, True, True)
         contours.append(contour)
     if contours:
         made.ContourSequence = contours
@@ -341,11 +343,11 @@ def _region(region: Region, color: Any, structures: Structures, frames: Sequence
     return made
 
 
-def _file(made: Dataset) -> Dataset:
+def _file(made: pydicom.Dataset) -> pydicom.Dataset:
     """With its file meta information. Explicit VR could not hold contours of more than 64 KiB."""
-    made.file_meta = FileMetaDataset()
-    made.file_meta.MediaStorageSOPClassUID = UID(STORAGE)
+    made.file_meta = pydicom.dataset.FileMetaDataset()
+    made.file_meta.MediaStorageSOPClassUID = pydicom.uid.UID(STORAGE)
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
-    made.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    made.file_meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
+    made.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    made.file_meta.ImplementationClassUID = pydicom.uid.PYDICOM_IMPLEMENTATION_UID
     return made

@@ -22,15 +22,19 @@ def without(*packages: str) -> Iterator[None]:
 
 
 @contextmanager
-def imports_that_stay() -> Iterator[None]:
+def imports_that_stay(*hidden: str) -> Iterator[None]:
     """Import packages until the process ends. The garbage collector need not look at what they hold.
 
     It would look again and again while torch is imported, and once more when the process ends, which took a third of
     the time of a short command. For a process of its own: other objects that are there by then stay, too.
+
+    Args:
+        hidden: packages that are not found, see :func:`without`.
     """
     gc.disable()
     try:
-        yield
+        with without(*hidden):
+            yield
     finally:
         gc.freeze()
         gc.enable()
