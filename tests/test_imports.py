@@ -54,6 +54,17 @@ def test_what_a_command_imports_stays_and_the_collector_works_afterwards(tmp_pat
     assert done.stdout.splitlines()[-1] == str([0, True, True, kept])
 
 
+def test_a_process_ends_at_once_but_for_what_is_to_be_done_at_its_end():
+    code = (
+        "import atexit, sys; from monai_sr.__main__ import program; sys.argv[1:] = ['run', 'absent.nii', 'new.nii'];"
+        "atexit.register(print, 'at exit', flush=True);"
+        "kept = type('Kept', (), {'__del__': lambda self: print('freed', flush=True)})(); program()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "at exit\n")
+    assert done.stderr.startswith("monai-sr: E-IO-MISSING")
+
+
 # ------------------------------------------------------------- what needs no torch
 
 
