@@ -621,7 +621,7 @@ def test_a_failure_leaves_nothing_behind(error, code, tmp_path, monkeypatch):
             raise error
         pydicom.dcmwrite(file, instance)
 
-    monkeypatch.setattr(derive, "dcmwrite", fail)
+    monkeypatch.setattr(derive.pydicom, "dcmwrite", fail)
     source = tools.acquired()
     with pytest.raises(OutputError if code else RuntimeError) as raised:
         write_derived_series(tools.volume(source), source, tmp_path / "derived", made_by=MADE_BY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -46,12 +47,15 @@ def test_what_a_command_imports_stays_and_the_collector_works_afterwards(tmp_pat
     thick = tmp_path / "thick.nii.gz"
     write_image(phantoms.body((16, 16, 8), (1.0, 1.0, 3.0)), thick, dtype=np.int16)
     code = (
-        f"import gc, sys; from monai_sr.cli.main import main; code = main({words});"
-        "print([code, gc.isenabled(), 'torch' in sys.modules, gc.get_freeze_count() > 100_000])"
+        f"import gc, os, sys; from monai_sr.cli.main import main; code = main({words});"
+        "print([code, gc.isenabled(), 'torch' in sys.modules, gc.get_freeze_count() > 100_000,"
+        " os.environ.get('OPENBLAS_NUM_THREADS') == '1'])"
     )
     command = ["run", str(thick), str(tmp_path / "thin.nii.gz"), "--bundle", "none"]
-    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == str([0, True, True, kept])
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    words = [sys.executable, "-c", code, *command]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] == str([0, True, True, kept, kept])
 
 
 def test_a_process_ends_at_once_but_for_what_is_to_be_done_at_its_end():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +27,15 @@ def imports_that_stay(*hidden: str) -> Iterator[None]:
     """Import packages until the process ends. The garbage collector need not look at what they hold.
 
     It would look again and again while torch is imported, and once more when the process ends, which took a third of
-    the time of a short command. For a process of its own: other objects that are there by then stay, too.
+    the time of a short command. And NumPy multiplies in one thread, unless the environment says otherwise: its matrices
+    are small, and its threads wait for more of them on processors that others need, which took half of the time of the
+    check of a result. For a process of its own: other objects that are there by then stay, too.
 
     Args:
         hidden: packages that are not found, see :func:`without`.
     """
     gc.disable()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         with without(*hidden):
             yield
