@@ -187,7 +187,7 @@ def combs(voxels: np.ndarray, axis: int, period: float) -> float:
     slices = np.moveaxis(voxels, axis, 0).astype(np.float32)
     if len(slices) < PERIODS * period:
         return float("nan")
-    slope = np.hypot(*np.gradient(_moving_mean(slices, max(round(period), 1), 0), axis=(1, 2)))
+    slope = np.hypot(*np.gradient(_moving_mean(slices, max(round(period), 1)), axis=(1, 2)))
     edge = slope >= np.quantile(slope[body_of(slices)], 0.95)
     bend = np.abs(slices[2:] - 2 * slices[1:-1] + slices[:-2])
     return _periodic(np.array([_mean(b[e]) for b, e in zip(bend, edge[1:-1], strict=True)]), period)
@@ -220,18 +220,22 @@ def _amplitude(series: np.ndarray, period: float) -> float:
 
 def _local_deviation(slices: np.ndarray) -> np.ndarray:
     """Standard deviation in windows of 5 x 5 voxels of each slice (n, X, Y)."""
-    mean, of_squares = (_moving_mean(_moving_mean(values, 5, 1), 5, 2) for values in (slices, slices**2))
-    return np.sqrt(np.maximum(of_squares - mean**2, 0))
+    deviation = np.empty_like(slices)
+    for voxels, made in zip(slices, deviation, strict=True):
+        mean, of_squares = (_moving_mean(_moving_mean(values, 5).T, 5).T for values in (voxels, voxels**2))
+        np.sqrt(np.maximum(of_squares - mean**2, 0), out=made)
+    return deviation
 
 
-def _moving_mean(values: np.ndarray, size: int, axis: int) -> np.ndarray:
-    """Means of neighbors along an axis that is mirrored at its ends; importing SciPy for them takes longer."""
-    ends = [(size // 2, (size - 1) // 2) if a == axis else (0, 0) for a in range(values.ndim)]
-    lines, count = np.moveaxis(np.pad(values, ends, mode="symmetric"), axis, 0), values.shape[axis]
+def _moving_mean(values: np.ndarray, size: int) -> np.ndarray:
+    """Means of neighbors along the first axis, which is mirrored at its ends; importing SciPy for them takes longer."""
+    ends = [(size // 2, (size - 1) // 2), *[(0, 0)] * (values.ndim - 1)]
+    lines, count = np.pad(values, ends, mode="symmetric"), len(values)
     total = lines[:count].copy()
     for first in range(1, size):
         total += lines[first : first + count]
-    return np.moveaxis(total / size, 0, axis)
+    total /= size
+    return total
 
 
 def body_of(voxels: np.ndarray) -> np.ndarray:
