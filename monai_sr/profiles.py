@@ -35,7 +35,7 @@ FEWEST_SLICES = 12
 THICKNESS_RANGE = (0.7, 1.3)
 """Slice thickness divided by slice spacing; outside, the profiles were not tested and a Gaussian is assumed."""
 
-THRESHOLDS = 0.03, 0.055
+THRESHOLDS = 0.03, 0.065
 """Scores above which a box is assumed: for a slice spacing below :data:`FAR` in-plane voxels, and for a larger one.
 For a larger spacing the score varies more and a missed box costs less, so the threshold is higher."""
 
