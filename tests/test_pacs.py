@@ -77,6 +77,10 @@ def events_of(pacs, folder: Path, **options) -> tuple:
     return outcome, events
 
 
+OF_THE_COMMAND = RunOptions.from_dict({"bundle": "none"})
+"""The options of :func:`watch_once`: with other ones, a series is another case."""
+
+
 def watch_once(pacs, folder: Path, *options) -> list[str]:
     """The words of a command that looks once."""
     common = ["--bundle", "none", "--settle", "0", "--days", "36500", "--once"]
@@ -607,7 +611,7 @@ def test_a_watcher_that_is_killed_while_it_stores_is_finished_by_the_next(pacs, 
     (waiting,) = [path for path in state.iterdir() if path.is_dir()]
     pacs.add(sorted(waiting.glob("*/*.dcm"))[:5])  # as if they had been stored
     pacs.faults = []
-    outcome, _ = events_of(pacs, state)
+    outcome, _ = events_of(pacs, state, options=OF_THE_COMMAND)
     assert outcome.stored == 1
     (derived,) = pacs.derived().values()
     assert len(derived) == 26 and not leftovers(state)
@@ -625,7 +629,7 @@ def test_a_watcher_that_is_killed_while_it_fetches_leaves_nothing_behind(pacs, f
     process.kill()
     process.wait()
     pacs.faults = []
-    assert events_of(pacs, state)[0].stored == 1
+    assert events_of(pacs, state, options=OF_THE_COMMAND)[0].stored == 1
     assert not leftovers(state) and len(pacs.derived()) == 1
 
 
