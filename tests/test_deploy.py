@@ -75,7 +75,7 @@ def test_the_options_are_those_of_the_configuration_and_other_series_are_not_tak
     ran = run_app(tmp_path / "in", tmp_path / "out", config=config)
     assert ran.returncode == 0, ran.stderr
     assert len(files_below(tmp_path / "out")) == 16
-    assert {left.code for left in find_series(tmp_path / "out").left_out} == {"E-DCM-OWN"}
+    assert {left.code for left in find_series(tmp_path / "out").left_out} == {"E-DCM-OWN", "E-IO-TYPE"}  # records
 
 
 @on_the_sdk
