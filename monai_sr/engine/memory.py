@@ -6,6 +6,7 @@ The constants are peak resident memory on the CPU, measured by
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -92,11 +93,10 @@ def choose_tile(engine: Sizes, *, voxels_in: int, voxels_out: int, memory: int, 
 def memory_budget(*, root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
     """Memory that this run may use, bytes: :data:`SHARE` of the smallest limit.
 
-    Limits are free RAM, the control groups (v1 and v2), Slurm's limit for the job (0: the whole node), and
-    :data:`MEMORY_LIMIT`.
+    Limits are free RAM, the control groups (v1 and v2), Slurm's limit for the job, and :data:`MEMORY_LIMIT`.
     """
     used_here = psutil.Process().memory_info().rss
-    limits = [psutil.virtual_memory().available + used_here, *_group_limits(root)]
+    limits: list[float] = [psutil.virtual_memory().available + used_here, *_group_limits(root)]
     if "SLURM_MEM_PER_NODE" in environment:
         limits.append(_slurm(environment["SLURM_MEM_PER_NODE"]))
     elif "SLURM_MEM_PER_CPU" in environment:
@@ -104,7 +104,7 @@ def memory_budget(*, root: Path = Path("/"), environment: Mapping[str, str] = os
         limits.append(_slurm(environment["SLURM_MEM_PER_CPU"]) * cpus)
     if MEMORY_LIMIT in environment:
         limits.append(int(environment[MEMORY_LIMIT]))
-    return int(SHARE * min(filter(None, limits)))
+    return int(SHARE * min(limits))
 
 
 def free_vram(device: torch.device | None) -> int | None:
@@ -143,11 +143,11 @@ def peak_mib() -> float:
     return peak / (2**20 if os.uname().sysname == "Darwin" else 2**10)
 
 
-def _slurm(text: str) -> int:
-    """Bytes of a limit of Slurm: in MB, or with a unit."""
+def _slurm(text: str) -> float:
+    """Bytes of a limit of Slurm: in MB, or with a unit; 0 is no limit."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     unit = text[-1:].upper()
-    return int(float(text[:-1]) * units[unit]) if unit in units else int(text) * 2**20
+    return float(text[:-1]) * units[unit] if unit in units else (int(text) * 2**20 or math.inf)
 
 
 def _group_limits(root: Path) -> Iterator[int]:
