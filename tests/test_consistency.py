@@ -224,13 +224,13 @@ def test_verify_names_thickness_and_profile_and_their_sources(files, tmp_path, c
 def test_verify_takes_the_options_of_the_run_from_the_record(files, tmp_path, capsys):
     thick, _, _ = files
     words = [str(thick), str(tmp_path / "sr.nii.gz")]
-    options = ["--slice-thickness", "2.5", "--profile", "box", "--consistency", "exact"]
+    options = ["--slice-thickness", "2.5", "--profile", "box", "--consistency", "exact", "--axis", "2"]
     assert main(["run", *words, "--bundle", "none", "--factor", "4", *options]) == 0
     capsys.readouterr()
     verify = ["verify", *words, "--limit", "0.001"]
     assert main(verify) == 0
     out = capsys.readouterr().out
-    assert "2.5 mm (option)" in out and "box (option)" in out
+    assert all(f"{said} (option)" in out for said in ("2.5 mm", "box", "axis 2"))
     assert main([*verify, "--slice-thickness", "5"]) == 9
     (tmp_path / "sr.json").unlink()
     assert main(verify) == 9

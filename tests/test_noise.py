@@ -257,6 +257,20 @@ def test_verify_decides_as_the_run_did(call, tmp_path):
     assert call(*verify)[0] == 0 and call(*verify, "--consistency", "noise")[0] == 9
 
 
+@pytest.mark.parametrize(("consistency", "other"), [("auto", "noise"), ("noise", "auto")])
+def test_verify_removes_from_boxes_what_the_run_removed(call, tmp_path, consistency, other):
+    """Neighboring slices share a part of their noise, and only boxes keep it with "auto"."""
+    lr = simulate_thick_slices(thin_volume(), 4.0, axis=1)
+    white = noise((1, lr.shape[1], lr.shape[2] + 1, lr.shape[3]), 0.05 * data_range(lr[0].numpy()))
+    noisy = MetaTensor(lr.as_tensor() + white[:, :, 1:] + 0.1 * white[:, :, :-1], affine=lr.affine)
+    files = [write_image(noisy, tmp_path / "thick.nii.gz"), tmp_path / "thin.nii.gz"]
+    words = ["--factor", "4", "--bundle", "none", "--profile", "box", "--consistency", consistency]
+    code, _, err = call("run", *files, *words)
+    assert code == 0 and "W-CON-NOISE" in err
+    assert call("verify", *files, "--limit", "1e-4")[0] == 0
+    assert call("verify", *files, "--limit", "1e-4", "--consistency", other)[0] == 9
+
+
 def test_another_consistency_remakes_a_result(call, tmp_path):
     (tmp_path / "in").mkdir()
     write_image(noisy_slices(0.05), tmp_path / "in" / "thick.nii.gz")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,6 +27,11 @@ def _volume(source: Path, volume: Any) -> Any:
     return volume if volume in TOGETHER or not is_dicom_source(source) else None
 
 
+def _consistency_in(record: Mapping[str, Any]) -> Literal["exact", "noise", "auto"]:
+    """The option of a run by its record, which leaves out defaults."""
+    return record["options"].get("acquisition", {}).get("consistency", Acquisition.consistency)
+
+
 def verify(options: argparse.Namespace) -> int:
     """``monai-sr verify THICK THIN``"""
     sources = Path(options.thick), Path(options.thin)
@@ -35,18 +41,20 @@ def verify(options: argparse.Namespace) -> int:
     acquired, result = (
         read_image(source, volume=_volume(source, options.volume), own_results=True) for source in sources
     )
-    facts = (record_beside(sources[1]) or {}).get("acquired", {})
+    made = record_beside(sources[1]) or {}
+    facts = made.get("acquired", {})
     given = {fact: entry["value"] for fact, entry in facts.items() if entry["source"] in ("option", "protocol")}
-    slice_thickness = options.slice_thickness or given.get("slice_thickness")
-    profile = options.profile or given.get("slice_profile")
-    recorded: Literal["exact", "noise"] = "noise" if "noise" in facts else "exact"
-    agrees_with = options.consistency or recorded
-    if agrees_with != "exact":
-        acquisition = Acquisition(consistency=agrees_with, axis=options.axis)
-        acquired = cast(MetaTensor, acquire(acquired, acquisition).image)
+    said = Acquisition(
+        consistency=options.consistency or (_consistency_in(made) if "noise" in facts else "exact"),
+        slice_thickness=options.slice_thickness or given.get("slice_thickness"),
+        profile=options.profile or given.get("slice_profile"),
+        axis=given.get("axis") if options.axis is None else options.axis,
+    )
+    if said.consistency != "exact":
+        acquired = cast(MetaTensor, acquire(acquired, said).image)
     with naming(sources[1]):
         consistency = measure_consistency(
-            acquired, result, slice_thickness=slice_thickness, profile=profile, axis=options.axis
+            acquired, result, slice_thickness=said.slice_thickness, profile=said.profile, axis=said.axis
         )
     say(f"{consistency.text()}\n{'limit':17} {limit:.3g} for each slice, plus the rounding to integers")
     if options.map:
