@@ -239,7 +239,7 @@ class Acquired:
         if self.said_profile is not None:
             return self.said_profile
         estimate = estimate_profile(
-            self.normalized(0).array,
+            self.normalized(0).slices,
             in_plane=[self.grid.spacing[a] for a in self._canonical[0][:2]],
             positions=self.canonical_positions,
             slice_thickness=self._thickness,
@@ -325,8 +325,7 @@ class Acquired:
             lr = np.where(outside, np.float32(self.air(channel)), lr)
         known = lr if self.missing is None else lr[~self.oriented(self.missing[channel])]
         intensities = intensity_range(known, self.modality, by)
-        device = getattr(self.source, "device", "cpu")
-        return NormalizedSlices(intensities.normalize(lr), intensities, outside, self.padding[channel] or 0.0, device)
+        return NormalizedSlices(intensities.normalize(lr), intensities, outside, self.padding[channel] or 0.0)
 
     @cached_property
     def _canonical(self) -> tuple[list[int], list[int]]:

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from .errors import ImageError, Later, UsageError
-from .intensities import as_array
+from .intensities import Voxels, as_array, beside, library_of
 
 if TYPE_CHECKING:
     import torch
@@ -128,14 +128,15 @@ class Grid:
         axes = [*in_plane, through_plane]
         return axes, [i for i, a in enumerate(axes) if orientation[a, 1] < 0]
 
-    def put(self, block: Tensor, target: Tensor, place: tuple[slice, slice], *, through_plane: int) -> None:
+    def put(self, block: Voxels, target: Voxels, place: tuple[slice, slice], *, through_plane: int) -> None:
         """Write canonical rows and columns (x, y, Z) to where they belong in (X, Y, Z), see :meth:`canonical_order`."""
         axes, flips = self.canonical_order(through_plane)
-        target, turned = target.permute(axes), list(place)
+        library = library_of(target)
+        target, turned = library.moveaxis(target, axes, (0, 1, 2)), list(place)
         for axis in {0, 1} & set(flips):
             start, stop, _ = place[axis].indices(target.shape[axis])
             turned[axis] = slice(target.shape[axis] - stop, target.shape[axis] - start)
-        target[tuple(turned)] = block.flip(flips) if flips else block
+        target[tuple(turned)] = library.flip(block, tuple(flips)) if flips else block
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,20 +217,24 @@ def as_floating(image: Tensor) -> Tensor:
 
 
 @overload
-def on_grid(voxels: Tensor, grid: Grid, like: ArrayImage) -> ArrayImage: ...
+def on_grid(voxels: np.ndarray | Tensor, grid: Grid, like: ArrayImage) -> ArrayImage: ...
 @overload
-def on_grid(voxels: Tensor, grid: Grid, like: Tensor) -> MetaTensor: ...
-def on_grid(voxels: Tensor, grid: Grid, like: Tensor | ArrayImage) -> Image:
-    """``voxels`` on ``grid`` as an ArrayImage or a MetaTensor, as ``like`` is one, with its other metadata."""
+def on_grid(voxels: np.ndarray | Tensor, grid: Grid, like: Tensor) -> MetaTensor: ...
+def on_grid(voxels: np.ndarray | Tensor, grid: Grid, like: Tensor | ArrayImage) -> Image:
+    """``voxels`` on ``grid`` as an ArrayImage or a MetaTensor, as ``like`` is one, with its other metadata.
+
+    An array becomes a MetaTensor on the device of ``like``; a tensor stays where it is.
+    """
     meta = dict(getattr(like, "meta", {}))
     # a new grid is even, has other slices, and every voxel is a number
     for acquired in ("affine", "slice_positions", "slice_thickness", "protocol", "nan_voxels"):
         meta.pop(acquired, None)
     meta["spatial_shape"] = np.array(grid.shape)
     if isinstance(like, ArrayImage):
-        return ArrayImage(voxels.numpy(), grid.affine.copy(), meta)
+        return ArrayImage(as_array(voxels), grid.affine.copy(), meta)
     affine = torch.from_numpy(grid.affine.copy())
-    return data.MetaTensor(voxels_of(voxels), affine=affine, meta=meta | {"original_affine": affine.clone()})
+    tensor = beside(voxels, like) if isinstance(voxels, np.ndarray) else voxels_of(voxels)
+    return data.MetaTensor(tensor, affine=affine, meta=meta | {"original_affine": affine.clone()})
 
 
 def slice_spacing(spacing: float, uneven: np.ndarray | None = None) -> float:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from .acquired import Acquired
 from .engine import Engine, Place, Progress, one_of
 from .engine.selection import as_engine
-from .errors import warn
+from .errors import Later, warn
 from .grid import Image, on_grid
-from .intensities import possible_values
+from .intensities import Voxels
 from .io.adapters import takes_any_image
-from .networks import levels_for
-from .slices import Banded, SliceModel
+from .slices import Banded, SliceModel, levels_for
+from .trust.bounds import hold, possible_values
 from .trust.preparation import NetworkOptions as NetworkOptions
 from .trust.preparation import Settings as Settings
 from .trust.preparation import VolumeOptions as VolumeOptions
 from .trust.preparation import acquire as acquire
 from .trust.preparation import is_beyond
 from .trust.preparation import prepare as prepare
-from .trust.texture import random_texture
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from .trust import texture
+else:
+    texture, torch = Later("monai_sr.trust.texture"), Later("torch")
 
 
 @takes_any_image
@@ -67,37 +74,36 @@ def super_resolve(
     return super_resolve_acquired(acquired, network, settings, progress=progress)
 
 
-@torch.no_grad()
 def super_resolve_acquired(
     acquired: Acquired, network: nn.Module | Engine | None, settings: Settings, *, progress: Progress | None = None
 ) -> Image:
     """:func:`super_resolve` of a volume whose facts are decided; ``settings.acquisition`` is not used again."""
     wanted = acquired.wanted_grid(spacing=settings.wanted.spacing, factor=settings.wanted.factor)
-    image, voxels, tile_voxels = acquired.source, acquired.voxels, settings.tile_voxels
+    image, tile_voxels = acquired.source, settings.tile_voxels
     model = prepare(acquired, wanted, settings)
     if model is None:
-        return on_grid(voxels.float(), wanted, image)
-    result = torch.empty((len(voxels), *wanted.shape), device=voxels.device)
-    padded = 0.0
+        return on_grid(acquired.array, wanted, image)
     engine, nearest = as_engine(network), model.distances.argmin(axis=1)
+    result = _empty((len(image), *wanted.shape), acquired, engine)
+    padded = 0.0
     if tile_voxels is None:
-        tile_voxels = engine.usual_tile(voxels_in=voxels.numel(), voxels_out=result.numel())
+        tile_voxels = engine.usual_tile(voxels_in=math.prod(image.shape), voxels_out=math.prod(result.shape))
     normalization = acquired.normalization(settings.normalization)
-    for channel in range(len(voxels)):
-        scan = acquired.normalized(channel, normalization)
-        done = one_of(progress, channel, len(voxels)) if progress else None
+    for channel in range(len(image)):
+        scan = acquired.normalized(channel, normalization).beside(result)
+        done = one_of(progress, channel, len(image)) if progress else None
         bounds = possible_values(
             *(scan.slices, scan.intensities, acquired.modality, acquired.stored_dtype),
             is_estimated=acquired.sources["modality"] == "estimated",
         )
-        texture = random_texture(scan.slices, model, seed=channel) if settings.wanted.texture else None
+        added = texture.random_texture(scan.slices, model, seed=channel) if settings.wanted.texture else None
         for place, proposal in _proposals(engine, scan.slices, model, tile_voxels=tile_voxels, progress=done):
-            proposal = proposal if texture is None else proposal + texture[place]
+            proposal = proposal if added is None else proposal + added[place]
             sr = model.enforce(proposal, scan.slices[place])
-            sr = sr if bounds is None else model.hold(sr, scan.slices[place], bounds)
+            sr = sr if bounds is None else hold(model, sr, scan.slices[place], bounds)
             sr = scan.in_file_units(sr, place, nearest)
             acquired.grid.put(sr, result[channel], place, through_plane=acquired.axis)
-        padded += scan.padding_fraction / len(voxels)
+        padded += scan.padding_fraction / len(image)
     if settings.wanted.texture:
         warn("W-SR-RANDOM", "random texture was added; it is not anatomy", path=acquired.path or None)
     sharp = on_grid(result, wanted, image)
@@ -113,11 +119,18 @@ def super_resolve_acquired(
     return sharp
 
 
+def _empty(shape: tuple[int, ...], acquired: Acquired, engine: Engine) -> np.ndarray | Tensor:
+    """Where a result is put: an array, or a tensor on the device of the image if the engine computes with tensors."""
+    if engine.in_numpy:
+        return np.empty(shape, np.float32)
+    return torch.empty(shape, device=getattr(acquired.source, "device", "cpu"))
+
+
 def _proposals(
-    engine: Engine, lr: Tensor, model: SliceModel, *, tile_voxels: int, progress: Progress | None
-) -> Iterator[tuple[Place, Tensor]]:
+    engine: Engine, lr: Voxels, model: SliceModel, *, tile_voxels: int, progress: Progress | None
+) -> Iterator[tuple[Place, Voxels]]:
     """The proposals of the engine for the acquired slices (X, Y, m): thin slices of some rows and columns each."""
-    levels, along, to_thin = 0, model.spline, None
+    levels, along, to_thin = 0, model.spline_weights, None
     if engine.works_on == "thick":
         levels, along = levels_for(model.step / model.thin_step), model.standard_slices()
         from_even = model.from_even(2**levels * len(along))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -54,10 +53,6 @@ LABEL_EQUAL = 0.7
 CT_LEAST = -1024.0
 """Minimum HU that scanners store; air is -1000."""
 
-OVERSHOOT, FLAT_OVERSHOOT = 0.5, 0.25
-"""Maximum overshoot of a result beyond the acquired values, and beyond neighboring slices that are alike, as a fraction
-of their range. On the validation volumes it is exceeded only where slices contradict their profile."""
-
 PADDING_BELOW = -1500.0
 """Tissue, air and metal artifacts of a CT are above this; a minimum below it is its padding value."""
 
@@ -97,22 +92,6 @@ USUAL = Normalization()
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """The values that a result may have, in the units of its slices.
-
-    Attributes:
-        low, high: of any voxel.
-        overshoot: how far a voxel may be beyond slices around it that are alike.
-        tolerance: largest violation and disagreement that are ignored.
-    """
-
-    low: float
-    high: float
-    overshoot: float
-    tolerance: float
-
-
-@dataclass(frozen=True)
 class IntensityRange:
     """Linear map from file units to network units: ``low`` becomes 0 and ``high`` 1."""
 
@@ -122,37 +101,6 @@ class IntensityRange:
     def normalize(self, voxels: Voxels) -> Voxels:
         """File units to network units, without clipping."""
         return (voxels - self.low) / (self.high - self.low)
-
-    def restore(self, voxels: Tensor) -> Tensor:
-        """Network units back to file units."""
-        return voxels * (self.high - self.low) + self.low
-
-
-def possible_values(
-    slices: Tensor, intensities: IntensityRange, modality: Modality, stored_dtype: np.dtype, *, is_estimated: bool
-) -> Bounds | None:
-    """The range of values that a result may have, in network units; None if it is not limited.
-
-    A CT is limited by the minimum of scanners, unsigned integers by 0. Signed and floating-point signal is not
-    limited.
-
-    Args:
-        slices: the acquired ones, in network units.
-        intensities: their normalization.
-        stored_dtype: of the file.
-        is_estimated: the modality is estimated from the values; floating-point values are then not limited.
-    """
-    is_ct = modality == "CT" and (not is_estimated or stored_dtype.kind in "iu")
-    if not is_ct and stored_dtype.kind != "u":
-        return None
-    least, most = float(slices.min()), float(slices.max())
-    lowest = float(intensities.normalize(torch.tensor(CT_LEAST if is_ct else 0.0)))
-    return Bounds(
-        low=min(least, lowest),
-        high=most + OVERSHOOT * (most - least),
-        overshoot=FLAT_OVERSHOOT * (most - least),
-        tolerance=0.5 / (intensities.high - intensities.low),
-    )
 
 
 def guess_modality(voxels: Tensor | np.ndarray) -> Modality:
@@ -262,38 +210,37 @@ class NormalizedSlices:
     """One channel, normalized for a network, and the way back.
 
     Attributes:
-        array: (X, Y, m) canonical, normalized.
+        slices: (X, Y, m) canonical, normalized.
         intensities: their normalization.
-        unscanned: (X, Y, m) True where nothing was scanned; None if all was.
+        outside: (X, Y, m) True where nothing was scanned; None if all was.
         padding: value of these voxels.
-        device: where to compute with them.
     """
 
-    array: np.ndarray
+    slices: np.ndarray | Tensor
     intensities: IntensityRange
-    unscanned: np.ndarray | None
+    outside: np.ndarray | Tensor | None
     padding: float
-    device: str | torch.device = "cpu"
 
-    @cached_property
-    def slices(self) -> Tensor:
-        """``array`` on the device."""
-        return torch.from_numpy(self.array).to(self.device)
-
-    @cached_property
-    def outside(self) -> Tensor | None:
-        """``unscanned`` on the device."""
-        return None if self.unscanned is None else torch.from_numpy(self.unscanned).to(self.device)
+    def beside(self, voxels: Voxels) -> NormalizedSlices:
+        """The same in the library of ``voxels`` and on their device."""
+        outside = None if self.outside is None else beside(self.outside, voxels)
+        return replace(self, slices=beside(self.slices, voxels), outside=outside)
 
     @property
     def padding_fraction(self) -> float:
         """Fraction of the channel that was not scanned, 0..1."""
-        return 0.0 if self.outside is None else float(self.outside.float().mean())
+        return 0.0 if self.outside is None else float(as_array(self.outside).mean())
 
-    def in_file_units(self, sr: Tensor, place: tuple[slice, slice], nearest: np.ndarray) -> Tensor:
-        """Rows and columns of the result; a new slice has the padding of its ``nearest`` acquired slice."""
-        sr = self.intensities.restore(sr)
-        return sr if self.outside is None else torch.where(self.outside[place][..., nearest], self.padding, sr)
+    def in_file_units(self, sr: Voxels, place: tuple[slice, slice], nearest: np.ndarray) -> Voxels:
+        """Rows and columns of the result; a new slice has the padding of its ``nearest`` acquired slice.
+
+        ``sr`` is changed in place.
+        """
+        sr *= self.intensities.high - self.intensities.low
+        sr += self.intensities.low
+        if self.outside is not None:
+            sr[self.outside[place][..., nearest]] = self.padding
+        return sr
 
 
 class Noise(NamedTuple):
@@ -372,6 +319,23 @@ def remove_noise(lr: Voxels, sigma: float) -> Voxels:
             coarse = smooth
         clean[..., index] = coarse + details
     return clean if isinstance(lr, np.ndarray) else torch.from_numpy(clean).to(lr)
+
+
+def library_of(voxels: Any) -> Any:
+    """NumPy, or torch for a tensor. Functions for both use what both have by the same name."""
+    return np if isinstance(voxels, np.ndarray) else torch
+
+
+def beside(array: Any, voxels: Voxels, *, dtype: Any = None) -> Voxels:
+    """An array or tensor in the library of ``voxels`` and on their device."""
+    if isinstance(voxels, np.ndarray):
+        return np.asarray(array, dtype)
+    return torch.as_tensor(array).to(device=voxels.device, dtype=dtype)
+
+
+def empty_like(voxels: Voxels, shape: Sequence[int]) -> Voxels:
+    """New voxels of another shape, without values: of the library, dtype and device of these."""
+    return np.empty(shape, voxels.dtype) if isinstance(voxels, np.ndarray) else voxels.new_empty(*shape)
 
 
 def as_array(tensor: Any) -> np.ndarray:

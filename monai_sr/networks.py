@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .slices import SliceModel
+from .slices import doubling_taps
 
 
 class LinkedPair(nn.Module):
@@ -153,7 +153,7 @@ class PyramidNet(nn.Module):
         self.depth, self.levels = depth, levels
         self.earlier = PyramidLevel(features, depth)
         self.last = PyramidLevel(features, depth)
-        self.register_buffer("doubling", _doubling_weights(), persistent=False)
+        self.register_buffer("doubling", torch.from_numpy(doubling_taps()).reshape(2, 1, 1, 1, -1), persistent=False)
 
     def reach_of(self, levels: int) -> tuple[int, int]:
         """Reach to each side: voxels in plane, *thick* slices through plane."""
@@ -190,18 +190,6 @@ class PyramidNet(nn.Module):
                 pairs = F.conv3d(padded, self.doubling)  # (B, 2, X, Y, m): the two halves of each slice
         b, _, height, width, depth = pairs.shape
         return pairs.permute(0, 2, 3, 4, 1).reshape(b, 1, height, width, depth * 2)
-
-
-def levels_for(factor: float) -> int:
-    """Number of doublings in a PyramidNet for a factor: up to the next power of two; above 4, to the previous one.
-
-    From 4 to 5 slices there is little to gain. Two levels instead of three, at less than half the cost, change PSNR
-    at factors 5 / 6 / 7 by -0.006 / -0.008 / -0.007 dB for MR and +0.07 / +0.06 / +0.06 dB for CT (worst: -0.07 dB,
-    one CT at 5). One level instead of two loses 0.16 dB for MR at 2.5 and 3. Means over volumes, measured by
-    ``python -m tests.benchmarks.pyramid_levels VOLUME…``.
-    """
-    exact = math.log2(max(factor, 2.0))
-    return max(min(math.ceil(exact - 1e-6), 2), math.floor(exact + 1e-6))
 
 
 class SRCNN(nn.Module):
@@ -246,19 +234,3 @@ def _full_precision(image: Tensor) -> AbstractContextManager[object]:
     """Disable automatic mixed precision where it is enabled; not part of an exported network."""
     kind = image.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
-
-
-def _doubling_weights(taps: int = 17) -> Tensor:
-    """(2, 1, 1, 1, taps) weights of the two halves of a slice, from the slices around it.
-
-    They are rows of the consistent spline for factor 2. A slice of FWHM s becomes two of FWHM s/2. Variances of
-    Gaussians add, so the profile to invert has the FWHM √(s² − (s/2)²). Seventeen taps reproduce ramps to 0.003 of a
-    slice step; nine would leave steps of 0.05.
-    """
-    n = 4 * taps
-    thick = torch.arange(n, dtype=torch.float64)
-    thin = torch.arange(2 * n, dtype=torch.float64) / 2 - 0.25
-    spline = SliceModel.between(thick, thin, slice_thickness=0.75**0.5).spline
-    middle, half = n // 2, taps // 2
-    rows = spline[2 * middle : 2 * middle + 2, middle - half : middle + half + 1]
-    return (rows / rows.sum(dim=1, keepdim=True)).float().reshape(2, 1, 1, 1, taps)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
+from ..intensities import Voxels
+
 if TYPE_CHECKING:  # devices are listed without torch, whose import takes seconds
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
 Place = tuple[slice, slice]
 """Rows and columns of a volume."""
@@ -64,6 +68,10 @@ class Engine(Sizes, Protocol):
         """The network itself, in float32; None for the spline."""
 
     @property
+    def in_numpy(self) -> bool:
+        """Whether :meth:`propose` takes and makes arrays; else tensors on the device of the image."""
+
+    @property
     def works_on(self) -> str:
         """The slices of its input: "thin", interpolated to the wanted grid, or "thick", as acquired."""
 
@@ -74,8 +82,8 @@ class Engine(Sizes, Protocol):
         """Distance of the farthest input voxel that an output voxel uses: in plane, and in slices of the input."""
 
     def propose(
-        self, slices: Tensor, along: Tensor, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
-    ) -> Iterator[tuple[Place, Tensor]]:
+        self, slices: Voxels, along: np.ndarray, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
+    ) -> Iterator[tuple[Place, Voxels]]:
         """The output of the network, computed from the acquired slices in parts.
 
         Args:

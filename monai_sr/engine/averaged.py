@@ -30,7 +30,7 @@ class AveragedEngine(AveragedSizes):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self.engine, self.works_on = engine, engine.works_on
+        self.engine, self.works_on, self.in_numpy = engine, engine.works_on, engine.in_numpy
 
     @property
     def device(self) -> torch.device:

@@ -53,6 +53,7 @@ class StreamedEngine(StreamedSizes, ABC):
     """
 
     device = torch.device("cpu")
+    in_numpy = False
 
     def __init__(self, network: ResidualNet | PyramidNet, precision: str) -> None:
         super().__init__(precision)

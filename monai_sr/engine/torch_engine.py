@@ -8,8 +8,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from ..networks import levels_for
-from ..slices import Banded
+from ..slices import Banded, levels_for
 from . import Place, Progress
 from .memory import TILE_LADDER, TILE_VOXELS
 from .sizes import SplineSizes
@@ -35,6 +34,7 @@ class TorchEngine:
     """
 
     name = "torch"
+    in_numpy = False
 
     def __init__(self, network: nn.Module, precision: str = "float32") -> None:
         self.network, self.precision = network, precision
@@ -92,6 +92,7 @@ class TorchEngine:
         in_plane, through = self.reach(levels)
         return (4 * in_plane + 1) ** 2 * (4 * through + self.fold) * 2**levels
 
+    @torch.no_grad()
     def _compute(self, part: Tensor, levels: int) -> Tensor:
         """One tile, in float32; the image is added in full precision also if convolutions are in 16 bits.
 
@@ -111,6 +112,7 @@ class SplineEngine(SplineSizes):
 
     works_on = "thin"
     network = None
+    in_numpy = False
     device = torch.device("cpu")
 
     def with_network(self, network: nn.Module) -> SplineEngine:

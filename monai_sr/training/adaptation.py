@@ -20,8 +20,7 @@ from ..engine import Progress
 from ..engine.torch_rows import has_bfloat16
 from ..grid import Image, grid_of
 from ..intensities import CT_AIR
-from ..networks import levels_for
-from ..slices import apply_along, profile_matrix
+from ..slices import apply_along, levels_for, profile_matrix
 from .augmentation import RandSimulateThickSlicesd
 from .inferer import ConsistentInferer
 

@@ -131,7 +131,7 @@ class RandSimulateThickSlicesd(Randomizable, MapTransform):
         model = SliceModel.between(
             thick, thin, slice_thickness=self.given_ratio * self.factor, profile=self.given_profile
         )
-        to_input = model.spline if self.works_on == "thin" else model.standard_slices()
+        to_input = model.spline if self.works_on == "thin" else torch.from_numpy(model.standard_slices())
         return true, to_input, model.acquisition, model.spline
 
 

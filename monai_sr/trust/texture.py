@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Later
+from ..intensities import Voxels, as_array, beside
 from ..slices import SliceModel
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ _COARSE = 4
 """Voxels along each side of the blocks by whose means structure is distinguished from noise."""
 
 
-def noise_spectrum(slices: Tensor) -> np.ndarray:
+def noise_spectrum(slices: np.ndarray | Tensor) -> np.ndarray:
     """Power spectrum in plane of the noise in slices.
 
     Args:
@@ -53,7 +54,7 @@ def noise_spectrum(slices: Tensor) -> np.ndarray:
         (p, p) power of each frequency in the order of ``numpy.fft.fft2``; its mean is the variance. Patches above the
         median of the volume are used, which are not background; all 0 if none has noise.
     """
-    voxels = slices.cpu().numpy()
+    voxels = as_array(slices)
     size = min(PATCH, *voxels.shape[:2]) // _COARSE * _COARSE
     cut = voxels[: len(voxels) // size * size, : voxels.shape[1] // size * size]
     patches = cut.reshape(len(cut) // size, size, cut.shape[1] // size, size, -1).transpose(0, 2, 4, 1, 3)
@@ -79,7 +80,7 @@ def noise_spectrum(slices: Tensor) -> np.ndarray:
     return power
 
 
-def random_texture(slices: Tensor, model: SliceModel, *, seed: int = 0) -> Tensor:
+def random_texture(slices: Voxels, model: SliceModel, *, seed: int = 0) -> Voxels:
     """Noise of the thin slices, by the noise of the acquired ones.
 
     Args:
@@ -92,22 +93,23 @@ def random_texture(slices: Tensor, model: SliceModel, *, seed: int = 0) -> Tenso
         slice is constant, as a background of 0 is, there is none.
     """
     if min(slices.shape[:2]) < SMALLEST:
-        return slices.new_zeros(*slices.shape[:2], len(model.thin))
+        return beside(np.zeros((*slices.shape[:2], len(model.thin)), np.float32), slices)
     power = noise_spectrum(slices)
     covariance = np.fft.ifft2(power).real
     whole = np.zeros(tuple(slices.shape[:2]))
     whole[: len(power), : len(power)] = np.fft.fftshift(covariance)
     whole = np.roll(whole, (-(len(power) // 2),) * 2, axis=(0, 1))
     spectrum = np.clip(np.fft.rfft2(whole).real, 0.0, None)
-    left = float(model.acquisition.square().sum(1).median()) ** AVERAGED
-    filter_ = torch.from_numpy(np.sqrt(spectrum / left).astype(np.float32)).to(slices.device)
+    left = float(np.quantile((model.weights**2).sum(axis=1), 0.5, method="lower")) ** AVERAGED
+    given = torch.as_tensor(slices)
+    filter_ = torch.from_numpy(np.sqrt(spectrum / left).astype(np.float32)).to(given.device)
     nearest, generator = model.distances.argmin(axis=1), torch.Generator().manual_seed(seed)
-    made = torch.empty((*slices.shape[:2], len(model.thin)), device=slices.device)
+    made = torch.empty((*given.shape[:2], len(model.thin)), device=given.device)
     for index in range(made.shape[2]):
-        white = torch.randn(tuple(slices.shape[:2]), generator=generator).to(slices.device)
+        white = torch.randn(tuple(given.shape[:2]), generator=generator).to(given.device)
         field = torch.fft.irfft2(torch.fft.rfft2(white) * filter_, s=white.shape)
-        made[..., index] = torch.where(_is_constant(slices[..., nearest[index]]), 0.0, field)
-    return made
+        made[..., index] = torch.where(_is_constant(given[..., nearest[index]]), 0.0, field)
+    return beside(as_array(made) if isinstance(slices, np.ndarray) else made, slices)
 
 
 def _is_constant(plane: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 ``python -m tests.benchmarks.pyramid_levels VOLUME… --factor 2.5 3 5 6 7`` evaluates the bundle along
 every axis of near-finest spacing with the levels rounded up and rounded down, and prints the
 difference in dB for each volume (mean over its axes) and for each modality (mean over its volumes).
-:func:`monai_sr.networks.levels_for` follows from it.
+:func:`monai_sr.slices.levels_for` follows from it.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def multiply_adds(network: Any, shape: tuple[int, ...], factor: float) -> float:
     import torch
     from torch import nn
 
-    from monai_sr.networks import levels_for
+    from monai_sr.slices import levels_for
 
     done = 0
 
