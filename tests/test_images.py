@@ -77,6 +77,7 @@ def test_values_beyond_the_type_are_clipped_and_never_wrapped():
     stored = as_stored(np.array([70000.0, -70000.0, 12.5, -1.4, 13.5]), np.dtype("int16"))
     assert stored.tolist() == [32767, -32768, 12, -1, 14]
     assert as_stored(np.array([-3.0, 300.0]), np.dtype("uint8")).tolist() == [0, 255]
+    assert as_stored(np.float32([3e9, -3e9]), np.dtype("int32")).tolist() == [2**31 - 1, -(2**31)]
 
 
 def test_equal_results_are_equal_files(tmp_path):

@@ -20,7 +20,6 @@ from ..acquired import stored_dtype_of
 from ..errors import (
     ImageError,
     InputMissingError,
-    Later,
     OutputError,
     SuperResolutionError,
     UsageError,
@@ -45,10 +44,8 @@ from .sidecar import path_beside, read_sidecar
 from .stored import Header, start_of
 
 if TYPE_CHECKING:
-    import torch
     from monai.data import MetaTensor
-else:
-    torch = Later("torch")
+    from torch import Tensor
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".mha")
@@ -122,7 +119,7 @@ def read_array(path: str | Path, reading: Reading, *, own_results: bool = False)
             raise ImageError("E-IO-PERM", "the file may not be read") from error
 
 
-def read_labels(path: str | Path, *, image: torch.Tensor | ArrayImage | None = None) -> MetaTensor:
+def read_labels(path: str | Path, *, image: Tensor | ArrayImage | None = None) -> MetaTensor:
     """Read a mask or segmentation from an image file, or from a DICOM SEG or RTSTRUCT.
 
     A mask may be constant; NaN and fill values are background.
@@ -168,7 +165,7 @@ def read_dicom(
         return make_volume(*read, path=path, volume="all" if series.phases else None)
 
 
-def write_image(image: torch.Tensor | ArrayImage, path: str | Path, *, dtype: Any = None) -> Path:
+def write_image(image: Tensor | ArrayImage, path: str | Path, *, dtype: Any = None) -> Path:
     """Write a volume as NIfTI (``.nii``, ``.nii.gz``), NRRD or MetaImage (``.nrrd``, ``.mha``).
 
     Integer results are rounded and clipped to the range of the type. A warning gives the number of clipped
@@ -202,7 +199,7 @@ def write_image(image: torch.Tensor | ArrayImage, path: str | Path, *, dtype: An
     return path
 
 
-def stored_voxels(image: torch.Tensor | ArrayImage, *, path: str | Path, dtype: Any = None) -> np.ndarray:
+def stored_voxels(image: Tensor | ArrayImage, *, path: str | Path, dtype: Any = None) -> np.ndarray:
     """(X, Y, Z), or (X, Y, Z, C) of C volumes, as :func:`write_image` stores them at ``path``."""
     wanted = np.dtype(dtype or stored_dtype_of(image))
     voxels = np.moveaxis(as_array(image), 0, -1)
@@ -247,16 +244,19 @@ def image_suffix(path: Path) -> str:
 def as_stored(voxels: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Voxels in the type of the file (integers rounded and clipped) and its order: first axis fastest."""
     stored = np.empty(voxels.shape, dtype, order="F")
-    if not np.issubdtype(dtype, np.integer):
-        stored[...] = voxels
-        return stored
-    limits, there = np.iinfo(dtype), torch.from_numpy(stored)
     for rows in blocks(len(voxels), voxels[0].size):
-        part = torch.from_numpy(voxels[rows])
-        # float32 does not represent the limits of 32-bit types exactly, so these are clipped in float64
-        part = part.double() if dtype.itemsize > 2 else part
-        there[rows] = part.round().clamp_(limits.min, limits.max).to(there.dtype)
+        stored[rows] = rounded(voxels[rows], dtype).astype(dtype, copy=False)
     return stored
+
+
+def rounded(voxels: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Voxels as the type of the file holds them, in floating point and in their own order."""
+    if not np.issubdtype(dtype, np.integer):
+        return voxels.astype(dtype)
+    # float32 does not represent the limits of 32-bit types exactly, so these are clipped in float64
+    exact, limits = np.float64 if dtype.itemsize > 2 else np.float32, np.iinfo(dtype)
+    whole = np.rint(voxels, dtype=np.result_type(voxels, exact))
+    return np.clip(whole, limits.min, limits.max, out=whole)
 
 
 def beyond_type(voxels: np.ndarray, dtype: np.dtype) -> int:
@@ -270,7 +270,8 @@ def beyond_type(voxels: np.ndarray, dtype: np.dtype) -> int:
     limits, count = np.iinfo(dtype), 0
     for rows in blocks(len(voxels), voxels[0].size):
         part = voxels[rows]
-        count += int((part > limits.max + 0.5).sum() + ((part < limits.min - 0.5).sum() if limits.min else 0))
+        count += np.count_nonzero(part > limits.max + 0.5)
+        count += np.count_nonzero(part < limits.min - 0.5) if limits.min else 0
     return count
 
 
