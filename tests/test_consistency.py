@@ -180,7 +180,7 @@ def test_rounding_to_integers_is_consistent_to_half_a_unit():
 def test_blocks_change_nothing(monkeypatch):
     thick, thin = pair()
     whole = measure_consistency(thick, thin).residual.as_tensor()
-    monkeypatch.setattr("monai_sr.trust.consistency._BLOCK", 2000)
+    monkeypatch.setattr("monai_sr.grid.BLOCK_VOXELS", 2000)
     assert torch.equal(measure_consistency(thick, thin).residual.as_tensor(), whole)
 
 

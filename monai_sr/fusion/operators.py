@@ -82,7 +82,8 @@ class ParallelOperator(StackOperator):
             within = _are_within(ours, theirs, there.spacing[a])
             inside &= np.expand_dims(within, tuple({0, 1, 2} - {a}))
             if a != axis:
-                self._matrices[a] = in_plane_matrix(grid, there, a)[0]
+                in_plane, _ = in_plane_matrix(grid, there, a)
+                self._matrices[a] = None if in_plane is None else torch.from_numpy(in_plane)
                 continue
             matrix = torch.zeros(len(ours), len(theirs), dtype=torch.float64)
             if within.any():

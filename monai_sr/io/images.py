@@ -270,8 +270,8 @@ def beyond_type(voxels: np.ndarray, dtype: np.dtype) -> int:
     limits, count = np.iinfo(dtype), 0
     for rows in blocks(len(voxels), voxels[0].size):
         part = voxels[rows]
-        count += np.count_nonzero(part > limits.max + 0.5)
-        count += np.count_nonzero(part < limits.min - 0.5) if limits.min else 0
+        count += int(np.count_nonzero(part > limits.max + 0.5))
+        count += int(np.count_nonzero(part < limits.min - 0.5)) if limits.min else 0
     return count
 
 

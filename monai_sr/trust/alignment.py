@@ -6,12 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..errors import ImageError
 from ..grid import SAME_SPACING, Grid, Image, grid_of, on_grid, positions_on
-from ..slices import interpolation_matrix
+from ..intensities import as_array
+from ..slices import interpolation_weights
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -50,8 +49,8 @@ def _cosines(there: Grid, like: Grid) -> np.ndarray:
     return ours.T @ theirs
 
 
-def turn_to(grid: Grid, result: Image) -> tuple[Tensor, Grid]:
-    """The voxels of the result with axes in the order and direction of ``grid``, and their grid."""
+def turn_to(grid: Grid, result: Image) -> tuple[np.ndarray, Grid]:
+    """A view of the voxels of the result with axes in the order and direction of ``grid``, and their grid."""
     turned = turn_grid(grid_of(result), grid, tolerance=PARALLEL * max(min(grid.spacing), 0.1))
     if turned is None:
         nearest = float(np.abs(_cosines(grid_of(result), grid)).max(axis=1).min())
@@ -59,16 +58,17 @@ def turn_to(grid: Grid, result: Image) -> tuple[Tensor, Grid]:
         problem = "resample the result to the axes of the acquired volume, without a rotation"
         raise not_aligned(f"the axes of the volumes are not parallel (angle {angle:.2g} degrees)", problem)
     there, order, flips = turned
-    voxels = result.as_tensor().cpu().permute(0, *(axis + 1 for axis in order))
-    return voxels.flip([axis + 1 for axis in flips]) if flips else voxels, there
+    voxels = as_array(result).transpose(0, *(axis + 1 for axis in order))
+    return np.flip(voxels, tuple(axis + 1 for axis in flips)), there
 
 
 def turned_to(grid: Grid, result: MetaTensor) -> MetaTensor:
     """The result with axes in the order and direction of ``grid``, as :func:`turn_to`."""
-    return on_grid(*turn_to(grid, result), result)
+    voxels, there = turn_to(grid, result)
+    return on_grid(np.ascontiguousarray(voxels), there, result)
 
 
-def in_plane_matrix(grid: Grid, there: Grid, axis: int) -> tuple[Tensor | None, str]:
+def in_plane_matrix(grid: Grid, there: Grid, axis: int) -> tuple[np.ndarray | None, str]:
     """Matrix from the result's voxels to the acquired voxels along an in-plane axis; None if they are equal."""
     ours, theirs = positions_on(grid, axis, grid), positions_on(there, axis, grid)
     step, new = grid.spacing[axis], there.spacing[axis]
@@ -77,34 +77,28 @@ def in_plane_matrix(grid: Grid, there: Grid, axis: int) -> tuple[Tensor | None, 
     at = np.clip(ours, theirs[0], theirs[-1])
     nearest = np.abs(theirs[:, None] - at).argmin(axis=0)
     if np.abs(theirs[nearest] - at).max() < SAME_PLACE * step:
-        return torch.eye(len(theirs), dtype=torch.float64)[nearest], ""
+        return np.eye(len(theirs))[nearest], ""
     if len(theirs) < 2:
         raise not_aligned(f"the result has only one voxel along axis {axis}", "give the whole volume")
     if new < step * (1 - SAME_SPACING):
         # each acquired voxel is the mean over its own width
         edges = np.append(theirs - new / 2, theirs[-1] + new / 2)
         overlaps = np.diff(np.clip(edges, (at - step / 2)[:, None], (at + step / 2)[:, None]), axis=1)
-        return torch.from_numpy(
-            overlaps / overlaps.sum(axis=1, keepdims=True)
-        ), f"axis {axis} averaged from {new:.4g} to {step:.4g} mm"
+        matrix = overlaps / overlaps.sum(axis=1, keepdims=True)
+        return matrix, f"axis {axis} averaged from {new:.4g} to {step:.4g} mm"
     places, index = np.unique(at, return_inverse=True)
-    return interpolation_matrix(theirs, places)[index], f"axis {axis} interpolated from {new:.4g} to {step:.4g} mm"
+    return interpolation_weights(theirs, places)[index], f"axis {axis} interpolated from {new:.4g} to {step:.4g} mm"
 
 
-def covered_voxels(grid: Grid, there: Grid, axis: int, inside: np.ndarray) -> Tensor:
-    """(1, X, Y, Z) True for acquired voxels inside the result."""
-    covered = torch.ones(1, *grid.shape, dtype=torch.bool)
+def covered_voxels(grid: Grid, there: Grid, axis: int, inside: np.ndarray) -> np.ndarray:
+    """(X, Y, Z) True for acquired voxels inside the result."""
+    covered = []
     for a in range(3):
-        if a == axis:
-            within = inside
-        else:
-            ours, theirs = positions_on(grid, a, grid), positions_on(there, a, grid)
-            half = there.spacing[a] / 2 + SAME_PLACE * grid.spacing[a]
-            within = (ours >= theirs[0] - half) & (ours <= theirs[-1] + half)
-        shape = [1, 1, 1, 1]
-        shape[a + 1] = len(within)
-        covered = covered & torch.from_numpy(np.asarray(within)).reshape(shape)
-    return covered
+        ours, theirs = positions_on(grid, a, grid), positions_on(there, a, grid)
+        half = there.spacing[a] / 2 + SAME_PLACE * grid.spacing[a]
+        covered.append(inside if a == axis else (ours >= theirs[0] - half) & (ours <= theirs[-1] + half))
+    x, y, z = covered
+    return x[:, None, None] & y[:, None] & z
 
 
 def not_aligned(what: str, fix: str) -> ImageError:
