@@ -21,15 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..acquired import Acquired
-from ..errors import Later, warn
-from ..grid import ArrayImage, Grid, Image, grid_of, voxels_of
+from ..errors import warn
+from ..grid import ArrayImage, Grid, Image, grid_of
+from ..intensities import as_array
 from ..slices import profile_weights
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-else:
-    torch = Later("torch")
 
 METHOD = "in-plane axes seen through slice profiles, ratio of squared differences at one and two lags"
 
@@ -167,11 +165,11 @@ def _sampled(resolution: Resolution, grid: Grid) -> Resolution:
 def _measure(acquired: Acquired, image: Tensor | ArrayImage, axis: int, lag: float | None) -> Resolution:
     """:func:`measure_resolution` of an image on any grid that has the padding of an acquired volume."""
     grid = grid_of(image)
-    voxels = voxels_of(image)[0]
-    voxels = voxels[middle_of(voxels.shape, axis)].float()
+    voxels = as_array(image)[0]
+    voxels = voxels[middle_of(voxels.shape, axis)].astype(np.float32)
     outside = acquired.outside(voxels, 0)
-    if outside is not None:
-        voxels = torch.where(outside, voxels[~outside].min() if not bool(outside.all()) else voxels, voxels)
+    if outside is not None and not outside.all():
+        voxels[outside] = voxels[~outside].min()
     steps = max(1, round((lag or grid.spacing[axis]) / grid.spacing[axis]))
     lag = steps * grid.spacing[axis]
     finest = min(s for a, s in enumerate(grid.spacing) if a != axis)
@@ -229,7 +227,7 @@ class _Lines:
     through: list[np.ndarray]
 
     @classmethod
-    def of(cls, voxels: Tensor, grid: Grid, in_plane: int, axis: int, steps: int) -> _Lines | None:
+    def of(cls, voxels: np.ndarray, grid: Grid, in_plane: int, axis: int, steps: int) -> _Lines | None:
         """Of voxels (X, Y, Z), with ``steps`` slices in a lag; None if too few lags fit."""
         lag = steps * grid.spacing[axis]
         at = np.arange(voxels.shape[in_plane]) * grid.spacing[in_plane]
@@ -237,7 +235,7 @@ class _Lines:
         if count < FEWEST or voxels.shape[axis] <= 2 * steps:
             return None
         places = (at[-1] - count * lag) / 2 + np.arange(2 * count + 1) * lag / 2
-        lines = torch.movedim(voxels, (in_plane, axis), (0, 1))
+        lines = np.moveaxis(voxels, (in_plane, axis), (0, 1))
         through = [_mean_products(lines[:, d:] - lines[:, :-d]) for d in (steps, 2 * steps)]
         return cls(at, places, _mean_products(lines[1:] - lines[:-1]), through)
 
@@ -249,20 +247,23 @@ class _Lines:
         blur = profile_weights(self.at, self.places, slice_thickness=width)
         # a difference of blurred samples, as a sum of differences of neighboring voxels
         along = [np.cumsum(blur[:-lag] - blur[lag:], axis=1)[:, :-1] for lag in (2, 4)]
-        energies = [_mean_square(m, self.along) for m in along], [_mean_square(blur, p) for p in self.through]
+        energies = [_mean_square(m, self.along)[0] for m in along], _mean_square(blur, *self.through)
         return energies if np.min(energies) > 0 else None
 
 
-def _mean_products(lines: Tensor) -> np.ndarray:
+def _mean_products(lines: np.ndarray) -> np.ndarray:
     """(n, n) float64 mean products of the lines (n, ...)."""
-    flat = lines.reshape(len(lines), -1)
-    products = sum((part @ part.mT).double() for part in flat.split(2**13, dim=1))
-    return (products / flat.shape[1]).cpu().numpy()
+    flat, products = lines.reshape(len(lines), -1), np.zeros((len(lines), len(lines)))
+    for start in range(0, flat.shape[1], 2**13):
+        part = flat[:, start : start + 2**13]
+        products += part @ part.T
+    return products / flat.shape[1]
 
 
-def _mean_square(matrix: np.ndarray, products: np.ndarray) -> float:
-    """Mean square of ``matrix @ rows``, by the mean products of the rows."""
-    return float((matrix @ products * matrix).sum() / len(matrix))
+def _mean_square(matrix: np.ndarray, *products: np.ndarray) -> list[float]:
+    """Mean square of ``matrix @ rows``, by the mean products of the rows, for several such rows."""
+    weights = matrix.T @ matrix / len(matrix)
+    return [float(np.vdot(weights, each)) for each in products]
 
 
 def middle_of(shape: Sequence[int], axis: int) -> tuple[slice, ...]:
