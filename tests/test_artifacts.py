@@ -21,10 +21,12 @@ from monai_sr.transforms import interpolate_slices, simulate_thick_slices
 from monai_sr.trust.artifacts import (
     LIMITS,
     bands,
+    body_of,
     check_artifacts,
     combs,
     false_texture,
     measure_artifacts,
+    slices_of,
     stripes,
 )
 
@@ -88,9 +90,9 @@ def codes_of(acquired: Acquired, result: MetaTensor) -> list[str]:
 
 @pytest.mark.parametrize("smooth", [0.0, 0.8])
 def test_thin_slices_have_no_artifacts(smooth):
-    voxels = thin(smooth=smooth)
-    assert stripes(voxels, 2, FACTOR) == pytest.approx((1, 1), abs=0.05)
-    assert combs(voxels, 2, FACTOR) == pytest.approx(1, abs=0.1)
+    slices = slices_of(thin(smooth=smooth), 2)
+    assert stripes(slices, body_of(slices), FACTOR) == pytest.approx((1, 1), abs=0.05)
+    assert combs(slices, body_of(slices), FACTOR) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("method", ["cubic", "none"])
@@ -121,19 +123,21 @@ def test_texture_in_flat_regions_gives_a_warning(acquired):
 @pytest.mark.parametrize("axis", [0, 2])
 @pytest.mark.parametrize("period", [2, 2.5, 4, 6.3])
 def test_bands_are_detected_at_any_spacing_and_axis_and_not_at_another(period, axis):
-    voxels = np.moveaxis(thin(smooth=0.8), 2, axis)
-    striped = np.moveaxis(thin(smooth=0.8) * (1 + 0.1 * np.cos(2 * np.pi * np.arange(96) / period)), 2, axis)
-    assert bands(voxels, axis, period) < 1.05 < LIMITS["bands"] < bands(striped, axis, period)
-    assert bands(striped, axis, 1.6 * period if period < 5 else 0.6 * period) < 1.1
+    voxels = thin(smooth=0.8)
+    striped = voxels * (1 + 0.1 * np.cos(2 * np.pi * np.arange(96) / period))
+    slices, striped = (slices_of(np.moveaxis(v, 2, axis), axis) for v in (voxels, striped))
+    body, of_striped = body_of(slices), body_of(striped)
+    assert bands(slices, body, period) < 1.05 < LIMITS["bands"] < bands(striped, of_striped, period)
+    assert bands(striped, of_striped, 1.6 * period if period < 5 else 0.6 * period) < 1.1
 
 
 def test_a_flat_plate_counts_as_flat_though_it_ends_at_the_next_slice():
     thick, at = np.zeros((40, 40, 24), np.float32), (np.arange(96) + 0.5) / 4 - 0.5
     thick[4:-4, 4:-4] = 500 + 200 * (np.arange(24) % 3 == 0)
-    sr = thick.repeat(4, axis=2)
-    assert false_texture(thick, sr, 2, at) == pytest.approx(1, abs=0.01)
-    rng = np.random.default_rng(0)
-    assert false_texture(thick, sr + rng.normal(0, 20, sr.shape), 2, at) > 4
+    before, after = slices_of(thick, 2), slices_of(thick.repeat(4, axis=2), 2)
+    assert false_texture(before, after, at) == pytest.approx(1, abs=0.01)
+    noise = np.random.default_rng(0).normal(0, 20, after.shape).astype(np.float32)
+    assert false_texture(before, after + noise, at) > 4
 
 
 def test_short_volumes_other_grids_and_constants_cannot_be_measured(acquired):
@@ -142,7 +146,7 @@ def test_short_volumes_other_grids_and_constants_cannot_be_measured(acquired):
     result = result_of(acquired)
     turned = on_grid(result.as_tensor()[:, :60], grid_of(result[:, :60]), result)
     assert set(measure_artifacts(acquired, turned).record().values()) == {None}
-    assert false_texture(np.zeros((9, 9, 9)), np.zeros((9, 9, 9)), 2, np.arange(9)) == 1
+    assert false_texture(np.zeros((9, 9, 9), np.float32), np.zeros((9, 9, 9), np.float32), np.arange(9)) == 1
 
 
 def test_the_record_of_a_result_holds_them(call, acquired, tmp_path):

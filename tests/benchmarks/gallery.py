@@ -43,7 +43,7 @@ from monai_sr.grid import Grid
 from monai_sr.intensities import CT_LEAST, data_range
 from monai_sr.io.images import read_image
 from monai_sr.transforms import interpolate_slices, simulate_thick_slices
-from monai_sr.trust.artifacts import FLAT, LIMITS, bands, body_of, combs, false_texture, stripes
+from monai_sr.trust.artifacts import FLAT, LIMITS, bands, body_of, combs, false_texture, slices_of, stripes
 
 BUNDLES = ("none", "residual", "pyramid")
 FIGURES = (*LIMITS, "streaks")
@@ -91,13 +91,15 @@ class Series:
         thick, axis = self.thick, self.axis
         if self.modality == "CT":
             thick, voxels = np.maximum(thick, CT_LEAST), np.maximum(voxels, CT_LEAST)
-        noise, steps = stripes(voxels, axis, self.period)
+        before, after = slices_of(thick, axis), slices_of(voxels, axis)
+        body = body_of(after)
+        noise, steps = stripes(after, body, self.period)
         figures = {
             "noise": noise,
             "steps": steps,
-            "combs": combs(voxels, axis, self.period),
-            "bands": bands(voxels, axis, self.period),
-            "texture": false_texture(thick, voxels, axis, self.at),
+            "combs": combs(after, body, self.period),
+            "bands": bands(after, body, self.period),
+            "texture": false_texture(before, after, self.at),
         }
         return figures | ({"streaks": streaks(voxels, axis, self.spacing, self.slice_spacing)} if with_streaks else {})
 
