@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..acquired import Acquired
 from ..bundles import Model
 from ..dicom import MadeBy, check_size, write_derived_series
@@ -21,6 +23,7 @@ from ..errors import OutputError, SuperResolutionWarning, write_error
 from ..files import move, temporary_beside
 from ..grid import Image, grid_of
 from ..inference import acquire
+from ..intensities import as_array
 from ..io.images import image_suffix, read_image, write_image
 from ..labels import carry_labels
 from ..options import RunOptions
@@ -147,7 +150,7 @@ def assess(acquired: Acquired, sr: Image, model: Model, options: RunOptions) -> 
     maps = {"consistency": consistency.residual} if options.outputs.consistency_map else {}
     if options.outputs.uncertainty:
         maps["uncertainty"] = uncertainty_map(acquired, sr, model.calibration.get("uncertainty", {}))
-        median = float(maps["uncertainty"].as_tensor().median())
+        median = float(np.median(as_array(maps["uncertainty"])))
         trust["uncertainty"] = {"median": float(f"{median:.4g}"), "unit": consistency.unit}
     return trust, maps
 

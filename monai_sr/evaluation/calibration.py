@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 from scipy.optimize import minimize
-from torch import Tensor
 
 from ..acquired import Acquired, stored_dtype_of
 from ..bundles import SPLINE, Model, load_bundle, read_calibration
@@ -173,7 +172,7 @@ def _score(case: Acquisition, sr: MetaTensor, hr: MetaTensor) -> float:
     return consistency.score
 
 
-def sample_of(case: Acquisition, sr: MetaTensor, *, predictor: Tensor | None = None) -> Sample:
+def sample_of(case: Acquisition, sr: MetaTensor, *, predictor: np.ndarray | None = None) -> Sample:
     """Errors at :data:`VOXELS` voxels inside the body, without the ends of the volume.
 
     Args:
@@ -181,11 +180,11 @@ def sample_of(case: Acquisition, sr: MetaTensor, *, predictor: Tensor | None = N
         predictor: (X, Y, Z) predictor of the errors, instead of the through-plane detail.
     """
     acquired, reference = Acquired.of(case.lr, axis=case.axis), case.reference[0].numpy()
-    unit, spacing = unit_of(acquired.voxels[0], acquired.modality), acquired.slice_spacing
+    unit, spacing = unit_of(acquired.array[0], acquired.modality), acquired.slice_spacing
     if predictor is None:
-        predictor = through_plane_detail(sr.as_tensor()[0], grid_of(sr), case.axis, spacing)
+        predictor = through_plane_detail(sr[0].numpy(), grid_of(sr), case.axis, spacing)
     inside = np.moveaxis(foreground(reference), case.axis, -1) & case.measured
-    both = sr.as_tensor()[0].numpy() - reference, predictor.numpy()
+    both = sr[0].numpy() - reference, predictor
     error, detail = (np.moveaxis(values, case.axis, -1)[inside] / unit for values in both)
     chosen = np.random.default_rng(0).choice(len(error), min(VOXELS, len(error)), replace=False)
     factor = spacing / grid_of(sr).spacing[case.axis]

@@ -136,8 +136,8 @@ class Fused:
             factor = acquired.slice_spacing / grid.spacing[axis]
             floor, slope = constants_for(self.constants, acquired.modality, factor)
             unit = 1.0 if acquired.modality == "CT" else stack.agreement.value_range
-            detail = through_plane_detail(self.image.as_tensor()[0], grid, axis, acquired.slice_spacing)
-            sigma[alone] = detail[alone].mul_(slope).square_().add_((floor * unit) ** 2).sqrt_()
+            detail = through_plane_detail(self.image[0].numpy(), grid, axis, acquired.slice_spacing)
+            sigma[alone] = torch.from_numpy(detail)[alone].mul_(slope).square_().add_((floor * unit) ** 2).sqrt_()
         return on_grid(torch.where(self.count > 0, sigma, 0.0)[None], grid, self.image)
 
     def resolution(self, axis: int) -> Resolution:

@@ -14,18 +14,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ..acquired import Acquired
 from ..errors import UsageError
-from ..grid import Grid, Image, grid_of, on_grid
-from ..intensities import data_range
-from ..slices import apply_along, profile_matrix
-
-_BLOCK = 4_000_000
-"""Voxels processed at once, to save memory."""
+from ..grid import Grid, Image, blocks, grid_of, on_grid
+from ..intensities import as_array, data_range
+from ..slices import Banded, profile_weights
+from .artifacts import moving_mean
 
 
 def uncertainty_map(
@@ -50,20 +45,23 @@ def uncertainty_map(
     if not isinstance(acquired, Acquired):
         acquired = Acquired.of(acquired, axis=axis, refined=grid)
     axis, spacing, modality = acquired.axis, acquired.slice_spacing, acquired.modality
-    deviations = []
-    for channel, (lr, sr) in enumerate(zip(acquired.voxels, result.as_tensor(), strict=True)):
+    deviations = np.empty(result.shape, np.float32)
+    for channel, (lr, sr, sigma) in enumerate(zip(acquired.array, as_array(result), deviations, strict=True)):
         floor, slope = constants_for(constants, modality, spacing / grid.spacing[axis])
-        sigma = torch.sqrt(
-            (floor * unit_of(lr, modality)) ** 2 + (slope * through_plane_detail(sr, grid, axis, spacing)) ** 2
-        )
+        detail = through_plane_detail(sr, grid, axis, spacing)
+        detail *= slope
+        np.square(detail, out=detail)
+        detail += (floor * unit_of(lr, modality)) ** 2
+        np.sqrt(detail, out=sigma)
         outside = acquired.outside(sr, channel)
-        deviations.append(sigma if outside is None else torch.where(outside, 0.0, sigma))
-    return on_grid(torch.stack(deviations), grid, result)
+        if outside is not None:
+            sigma[outside] = 0
+    return on_grid(deviations, grid, result)
 
 
-def unit_of(lr: Tensor, modality: str) -> float:
+def unit_of(lr: np.ndarray, modality: str) -> float:
     """Unit of the constant ``a``: HU, or the spread of an MR volume (99.9th minus 0.1st percentile)."""
-    return 1.0 if modality == "CT" else data_range(lr.cpu().numpy())
+    return 1.0 if modality == "CT" else data_range(lr)
 
 
 def constants_for(constants: Mapping[str, Any], modality: str, factor: float) -> tuple[float, float]:
@@ -80,7 +78,7 @@ def constants_for(constants: Mapping[str, Any], modality: str, factor: float) ->
     return floor, slope
 
 
-def through_plane_detail(sr: Tensor, grid: Grid, axis: int, slice_spacing: float) -> Tensor:
+def through_plane_detail(sr: np.ndarray, grid: Grid, axis: int, slice_spacing: float) -> np.ndarray:
     """(X, Y, Z) difference from the average over ``slice_spacing``, root mean square over 3 x 3 x 3 voxels.
 
     Args:
@@ -90,15 +88,14 @@ def through_plane_detail(sr: Tensor, grid: Grid, axis: int, slice_spacing: float
         slice_spacing: spacing of the acquired slices, mm.
     """
     at = grid.positions(axis)
-    smooth = profile_matrix(at, at, slice_thickness=slice_spacing, profile="box")
-    lines = torch.movedim(sr.float(), axis, -1)
-    detail = torch.empty_like(lines)
-    rows = max(1, _BLOCK // (lines.shape[1] * lines.shape[2]))
-    for start in range(0, len(lines), rows):
-        first, last = max(0, start - 1), min(len(lines), start + rows + 1)
-        part = lines[first:last]
-        squared = (part - apply_along(smooth, part)) ** 2
-        padded = F.pad(squared[None, None], (1, 1, 1, 1, 1, 1), mode="replicate")
-        mean = F.avg_pool3d(padded, 3, stride=1)[0, 0]
-        detail[start : start + rows] = mean[start - first :][:rows].sqrt()
-    return torch.movedim(detail, -1, axis)
+    smooth = Banded(profile_weights(at, at, slice_thickness=slice_spacing, profile="box"))
+    lines = np.moveaxis(sr, axis, -1)
+    detail = np.empty(lines.shape, np.float32)
+    for rows in blocks(len(lines), lines[0].size):
+        first = max(0, rows.start - 1)
+        part = lines[first : rows.stop + 1].astype(np.float32)
+        mean = np.square(part - smooth(part))
+        for a in range(3):
+            mean = moving_mean(mean, 3, axis=a)
+        np.sqrt(mean[rows.start - first :][: rows.stop - rows.start], out=detail[rows])
+    return np.moveaxis(detail, -1, axis)

@@ -49,7 +49,7 @@ def predictors(model, hr, factor):
     }
     samples = {}
     for name, values in estimates.items():
-        samples[name] = sample_of(case, sr, predictor=None if values is None else values[0])
+        samples[name] = sample_of(case, sr, predictor=None if values is None else values[0].numpy())
     reference, inside = case.reference.as_tensor(), torch.from_numpy(case.measured)
     errors = [((x - reference)[..., inside] ** 2).mean() for x in (sr.as_tensor(), members.mean(dim=0))]
     return samples, float(10 * torch.log10(errors[0] / errors[1]))
