@@ -9,14 +9,14 @@ import numpy as np
 from .acquired import Acquired, path_of
 from .errors import ImageError, Later, warn
 from .grid import SAME_SPACING, Grid, Image, grid_of, on_grid, positions_on
-from .slices import apply_along, interpolation_matrix, profile_matrix
+from .intensities import as_array
+from .slices import apply_along, interpolation_weights, profile_weights
 
 if TYPE_CHECKING:
-    import torch
     from monai.data import MetaTensor
     from scipy import ndimage
 else:
-    ndimage, torch = Later("scipy.ndimage"), Later("torch")
+    ndimage = Later("scipy.ndimage")
 
 SAME_PLACE = 0.05
 """Maximum distance between the corners of a mask and of its image, in voxels; headers round."""
@@ -66,13 +66,12 @@ def carry_labels(
     _check_in_plane(wanted, image.grid, axis)
     thin, thick = positions_on(wanted, axis, image.grid), image.positions_from_first
     if _are_probabilities(labels):
-        voxels = apply_along(interpolation_matrix(thick, thin, order=1), labels.as_tensor().float(), axis + 1)
-        return _marked(on_grid(voxels, wanted, labels))
+        weights = interpolation_weights(thick, thin, order=1)
+        return _marked(on_grid(apply_along(weights, as_array(labels).astype(np.float32), axis + 1), wanted, labels))
     in_plane = tuple(s for a, s in enumerate(image.grid.spacing) if a != axis)
-    stacks = np.moveaxis(labels.as_tensor().cpu().numpy(), axis + 1, 1)
+    stacks = np.moveaxis(as_array(labels), axis + 1, 1)
     carried = np.stack([_between(stack, thick, thin, in_plane) for stack in stacks])
-    carried = np.ascontiguousarray(np.moveaxis(carried, 1, axis + 1))
-    return _marked(on_grid(torch.from_numpy(carried), wanted, labels))
+    return _marked(on_grid(np.ascontiguousarray(np.moveaxis(carried, 1, axis + 1)), wanted, labels))
 
 
 def _marked(labels: MetaTensor) -> MetaTensor:
@@ -113,16 +112,16 @@ def average_labels(labels: MetaTensor, thick: Acquired) -> MetaTensor:
         facts = {"outside": len(slices) - len(inside), "slices": len(slices)}
         warn("W-MASK-PART", "{outside} of {slices} slices are outside the mask and get 0", facts=facts)
     thickness = np.broadcast_to(thick.slice_thickness, slices.shape)[inside]
-    matrix = profile_matrix(thin, slices[inside], slice_thickness=thickness, profile=thick.slice_profile)
-    voxels = torch.zeros(len(labels), *thick.grid.shape)
-    places = torch.from_numpy(inside)
+    weights = profile_weights(thin, slices[inside], slice_thickness=thickness, profile=thick.slice_profile)
+    given, place = as_array(labels), (slice(None),) * (axis + 1) + (inside,)
     if _are_probabilities(labels):
-        voxels.index_copy_(axis + 1, places, apply_along(matrix, labels.as_tensor().float(), axis + 1))
+        voxels = np.zeros((len(labels), *thick.grid.shape), np.float32)
+        voxels[place] = apply_along(weights, given.astype(np.float32), axis + 1)
         return _marked(on_grid(voxels, thick.grid, labels))
-    stacks = np.moveaxis(labels.as_tensor().cpu().numpy(), axis + 1, 1)
-    carried = np.stack([_majority(stack, matrix.numpy().astype(np.float32)) for stack in stacks])
-    voxels = voxels.to(labels.dtype)
-    voxels.index_copy_(axis + 1, places, torch.from_numpy(np.ascontiguousarray(np.moveaxis(carried, 1, axis + 1))))
+    stacks = np.moveaxis(given, axis + 1, 1)
+    carried = np.stack([_majority(stack, weights.astype(np.float32)) for stack in stacks])
+    voxels = np.zeros((len(labels), *thick.grid.shape), given.dtype)
+    voxels[place] = np.moveaxis(carried, 1, axis + 1)
     lost = sorted({value for value in set(np.unique(stacks)) - set(np.unique(carried)) if value != 0})
     if lost:
         text = "labels {labels} are too small for the thick slices and are lost"
@@ -214,7 +213,7 @@ def _threshold(scores: np.ndarray, count: int) -> float:
 
 def _between(stack: np.ndarray, thick: np.ndarray, thin: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     """(m, P, Q) labels at ``thick`` as (n, P, Q) at ``thin``."""
-    weights = interpolation_matrix(thick, thin, order=1).numpy()
+    weights = interpolation_weights(thick, thin, order=1)
     carried = np.empty((len(thin), *stack.shape[1:]), stack.dtype)
     lower = np.clip(np.searchsorted(thick, thin, side="right") - 1, 0, max(len(thick) - 2, 0))
     for below in np.unique(lower):

@@ -24,8 +24,8 @@ from .masks import carried_name, is_bids_mask
 from .record import sidecar_path, stem_of
 
 if TYPE_CHECKING:
-    import torch
     from monai.data import MetaTensor
+    from torch import Tensor
 
 MAPS = ("consistency", "uncertainty")
 """Maps that a run may write beside each result, NIfTI of float32 in the file's units; of a derived series DICOM too."""
@@ -179,7 +179,7 @@ def describe_companions(
         write_json(inherited | {"Description": f"{description} {NOTICE}"}, sidecar_path(path))
 
 
-def read_mask(path: Path, image: torch.Tensor | ArrayImage, target: Path) -> MetaTensor | Structures:
+def read_mask(path: Path, image: Tensor | ArrayImage, target: Path) -> MetaTensor | Structures:
     """A mask of an image. A structure set whose result is a structure set stays one, because its regions may overlap.
 
     Raises:

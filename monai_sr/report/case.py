@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..acquired import Acquired
 from ..bundles import read_calibration
 from ..codes import CODES
 from ..errors import BundleError, SuperResolutionWarning, UsageError
 from ..grid import Image, grid_of, on_grid
-from ..io.images import as_stored
+from ..intensities import as_array
+from ..io.images import rounded
 from ..trust.artifacts import measure_artifacts
 from ..trust.consistency import measure_consistency
 from ..trust.resolution import METHOD, effective_resolution
@@ -227,7 +227,7 @@ def _predicted_error(acquired: Acquired, sr: Image, record: Mapping[str, Any]) -
     constants = _calibrated(record).get("uncertainty")
     if not constants or sr.shape == acquired.source.shape:
         return None
-    stored = torch.from_numpy(as_stored(sr.as_tensor().cpu().numpy(), acquired.stored_dtype).astype(np.float32))
+    stored = rounded(as_array(sr), acquired.stored_dtype).astype(np.float32, copy=False)
     try:
         return uncertainty_map(acquired, on_grid(stored, grid_of(sr), sr), constants)
     except UsageError:  # not for this modality

@@ -12,7 +12,7 @@ from html import escape
 import numpy as np
 
 from ..grid import Image
-from ..intensities import Modality
+from ..intensities import Modality, as_array
 from ..trust.consistency import Consistency
 from .png import data_url
 
@@ -126,7 +126,7 @@ def consistency_overlay(consistency: Consistency, modality: Modality) -> Overlay
     """The map of the difference from the acquired slices, with a limit above rounding."""
     minimum = MIN_LIMIT[modality] * (1.0 if modality == "CT" else consistency.value_range)
     minimum = max(minimum, 4 * consistency.rounding)
-    values = np.abs(consistency.residual.as_tensor()[0].numpy())
+    values = np.abs(as_array(consistency.residual)[0])
     strong = float(np.nanpercentile(values[..., :: max(1, values.shape[-1] // 64)], 99.5))
     limit = round_up(max(minimum, strong))
     return Overlay("consistency", f"Acquired minus re-acquired ({consistency.unit})", limit, True, consistency.unit)
@@ -134,7 +134,7 @@ def consistency_overlay(consistency: Consistency, modality: Modality) -> Overlay
 
 def uncertainty_overlay(uncertainty: Image, modality: Modality) -> Overlay:
     """The map of standard deviations, the strongest color for the 99th percentile of them."""
-    voxels = uncertainty.as_tensor()[0].numpy()
+    voxels = as_array(uncertainty)[0]
     strong = float(np.nanpercentile(voxels[..., :: max(1, voxels.shape[-1] // 64)], 99))
     unit = "HU" if modality == "CT" else "signal"
     return Overlay("uncertainty", f"Predicted standard deviation of the error ({unit})", round_up(strong), False, unit)

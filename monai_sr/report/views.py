@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
-from torch import Tensor
 
 from ..acquired import Acquired
-from ..grid import ArrayImage, Grid, Image, grid_of, voxels_of
-from ..intensities import CT_AIR, Modality, padding_of
+from ..grid import ArrayImage, Grid, Image, grid_of
+from ..intensities import CT_AIR, Modality, as_array, padding_of
 from ..io.images import as_stored
-from ..slices import interpolation_matrix
+from ..slices import interpolation_weights
 from .windows import Windows, windows_for
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAMES = ("sagittal", "coronal", "axial")
 """Planes by the direction they lack: left-right, front-back, head-feet."""
@@ -103,7 +105,7 @@ class Scene:
     @cached_property
     def cubic(self) -> np.ndarray:
         """(n, m) cubic interpolation of the acquired slices."""
-        return interpolation_matrix(self.thick_at, self.thin_at).numpy().astype(np.float32)
+        return interpolation_weights(self.thick_at, self.thin_at).astype(np.float32)
 
     @cached_property
     def air(self) -> np.float32:
@@ -226,7 +228,8 @@ def axes_of(grid: Grid, axis: int) -> dict[str, Any]:
 
 def turned(volume: Tensor | ArrayImage, order: Sequence[int], flips: Sequence[int]) -> np.ndarray:
     """The first channel with its axes in that order and direction; a view, not a copy."""
-    return np.flip(voxels_of(volume)[0].detach().cpu().float().numpy().transpose(tuple(order)), tuple(flips))
+    voxels = as_array(volume)[0].astype(np.float32, copy=False)
+    return np.flip(voxels.transpose(tuple(order)), tuple(flips))
 
 
 def nearest_plane(thick: np.ndarray, nearest: np.ndarray, lacking: int, index: int) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 from ..acquired import Acquired
 from ..errors import UsageError
 from ..grid import Grid, Image, grid_of
+from ..intensities import as_array
 from ..io.images import as_stored
 from .page import asset, script_json, write_page
 from .views import Scene
@@ -72,8 +73,8 @@ def write_viewer(
     window = next(iter(scene.windows.presets.items()))
     volumes, steps = [], set()
     # NiiVue lays every volume on the grid of the first: on that of the result nothing is lost
-    for label, volume, grid in (("sr", sr.as_tensor(), grid_of(sr)), ("thick", acquired.voxels, acquired.grid)):
-        packed, step = _packed(as_stored(volume[0].cpu().numpy(), scene.stored), grid, window[1])
+    for label, volume, grid in (("sr", as_array(sr), grid_of(sr)), ("thick", acquired.array, acquired.grid)):
+        packed, step = _packed(as_stored(volume[0], scene.stored), grid, window[1])
         steps |= step
         volumes.append({"name": label, "nifti": packed})
     button = '<button type="button" data-do="show" data-value="{}" aria-pressed="false">{}<kbd>{}</kbd></button>'
