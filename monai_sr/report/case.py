@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..acquired import Acquired
-from ..bundles import read_calibration
 from ..codes import CODES
 from ..errors import BundleError, SuperResolutionWarning, UsageError
 from ..grid import Image, grid_of, on_grid
 from ..intensities import as_array
 from ..io.images import rounded
+from ..io.shelf import read_calibration
 from ..trust.artifacts import measure_artifacts
 from ..trust.consistency import measure_consistency
 from ..trust.resolution import METHOD, effective_resolution
