@@ -91,7 +91,7 @@ def measure_artifacts(acquired: Acquired, result: Image) -> Artifacts:
     if not same or any(acquired.grid.shape[a] != grid.shape[a] for a in range(3) if a != axis):
         return Artifacts(*[float("nan")] * len(LIMITS))
     keep = middle_of(grid.shape, axis)
-    thick, thin = (voxels[0][keep].astype(np.float32) for voxels in (acquired.array, as_array(result)))
+    thick, thin = (voxels[0][keep] for voxels in (acquired.array, as_array(result)))
     if acquired.modality == "CT":
         thick, thin = (np.maximum(voxels, CT_LEAST) for voxels in (thick, thin))  # no padding
     period = acquired.slice_spacing / grid.spacing[axis]
