@@ -318,7 +318,7 @@ def _figures(
         nrmse=float(np.sqrt(sums.sum() / counts.sum())) / value_range,
         slice_nrmse=each,
         maximum=float(sizes.max()),
-        missed=float((missed > MISSED * value_range + rounding).mean()),
+        missed=np.count_nonzero(missed > MISSED * value_range + rounding) / missed.size,
         missed_by=float(missed.max()),
         p95=float(np.percentile(sizes, 95, overwrite_input=True)),
         rounding=rounding,
