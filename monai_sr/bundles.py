@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-import torch
-from torch import Tensor, nn
-
 from .acquired import Acquired
 from .engine import Engine, Progress
+from .engine.devices import may_use_gpu
 from .engine.selection import as_engine, make_engine
+from .engine.weights import Weights, read_weights
 from .errors import BundleError, Later, UsageError, warn
 from .grid import Image
 from .inference import super_resolve_acquired
@@ -26,16 +25,19 @@ from .io.shelf import SPLINE, bundle_path, damaged_weights
 from .io.shelf import check_weights as check_weights
 from .io.shelf import read_calibration as read_calibration
 from .io.shelf import shipped_bundles as shipped_bundles
-from .networks import PyramidNet, ResidualNet
 from .options import Wanted
 from .trust.preparation import Settings, Trained, VolumeOptions, acquire, read_trained, refuse_unknown
 
 if TYPE_CHECKING:
+    import torch
     from monai import bundle
-else:
-    bundle = Later("monai.bundle")
+    from torch import nn
 
-_NETWORKS = {"monai_sr.PyramidNet": PyramidNet, "monai_sr.ResidualNet": ResidualNet}
+    from . import networks
+else:
+    bundle, networks, torch = Later("monai.bundle"), Later("monai_sr.networks"), Later("torch")
+
+_NETWORKS = {f"monai_sr.{name}": name for name in ("PyramidNet", "ResidualNet")}
 """Networks that are made without MONAI, by their names in a configuration."""
 
 _ENGINE_OPTIONS = ("engine", "precision", "quality", "int8")
@@ -60,7 +62,7 @@ class Model(Trained):
         self.engine = as_engine(network)
 
     def __repr__(self) -> str:
-        computed = f", {self.engine.name} {self.engine.precision} on {self.device}" if self.network is not None else ""
+        computed = f", {self.engine.name} {self.engine.precision} on {self.engine.device}" if self.engine.name else ""
         weights = f", weights {self.weights_sha256[:12]}" if self.weights_sha256 else ""
         return f"<monai-sr {' '.join(filter(None, (self.name, self.version)))}{computed}{weights}>"
 
@@ -72,15 +74,15 @@ class Model(Trained):
     @property
     def device(self) -> torch.device:
         """The device of the network; the CPU without one."""
-        return self.engine.device
+        return torch.device(self.engine.device)
 
-    def on(self, device: torch.device) -> Model:
+    def on(self, device: str | torch.device) -> Model:
         """This model on a device; itself if it is there already, else a copy, by torch in float32."""
-        if self.network is None or device == self.device:
+        if str(device) == self.engine.device or self.network is None:
             return self
         # straight to the device: a card that ran out of memory cannot hold the weights twice
         moved: dict[int, Any] = {
-            id(weight): nn.Parameter(weight.detach().to(device), weight.requires_grad)
+            id(weight): torch.nn.Parameter(weight.detach().to(device), weight.requires_grad)
             for weight in self.network.parameters()
         }
         moved |= {id(buffer): buffer.to(device) for buffer in self.network.buffers()}
@@ -96,7 +98,7 @@ class Model(Trained):
         """Super-resolve one volume; images and options as of :func:`monai_sr.inference.super_resolve`."""
         refuse_unknown(options, VolumeOptions.__optional_keys__)
         given = Settings.of(**options)
-        volume, give_back = (image, None) if isinstance(image, Tensor) else as_volume(image)
+        volume, give_back = (image, None) if isinstance(image, torch.Tensor) else as_volume(image)
         wanted = given.wanted.or_else(self.defaults.wanted)
         acquired = acquire(volume, given.acquisition.or_else(self.defaults.acquisition), wanted)
         sr = self.super_resolve(acquired, wanted, tile_voxels=given.tile_voxels, progress=progress)
@@ -168,41 +170,45 @@ def load_bundle(
         problem = "this bundle does not ship with monai-sr, and its configuration may run any code"
         raise BundleError("E-W-TRUST", problem, path=folder)
     try:
-        network, how, defaults, weights = _read_plain(folder) or _evaluate(folder, where)
+        network, how, defaults, weights = _read_plain(folder, where) or _evaluate(folder, where)
     except Exception as error:
         # a configuration may raise any exception
         raise BundleError("E-W-CONFIG", f"its configuration cannot be read ({error})", path=folder) from error
     if not isinstance(defaults, Settings):
         problem = "it is not a super-resolution bundle"
         raise BundleError("E-W-CONFIG", problem, fix="give a bundle made by monai-sr", path=folder)
-    load_weights(network, weights)
-    network = network.to(where, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
+    if not isinstance(network, Weights):
+        load_weights(network, weights)
+        network = network.to(where, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
     given = {"engine": engine, "precision": precision, "quality": quality}
     computed = make_engine(network, **how | {name: value for name, value in given.items() if value})
     return bundle_model(folder, weights, computed, defaults)
 
 
-def _read_plain(folder: Path) -> tuple[nn.Module, dict[str, Any], Settings, Path] | None:
+def _read_plain(folder: Path, device: str) -> tuple[nn.Module | Weights, dict[str, Any], Settings, Path] | None:
     """Network, options of its engine, settings and weights of a bundle, without MONAI, whose import takes a second.
 
-    None if its configuration needs MONAI's parser, see :func:`monai_sr.io.shelf.plain_config`.
+    On the CPU without torch, too: then the network is its weights, which are read already. None if the configuration
+    needs MONAI's parser, see :func:`monai_sr.io.shelf.plain_config`.
     """
     config = shelf.plain_config(folder)
     if config is None:
         return None
     network, inferer = config["network_def"], config["inferer"]
-    target = network.pop("_target_", "")
-    if target not in _NETWORKS or inferer.pop("_target_", "") != "monai_sr.SuperResolutionInferer":
+    name, weights = _NETWORKS.get(network.pop("_target_", "")), Path(str(config["checkpoint"]))
+    if name is None or inferer.pop("_target_", "") != "monai_sr.SuperResolutionInferer":
         return None
     how = {"engine": "torch"} | {name: inferer.pop(name) for name in _ENGINE_OPTIONS if name in inferer}
-    return _NETWORKS[target](**network), how, Settings.of(**inferer), Path(str(config["checkpoint"]))
+    defaults = Settings.of(**inferer)
+    read = read_weights(name, network, check_weights(weights)) if device == "cpu" else None
+    return read or getattr(networks, name)(**network), how, defaults, weights
 
 
-def _evaluate(folder: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any], Settings | None, Path]:
+def _evaluate(folder: Path, device: str) -> tuple[nn.Module, dict[str, Any], Settings | None, Path]:
     """:func:`_read_plain` by MONAI's parser, which runs the code of a configuration; no settings of another inferer."""
     parser = bundle.ConfigParser()
     parser.read_config(str(folder / "configs" / "inference.json"))
-    parser["bundle_root"], parser["device"] = str(folder), device
+    parser["bundle_root"], parser["device"] = str(folder), torch.device(device)
     network, inferer, weights = (parser.get_parsed_content(name) for name in ("network_def", "inferer", "checkpoint"))
     return network, getattr(inferer, "engine", {}), getattr(inferer, "defaults", None), Path(weights)
 
@@ -240,14 +246,14 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         raise BundleError("E-W-SHAPE", problem, path=path) from error
 
 
-def pick_device(device: str | torch.device) -> torch.device:
-    """ "auto" is a GPU that works, otherwise the CPU; any other device must work.
+def pick_device(device: str | torch.device) -> str:
+    """ "auto" is a GPU that works, otherwise the CPU; any other device must work. torch is asked only about a GPU.
 
     Raises:
         UsageError: the device cannot be used.
     """
-    if device == "auto" and not torch.cuda.is_available():
-        return torch.device("cpu")
+    if str(device) == "cpu" or (device == "auto" and not (may_use_gpu() and torch.cuda.is_available())):
+        return "cpu"
     try:
         chosen = torch.device("cuda" if device == "auto" else device)
         torch.zeros(8, device=chosen).sum().item()  # an unsuitable driver or card fails only when it computes
@@ -256,6 +262,6 @@ def pick_device(device: str | torch.device) -> torch.device:
             first = (str(error).splitlines() or [""])[0]
             facts = {"torch": torch.__version__, "reason": first}
             warn("W-DEV", "the GPU cannot be used (torch {torch}: {reason}); the CPU is", facts=facts)
-            return torch.device("cpu")
+            return "cpu"
         raise UsageError("E-DEV", f"device {str(device)!r} cannot be used here (torch {torch.__version__})") from error
-    return chosen
+    return str(chosen)

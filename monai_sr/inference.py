@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from .engine import Engine, Place, Progress, one_of
 from .engine.selection import as_engine
 from .errors import Later, warn
 from .grid import Image, on_grid
-from .intensities import Voxels
 from .io.adapters import takes_any_image
 from .slices import Banded, SliceModel, levels_for
 from .trust.bounds import hold, possible_values
@@ -119,7 +118,7 @@ def super_resolve_acquired(
     return sharp
 
 
-def _empty(shape: tuple[int, ...], acquired: Acquired, engine: Engine) -> np.ndarray | Tensor:
+def _empty(shape: tuple[int, ...], acquired: Acquired, engine: Engine) -> Any:
     """Where a result is put: an array, or a tensor on the device of the image if the engine computes with tensors."""
     if engine.in_numpy:
         return np.empty(shape, np.float32)
@@ -127,8 +126,8 @@ def _empty(shape: tuple[int, ...], acquired: Acquired, engine: Engine) -> np.nda
 
 
 def _proposals(
-    engine: Engine, lr: Voxels, model: SliceModel, *, tile_voxels: int, progress: Progress | None
-) -> Iterator[tuple[Place, Voxels]]:
+    engine: Engine, lr: Any, model: SliceModel, *, tile_voxels: int, progress: Progress | None
+) -> Iterator[tuple[Place, Any]]:
     """The proposals of the engine for the acquired slices (X, Y, m): thin slices of some rows and columns each."""
     levels, along, to_thin = 0, model.spline_weights, None
     if engine.works_on == "thick":

@@ -210,15 +210,15 @@ class NormalizedSlices:
     """One channel, normalized for a network, and the way back.
 
     Attributes:
-        slices: (X, Y, m) canonical, normalized.
+        slices: (X, Y, m) canonical, normalized; an array, or a tensor by :meth:`beside`.
         intensities: their normalization.
         outside: (X, Y, m) True where nothing was scanned; None if all was.
         padding: value of these voxels.
     """
 
-    slices: np.ndarray | Tensor
+    slices: Any
     intensities: IntensityRange
-    outside: np.ndarray | Tensor | None
+    outside: Any
     padding: float
 
     def beside(self, voxels: Voxels) -> NormalizedSlices:

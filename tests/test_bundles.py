@@ -533,9 +533,15 @@ def test_the_vdsr_recipe_trains_with_sgd_and_adjustable_clipping(volumes, tmp_pa
 
 
 def test_a_bundle_is_the_same_read_without_monai_and_by_its_parser(bundle):
-    network, options, settings, weights = bundles._read_plain(bundle)
-    by_monai = bundles._evaluate(bundle, torch.device("cpu"))
+    network, options, settings, weights = bundles._read_plain(bundle, "cuda")
+    by_monai = bundles._evaluate(bundle, "cpu")
     assert str(network) == str(by_monai[0]) and (options, settings, weights) == by_monai[1:]
+    plain, *rest = bundles._read_plain(bundle, "cpu")
+    assert str(plain.module) == str(network) and rest == [options, settings, weights]
+    bundles.load_weights(network, weights)
+    for name, value in network.state_dict().items():
+        assert np.array_equal(plain.state[name], value) and torch.equal(plain.module.state_dict()[name], value)
+    assert plain.reach_of(3) == network.reach_of(3) if plain.works_on == "thick" else plain.reach == network.reach
 
 
 @pytest.mark.parametrize(
@@ -557,7 +563,7 @@ def test_a_configuration_that_is_more_than_values_is_left_to_monai(copied, secti
     config["inferer"]["spacing"] = None
     config[section][key] = value
     path.write_text(json.dumps(config))
-    assert bundles._read_plain(copied) is None
+    assert bundles._read_plain(copied, "cpu") is None
 
 
 def test_an_unknown_bundle_is_refused_with_the_known_names():

@@ -129,8 +129,8 @@ def test_rows_of_air_are_computed_once_and_come_out_the_same(engine, name, monke
 def test_both_graphs_of_a_size_are_compiled_before_the_first_rows(rows, threads, compiled, monkeypatch):
     """Unless there is one processor, or all rows are near the edge."""
     monkeypatch.setattr(openvino, "thread_count", lambda: threads)
-    engine, image = OpenVinoEngine(NETWORKS["residual"]()), torch.rand(rows, 7, 6)
-    parts = engine.propose(image, torch.eye(6), tile_voxels=10**6)
+    engine, image = OpenVinoEngine(NETWORKS["residual"]()), np.random.default_rng(0).random((rows, 7, 6), np.float32)
+    parts = engine.propose(image, np.eye(6), tile_voxels=10**6)
     next(parts)
     assert len(engine._graphs) == compiled
 
@@ -194,7 +194,7 @@ def test_the_inferer_computes_by_the_given_engine_with_the_current_weights():
     ],
 )
 def test_auto_is_the_fastest_that_fits(engine, precision, device, chosen, monkeypatch):
-    monkeypatch.setattr(selection, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(selection.torch_rows, "has_bfloat16", lambda: True)
     assert choose_engine(ResidualNet(4, 4), engine=engine, precision=precision, device=device) == chosen
 
 
@@ -212,7 +212,7 @@ def test_auto_is_the_fastest_that_fits(engine, precision, device, chosen, monkey
     ],
 )
 def test_an_impossible_combination_is_refused_with_the_possible_ones(engine, precision, device, message, monkeypatch):
-    monkeypatch.setattr(selection, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(selection.torch_rows, "has_bfloat16", lambda: False)
     with pytest.raises(UsageError, match=message) as caught:
         choose_engine(ResidualNet(4, 4), engine=engine, precision=precision, device=device)
     assert caught.value.code == "E-ENGINE" and "give " in caught.value.fix

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import torch
-
 from ..bundles import Model
+from ..engine.devices import set_threads
 from ..engine.memory import memory_budget
 from ..errors import SuperResolutionError, UsageError
 from ..options import RunOptions
@@ -89,7 +88,7 @@ def _process_here(case: Case, options: RunOptions) -> Outcome:
     from dask.distributed import get_worker
 
     with _ONE_AT_A_TIME:
-        torch.set_num_threads(get_worker().state.nthreads)  # Dask lets libraries use one
+        set_threads(get_worker().state.nthreads)  # Dask lets libraries use one
         try:
             model = _model(options)
         except SuperResolutionError as error:

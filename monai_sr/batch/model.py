@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..acquired import Acquired
 from ..bundles import Model, load_bundle
 from ..engine import Progress, part_of
@@ -23,9 +21,11 @@ from .plan import Plan
 from .planned import refuse_uncertainty
 
 if TYPE_CHECKING:
+    import torch
+
     from ..training import adaptation
 else:
-    adaptation = Later("monai_sr.training.adaptation")
+    adaptation, torch = Later("monai_sr.training.adaptation"), Later("torch")
 
 
 def load_model(options: RunOptions, *, device: str | None = None) -> Model:
@@ -70,17 +70,17 @@ def super_resolve_within(
     Raises:
         MemoryShortError: no tile fits, or memory runs out on the last step too.
     """
-    grid, voxels = acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor), acquired.voxels
-    size = {"voxels_in": voxels.numel(), "voxels_out": len(voxels) * math.prod(grid.shape)}
+    grid, shape = acquired.wanted_grid(spacing=wanted.spacing, factor=wanted.factor), acquired.source.shape
+    size = {"voxels_in": math.prod(shape), "voxels_out": shape[0] * math.prod(grid.shape)}
     memory = memory_budget() if memory is None else memory
     memory -= volume_bytes(0, size["voxels_out"]) if wanted.texture else 0
-    tile_voxels = choose_tile(model.engine, **size, memory=memory, vram=free_vram(model.device))
+    tile_voxels = choose_tile(model.engine, **size, memory=memory, vram=free_vram(model.engine.device))
     ran_out: list[str] = []
-    device = model.device
+    device = model.engine.device
     tiles = [tile for tile in model.engine.tile_sizes(**size) if tile <= tile_voxels]
     steps = [(device, tile) for tile in tiles]
-    if device.type != "cpu":
-        steps += [(torch.device("cpu"), tiles[-1])]
+    if device != "cpu":
+        steps += [("cpu", tiles[-1])]
     for where, tile in steps:
         running = model.on(where)
         try:
@@ -92,15 +92,15 @@ def super_resolve_within(
         else:
             made: dict[str, Any] = {
                 "engine": describe_engine(running.engine),
-                "device": str(where),
+                "device": where,
                 "tile_voxels": tile,
             }
             if ran_out:
                 made["ran_out_of_memory"] = ran_out
                 text = f"memory ran out on {'; '.join(ran_out)}; made on {{device}}, tiles of {{tile_voxels}} voxels"
-                warn("W-MEM-LADDER", text, facts={"device": str(where), "tile_voxels": tile, "steps": len(ran_out)})
+                warn("W-MEM-LADDER", text, facts={"device": where, "tile_voxels": tile, "steps": len(ran_out)})
             return sr, made
-        if device.type == "cuda":
+        if device.startswith("cuda"):
             torch.cuda.empty_cache()
     raise MemoryShortError("E-MEM", f"memory ran out: {'; '.join(ran_out)}")
 

@@ -18,17 +18,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import connection, get_context, parent_process
 from types import FrameType
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..bundles import pick_device
-from ..errors import ImageError, SuperResolutionError
+from ..engine.devices import set_threads, thread_count
+from ..errors import ImageError, Later, SuperResolutionError
 from ..options import RunOptions
 from .case import process
 from .chosen import Case
 from .log import Outcome
 from .model import load_model
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Later("torch")
 
 GRACE = 8.0
 """Seconds that a process has to drop its case when the run is interrupted."""
@@ -53,7 +57,7 @@ def run_in_processes(
     waiting = deque((case, 1) for case in cases)
     devices = _devices(options.compute.device)
     jobs = min(jobs, len(cases), len(devices) if devices[0].startswith("cuda") else jobs)
-    threads = max(1, torch.get_num_threads() // jobs)
+    threads = max(1, thread_count() // jobs)
     workers = [_Worker(options, devices[n % len(devices)], threads, memory) for n in range(jobs)]
     try:
         while waiting or any(worker.case for worker in workers):
@@ -101,7 +105,7 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
-        # torch and MONAI take seconds to import: a fork server imports them once for all processes on the CPU
+        # imports take a second: a fork server imports once for all processes on the CPU
         forks = sys.platform == "linux" and self._arguments[1] == "cpu"
         context: Any = get_context("forkserver" if forks else "spawn")
         context.set_forkserver_preload([__name__])
@@ -132,9 +136,9 @@ class _Worker:
 def _devices(wanted: str) -> list[str]:
     """The devices, one for each process."""
     device = pick_device(wanted)
-    if device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
+    if device == "cuda" and torch.cuda.device_count() > 1:
         return [f"cuda:{n}" for n in range(torch.cuda.device_count())]
-    return [str(device)]
+    return [device]
 
 
 def _serve(
@@ -150,7 +154,7 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal signals all of them, the first process decides
     signal.signal(signal.SIGTERM, _terminated)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+    set_threads(threads)
     warnings.simplefilter("ignore")
     try:
         model = load_model(options, device=device)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..intensities import Voxels
-
 if TYPE_CHECKING:  # devices are listed without torch, whose import takes seconds
-    import torch
     from torch import nn
 
 Place = tuple[slice, slice]
@@ -60,8 +57,8 @@ class Engine(Sizes, Protocol):
     """Computes the proposal for a volume. Code outside this room does not depend on which engine it is."""
 
     @property
-    def device(self) -> torch.device:
-        """Where the network is."""
+    def device(self) -> str:
+        """Where the network is, as torch names it."""
 
     @property
     def network(self) -> nn.Module | None:
@@ -82,8 +79,8 @@ class Engine(Sizes, Protocol):
         """Distance of the farthest input voxel that an output voxel uses: in plane, and in slices of the input."""
 
     def propose(
-        self, slices: Voxels, along: np.ndarray, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
-    ) -> Iterator[tuple[Place, Voxels]]:
+        self, slices: Any, along: np.ndarray, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
+    ) -> Iterator[tuple[Place, Any]]:
         """The output of the network, computed from the acquired slices in parts.
 
         Args:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from ..intensities import Voxels, beside, library_of
 from . import Engine, Place, Progress
 from .sizes import MIRRORS, AveragedSizes
 from .tiles import blocks_of_rows
@@ -33,7 +33,7 @@ class AveragedEngine(AveragedSizes):
         self.engine, self.works_on, self.in_numpy = engine, engine.works_on, engine.in_numpy
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> str:
         """See :class:`Engine`."""
         return self.engine.device
 
@@ -51,16 +51,17 @@ class AveragedEngine(AveragedSizes):
         return self.engine.reach(levels)
 
     def propose(
-        self, slices: Tensor, along: Tensor, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
-    ) -> Iterator[tuple[Place, Tensor]]:
+        self, slices: Voxels, along: np.ndarray, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
+    ) -> Iterator[tuple[Place, Voxels]]:
         """See :meth:`Engine.propose`; blocks of rows, when all mirror images are done."""
-        mean = torch.zeros(*slices.shape[:2], len(along) * 2**levels, dtype=slices.dtype, device=slices.device)
+        flip = library_of(slices).flip
+        mean = beside(np.zeros((*slices.shape[:2], len(along) * 2**levels), np.float32), slices)
         options: dict[str, Any] = {"levels": levels, "tile_voxels": tile_voxels}
         for done, axes in enumerate(MIRRORS):
-            seen, into = slices.flip(axes), mean.flip(axes)
+            seen, into = flip(slices, axes), flip(mean, axes)
             for place, part in self.engine.propose(seen, along, **options):
                 into[place] += part / len(MIRRORS)
-            mean = into.flip(axes)
+            mean = flip(into, axes)
             if progress:
                 progress((done + 1) / len(MIRRORS))
         yield from ((place, mean[place]) for place in blocks_of_rows(mean))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
 
 MEMORY_LIMIT = "MONAI_SR_MEMORY"
 """Environment variable of ``--memory``, bytes; processes that are started inherit it."""
@@ -19,11 +24,32 @@ PATIENCE = 5.0
 
 
 def cpu_threads() -> int:
-    """Processors that this process may use, or what OMP_NUM_THREADS says."""
+    """Cores that this process may use, or what OMP_NUM_THREADS says; torch counts alike."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked):
         return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, psutil.cpu_count(logical=False) or allowed)
+
+
+def thread_count(root: Path = Path("/")) -> int:
+    """Threads to compute with: torch's, if a program set them, within the quota of a container."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else cpu_threads()
+    try:
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+        threads = min(threads, max(1, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such group, or no quota ("max")
+        pass
+    return threads
+
+
+def set_threads(count: int) -> None:
+    """Let this process, and those that it starts, compute with so many threads."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    torch = sys.modules.get("torch")
+    if torch:  # which reads the environment when it is imported
+        torch.set_num_threads(count)
 
 
 def is_installed(engine: str) -> bool:

@@ -13,12 +13,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ..errors import UsageError
-from ..networks import PyramidNet, ResidualNet
 from .imports import without
 from .layers import RowLayers, Rows, doubling_matrix
+from .weights import Weights
 
 Ranges = Mapping[str, Sequence[float]]
 """By name of a tensor, the largest magnitude of each of its channels."""
@@ -40,7 +39,7 @@ def openvino() -> ModuleType:
 
 
 def build_graph(
-    network: ResidualNet | PyramidNet, levels: int, shape: tuple[int, ...], ranges: Ranges | None, *, lag: int | None
+    network: Weights, levels: int, shape: tuple[int, ...], ranges: Ranges | None, *, lag: int | None
 ) -> Any:
     """The model of a network for OpenVINO.
 
@@ -48,14 +47,14 @@ def build_graph(
     the volume. Its outputs are the rows to keep and the result (1, x, Y, Z/fold·2^levels, fold).
 
     Args:
-        network: in eval mode.
+        network: its weights.
         levels: how often the network doubles the slices.
         shape: rows, columns and slices (folded ones) of the block.
         ranges: see :class:`monai_sr.engine.openvino.OpenVinoEngine`.
         lag: see :class:`monai_sr.engine.layers.RowLayers`.
     """
     graph = _Graph(shape[0], lag, ranges)
-    block = graph.op.parameter([1, *shape, int(getattr(network, "fold", 1))], np.float32)
+    block = graph.op.parameter([1, *shape, network.fold], np.float32)
     result = graph.compute(network, graph.op.transpose(block, [0, 4, 1, 2, 3]), levels)
     last = graph.op.transpose(result, [0, 2, 3, 4, 1])
     within = [] if graph.within is None else [graph.within]
@@ -78,10 +77,10 @@ class _Graph(RowLayers):
         self.kept: list[Any] = []
         self.within = None if lag is None else self.op.parameter([1, 1, lag + rows, 1, 1], np.float32)
 
-    def convolve(self, x: Rows, weight: Tensor, bias: Tensor, padding: Sequence[int], *, relu: bool) -> Any:
+    def convolve(self, x: Rows, weight: np.ndarray, bias: np.ndarray, padding: Sequence[int], *, relu: bool) -> Any:
         op, padding = self.op, list(padding)
         y = op.convolution(self._even(x), self._weights(weight, x), [1] * 3, padding, padding, [1] * 3)
-        y = op.add(y, op.constant(_array(bias).reshape(1, -1, 1, 1, 1)))
+        y = op.add(y, op.constant(bias.reshape(1, -1, 1, 1, 1)))
         return op.relu(y) if relu else y
 
     def extend(self, value: Any, count: int) -> Any:
@@ -108,9 +107,8 @@ class _Graph(RowLayers):
     def mask(self, value: Any, start: int) -> Any:
         return self.op.multiply(value, self.op.slice(self.within, [start], [start + self.rows], [1], [2]))
 
-    def double(self, image: Any, network: PyramidNet) -> Any:
-        matrix = _array(doubling_matrix(network, _shape(image)[4]))
-        return self.op.matmul(image, self.op.constant(matrix), False, False)
+    def double(self, image: Any) -> Any:
+        return self.op.matmul(image, self.op.constant(doubling_matrix(_shape(image)[4])), False, False)
 
     def interleave(self, halves: Rows) -> Rows:
         """See :meth:`RowLayers.interleave`; best done in 8 bits, because it moves them all."""
@@ -144,22 +142,18 @@ class _Graph(RowLayers):
             return x.value
         return self.op.multiply(self.op.convert(x.value, np.float32), x.step.max())
 
-    def _weights(self, weight: Tensor, x: Rows) -> Any:
+    def _weights(self, weight: np.ndarray, x: Rows) -> Any:
         """Weights for ``x`` by :meth:`_even`: if that is in 8 bits they are too, with a step for each output channel.
 
         That the channels of ``x`` differ in their steps is made up for by the weights they meet.
         """
-        op, real = self.op, _array(weight)
+        op, real = self.op, np.ascontiguousarray(weight)
         if x.step is None:
             return op.constant(real)
         real = real * (x.step / x.step.max()).reshape(1, -1, 1, 1, 1)
         step = np.maximum(np.abs(real).max(axis=(1, 2, 3, 4), keepdims=True), np.finfo(np.float32).tiny) / 127
         whole = op.convert(op.constant(np.round(real / step).astype(np.int8)), np.float32)
         return op.multiply(whole, op.constant(step.astype(np.float32)))
-
-
-def _array(values: Tensor) -> np.ndarray:
-    return values.detach().float().contiguous().numpy()
 
 
 def _shape(value: Any) -> tuple[int, ...]:

@@ -14,15 +14,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from ..errors import BundleError
-from ..networks import LinkedPair, PyramidNet, ResidualNet
+from ..errors import BundleError, Later
 from .graphs import Ranges
+from .weights import PyramidWeights, Weights, weights_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from ..networks import PyramidNet, ResidualNet
+else:
+    torch = Later("torch")
 
 LEVELS = 3
 """Levels of a pyramid with own ranges, counted from the last one: up to a factor of 8."""
@@ -31,32 +37,32 @@ VERSION = 2
 """Version of the file; it changes when the same ranges would give another network."""
 
 
-def weights_fingerprint(network: nn.Module) -> str:
+def weights_fingerprint(network: nn.Module | Weights) -> str:
     """SHA-256 of the weights of a network, independent of their file."""
     digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
+    for name, value in sorted(weights_of(network).state.items()):
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
-        digest.update(np.ascontiguousarray(value.detach().float().cpu().numpy()).tobytes())
+        digest.update(np.ascontiguousarray(value, np.float32).tobytes())
     return digest.hexdigest()
 
 
-def quantized_tensors(network: nn.Module) -> list[str]:
+def quantized_tensors(network: nn.Module | Weights) -> list[str]:
     """The names of the quantized tensors of a network, as in :mod:`monai_sr.engine.graphs`.
 
     Levels of a PyramidNet are counted from the last one, 0. Levels beyond those of training use the ranges of the
     one with the highest number.
     """
-    assert isinstance(network, ResidualNet | PyramidNet)
-    pairs = network.body if isinstance(network, ResidualNet) else network.last.body
+    weights = weights_of(network)
+    pairs = weights.last.body if isinstance(weights, PyramidWeights) else weights.body
     body = [f"body.{index}{part}" for index in range(len(pairs)) for part in (".inner", "")]
     del body[-1]  # the last sum stays in float32, see _Graph._pairs
-    if isinstance(network, ResidualNet):
+    if not isinstance(weights, PyramidWeights):
         return ["head", *body]
     levels = [[f"{level}.{name}" for name in ("embed", *body, "detail")] for level in range(LEVELS)]
     return [name for level in levels for name in level]
 
 
-def read_ranges(path: str | Path | None, network: nn.Module) -> Ranges:
+def read_ranges(path: str | Path | None, network: nn.Module | Weights) -> Ranges:
     """The largest magnitudes of the quantized tensors of ``network``.
 
     Raises:
@@ -72,8 +78,7 @@ def read_ranges(path: str | Path | None, network: nn.Module) -> Ranges:
         raise _unusable("the 8-bit form of this bundle is damaged", path) from error
     if form != VERSION:
         raise _unusable(f"its 8-bit form is of version {form!r}, {VERSION} is known", path)
-    branch = network.last if isinstance(network, PyramidNet) else network
-    channels = branch.body[0].first.in_channels  # type: ignore[index, union-attr]
+    channels = weights_of(network).features
     tensors = [ranges.get(name, []) for name in quantized_tensors(network)]
     if not all(len(values) == channels and all(0 < v < math.inf for v in values) for values in tensors):
         raise _unusable("the 8-bit form of this bundle is damaged", path)
@@ -94,7 +99,6 @@ def write_ranges(path: Path, network: nn.Module, ranges: Ranges, *, made_by: str
     path.write_text(re.sub(r"(?<=[\[,])\s+(?=[\d.])", " ", text) + "\n", encoding="utf-8")  # a tensor on a line
 
 
-@torch.no_grad()
 def find_ranges(network: ResidualNet | PyramidNet, inputs: Iterable[tuple[Tensor, int]]) -> Ranges:
     """The range of each channel of each quantized tensor.
 
@@ -116,9 +120,9 @@ def find_ranges(network: ResidualNet | PyramidNet, inputs: Iterable[tuple[Tensor
         ends = torch.stack([values.amin(1), values.amax(1)], dim=1)
         seen.setdefault(name, []).append(torch.cat([some, ends], dim=1))
 
-    with _watched(network, note):
+    with torch.no_grad(), _watched(network, note):
         for image, levels in inputs:
-            network(image, levels) if isinstance(network, PyramidNet) else network(image)
+            network(image, levels) if network.works_on == "thick" else network(image)
     return {name: _best_ranges(torch.cat(seen[name], dim=1)) for name in quantized_tensors(network)}
 
 
@@ -145,10 +149,10 @@ def _best_ranges(values: Tensor) -> list[float]:
 @contextmanager
 def _watched(network: ResidualNet | PyramidNet, note: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Call ``note`` with every tensor that :class:`monai_sr.engine.graphs._Graph` quantizes, by its name there."""
-    level = 0
+    level, is_pyramid = 0, network.works_on == "thick"
 
     def plain(name: str, values: Tensor) -> None:
-        note(name if isinstance(network, ResidualNet) else f"{level}.{name}", values)
+        note(f"{level}.{name}" if is_pyramid else name, values)
 
     def positive(name: str, values: Tensor) -> None:
         plain(name, torch.relu(values))
@@ -165,19 +169,18 @@ def _watched(network: ResidualNet | PyramidNet, note: Callable[[str, Tensor], No
         level -= 1  # the levels that follow
 
     handles: list[Any] = []
-    branches = [network] if isinstance(network, ResidualNet) else [network.earlier, network.last]
+    branches: list[Any] = [network.earlier, network.last] if is_pyramid else [network]  # type: ignore[union-attr]
     for branch in branches:
         for index, pair in enumerate(branch.body):
-            assert isinstance(pair, LinkedPair)
             handles.append(on(pair.first, partial(positive, f"body.{index}.inner")))
             handles.append(on(pair, partial(plain, f"body.{index}")))
-        if isinstance(branch, ResidualNet):
+        if not is_pyramid:
             handles.append(on(branch.head, partial(positive, "head")))
         else:
             handles.append(branch.register_forward_pre_hook(next_level))
             handles.append(on(branch.embed, partial(positive, "embed")))
             handles.append(on(branch.double_features, partial(positive, "detail")))
-    if isinstance(network, PyramidNet):
+    if is_pyramid:
         handles.append(network.register_forward_pre_hook(start))
     try:
         yield

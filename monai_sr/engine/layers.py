@@ -8,15 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from ..networks import LinkedPair, PlainPair, PyramidNet, ResidualNet
-
-
-def can_stream(network: nn.Module) -> bool:
-    """Whether a network can be computed a few rows at a time."""
-    return type(network) in (ResidualNet, PyramidNet)
+from ..slices import doubling_taps
+from .weights import Layer, Pairs, PyramidWeights, ResidualWeights, Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +44,11 @@ class RowLayers(ABC):
     def __init__(self, rows: int, lag: int | None) -> None:
         self.rows, self.lag = rows, lag
 
-    def compute(self, network: ResidualNet | PyramidNet, image: Any, levels: int) -> Any:
+    def compute(self, network: Weights, image: Any, levels: int) -> Any:
         """The output of a network for the next block of its input.
 
         Args:
-            network: in eval mode.
+            network: its weights.
             image: (1, fold, x, Y, Z/fold).
             levels: how often the network doubles the slices.
 
@@ -62,26 +56,31 @@ class RowLayers(ABC):
             (1, fold, x, Y, Z/fold·2^levels), ``lag`` rows behind the input.
         """
         rows = Rows(image, 0)
-        return (self._pyramid(network, rows, levels) if levels else self._residual(network, rows)).value
+        if isinstance(network, PyramidWeights):
+            return self._pyramid(network, rows, levels).value
+        return self._residual(network, rows).value
 
-    def _residual(self, network: Any, image: Rows) -> Rows:
-        x = self._pairs(self._convolved(image, network.head, relu=True), network.body, "head", "body", exact=True)
+    def _residual(self, network: ResidualWeights, image: Rows) -> Rows:
+        x = self._convolved(image, network.head, relu=True)
+        x = self._pairs(x, network.body, "head", "body", links=network.links, exact=True)
         return self._added(image, self._convolved(x, network.tail))
 
-    def _pyramid(self, network: Any, image: Rows, levels: int) -> Rows:
+    def _pyramid(self, network: PyramidWeights, image: Rows, levels: int) -> Rows:
         for after in reversed(range(levels)):
             level = network.earlier if after else network.last
             x = self._convolved(image, level.embed, relu=True)
             x = self._pairs(x, level.body, f"{after}.embed", f"{after}.body")
             seen = self.quantize(self._halves(x, level.double_features), f"{after}.detail", signed=False)
             detail = self._convolved(self.interleave(seen), level.residual)
-            image = self._added(Rows(self.double(image.value, network), image.lag), detail)
+            image = self._added(Rows(self.double(image.value), image.lag), detail)
         return image
 
     # ---------------------------------------------------------------- layers
 
-    def _pairs(self, x: Rows, body: nn.Sequential, first: str, name: str, *, exact: bool = False) -> Rows:
-        """The pairs of convolutions with their identity links; ``first`` names their input.
+    def _pairs(
+        self, x: Rows, body: Pairs, first: str, name: str, *, links: bool = True, exact: bool = False
+    ) -> Rows:
+        """The pairs of convolutions, with identity links unless they have none; ``first`` names their input.
 
         In 8 bits, a convolution sees 8 bits. The sum along the links is of these 8 bits too, or, if ``exact``, of
         float32. That takes a quarter more time, but in the nine links of a residual network the rounding adds up: it
@@ -89,36 +88,32 @@ class RowLayers(ABC):
         float32, because a cheap layer takes it: in 8 bits it alone cost 0.12 dB of a chest CT.
         """
         seen = self.quantize(x, first, signed=False)
-        for index, pair in enumerate(body):
-            assert isinstance(pair, LinkedPair)
-            plain = isinstance(pair, PlainPair)
-            inner = self._convolved(seen, pair.first, relu=True)
+        for index, (one, two) in enumerate(body):
+            inner = self._convolved(seen, one, relu=True)
             inner = self.quantize(inner, f"{name}.{index}.inner", signed=False)
-            outer = self._convolved(inner, pair.second, relu=plain)
-            x = outer if plain else self._added(x if exact else seen, outer)
+            outer = self._convolved(inner, two, relu=not links)
+            x = self._added(x if exact else seen, outer) if links else outer
             if index < len(body) - 1:
-                seen = self.quantize(x, f"{name}.{index}", signed=not plain)
+                seen = self.quantize(x, f"{name}.{index}", signed=links)
         return x
 
-    def _convolved(self, x: Rows, layer: nn.Conv3d, *, relu: bool = False) -> Rows:
+    def _convolved(self, x: Rows, layer: Layer, *, relu: bool = False) -> Rows:
         """A convolution of 3×3×3, padded by zeros, and what is kept for the next rows."""
-        assert layer.bias is not None
         seen = self._with_history(x, 2)
         return self._within(self.convolve(seen, layer.weight, layer.bias, [0, 1, 1], relu=relu), x.lag + 1)
 
-    def _halves(self, x: Rows, layer: nn.ConvTranspose3d) -> Rows:
+    def _halves(self, x: Rows, layer: Layer) -> Rows:
         """The transposed convolution and its ReLU: the two halves of each slice, all channels of one first.
 
         Output slice 2i takes taps 1 and 3 of slices i and i − 1, output slice 2i + 1 taps 2 and 0 of i and
         i + 1.
         """
-        assert layer.bias is not None
-        taps = layer.weight.detach()[:, :, 0, 0, :]
-        zero = torch.zeros_like(taps[..., 0])
-        even = torch.stack([taps[..., 3], taps[..., 1], zero], dim=-1)
-        odd = torch.stack([zero, taps[..., 2], taps[..., 0]], dim=-1)
-        weights = torch.cat([even, odd], dim=1).transpose(0, 1)[:, :, None, None, :]
-        return self._within(self.convolve(x, weights, layer.bias.repeat(2), [0, 0, 1], relu=True), x.lag)
+        taps = layer.weight[:, :, 0, 0, :]
+        zero = np.zeros_like(taps[..., 0])
+        even = np.stack([taps[..., 3], taps[..., 1], zero], axis=-1)
+        odd = np.stack([zero, taps[..., 2], taps[..., 0]], axis=-1)
+        weights = np.concatenate([even, odd], axis=1).swapaxes(0, 1)[:, :, None, None, :]
+        return self._within(self.convolve(x, weights, np.tile(layer.bias, 2), [0, 0, 1], relu=True), x.lag)
 
     def _added(self, x: Rows, y: Rows) -> Rows:
         """``x``, kept back until it is as late as ``y``, plus ``y``."""
@@ -138,7 +133,7 @@ class RowLayers(ABC):
     # ------------------------------------------------------------ operations
 
     @abstractmethod
-    def convolve(self, x: Rows, weight: Tensor, bias: Tensor, padding: Sequence[int], *, relu: bool) -> Any:
+    def convolve(self, x: Rows, weight: np.ndarray, bias: np.ndarray, padding: Sequence[int], *, relu: bool) -> Any:
         """A convolution of stride 1."""
 
     @abstractmethod
@@ -154,7 +149,7 @@ class RowLayers(ABC):
         """``value`` with zeros outside the volume; its first row is number ``start`` of those that may be."""
 
     @abstractmethod
-    def double(self, image: Any, network: PyramidNet) -> Any:
+    def double(self, image: Any) -> Any:
         """Twice the slices of an image, by :func:`doubling_matrix`."""
 
     @abstractmethod
@@ -166,6 +161,10 @@ class RowLayers(ABC):
         return x
 
 
-def doubling_matrix(network: PyramidNet, slices: int) -> Tensor:
-    """(m, 2m) matrix of :meth:`PyramidNet.double_image`, applied from the right."""
-    return network.double_image(torch.eye(slices)[:, None, None, None, :])[:, 0, 0, 0, :]
+def doubling_matrix(slices: int) -> np.ndarray:
+    """(m, 2m) matrix of :meth:`monai_sr.networks.PyramidNet.double_image`, applied from the right."""
+    taps = doubling_taps()
+    made, slice_, half = np.zeros((slices, slices, 2), np.float32), np.arange(slices), taps.shape[1] // 2
+    for tap, weights in enumerate(taps.T):
+        np.add.at(made, (np.clip(slice_ + tap - half, 0, slices - 1), slice_), weights)
+    return made.reshape(slices, 2 * slices)

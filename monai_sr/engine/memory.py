@@ -107,16 +107,16 @@ def memory_budget(*, root: Path = Path("/"), environment: Mapping[str, str] = os
     return int(SHARE * min(limits))
 
 
-def free_vram(device: torch.device | None) -> int | None:
+def free_vram(device: str | torch.device | None) -> int | None:
     """Bytes free on a GPU; None for anything else."""
-    if device is None or device.type != "cuda":
+    if device is None or not str(device).startswith("cuda"):
         return None
     return torch.cuda.mem_get_info(device)[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch, numpy or OpenVINO ran out of memory, on any device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of torch
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 

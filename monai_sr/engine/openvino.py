@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from ..files import give_memory_back
-from ..networks import PyramidNet, ResidualNet
+from .devices import thread_count
 from .graphs import Ranges, build_graph, openvino
 from .streaming import StreamedEngine
+from .weights import Weights
+
+if TYPE_CHECKING:
+    from torch import nn
 
 GRAPHS = 8
 """Maximum number of compiled graphs: two for each width of a strip."""
-
-
-def thread_count(root: Path = Path("/")) -> int:
-    """Threads to compute with: torch's, which OMP_NUM_THREADS and jobs set, within the quota of a container."""
-    threads = torch.get_num_threads()
-    try:
-        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
-        threads = min(threads, max(1, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such group, or no quota ("max")
-        pass
-    return threads
 
 
 class OpenVinoEngine(StreamedEngine):
     """A ResidualNet or PyramidNet computed by OpenVINO on the CPU, in float32 or int8.
 
     Args:
-        network: in eval mode on the CPU, in float32. Its weights must not change afterwards.
+        network: in eval mode on the CPU, in float32, or its weights. They must not change afterwards.
         ranges: largest magnitudes of each tensor that is quantized to 8 bits, one for each channel, by
             its name, see :mod:`monai_sr.engine.int8`; None to compute in float32.
     """
 
-    def __init__(self, network: ResidualNet | PyramidNet, *, ranges: Ranges | None = None) -> None:
+    def __init__(self, network: nn.Module | Weights, *, ranges: Ranges | None = None) -> None:
         openvino()
         give_memory_back()
         super().__init__(network, "float32" if ranges is None else "int8")
@@ -48,7 +38,7 @@ class OpenVinoEngine(StreamedEngine):
 
     def with_network(self, network: nn.Module) -> OpenVinoEngine:
         """See :meth:`Engine.with_network`; in int8 with the ranges of the features of the first network."""
-        return OpenVinoEngine(network, ranges=self.ranges)  # type: ignore[arg-type]
+        return OpenVinoEngine(network, ranges=self.ranges)
 
     def block(self, shape: tuple[int, ...], levels: int, *, lag: int, edge: bool) -> _Compiled:
         """See :meth:`StreamedEngine.block`; the compiled graphs of the last few sizes are kept."""
@@ -57,7 +47,7 @@ class OpenVinoEngine(StreamedEngine):
         if key not in self._graphs:
             if len(self._graphs) >= GRAPHS:
                 self._graphs.pop(next(iter(self._graphs)), None)
-            model = build_graph(self.network, levels, shape, self.ranges, lag=lag if edge else None)
+            model = build_graph(self.weights, levels, shape, self.ranges, lag=lag if edge else None)
             self._graphs[key] = _Compiled(model, threads, edge=edge)
         return self._graphs[key]
 
@@ -91,20 +81,18 @@ class _Compiled:
         self._model = openvino().Core().compile_model(model, "CPU", how)
         self._request = self._model.create_infer_request()
 
-    def __call__(self, part: Tensor, kept: list[Tensor], within: Tensor) -> Tensor:
-        done = torch.empty(tuple(self._model.outputs[-1].shape))
+    def __call__(self, part: np.ndarray, kept: list[np.ndarray], within: np.ndarray) -> np.ndarray:
+        done = np.empty(tuple(self._model.outputs[-1].shape), np.float32)
         for index, given in enumerate([part, *kept, *([within] if self.edge else [])]):
-            self._request.set_input_tensor(index, openvino().Tensor(given.numpy(), shared_memory=True))
+            self._request.set_input_tensor(index, openvino().Tensor(given, shared_memory=True))
         # the new rows of a layer are computed after its old ones were read
         for index, made in enumerate([*kept, done]):
-            self._request.set_output_tensor(index, openvino().Tensor(made.numpy(), shared_memory=True))
+            self._request.set_output_tensor(index, openvino().Tensor(made, shared_memory=True))
         self._request.infer()
         return done
 
-    def nothing(self) -> list[Tensor]:
-        ports = self._model.outputs[:-1]
-        types = [getattr(torch, port.element_type.to_dtype().name) for port in ports]
-        return [torch.zeros(tuple(port.shape), dtype=dtype) for port, dtype in zip(ports, types, strict=True)]
+    def nothing(self) -> list[np.ndarray]:
+        return [np.zeros(tuple(port.shape), port.element_type.to_dtype()) for port in self._model.outputs[:-1]]
 
     def release(self) -> None:
         self._model.release_memory()

@@ -8,6 +8,9 @@ from .memory import PROCESS, TILE_LADDER, TILE_VOXELS, volume_bytes
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
 """In-plane axes that are reversed in the images whose results are averaged."""
 
+HALVES = "float16", "bfloat16"
+"""Precisions of 16 bits."""
+
 TRAINING_BYTES = 700 * 2**20
 """Memory of a training on one volume; both networks take less."""
 

@@ -10,16 +10,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from ..networks import PyramidNet, ResidualNet
 from ..slices import Banded
 from . import Place, Progress
 from .sizes import StreamedSizes
 from .tiles import apply_in_rows, reach_of
+from .weights import Weights, weights_of
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ROWS = 8
 """Number of rows computed at once."""
@@ -28,16 +31,16 @@ ROWS = 8
 class Block(Protocol):
     """Computes a network for blocks of one size."""
 
-    def __call__(self, part: Tensor, kept: list[Tensor], within: Tensor) -> Tensor:
+    def __call__(self, part: np.ndarray, kept: list[Any], within: np.ndarray) -> np.ndarray:
         """The rows that are complete now.
 
         Args:
             part: (1, ROWS, Y, Z/fold, fold) the next rows of the input.
-            kept: what layers keep, changed in place.
+            kept: what layers keep, arrays or tensors, changed in place.
             within: (1, 1, lag + ROWS, 1, 1) 1 for rows inside the volume, 0 before and behind it.
         """
 
-    def nothing(self) -> list[Tensor]:
+    def nothing(self) -> list[Any]:
         """What layers keep at the start."""
 
     def release(self) -> None:
@@ -48,17 +51,22 @@ class StreamedEngine(StreamedSizes, ABC):
     """A ResidualNet or PyramidNet, computed a few rows at a time.
 
     Args:
-        network: in eval mode on the CPU, in float32.
+        network: in eval mode on the CPU, in float32, or its weights.
         precision: of the convolutions.
     """
 
-    device = torch.device("cpu")
-    in_numpy = False
+    device = "cpu"
+    in_numpy = True
 
-    def __init__(self, network: ResidualNet | PyramidNet, precision: str) -> None:
+    def __init__(self, network: nn.Module | Weights, precision: str) -> None:
         super().__init__(precision)
-        self.network = network
-        self.works_on, self.fold = str(network.works_on), int(getattr(network, "fold", 1))
+        self.weights = weights_of(network)
+        self.works_on, self.fold = self.weights.works_on, self.weights.fold
+
+    @property
+    def network(self) -> nn.Module:
+        """See :class:`Engine`; made of its weights if it was not given."""
+        return self.weights.module
 
     @abstractmethod
     def block(self, shape: tuple[int, ...], levels: int, *, lag: int, edge: bool) -> Block:
@@ -71,11 +79,17 @@ class StreamedEngine(StreamedSizes, ABC):
         """Free what was prepared for the widest blocks: memory ran out."""
 
     def reach(self, levels: int = 0) -> tuple[int, int]:
-        return reach_of(self.network, levels)
+        return reach_of(self.weights, levels)
 
     def propose(
-        self, slices: Tensor, along: Tensor, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
-    ) -> Iterator[tuple[Place, Tensor]]:
+        self,
+        slices: np.ndarray,
+        along: np.ndarray,
+        *,
+        levels: int = 0,
+        tile_voxels: int,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[Place, np.ndarray]]:
         """See :meth:`Engine.propose`; strips of rows, as wide as ``tile_voxels`` allows."""
         seen = Banded(along)
         return apply_in_rows(
@@ -87,7 +101,7 @@ class StreamedEngine(StreamedSizes, ABC):
             progress=progress,
         )
 
-    def _rows_of(self, read: Callable[[slice], Tensor], rows: int, levels: int) -> Iterator[Tensor]:
+    def _rows_of(self, read: Callable[[slice], np.ndarray], rows: int, levels: int) -> Iterator[np.ndarray]:
         """The output of the network for a volume, a few rows at a time, in order.
 
         If a volume does not change from row to row, as in air of one value, the kept rows of the layers
@@ -102,8 +116,8 @@ class StreamedEngine(StreamedSizes, ABC):
             (x', Y, Z') the next rows.
         """
         lag, scale = self.reach(levels)[0], 2**levels
-        block, part, done, settled = None, torch.empty(0), torch.empty(0), False
-        kept: list[Tensor] = []
+        block, part, done, settled = None, np.empty(0), np.empty(0), False
+        kept: list[Any] = []
         starts = range(0, rows + lag, ROWS)
         inner = {start for start in starts if lag <= start <= rows - ROWS}
         try:
@@ -119,7 +133,7 @@ class StreamedEngine(StreamedSizes, ABC):
                     if last is not None and last is not block:
                         last.release()
                     kept = kept or block.nothing()
-                    earlier = [rows_kept.clone() for rows_kept in kept] if still else []
+                    earlier = deepcopy(kept) if still else []
                     done = block(part, kept, _within(start - lag, lag + ROWS, rows))
                     settled = still and all(map(is_same, kept, earlier))
                 first = start - lag  # the first row of the output; rows outside the volume are discarded
@@ -133,21 +147,21 @@ class StreamedEngine(StreamedSizes, ABC):
             if block is not None:
                 block.release()
 
-    def _part(self, rows: Tensor) -> Tensor:
+    def _part(self, rows: np.ndarray) -> np.ndarray:
         """(1, ROWS, Y, Z/fold, fold) of (x, Y, Z): neighboring slices folded, and zeros behind the rows."""
         count, columns, slices = rows.shape
-        part = torch.zeros(1, ROWS, columns, math.ceil(slices / self.fold) * self.fold)
+        part = np.zeros((1, ROWS, columns, math.ceil(slices / self.fold) * self.fold), np.float32)
         part[0, :count, :, :slices] = rows
         part[0, :count, :, slices:] = rows[..., -1:]
         return part.reshape(1, ROWS, columns, -1, self.fold)
 
 
-def is_same(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors have the same shape and values."""
-    return torch.equal(first, second)
+def is_same(first: Any, second: Any) -> bool:
+    """Whether two arrays or tensors have the same shape and values."""
+    return first.shape == second.shape and bool((first == second).all())
 
 
-def _within(first: int, count: int, rows: int) -> Tensor:
+def _within(first: int, count: int, rows: int) -> np.ndarray:
     """(1, 1, count, 1, 1) 1 for rows inside the volume, 0 before and behind it."""
-    index = torch.arange(first, first + count)
-    return ((index >= 0) & (index < rows)).float().reshape(1, 1, -1, 1, 1)
+    index = np.arange(first, first + count)
+    return ((index >= 0) & (index < rows)).astype(np.float32).reshape(1, 1, -1, 1, 1)

@@ -9,13 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
+from ..errors import Later
 from ..grid import blocks
+from ..intensities import Voxels
 from ..slices import apply_along
 from . import Place
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from .weights import Weights
+else:
+    torch = Later("torch")
 
 
 @dataclass(frozen=True)
@@ -31,14 +41,14 @@ class Tile:
         return tuple(slice(c.start - p.start, c.stop - p.start) for c, p in zip(self.core, self.padded, strict=True))
 
 
-def reach_of(network: nn.Module, levels: int) -> tuple[int, int]:
+def reach_of(network: nn.Module | Weights, levels: int) -> tuple[int, int]:
     """Voxels that an output voxel of a network sees to each side, in plane and through plane."""
-    return network.reach_of(levels) if levels else network.reach  # type: ignore[operator, return-value]
+    return network.reach_of(levels) if levels else network.reach  # type: ignore[operator, return-value, union-attr]
 
 
-def blocks_of_rows(voxels: Tensor) -> Iterator[Place]:
+def blocks_of_rows(voxels: Voxels) -> Iterator[Place]:
     """(X, Y, Z) in blocks of rows."""
-    return ((rows, slice(None)) for rows in blocks(len(voxels), voxels[0].numel()))
+    return ((rows, slice(None)) for rows in blocks(len(voxels), math.prod(voxels.shape[1:])))
 
 
 def plan_tiles(shape: tuple[int, ...], halo: tuple[int, ...], *, voxels: int, align: tuple[int, ...]) -> list[Tile]:
@@ -67,7 +77,7 @@ def apply_in_tiles(
     network: Callable[[Tensor], Tensor],
     voxels: Tensor,
     *,
-    along: Tensor | None = None,
+    along: np.ndarray | None = None,
     halo: tuple[int, int, int],
     align: int = 1,
     scale: int = 1,
@@ -99,14 +109,14 @@ def apply_in_tiles(
 
 
 def apply_in_rows(
-    rows_of: Callable[[Callable[[slice], Tensor], int], Iterator[Tensor]],
-    read: Callable[[Place], Tensor],
+    rows_of: Callable[[Callable[[slice], np.ndarray], int], Iterator[np.ndarray]],
+    read: Callable[[Place], np.ndarray],
     shape: tuple[int, ...],
     *,
     halo: int,
     strip_voxels: int,
     progress: Callable[[float], None] | None = None,
-) -> Iterator[tuple[Place, Tensor]]:
+) -> Iterator[tuple[Place, np.ndarray]]:
     """A network that takes a few rows at a time over (X, Y, Z) in strips along Y: X is not cut and needs no halo.
 
     Args:

@@ -1,21 +1,19 @@
-"""Networks computed by torch, in tiles; and the consistent spline, which needs no network."""
+"""Networks computed by torch, in tiles."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..slices import Banded, levels_for
+from ..slices import levels_for
 from . import Place, Progress
 from .memory import TILE_LADDER, TILE_VOXELS
-from .sizes import SplineSizes
+from .sizes import HALVES
 from .tiles import apply_in_tiles, blocks_of_rows, reach_of
-
-HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-"""Precisions of 16 bits."""
 
 TILE_FEATURES = 4
 """Feature maps of a tile in memory at once, of 4 bytes per voxel and feature; see :mod:`.memory`."""
@@ -41,9 +39,9 @@ class TorchEngine:
         self.works_on, self.fold = str(network.works_on), int(getattr(network, "fold", 1))
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> str:
         """Where the network is."""
-        return next(self.network.parameters()).device
+        return str(next(self.network.parameters()).device)
 
     def with_network(self, network: nn.Module) -> TorchEngine:
         """See :meth:`Engine.with_network`."""
@@ -53,7 +51,7 @@ class TorchEngine:
         return reach_of(self.network, levels)
 
     def propose(
-        self, slices: Tensor, along: Tensor, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
+        self, slices: Tensor, along: np.ndarray, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
     ) -> Iterator[tuple[Place, Tensor]]:
         """See :meth:`Engine.propose`; tiles on the network's device, the proposal on that of ``slices``."""
         in_plane, through = self.reach(levels)
@@ -74,7 +72,7 @@ class TorchEngine:
         tile_voxels = min(max(tile_voxels, self._least_tile(voxels_out / max(1, voxels_in))), voxels_out)
         features = max(layer.out_channels for layer in self.network.modules() if isinstance(layer, nn.Conv3d))
         maps, base = TILE_FEATURES * features // self.fold + 4, 0
-        if self.device.type == "cuda":
+        if self.device.startswith("cuda"):
             maps, base = max(maps, round(GPU_FEATURES * features)), GPU_BASE
         return base + 4 * voxels_out + tile_voxels * 4 * maps
 
@@ -98,34 +96,11 @@ class TorchEngine:
 
         cuDNN may not round float32 to the 10 bits of TF32, as it does unless it is forbidden.
         """
-        half, cudnn = HALVES.get(self.precision), torch.backends.cudnn
+        half = getattr(torch, self.precision) if self.precision in HALVES else None
+        cudnn = torch.backends.cudnn
         with (
             cudnn.flags(cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False),
-            nullcontext() if half is None else torch.autocast(self.device.type, half),
+            nullcontext() if half is None else torch.autocast(torch.device(self.device).type, half),
         ):
             made = self.network(part.to(self.device), *([levels] if levels else []))
         return made.float().to(part.device)
-
-
-class SplineEngine(SplineSizes):
-    """No network: the proposal is the consistent spline itself."""
-
-    works_on = "thin"
-    network = None
-    in_numpy = False
-    device = torch.device("cpu")
-
-    def with_network(self, network: nn.Module) -> SplineEngine:
-        """It has no network."""
-        return self
-
-    def reach(self, levels: int = 0) -> tuple[int, int]:
-        """Nothing beyond the voxel."""
-        return 0, 0
-
-    def propose(
-        self, slices: Tensor, along: Tensor, *, levels: int = 0, tile_voxels: int, progress: Progress | None = None
-    ) -> Iterator[tuple[Place, Tensor]]:
-        """See :meth:`Engine.propose`; blocks of rows, whatever ``tile_voxels``."""
-        spline = Banded(along)
-        yield from ((place, spline(slices[place])) for place in blocks_of_rows(slices))

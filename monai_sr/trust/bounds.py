@@ -57,7 +57,7 @@ def possible_values(
     if not is_ct and stored_dtype.kind != "u":
         return None
     least, most = float(slices.min()), float(slices.max())
-    lowest = float(intensities.normalize(np.float32(CT_LEAST if is_ct else 0.0)))
+    lowest = float(intensities.normalize(np.array(CT_LEAST if is_ct else 0.0, np.float32)))
     return Bounds(
         low=min(least, lowest),
         high=most + OVERSHOOT * (most - least),

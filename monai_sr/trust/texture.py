@@ -101,7 +101,7 @@ def random_texture(slices: Voxels, model: SliceModel, *, seed: int = 0) -> Voxel
     whole = np.roll(whole, (-(len(power) // 2),) * 2, axis=(0, 1))
     spectrum = np.clip(np.fft.rfft2(whole).real, 0.0, None)
     left = float(np.quantile((model.weights**2).sum(axis=1), 0.5, method="lower")) ** AVERAGED
-    given = torch.as_tensor(slices)
+    given: Tensor = torch.as_tensor(slices)
     filter_ = torch.from_numpy(np.sqrt(spectrum / left).astype(np.float32)).to(given.device)
     nearest, generator = model.distances.argmin(axis=1), torch.Generator().manual_seed(seed)
     made = torch.empty((*given.shape[:2], len(model.thin)), device=given.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,9 +31,7 @@ def idle(network: nn.Module) -> nn.Module:
 
 def computed(engine, image, levels=0):
     """What an engine makes of (1, 1, X, Y, Z), as ``super_resolve`` asks for it."""
-    slices, made = image[0, 0], {}
-    for (rows, columns), part in engine.propose(
-        slices, torch.eye(slices.shape[2]), levels=levels, tile_voxels=4_000_000
-    ):
-        made[rows.start or 0, columns.start or 0] = part
+    slices, made = image[0, 0].numpy() if engine.in_numpy else image[0, 0], {}
+    for (rows, columns), part in engine.propose(slices, np.eye(slices.shape[2]), levels=levels, tile_voxels=4_000_000):
+        made[rows.start or 0, columns.start or 0] = torch.as_tensor(part)
     return torch.cat([made[key] for key in sorted(made)])[None, None]
