@@ -133,7 +133,7 @@ def weights_of(network: nn.Module | Weights) -> Weights:
     if isinstance(network, Weights):
         return network
     # in one order: by that of the memory oneDNN chooses how to compute
-    state = {name: np.ascontiguousarray(as_array(value)) for name, value in network.state_dict().items()}
+    state = {name: as_array(value).copy() for name, value in network.state_dict().items()}
     made: Weights
     if isinstance(network, networks.ResidualNet):
         made = ResidualWeights(state, links=not isinstance(network.body[0], networks.PlainPair))

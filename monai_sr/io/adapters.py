@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
-from torch import Tensor
 
 from ..acquired import acquisition_meta
-from ..errors import ImageError, UsageError
+from ..errors import ImageError, Later, UsageError
 from ..grid import Image, grid_of
 from .checks import make_volume
 from .images import stored_voxels
@@ -23,7 +22,10 @@ from .itk import from_itk, to_itk
 from .nifti import check_dtype, from_nibabel, nifti_fields, nifti_image
 
 if TYPE_CHECKING:
+    import torch
     from monai.data import MetaTensor
+else:
+    torch = Later("torch")
 
 GiveBack = Callable[[Image], Any]
 
@@ -36,7 +38,7 @@ def takes_any_image(function: Callable[..., Image]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(image: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(image, Tensor):
+        if isinstance(image, torch.Tensor):
             return function(image, *args, **kwargs)
         volume, give_back = as_volume(image)
         return give_back(function(volume, *args, **kwargs))
