@@ -200,7 +200,7 @@ def _read_plain(folder: Path, device: str) -> tuple[nn.Module | Weights, dict[st
         return None
     how = {"engine": "torch"} | {name: inferer.pop(name) for name in _ENGINE_OPTIONS if name in inferer}
     defaults = Settings.of(**inferer)
-    read = read_weights(name, network, check_weights(weights)) if device == "cpu" else None
+    read = read_weights(name, network, weights) if device == "cpu" else None
     return read or getattr(networks, name)(**network), how, defaults, weights
 
 

@@ -51,6 +51,7 @@ BAND = 64
 NEGLIGIBLE = 1e-9
 """A weight too small to change a float32 voxel; all weights of a slice sum to 1."""
 
+
 def profile_matrix(
     thin: np.ndarray | Tensor,
     thick: np.ndarray | Tensor,

@@ -22,6 +22,7 @@ from bids_datasets import validator, validator_errors
 from catalogue import fault
 from runs import SPLINE, EagerBar, cases_of, content, lines_of, record_of, run, scan, two_heads
 
+from monai_sr import bundles
 from monai_sr.batch import (
     Outcome,
     claims,
@@ -440,6 +441,7 @@ def test_a_gpu_that_does_not_work_is_left_alone_or_named(scans, tmp_path, monkey
     if torch.cuda.is_available():
         pytest.skip("the GPU of this machine works")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(bundles, "may_use_gpu", lambda: True)
     command = ["run", str(scans / "a.nii.gz"), str(tmp_path / "a.nii.gz"), "--bundle", "none"]
     assert main(command) == 0
     assert "W-DEV: the GPU cannot be used" in capsys.readouterr().err

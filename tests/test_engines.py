@@ -296,7 +296,7 @@ def test_in_16_bits_only_the_convolutions_are_rounded(name, make, monkeypatch):
     assert rounded.dtype == torch.float32 and half.works_on == network.works_on
     error = (rounded - exact).abs().max()
     assert 0 < error < 0.02 * exact.abs().max()
-    idle(network)
+    half = make(idle(network), "bfloat16")
     with torch.no_grad():
         left = computed(half, image, *levels) - network(image, *levels)
     assert left.abs().max() <= (0 if make is TorchEngine else 1e-6 * 1000)  # what is left is the image path

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from monai_sr.errors import ImageError
-from monai_sr.intensities import CT_WINDOW, IntensityRange, Normalization, guess_modality, intensity_range, padding_of
+from monai_sr.intensities import (
+    CT_WINDOW,
+    IntensityRange,
+    Normalization,
+    NormalizedSlices,
+    guess_modality,
+    intensity_range,
+    padding_of,
+)
 
 CT = torch.linspace(-1024, 3071, 60).reshape(1, 3, 4, 5)
 MR = torch.rand(1, 12, 12, 12) * 800 + 20
@@ -15,8 +23,14 @@ MR = torch.rand(1, 12, 12, 12) * 800 + 20
 
 @pytest.mark.parametrize("voxels", [CT, MR], ids=["CT", "MR"])
 def test_restoring_gives_back_the_units_of_the_file(voxels):
-    scale = intensity_range(voxels)
-    torch.testing.assert_close(scale.restore(scale.normalize(voxels)), voxels, rtol=1e-5, atol=1e-2)
+    scale, voxels = intensity_range(voxels), voxels[0]
+    outside, expected = np.zeros(voxels.shape, bool), voxels.clone()
+    outside[0, 1, 2], expected[0, 1, 2] = True, -3000.0
+    for given in (voxels, voxels.numpy()):
+        scan = NormalizedSlices(scale.normalize(given), scale, outside, -3000.0).beside(given)
+        made = scan.in_file_units(scan.slices, (slice(None), slice(None)), np.arange(voxels.shape[2]))
+        assert type(made) is type(given)
+        torch.testing.assert_close(torch.as_tensor(made), expected, rtol=1e-5, atol=1e-2)
 
 
 @pytest.mark.parametrize("voxels", [CT, MR], ids=["CT", "MR"])

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
-if TYPE_CHECKING:  # devices are listed without torch, whose import takes seconds
+if TYPE_CHECKING:  # devices are listed without numpy and torch
+    import numpy as np
     from torch import nn
 
 Place = tuple[slice, slice]

@@ -77,9 +77,7 @@ class RowLayers(ABC):
 
     # ---------------------------------------------------------------- layers
 
-    def _pairs(
-        self, x: Rows, body: Pairs, first: str, name: str, *, links: bool = True, exact: bool = False
-    ) -> Rows:
+    def _pairs(self, x: Rows, body: Pairs, first: str, name: str, *, links: bool = True, exact: bool = False) -> Rows:
         """The pairs of convolutions, with identity links unless they have none; ``first`` names their input.
 
         In 8 bits, a convolution sees 8 bits. The sum along the links is of these 8 bits too, or, if ``exact``, of

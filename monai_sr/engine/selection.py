@@ -37,9 +37,7 @@ def can_stream(network: nn.Module | Weights) -> bool:
     return type(network) in (networks.ResidualNet, networks.PyramidNet)
 
 
-def choose_engine(
-    network: nn.Module | Weights, *, engine: str, precision: str, device: str | torch.device
-) -> str:
+def choose_engine(network: nn.Module | Weights, *, engine: str, precision: str, device: str | torch.device) -> str:
     """The name of the engine to use. "auto" is, on the CPU, the fastest that is installed and supports the network.
 
     Any other engine must fit network, precision and device. The precision "auto" fits all of them.

@@ -158,7 +158,7 @@ def read_weights(name: str, arguments: Mapping[str, Any], path: Path) -> Weights
     Args:
         name: "ResidualNet" or "PyramidNet".
         arguments: of the network, all of its sizes.
-        path: a file that torch saved; its checksums are not checked.
+        path: a file that torch saved.
 
     Returns:
         None for anything unusual: torch reads it, or says what is wrong.
