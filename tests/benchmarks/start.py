@@ -105,7 +105,6 @@ from monai_sr.engine.imports import without
 with without("pydicom"):
     import monai_sr.cli.main, monai_sr.cli.run
 """,
-    "imports: torch": "import torch",
     "imports: OpenVINO, ours": "import monai_sr.batch.case, openvino",
     "load the network": """
 from monai_sr import batch
