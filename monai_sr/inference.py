@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from .acquired import Acquired
 from .engine import Engine, Place, Progress, one_of
+from .engine.devices import thread_count
 from .engine.selection import as_engine
 from .errors import Later, warn
 from .grid import Image, on_grid
+from .intensities import NormalizedSlices
 from .io.adapters import takes_any_image
 from .slices import Banded, SliceModel, levels_for
-from .trust.bounds import hold, possible_values
+from .trust.bounds import Bounds, hold, possible_values
 from .trust.preparation import NetworkOptions as NetworkOptions
 from .trust.preparation import Settings as Settings
 from .trust.preparation import VolumeOptions as VolumeOptions
@@ -30,6 +35,10 @@ if TYPE_CHECKING:
     from .trust import texture
 else:
     texture, torch = Later("monai_sr.trust.texture"), Later("torch")
+
+
+FINISHING = 4
+"""Maximum number of threads that make proposals agree with the slices. The network takes thirty times as long."""
 
 
 @takes_any_image
@@ -82,9 +91,8 @@ def super_resolve_acquired(
     model = prepare(acquired, wanted, settings)
     if model is None:
         return on_grid(acquired.array, wanted, image)
-    engine, nearest = as_engine(network), model.distances.argmin(axis=1)
+    engine, padded = as_engine(network), 0.0
     result = _empty((len(image), *wanted.shape), acquired, engine)
-    padded = 0.0
     if tile_voxels is None:
         tile_voxels = engine.usual_tile(voxels_in=math.prod(image.shape), voxels_out=math.prod(result.shape))
     normalization = acquired.normalization(settings.normalization)
@@ -96,11 +104,9 @@ def super_resolve_acquired(
             is_estimated=acquired.sources["modality"] == "estimated",
         )
         added = texture.random_texture(scan.slices, model, seed=channel) if settings.wanted.texture else None
-        for place, proposal in _proposals(engine, scan.slices, model, tile_voxels=tile_voxels, progress=done):
-            proposal = proposal if added is None else proposal + added[place]
-            sr = model.enforce(proposal, scan.slices[place])
-            sr = sr if bounds is None else hold(model, sr, scan.slices[place], bounds)
-            sr = scan.in_file_units(sr, place, nearest)
+        finish = partial(_finished, scan=scan, model=model, bounds=bounds, texture_added=added)
+        proposals = _proposals(engine, scan.slices, model, tile_voxels=tile_voxels, progress=done)
+        for place, sr in _each(finish, proposals, threads=thread_count() if engine.in_numpy else 1):
             acquired.grid.put(sr, result[channel], place, through_plane=acquired.axis)
         padded += scan.padding_fraction / len(image)
     if settings.wanted.texture:
@@ -116,6 +122,31 @@ def super_resolve_acquired(
     if is_beyond(model.factor, settings.factor_range):
         sharp.meta["outside_training"] = model.factor
     return sharp
+
+
+def _finished(
+    part: tuple[Place, Any], *, scan: NormalizedSlices, model: SliceModel, bounds: Bounds | None, texture_added: Any
+) -> tuple[Place, Any]:
+    """A part of the proposal as a part of the result: with texture, consistent, within bounds, in file units."""
+    place, proposal = part
+    proposal = proposal if texture_added is None else proposal + texture_added[place]
+    sr = model.enforce(proposal, scan.slices[place])
+    sr = sr if bounds is None else hold(model, sr, scan.slices[place], bounds)
+    return place, scan.in_file_units(sr, place, model.nearest)
+
+
+def _each(work: Callable[[Any], Any], parts: Iterable[Any], *, threads: int) -> Iterator[Any]:
+    """What ``work`` makes of each part, in other threads while the next parts are computed; one thread does both."""
+    if threads == 1:
+        yield from map(work, parts)
+        return
+    waiting: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(min(threads, FINISHING)) as pool:
+        for part in parts:
+            waiting.append(pool.submit(work, part))
+            if len(waiting) > 2 * FINISHING:
+                yield waiting.popleft().result()
+        yield from (done.result() for done in waiting)
 
 
 def _empty(shape: tuple[int, ...], acquired: Acquired, engine: Engine) -> Any:

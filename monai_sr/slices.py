@@ -291,11 +291,6 @@ class SliceModel:
         return torch.from_numpy(self.weights)
 
     @property
-    def interpolation(self) -> Tensor:
-        """U as a tensor."""
-        return torch.from_numpy(self.interpolation_weights)
-
-    @property
     def spline(self) -> Tensor:
         """B as a tensor."""
         return torch.from_numpy(self.spline_weights)
@@ -321,6 +316,11 @@ class SliceModel:
     def distances(self) -> np.ndarray:
         """(n, m) of each thin slice from each thick one, mm."""
         return np.abs(self.thin[:, None] - self.thick)
+
+    @cached_property
+    def nearest(self) -> np.ndarray:
+        """(n,) index of the thick slice nearest to each thin one."""
+        return self.distances.argmin(axis=1)
 
     def standard_slices(self) -> np.ndarray:
         """(m, m) matrix to evenly spaced slices with a Gaussian profile as wide as their spacing.

@@ -13,7 +13,7 @@ from monai.transforms import Compose, LoadImaged, Orientation, SaveImaged
 from small_networks import idle
 from torch import nn
 
-from monai_sr import SuperResolutionInferer
+from monai_sr import SuperResolutionInferer, inference
 from monai_sr.engine.torch_engine import TorchEngine
 from monai_sr.errors import ImageError, SuperResolutionWarning, UsageError
 from monai_sr.grid import grid_of
@@ -248,6 +248,26 @@ def test_the_network_is_never_given_more_voxels_than_the_bound(kind, slices):
     super_resolve(noise((70, 60, slices)), spy.engine, factor=4, tile_voxels=250_000)
     assert max(spy.voxels) <= 250_000
     assert sum(spy.voxels) >= 70 * 60 * slices * 4
+
+
+@pytest.mark.parametrize("kind", ["none", "residual", "pyramid"])
+def test_several_threads_make_the_same_voxels(kind, monkeypatch):
+    image = phantoms.body((90, 20, 12), (1.0, 1.0, 3.0))
+    network = NETWORKS[kind]() if kind != "none" else None
+    alone = super_resolve(image, network, factor=3)
+    monkeypatch.setattr(inference, "thread_count", lambda: 3)
+    monkeypatch.setattr("monai_sr.grid.BLOCK_VOXELS", 4000)
+    assert torch.equal(super_resolve(image, network, factor=3), alone)
+
+
+def test_what_goes_wrong_in_a_thread_is_raised(monkeypatch):
+    def full(*_):
+        raise MemoryError("full")
+
+    monkeypatch.setattr(inference, "thread_count", lambda: 3)
+    monkeypatch.setattr(SliceModel, "enforce", full)
+    with pytest.raises(MemoryError, match="full"):
+        super_resolve(phantoms.body((20, 18, 8), (1.0, 1.0, 3.0)), None, factor=3)
 
 
 def test_progress_grows_to_one():

@@ -68,13 +68,13 @@ def model_of(thick, thin, thickness, profile) -> SliceModel:
 @each_case
 def test_rows_of_every_matrix_sum_to_one_so_constants_stay(thick, thin, thickness, profile, tolerance):
     model = model_of(thick, thin, thickness, profile)
-    shapes = {"acquisition": (len(thick), len(thin)), "interpolation": (len(thin), len(thick))}
-    shapes["spline"] = shapes["interpolation"]
+    shapes = {"weights": (len(thick), len(thin)), "interpolation_weights": (len(thin), len(thick))}
+    shapes["spline_weights"] = shapes["interpolation_weights"]
     for name, shape in shapes.items():
         matrix = getattr(model, name)
         assert matrix.shape == shape
-        assert matrix.dtype == torch.float64
-        np.testing.assert_allclose(matrix.sum(dim=1), 1, atol=1e-12, err_msg=name)
+        assert matrix.dtype == np.float64
+        np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-12, err_msg=name)
     assert (model.acquisition >= 0).all()
 
 
@@ -103,9 +103,9 @@ def test_the_consistency_step_leaves_what_agrees_already(thick, thin, thickness,
 @pytest.mark.parametrize("ratio", [2.8, 3.2, 4.0])
 def test_the_ridge_bounds_how_much_noise_strongly_overlapping_slices_amplify(ratio):
     model = model_of(*factor_of(3, slices=20), 3 * ratio, "gaussian")
-    largest = torch.linalg.matrix_norm
-    bound = float(largest(model.interpolation, 2)) / (2 * RIDGE**0.5)  # s / (s² + ridge) is never above 1 / (2 √ridge)
-    without = consistent_spline_matrix(model.acquisition, model.interpolation, ridge=0.0)
+    largest, interpolation = torch.linalg.matrix_norm, torch.from_numpy(model.interpolation_weights)
+    bound = float(largest(interpolation, 2)) / (2 * RIDGE**0.5)  # s / (s² + ridge) is never above 1 / (2 √ridge)
+    without = consistent_spline_matrix(model.acquisition, interpolation, ridge=0.0)
     assert largest(model.spline, 2) <= 1.01 * bound < largest(without, 2)
 
 
@@ -119,7 +119,7 @@ def test_a_ramp_stays_a_ramp_away_from_the_ends(thickness, profile, factor, tole
     model = model_of(thick, thin, thickness, profile)
     inside = slice(14, -14), slice(round(14 * factor), -round(14 * factor))
     np.testing.assert_allclose((model.acquisition.numpy() @ thin)[inside[0]], thick[inside[0]], atol=tolerance)
-    np.testing.assert_allclose((model.interpolation.numpy() @ thick)[inside[1]], thin[inside[1]], atol=1e-6)
+    np.testing.assert_allclose((model.interpolation_weights @ thick)[inside[1]], thin[inside[1]], atol=1e-6)
     np.testing.assert_allclose((model.spline.numpy() @ thick)[inside[1]], thin[inside[1]], atol=5e-4)
 
 
@@ -387,3 +387,17 @@ def test_where_slices_contradict_their_profile_the_bounds_win():
     assert sr.min() < -50 and sr.max() > 150
     assert held.min() == 0 and held.max() <= 150
     assert held[:15].abs().max() <= 25  # and far from the bright slice less is allowed than beside it
+
+
+@pytest.mark.parametrize("factor", [2, 5.5])
+def test_arrays_and_tensors_are_treated_alike(factor):
+    thick, thin = factor_of(factor, slices=24)
+    model = SliceModel.between(thick, thin, slice_thickness=factor)
+    lr = apply_along(model.acquisition, walls(thin))
+    for_arrays, for_tensors = (
+        hold(model, model.enforce(proposal, slices), slices, ABOVE_ZERO)
+        for slices in (lr.numpy(), lr)
+        for proposal in [apply_along(model.spline, slices)]
+    )
+    assert isinstance(for_arrays, np.ndarray) and for_arrays.min() == 0
+    torch.testing.assert_close(torch.from_numpy(for_arrays), for_tensors)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..grid import blocks
 from ..slices import Banded
 from . import Place, Progress
 from .sizes import SplineSizes
-from .tiles import blocks_of_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,4 +43,5 @@ class SplineEngine(SplineSizes):
     ) -> Iterator[tuple[Place, np.ndarray]]:
         """See :meth:`Engine.propose`; blocks of rows, whatever ``tile_voxels``."""
         spline = Banded(along)
-        yield from ((place, spline(slices[place])) for place in blocks_of_rows(slices))
+        for rows in blocks(len(slices), slices.shape[1] * len(along)):
+            yield (rows, slice(None)), spline(slices[rows])

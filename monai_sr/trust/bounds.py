@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 
+from ..grid import blocks
 from ..intensities import CT_LEAST, IntensityRange, Modality, Voxels, beside, empty_like, library_of
 from ..slices import SliceModel
 
@@ -88,7 +89,10 @@ def hold(model: SliceModel, sr: Voxels, lr: Voxels, bounds: Bounds) -> Voxels:
     library = library_of(sr)
     beyond = library.any((sr < bounds.low - bounds.tolerance) | (sr > bounds.high + bounds.tolerance), axis=-1)
     if bool(beyond.any()):
-        sr[beyond] = _projected(model, sr[beyond], lr[beyond], bounds)
+        x, y = sr[beyond], lr[beyond]
+        for part in blocks(len(x), x.shape[-1]):
+            x[part] = _projected(model, x[part], y[part], bounds)
+        sr[beyond] = x
     library.clip(sr, bounds.low, bounds.high, out=sr)  # other lines by less than the tolerance
     return sr
 
@@ -113,7 +117,7 @@ def _projected(model: SliceModel, x: Voxels, y: Voxels, bounds: Bounds) -> Voxel
 
 def _around(model: SliceModel, lr: Voxels, bounds: Bounds) -> tuple[Voxels, Voxels]:
     """The bounds of each thin slice (..., n), narrower where the thick slices around it are alike."""
-    library, nearest = library_of(lr), beside(model.distances.argmin(axis=1), lr)
+    library, nearest = library_of(lr), beside(model.nearest, lr)
     ends = library.concatenate([lr[..., :1], lr, lr[..., -1:]], axis=-1)
     three = ends[..., :-2], ends[..., 1:-1], ends[..., 2:]
     least, most = (pick(pick(*three[:2]), three[2])[..., nearest] for pick in (library.minimum, library.maximum))

@@ -103,12 +103,12 @@ def random_texture(slices: Voxels, model: SliceModel, *, seed: int = 0) -> Voxel
     left = float(np.quantile((model.weights**2).sum(axis=1), 0.5, method="lower")) ** AVERAGED
     given: Tensor = torch.as_tensor(slices)
     filter_ = torch.from_numpy(np.sqrt(spectrum / left).astype(np.float32)).to(given.device)
-    nearest, generator = model.distances.argmin(axis=1), torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     made = torch.empty((*given.shape[:2], len(model.thin)), device=given.device)
     for index in range(made.shape[2]):
         white = torch.randn(tuple(given.shape[:2]), generator=generator).to(given.device)
         field = torch.fft.irfft2(torch.fft.rfft2(white) * filter_, s=white.shape)
-        made[..., index] = torch.where(_is_constant(given[..., nearest[index]]), 0.0, field)
+        made[..., index] = torch.where(_is_constant(given[..., model.nearest[index]]), 0.0, field)
     return beside(as_array(made) if isinstance(slices, np.ndarray) else made, slices)
 
 
