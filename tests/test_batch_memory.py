@@ -336,7 +336,7 @@ PEAKS = {
     "pyramid/torch/float32": {(32, 32, 8): 474, (128, 128, 20): 562},
     "residual/torch/float32": {(32, 32, 8): 469, (192, 192, 20): 591},
 }
-"""Measured peak of a whole run, MiB, by acquired voxels; 512 x 512 at factor 5, the others at 4."""
+"""Measured peak of a whole run that imports torch, MiB, by acquired voxels; 512 x 512 at factor 5, the others at 4."""
 
 
 @pytest.mark.parametrize("way", PEAKS)
