@@ -47,8 +47,8 @@ VALUES: dict[str, object] = {
     "AE": "CANARY",
 }
 VALUES |= dict.fromkeys(("SH", "CS", "LO", "LT", "ST", "UC", "UR", "UT"), "CANARY")
-VALUES |= dict.fromkeys(("OB", "OW", "UN"), b"CANARY") | {"DS": "98765.4", "IS": "98765"}
-SURVIVORS = re.compile(rb"CANARY|1\.2\.3\.987654321|19870605|070605\.04|087Y|98765|canary")
+VALUES |= dict.fromkeys(("OB", "OW", "UN"), b"CANARY") | {"DS": "987654321.4", "IS": "987654321"}
+SURVIVORS = re.compile(rb"CANARY|1\.2\.3\.987654321|19870605|070605\.04|087Y|987654321|canary")
 
 ATTRIBUTES = sorted(Tag(int(tag, 16)) for tag in actions() if "X" not in tag and tag[:4] > "0002")
 """Every attribute of the table that a dataset can hold."""
