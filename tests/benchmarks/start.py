@@ -14,6 +14,7 @@ import argparse
 import gzip
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -21,8 +22,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-
-import psutil
 
 from monai_sr.io.shelf import bundle_path
 
@@ -59,21 +58,11 @@ def commands(folder: Path) -> dict[str, list[str]]:
 
 def seconds_of(words: list[str]) -> tuple[float, float]:
     """Processor and wall seconds of one command."""
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "monai_sr", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    spent = 0.0
-    child = psutil.Process(process.pid)
-    while process.poll() is None:
-        try:
-            times = child.cpu_times()
-        except psutil.Error:
-            break
-        spent = max(spent, times.user + times.system)
-        time.sleep(0.005)
-    process.wait()
-    return spent, time.perf_counter() - started
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    words = [sys.executable, "-m", "monai_sr", *words]
+    subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 
 def rows(folder: Path, repeats: int, only: str) -> Iterator[str]:
