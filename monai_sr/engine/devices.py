@@ -24,7 +24,7 @@ PATIENCE = 5.0
 
 
 def cpu_threads() -> int:
-    """Cores that this process may use, or what OMP_NUM_THREADS says; torch counts alike."""
+    """Physical cores that this process may use, or what OMP_NUM_THREADS says."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked):
         return int(asked)

@@ -109,7 +109,7 @@ def random_texture(slices: Voxels, model: SliceModel, *, seed: int = 0) -> Voxel
         white = torch.randn(tuple(given.shape[:2]), generator=generator).to(given.device)
         field = torch.fft.irfft2(torch.fft.rfft2(white) * filter_, s=white.shape)
         made[..., index] = torch.where(_is_constant(given[..., model.nearest[index]]), 0.0, field)
-    return beside(as_array(made) if isinstance(slices, np.ndarray) else made, slices)
+    return beside(made, slices)
 
 
 def _is_constant(plane: Tensor) -> Tensor:
